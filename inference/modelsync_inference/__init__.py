@@ -1,0 +1,1 @@
+"""modelsync's hot-swapping model handle and Open Inference Protocol server."""

@@ -1,0 +1,1 @@
+"""modelsync's formats: chunks, manifests, packs, updates, the plan and the twin schema (no I/O)."""

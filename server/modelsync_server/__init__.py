@@ -1,0 +1,1 @@
+"""modelsync's publisher: cuts, encodes, signs and serves model artifacts, and a local IoT hub."""
