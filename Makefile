@@ -1,0 +1,44 @@
+# Every target does its own set-up; `setup` is quick when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEPLOYABLES := protocol server daemon inference
+STAMP := $(VENV)/.modelsync-setup
+# Two cores are assumed; tests that need one address each take different 127.0.0.x.
+JOBS ?= 2
+
+.PHONY: setup demo test test-long check format bench lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit("modelsync needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(DEPLOYABLES:%=-e %)
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+
+test-long: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 3600
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(DEPLOYABLES:%=%/modelsync_%) tests
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+demo: setup
+	$(BIN)/python -m examples.demo
+
+lock:
+	$(BIN)/python -m piptools compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --strip-extras -o requirements/dev.txt requirements/dev.in
+
+clean:
+	rm -rf $(VENV) demo-run demo-report.json
