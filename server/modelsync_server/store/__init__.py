@@ -1,0 +1,67 @@
+"""The store: one layout (DESIGN §3) behind one port. Opens stores by URL; backends are beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelsync_protocol.errors import UsageError
+
+from modelsync_server.store.directory import DirectoryStore
+from modelsync_server.store.durable import local_error, make_folder
+from modelsync_server.store.memory import MemoryStore
+from modelsync_server.store.port import (
+    AlreadyExists,
+    ObjectNotFound,
+    Stat,
+    Store,
+    StoreConflict,
+    Tagged,
+    TagMismatch,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "DirectoryStore",
+    "MemoryStore",
+    "ObjectNotFound",
+    "Stat",
+    "Store",
+    "StoreConflict",
+    "TagMismatch",
+    "Tagged",
+    "create_store",
+    "open_store",
+]
+
+MARKER = "metadata/1.root.json"
+"""The object that makes a place a store: the first root of trust."""
+
+
+def open_store(url: str) -> Store:
+    """Open an initialised store by its directory path; UsageError says what to do if it is none."""
+    path = _directory(url)
+    if not (path / MARKER).is_file():
+        raise UsageError(f"{url} is not a modelsync store: run `modelsync init {url}` first.")
+    return DirectoryStore(path)
+
+
+def create_store(url: str) -> Store:
+    """Open the place for a store that `init` fills; a directory is made if it is missing."""
+    path = _directory(url)
+    try:
+        make_folder(path)
+    except NotADirectoryError:
+        raise UsageError(f"{url} is a file: choose a directory for the store.") from None
+    except OSError as error:
+        raise local_error(path, error) from error
+    return DirectoryStore(path)
+
+
+def _directory(url: str) -> Path:
+    if not url:
+        raise UsageError("the store's path is empty: name a directory.")
+    if url.startswith("azblob://"):
+        raise UsageError(f"{url}: this version keeps stores in directories only; name a directory.")
+    if "://" in url:
+        raise UsageError(f"{url} is not a store: name a directory.")
+    return Path(url).expanduser().absolute()

@@ -1,0 +1,102 @@
+"""The store port: named byte objects, created once or replaced by tag; its errors. No I/O here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
+
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+
+
+class ObjectNotFound(RefusedError):
+    """The store has no object of that path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the store has no object {path}: run `modelsync verify` to see what is missing.")
+        self.path = path
+
+
+class StoreConflict(UnreachableError):
+    """Somebody else wrote first; reading again and retrying helps."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} {reason}: somebody else writes to this store; try again.")
+        self.path = path
+
+
+class AlreadyExists(StoreConflict):
+    """`create` met an object of that path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "exists already")
+
+
+class TagMismatch(StoreConflict):
+    """`replace` met another content than the caller had read, or none."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "has changed meanwhile")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """An object's `size` in bytes and its `etag`, opaque; another content has another tag."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """An object's content and the tag to hand to `replace`."""
+
+    data: bytes
+    etag: str
+
+
+class Store(Protocol):
+    """Named byte objects. Paths are as in DESIGN §3 (`packs/<digest>`); each backend checks them (UsageError).
+
+    Each call may be repeated. Beside the errors named below a backend raises UnreachableError (try again) or
+    LocalError (this machine: disk full, permission). An object is seen whole or not at all.
+    """
+
+    @property
+    def url(self) -> str:
+        """What `open_store` takes to open this store again."""
+
+    async def get(self, path: str) -> bytes:
+        """Return the object's content; ObjectNotFound. Meant for small objects: all of it is in memory."""
+
+    async def get_tagged(self, path: str) -> Tagged:
+        """Return content and tag, read as one; ObjectNotFound."""
+
+    async def get_range(self, path: str, start: int, length: int) -> bytes:
+        """Return `length` bytes from offset `start`, fewer at the object's end; ObjectNotFound."""
+
+    async def stat(self, path: str) -> Stat:
+        """Return size and tag; ObjectNotFound."""
+
+    async def create(self, path: str, source: bytes | Path) -> None:
+        """Store `source` (content, or a local file to copy) durably; AlreadyExists leaves what is there."""
+
+    async def replace(self, path: str, data: bytes, if_etag: str) -> str:
+        """Overwrite an object that still has `if_etag`, durably; return the new tag; else TagMismatch."""
+
+    async def list(self, prefix: str) -> list[tuple[str, int]]:
+        """Return (path, size in bytes) of all objects whose path starts with `prefix`, sorted by path."""
+
+    async def delete(self, path: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+
+def check_object_path(path: str) -> str:
+    """Return `path` if its parts are of A-Z a-z 0-9 . _ - and none begins with a dot, else UsageError."""
+    parts = path.split("/")
+    if len(path) > 1024 or not all(_PART.fullmatch(part) for part in parts):
+        raise UsageError(f"{path!r:.120} is not an object path of a store.")
+    return path
