@@ -1,0 +1,25 @@
+"""The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings.
+
+Reserved ids: 3 byte-wise subtract, 4 rANS delta, 5 rANS new, 6 low rank, 7 tree columns, 8 stride transpose.
+"""
+
+from __future__ import annotations
+
+from modelsync_protocol.codecs import zstd
+from modelsync_protocol.codecs.port import Encoding
+from modelsync_protocol.errors import FormatError
+
+COPY = 0
+ZSTD = 1
+ZSTD_PATCH = 2
+
+ENCODINGS: dict[int, Encoding] = {ZSTD: zstd.Plain(), ZSTD_PATCH: zstd.PatchFrom()}
+"""Encodings that have a payload."""
+
+
+def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    """Decode one frame to exactly `length` bytes; anything wrong with it raises FormatError."""
+    codec = ENCODINGS.get(encoding)
+    if codec is None:
+        raise FormatError(f"encoding {encoding} is not known here; update this program.")
+    return codec.decode(payload, length, base, prefix)

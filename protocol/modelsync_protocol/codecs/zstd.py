@@ -1,0 +1,83 @@
+"""Encodings 1 (zstd) and 2 (zstd with a base range and earlier target bytes as raw prefix). No I/O here.
+
+Frames are magicless (RFC 8878 without the magic number), without content size, checksum and dictionary id: the
+index and the manifest's digest already say all that.
+"""
+
+from __future__ import annotations
+
+import zstandard
+
+from modelsync_protocol import caps
+from modelsync_protocol.errors import FormatError
+
+_LEVEL = 19
+_MAX_WINDOW_BYTES = 16 * caps.MIB
+_MIN_WINDOW_LOG = 10
+
+
+class Plain:
+    """Encoding 1: leans on nothing."""
+
+    def encode(self, target: bytes, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return compress(target, b"")
+
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return decompress(payload, length, b"")
+
+
+class PatchFrom:
+    """Encoding 2: the dictionary is base range followed by prefix, so the nearest bytes have the shortest offsets."""
+
+    def encode(self, target: bytes, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return compress(target, base + prefix)
+
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return decompress(payload, length, base + prefix)
+
+
+def compress(data: bytes, dictionary: bytes) -> bytes:
+    """Compress `data` with `dictionary` as raw prefix (may be empty) into one magicless frame."""
+    reach = max(_MIN_WINDOW_LOG, (len(data) + len(dictionary) - 1).bit_length())
+    defaults = zstandard.ZstdCompressionParameters.from_level(_LEVEL, source_size=len(data), dict_size=len(dictionary))
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL,
+        source_size=len(data),
+        dict_size=len(dictionary),
+        window_log=reach,
+        chain_log=max(reach, defaults.chain_log),
+        hash_log=max(min(reach, 22), defaults.hash_log),
+        search_log=9,
+        min_match=3,
+        target_length=999,
+        strategy=zstandard.STRATEGY_BTULTRA2,
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        write_content_size=False,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    if not dictionary:
+        return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdCompressor(dict_data=raw, compression_params=parameters).compress(data)
+
+
+def decompress(payload: bytes, length: int, dictionary: bytes) -> bytes:
+    """Undo `compress`; output is bounded by `length`, which must be exact."""
+    if length > caps.MAX_MANIFEST_BYTES + caps.MAX_UPDATE_HEADER_BYTES:
+        raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
+    raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
+    decompressor = zstandard.ZstdDecompressor(
+        dict_data=raw, max_window_size=_MAX_WINDOW_BYTES * 4, format=zstandard.FORMAT_ZSTD1_MAGICLESS
+    )
+    try:
+        data = decompressor.decompress(payload, max_output_size=length or 1, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise FormatError(f"a zstd frame does not decode: {error}.") from error
+    if len(data) != length:
+        raise FormatError(f"a zstd frame has {len(data)} bytes where {length} were declared.")
+    return data

@@ -1,0 +1,117 @@
+"""Operations: the ordered recipe that builds a target's stream, as copies and frames. No I/O here.
+
+Operations tile the stream from 0 to its end and are carried out in order, so whatever leans on earlier bytes of
+the target finds them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.wire import Reader, write_signed, write_varint
+
+_COPY_BASE, _COPY_TARGET = 0, 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`length` bytes from `offset` of the base's stream, or of the target's own earlier stream."""
+
+    length: int
+    offset: int
+    own: bool = False
+    """True: from the target itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """`length` decoded bytes from a payload of `payload_length` bytes in `encoding`.
+
+    Leans on `base_length` bytes at `base_offset` of the base's stream, and on the `prefix` bytes of the target
+    just before it.
+    """
+
+    length: int
+    encoding: int
+    payload_length: int
+    base_offset: int = 0
+    base_length: int = 0
+    prefix: int = 0
+
+
+Op = Copy | Frame
+
+
+def write_ops(out: bytearray, operations: Sequence[Op]) -> None:
+    """Append the count and the operations (FORMAT.md §operations)."""
+    write_varint(out, len(operations))
+    cursor = position = 0
+    for op in operations:
+        if isinstance(op, Copy):
+            out.append(_COPY_TARGET if op.own else _COPY_BASE)
+            write_varint(out, op.length)
+            if op.own:
+                write_varint(out, position - op.offset)
+            else:
+                write_signed(out, op.offset - cursor)
+                cursor = op.offset + op.length
+        else:
+            out.append(op.encoding)
+            write_varint(out, op.length)
+            write_varint(out, op.payload_length)
+            write_varint(out, op.prefix)
+            write_varint(out, op.base_length)
+            if op.base_length:
+                write_signed(out, op.base_offset - cursor)
+                cursor = op.base_offset + op.base_length
+        position += op.length
+
+
+def read_ops(reader: Reader, *, target_size: int, base_size: int) -> list[Op]:
+    """Read operations that tile a target of `target_size` bytes; `base_size` is the base's stream (0: no base).
+
+    Raises FormatError if any reaches beyond base or target, or breaks a cap.
+    """
+    operations: list[Op] = []
+    cursor = position = 0
+    for _ in range(reader.varint(caps.MAX_OPS)):
+        kind = reader.take(1)[0]
+        op: Op
+        if kind in (_COPY_BASE, _COPY_TARGET):
+            length = reader.varint(target_size - position)
+            if kind == _COPY_TARGET:
+                op = Copy(length, position - reader.varint(position), own=True)
+                _check(op.offset + length <= position, "a copy reads bytes that are not written yet")
+            else:
+                op = Copy(length, cursor + reader.signed(base_size))
+                _check(op.offset >= 0 and op.offset + length <= base_size, "a copy reads beyond its base")
+                cursor = op.offset + length
+        else:
+            op = _read_frame(reader, kind, target_size - position, base_size, cursor, position)
+            if op.base_length:
+                cursor = op.base_offset + op.base_length
+        _check(op.length > 0, "an operation is empty")
+        operations.append(op)
+        position += op.length
+    _check(position == target_size, "the operations do not fill the target")
+    return operations
+
+
+def _read_frame(reader: Reader, kind: int, room: int, base_size: int, cursor: int, position: int) -> Frame:
+    _check(kind in codecs.ENCODINGS, f"encoding {kind} is not known here; update this program")
+    length = reader.varint(min(caps.MAX_FRAME_BYTES, room))
+    payload_length = reader.varint(caps.MAX_PAYLOAD_BYTES)
+    prefix = reader.varint(min(caps.MAX_PREFIX_BYTES, position))
+    base_length = reader.varint(min(caps.MAX_BASE_BYTES, base_size))
+    base_offset = cursor + reader.signed(base_size) if base_length else 0
+    _check(base_offset >= 0 and base_offset + base_length <= base_size, "a frame leans on bytes beyond its base")
+    _check(length + prefix + base_length <= caps.MAX_LEAN_BYTES, "a frame leans on more than the format allows")
+    return Frame(length, kind, payload_length, base_offset, base_length, prefix)
+
+
+def _check(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise FormatError(f"{complaint}.")

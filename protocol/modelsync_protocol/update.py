@@ -1,0 +1,96 @@
+"""The update object: everything that a device on one base lacks, header first, then payloads in order. No I/O here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelsync_protocol import caps
+from modelsync_protocol.codecs import zstd
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.manifest import Manifest, complete
+from modelsync_protocol.ops import Frame, Op, read_ops, write_ops
+from modelsync_protocol.wire import Reader, Truncated, write_varint
+
+MAGIC = b"MSU\x01"
+PREAMBLE_BYTES = len(MAGIC) + 2 * 8
+"""No preamble is longer: magic and two varints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preamble:
+    """Sizes in bytes: where the header begins, how long it is there, and how long when decoded."""
+
+    offset: int
+    stored: int
+    decoded: int
+
+    @property
+    def payload_offset(self) -> int:
+        """Where the first payload begins in the object."""
+        return self.offset + self.stored
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An update's header: the target's skeleton (its manifest without digests), and the operations on the base."""
+
+    target: Manifest
+    operations: tuple[Op, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Sum of all payloads, bytes."""
+        return sum(op.payload_length for op in self.operations if isinstance(op, Frame))
+
+
+def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op]) -> bytes:
+    """Return preamble and header; the payloads follow it in the order of the operations."""
+    skeleton = target.skeleton
+    packed = zstd.compress(skeleton, base.skeleton)
+    header = bytearray()
+    write_varint(header, len(skeleton))
+    write_varint(header, len(packed))
+    header += packed
+    write_ops(header, operations)
+    squeezed = zstd.compress(bytes(header), b"")
+    stored = squeezed if len(squeezed) < len(header) else bytes(header)
+    out = bytearray(MAGIC)
+    write_varint(out, len(stored))
+    write_varint(out, len(header))
+    return bytes(out) + stored
+
+
+def decode_preamble(data: bytes | memoryview) -> Preamble | None:
+    """Read the first bytes of an update; None if more are needed (PREAMBLE_BYTES always suffice)."""
+    reader = Reader(data, "the update")
+    try:
+        reader.expect(MAGIC)
+        stored = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
+        decoded = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
+    except Truncated:
+        if len(data) >= PREAMBLE_BYTES:
+            raise
+        return None
+    if stored > decoded:
+        raise FormatError("the update's header is longer packed than unpacked.")
+    return Preamble(reader.offset, stored, decoded)
+
+
+def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest) -> Update:
+    """Read the `preamble.stored` bytes of the header, for the given base; raise FormatError on anything odd.
+
+    The target has no digests yet (`Manifest.complete` gives them once its bytes are known).
+    """
+    header = bytes(stored)
+    if len(header) != preamble.stored:
+        raise FormatError("the update's header is cut short.")
+    if preamble.stored < preamble.decoded:
+        header = zstd.decompress(header, preamble.decoded, b"")
+    reader = Reader(header, "the update's header")
+    size = reader.varint(caps.MAX_MANIFEST_BYTES)
+    packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
+    target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
+    operations = read_ops(reader, target_size=target.size, base_size=base.size)
+    reader.end()
+    return Update(target, tuple(operations))
