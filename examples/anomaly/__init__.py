@@ -1,0 +1,1 @@
+"""The temperature anomaly detector: data, training, committed outputs."""

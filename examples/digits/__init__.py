@@ -1,0 +1,1 @@
+"""The digits CNN: network, training, export, committed outputs."""
