@@ -1,0 +1,105 @@
+"""The command `modelsync-infer`: arguments, start, signals and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from aiohttp import web
+from modelsync_protocol import names
+from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+
+from modelsync_inference.hot_model import HotModel, Settings
+from modelsync_inference.http_server import build_app
+
+_DRAIN_SECONDS = 10.0
+_MIB = 1 << 20
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see modelsync-infer --help).")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Serve until SIGTERM or SIGINT; never returns. Exit codes: 0 done, 2 wrong usage, 5 local trouble."""
+    try:
+        arguments = _parse(argv)
+        logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+        asyncio.run(_serve(arguments))
+        code = 0
+    except ModelsyncError as error:
+        sys.stderr.write(f"modelsync-infer: {error}\n")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a session that is being created in the background can't be interrupted, only left behind.
+    os._exit(code)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="modelsync-infer",
+        description="Serve one model of a modelsync data directory over the Open Inference Protocol v2 (HTTP).",
+    )
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the daemon's data directory")
+    parser.add_argument("--model", required=True, metavar="NAME", help="the model to serve")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", default=0, type=int, help="port to listen on; 0, the default: any free one")
+    parser.add_argument("--threads", default=1, type=int, help="threads inside one inference (default: %(default)s)")
+    parser.add_argument("--workers", default=2, type=int, help="inferences at the same time (default: %(default)s)")
+    parser.add_argument(
+        "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+    )
+    parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
+    arguments = parser.parse_args(argv)
+    names.check_model_name(arguments.model)
+    if not 0 <= arguments.port <= 65535:
+        raise UsageError(f"--port {arguments.port} is not a port; use 0 to 65535.")
+    for option in ("threads", "workers", "max_request_mib"):
+        if not 1 <= getattr(arguments, option) <= 1024:
+            raise UsageError(f"--{option.replace('_', '-')} must be from 1 to 1024.")
+    if arguments.data.exists() and not arguments.data.is_dir():
+        raise UsageError(f"--data {arguments.data} is not a directory.")
+    return arguments
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    if not arguments.data.exists():
+        logging.getLogger(__name__).warning("%s does not exist yet; waiting for it.", arguments.data)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    model = HotModel(arguments.data, arguments.model, settings=Settings(threads=arguments.threads)).start()
+    app = build_app(model, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, arguments.host, arguments.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise LocalError(
+                f"can't listen on {arguments.host} port {arguments.port}: {error.strerror or error}; choose another."
+            ) from error
+        host, port = runner.addresses[0][:2]
+        sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+    finally:
+        await runner.cleanup()  # stops listening, lets requests in flight finish
+        await asyncio.to_thread(model.close)

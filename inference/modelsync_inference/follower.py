@@ -1,0 +1,205 @@
+"""Follows the pointers: decides what is loaded, switched to, refused and freed. One thread calls `reconcile`.
+
+No threads, no timers, no network here: whoever owns this decides when to look.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.loading import load_version, probe_again
+from modelsync_inference.memory import give_back
+from modelsync_inference.pointer import CANDIDATE, CURRENT, Pointer, PointerRead, VersionRef, read_pointer
+from modelsync_inference.runtime import Runtime
+from modelsync_inference.serving import Loaded, Serving
+
+_LOG = logging.getLogger(__name__)
+_RETRY_SECONDS = 30.0
+
+READY = "ready"
+SERVING = "serving"
+REFUSED = "refused"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a pointer: one of the states of interfaces §3, and for a refusal or failure the reason."""
+
+    pointer: str
+    generation: int
+    ref: VersionRef
+    state: str
+    reason: str = ""
+    load_ms: int = 0
+    probe_ms: int = 0
+
+    def answers(self, pointer: Pointer) -> bool:
+        """Whether this is the outcome of `pointer` as it stands."""
+        return (self.generation, self.ref) == (pointer.generation, pointer.ref)
+
+
+class Follower:
+    """Keeps `serving` in line with the pointers in `folder` (models/NAME).
+
+    `changed` is called after every change of an outcome. `current`, `candidate`, `problems`, `swaps` and
+    `refusals` may be read from any thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        runtime: Runtime,
+        serving: Serving,
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._model, self._runtime, self._serving = folder, model, runtime, serving
+        self._changed, self._clock = changed, clock
+        self._beside: Loaded | None = None
+        self._retry_at = 0.0
+        self.current: Outcome | None = None
+        self.candidate: Outcome | None = None
+        self.problems: dict[str, str] = {}
+        self.swaps = 0
+        self.refusals = 0
+
+    def reconcile(self) -> None:
+        """Look at both pointers once and act; never raises for what it finds on the disk."""
+        # The candidate first: when it is gone because it became current, current.json already says so.
+        candidate = self._read(CANDIDATE)
+        current = self._read(CURRENT)
+        if current.pointer is not None:
+            self._follow_current(current.pointer)
+        self._follow_candidate(candidate, current.pointer)
+        self._check_health()
+        self._free()
+
+    def close(self) -> None:
+        """Stop serving and let go of what nobody uses."""
+        self._drop_beside()
+        self._serving.swap(None)
+        self._free()
+
+    def _read(self, kind: str) -> PointerRead:
+        read = read_pointer(self._folder, self._model, kind)
+        if read.problem is None:
+            self.problems = {key: text for key, text in self.problems.items() if key != kind}
+        elif self.problems.get(kind) != read.problem:
+            _LOG.warning("%s: %s It is ignored.", self._model, read.problem)
+            self.problems = {**self.problems, kind: read.problem}
+        return read
+
+    def _follow_current(self, pointer: Pointer) -> None:
+        old = self._serving.loaded
+        settled = self.current is not None and self.current.answers(pointer)
+        if settled and (old is not None or self._clock() < self._retry_at):
+            return
+        if old is not None and old.ref == pointer.ref:
+            self._serving.restart_counters()
+            self._settle(CURRENT, pointer, SERVING)
+            return
+        try:
+            new = self._take_beside(pointer.ref) or self._load(pointer.ref)
+        except ModelRefusedError as error:
+            reason = str(error)
+            if old is None:
+                reason = self._serve_previous(pointer, reason)
+            self._settle(CURRENT, pointer, REFUSED, reason)
+            return
+        self._switch(new)
+        self._settle(CURRENT, pointer, SERVING, loaded=new)
+
+    def _serve_previous(self, pointer: Pointer, reason: str) -> str:
+        self._retry_at = self._clock() + _RETRY_SECONDS
+        if pointer.previous is None:
+            return reason
+        try:
+            self._switch(self._load(pointer.previous))
+        except ModelRefusedError as error:
+            return f"{reason} Version {pointer.previous.version}, the previous one, can't serve either: {error}"
+        return reason
+
+    def _follow_candidate(self, read: PointerRead, current: Pointer | None) -> None:
+        if read.problem is not None:
+            return
+        pointer = read.pointer
+        taken = pointer is not None and current is not None and pointer.ref == current.ref
+        if pointer is None or (taken and current is not None and current.generation >= pointer.generation):
+            self._drop_beside()
+            if self.candidate is not None:
+                self.candidate = None
+                self._changed()
+            return
+        if self.candidate is not None and self.candidate.answers(pointer):
+            return
+        serving = self._serving.loaded
+        if serving is not None and serving.ref == pointer.ref:
+            self._drop_beside()
+            self._settle(CANDIDATE, pointer, READY, loaded=serving)
+            return
+        if self._beside is None or self._beside.ref != pointer.ref:
+            self._drop_beside()
+            try:
+                self._beside = self._load(pointer.ref)
+            except ModelRefusedError as error:
+                self._settle(CANDIDATE, pointer, REFUSED, str(error))
+                return
+        self._settle(CANDIDATE, pointer, READY, loaded=self._beside)
+
+    def _check_health(self) -> None:
+        loaded = self._serving.suspicious()
+        if loaded is None or self.current is None or self.current.ref != loaded.ref:
+            return
+        try:
+            probe_again(self._folder, loaded)
+        except ModelRefusedError as error:
+            self.current = Outcome(CURRENT, self.current.generation, loaded.ref, FAILED, str(error))
+            _LOG.error("%s: version %s broke: %s", self._model, loaded.ref.version, error)
+            self._changed()
+
+    def _load(self, ref: VersionRef) -> Loaded:
+        return load_version(self._folder, ref, self._runtime)
+
+    def _switch(self, new: Loaded) -> None:
+        self._serving.swap(new)
+        self.swaps += 1
+
+    def _take_beside(self, ref: VersionRef) -> Loaded | None:
+        if self._beside is None or self._beside.ref != ref:
+            return None
+        taken, self._beside = self._beside, None
+        return taken
+
+    def _drop_beside(self) -> None:
+        if self._beside is not None:
+            self._beside.model.close()
+            self._beside = None
+            give_back()
+
+    def _free(self) -> None:
+        idle = self._serving.take_idle()
+        for loaded in idle:
+            loaded.model.close()
+        if idle:
+            give_back()
+
+    def _settle(self, kind: str, pointer: Pointer, state: str, reason: str = "", loaded: Loaded | None = None) -> None:
+        load_ms, probe_ms = (loaded.load_ms, loaded.probe_ms) if loaded else (0, 0)
+        outcome = Outcome(kind, pointer.generation, pointer.ref, state, reason, load_ms, probe_ms)
+        if state == REFUSED:
+            self.refusals += 1
+            give_back()
+        log = _LOG.warning if state == REFUSED else _LOG.info
+        log("%s: version %s is %s%s", self._model, pointer.ref.version, state, f": {reason}" if reason else "")
+        if kind == CURRENT:
+            self.current = outcome
+        else:
+            self.candidate = outcome
+        self._changed()

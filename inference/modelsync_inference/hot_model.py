@@ -1,0 +1,217 @@
+"""`HotModel`: the handle that an application embeds. It owns the threads; the follower decides, `Serving` serves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from modelsync_protocol import names
+
+from modelsync_inference.daemon_link import DaemonLink, Report
+from modelsync_inference.errors import NotServingError
+from modelsync_inference.follower import SERVING, Follower, Outcome
+from modelsync_inference.memory import resident_bytes
+from modelsync_inference.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtime import Runtime
+from modelsync_inference.serving import Lease, Prediction, Serving
+from modelsync_inference.watch import FolderWatch
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a HotModel keeps up. `threads`: per session, inside one run. With `watch` and `link` off it only polls."""
+
+    threads: int = 1
+    poll_seconds: float = 2.0
+    heartbeat_seconds: float = 5.0
+    watch: bool = True
+    link: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
+            raise ValueError("threads, poll_seconds and heartbeat_seconds must be positive.")
+
+
+class HotModel:
+    """The model `name` of the data directory `data`, always in the version that its pointer names.
+
+        with HotModel("/var/lib/modelsync", "anomaly") as model:
+            model.wait_ready(timeout=60)
+            prediction = model.predict({"X": readings})
+
+    Loading, probing and freeing happen in a background thread; `predict` and `lease` never wait for them and may be
+    called from any thread. A version that doesn't load or whose probe fails never serves.
+    """
+
+    def __init__(
+        self,
+        data: Path | str,
+        name: str,
+        *,
+        runtime: Runtime | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Prepare; nothing starts before `start` (or `with`). UsageError if `name` is not a model name."""
+        self.name = names.check_model_name(name)
+        self._settings = settings or Settings()
+        data = Path(data).absolute()
+        folder = data / "models" / name
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._serving = Serving(self._wake.set)
+        runtime = runtime or OnnxRuntime(self._settings.threads)
+        self._follower = Follower(folder, name, runtime, self._serving, self._changed)
+        self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
+        self._link = None
+        if self._settings.link:
+            self._link = DaemonLink(data, name, self.reports, self._wake.set, self._settings.heartbeat_seconds)
+        self._thread = threading.Thread(target=self._follow, name="modelsync-follow", daemon=True)
+
+    def start(self) -> HotModel:
+        """Begin to follow the pointer; once."""
+        self._thread.start()
+        if self._link is not None:
+            self._link.start()
+        return self
+
+    def close(self) -> None:
+        """Stop following and serving; leases that are still out stay usable. May be repeated."""
+        self._stop.set()
+        self._wake.set()
+        if self._link is not None:
+            self._link.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until a version serves; NotServingError after `timeout` seconds says what stands in the way."""
+        if not self._ready.wait(timeout):
+            raise NotServingError(f"no version of {self.name} serves yet: {self._obstacle()}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether a version serves."""
+        return self._serving.loaded is not None
+
+    def lease(self) -> Lease:
+        """Pin the serving version for several runs; NotServingError if there is none. Release it soon."""
+        return self._serving.lease()
+
+    def predict(self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None) -> Prediction:
+        """Run once on `inputs` (arrays or lists by name). Raises NotServingError, InputError or RunError."""
+        with self.lease() as lease:
+            return lease.run(inputs, outputs)
+
+    @property
+    def swaps(self) -> int:
+        """How many times a version began to serve."""
+        return self._follower.swaps
+
+    @property
+    def refusals(self) -> int:
+        """How many times a version was refused."""
+        return self._follower.refusals
+
+    def status(self) -> dict[str, Any]:
+        """What serves, what became of the pointers, and what is wrong, as a JSON object for people and tests."""
+        loaded, counters, follower = self._serving.loaded, self._serving.counters(), self._follower
+        return {
+            "model": self.name,
+            "serving": loaded and {"version": loaded.ref.version, "digest": loaded.ref.digest},
+            "requests": counters.requests,
+            "errors": counters.errors,
+            "current": _outcome_json(follower.current),
+            "candidate": _outcome_json(follower.candidate),
+            "problems": dict(follower.problems),
+            "swaps": follower.swaps,
+            "refusals": follower.refusals,
+            "daemon": {
+                "connected": self._link is not None and self._link.connected,
+                "problem": self._link and self._link.problem,
+            },
+        }
+
+    def reports(self) -> list[Report]:
+        """The reports for the daemon (interfaces §3) as things stand; sending one twice does no harm."""
+        rss = resident_bytes()
+        return [self._report(o, rss) for o in (self._follower.candidate, self._follower.current) if o is not None]
+
+    def _report(self, outcome: Outcome, rss: int) -> Report:
+        serves = outcome.state == SERVING
+        counters = self._serving.counters() if serves else None
+        return {
+            "pid": os.getpid(),
+            "pointer": outcome.pointer,
+            "generation": outcome.generation,
+            "version": outcome.ref.version,
+            "digest": outcome.ref.digest,
+            "state": outcome.state,
+            "reason": outcome.reason,
+            "load_ms": outcome.load_ms,
+            "probe_ms": outcome.probe_ms,
+            "requests": counters.requests if counters else 0,
+            "errors": counters.errors if counters else 0,
+            "rss_bytes": rss,
+        }
+
+    def _changed(self) -> None:
+        if self.ready:
+            self._ready.set()
+        if self._link is not None:
+            self._link.changed()
+
+    def _follow(self) -> None:
+        self._be_nice()
+        while not self._stop.is_set():
+            self._wake.clear()
+            if self._watch is not None:
+                self._watch.renew()
+            try:
+                self._follower.reconcile()
+            except Exception:  # this thread is the only one that follows: it must outlive what nobody foresaw
+                _LOG.exception("following the pointers of %s failed; trying again", self.name)
+            self._wake.wait(self._settings.poll_seconds)
+        if self._watch is not None:
+            self._watch.close()
+        self._follower.close()
+
+    def _be_nice(self) -> None:
+        # A session's own threads inherit this, and lowering it again needs a privilege: so only without such threads.
+        if self._settings.threads == 1 and hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+    def _obstacle(self) -> str:
+        current = self._follower.current
+        if current is not None and current.reason:
+            return f"version {current.ref.version} was refused: {current.reason}"
+        return " ".join(self._follower.problems.values()) or "there is no current.json; publish or pull a version."
+
+    def __enter__(self) -> HotModel:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _outcome_json(outcome: Outcome | None) -> dict[str, Any] | None:
+    if outcome is None:
+        return None
+    return {
+        "version": outcome.ref.version,
+        "generation": outcome.generation,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "load_ms": outcome.load_ms,
+        "probe_ms": outcome.probe_ms,
+    }

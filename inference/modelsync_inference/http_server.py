@@ -1,0 +1,165 @@
+"""The Open Inference Protocol v2 over HTTP: routes, statuses and the thread pool. Tensors are oip.py's business."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import ClientPayloadError, web
+from modelsync_protocol.errors import ModelsyncError
+
+from modelsync_inference import oip
+from modelsync_inference.errors import InputError, NotServingError
+from modelsync_inference.hot_model import HotModel
+from modelsync_inference.metrics import Metrics
+from modelsync_inference.serving import Lease
+
+_LOG = logging.getLogger(__name__)
+_NAME = "modelsync-infer"
+_MAX_WAITING = 256
+_VERSION = "/versions/{version}"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class UnknownError(InputError):
+    """A model or version that this server doesn't have."""
+
+
+def build_app(model: HotModel, *, workers: int, max_request_bytes: int) -> web.Application:
+    """The application that serves `model`, running at most `workers` inferences at a time; the caller starts both."""
+    app = web.Application(client_max_size=max_request_bytes, middlewares=[_errors_as_json])
+    server = _Server(model, workers)
+    one = "/v2/models/{model}"
+    app.add_routes(
+        [
+            web.get("/v2", server.server_metadata),
+            web.get("/v2/health/live", server.live),
+            web.get("/v2/health/ready", server.ready),
+            web.get("/metrics", server.metrics),
+            web.get("/status", server.status),
+        ]
+    )
+    for prefix in (one, one + _VERSION):
+        app.router.add_get(prefix, server.model_metadata)
+        app.router.add_get(prefix + "/ready", server.model_ready)
+        app.router.add_post(prefix + "/infer", server.infer)
+    app.on_cleanup.append(server.close)
+    return app
+
+
+class _Server:
+    def __init__(self, model: HotModel, workers: int) -> None:
+        self._model = model
+        self._metrics = Metrics(model)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="modelsync-infer")
+        self._waiting = 0
+
+    async def close(self, _: web.Application) -> None:
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def server_metadata(self, _: web.Request) -> web.Response:
+        version = importlib.metadata.version("modelsync-inference")
+        return web.json_response({"name": _NAME, "version": version, "extensions": oip.EXTENSIONS})
+
+    async def live(self, _: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        self._model.lease().release()
+        return web.json_response({"ready": True})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"Content-Type": _PROMETHEUS})
+
+    async def status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._model.status())
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        with self._lease(request) as lease:
+            return web.json_response({"name": self._model.name, "version": str(lease.version), "ready": True})
+
+    async def model_metadata(self, request: web.Request) -> web.Response:
+        with self._lease(request) as lease:
+            document = oip.metadata(self._model.name, lease.version, lease.platform, lease.inputs, lease.outputs)
+        return web.json_response(document)
+
+    async def infer(self, request: web.Request) -> web.Response:
+        started, status = time.monotonic(), 500
+        try:
+            response = await self._infer(request)
+            status = response.status
+            return response
+        except Exception as error:
+            status = _status_of(error)
+            raise
+        finally:
+            self._metrics.observe(status, time.monotonic() - started)
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        if self._waiting >= _MAX_WAITING:
+            raise NotServingError(f"{_MAX_WAITING} requests are waiting already; try again later.")
+        self._waiting += 1
+        try:
+            body = await _body(request)
+            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request, body)
+        finally:
+            self._waiting -= 1
+        headers = {"Content-Type": "application/json"}
+        if answer.header_length is not None:
+            headers = {"Content-Type": "application/octet-stream", oip.HEADER_LENGTH: str(answer.header_length)}
+        return web.Response(body=answer.body, headers=headers)
+
+    def _answer(self, request: web.Request, body: bytes) -> oip.InferAnswer:
+        """In a thread of the pool: one lease from the check of the version to the last output."""
+        with self._lease(request) as lease:
+            parsed = oip.parse_request(body, request.headers.get(oip.HEADER_LENGTH))
+            prediction = lease.run(parsed.inputs, None if parsed.outputs is None else list(parsed.outputs))
+            return oip.build_answer(self._model.name, parsed, prediction)
+
+    def _lease(self, request: web.Request) -> Lease:
+        name, version = request.match_info["model"], request.match_info.get("version")
+        if name != self._model.name:
+            raise UnknownError(f"this server has no model {name!r:.80}; it serves {self._model.name!r}.")
+        lease = self._model.lease()
+        if version is not None and version != str(lease.version):
+            lease.release()
+            raise UnknownError(f"version {version!r:.40} does not serve; version {lease.version} does.")
+        return lease
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except (web.RequestPayloadError, ClientPayloadError, ConnectionError) as error:
+        raise InputError("the request's body ended early or is not encoded as its headers say.") from error
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        text = error.reason if error.status != 413 else "the request is too large for this server (--max-request-mib)."
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return web.json_response({"error": text}, status=error.status, headers=headers)
+    except ModelsyncError as error:
+        headers = {"Retry-After": "1"} if isinstance(error, NotServingError) else {}
+        return web.json_response({"error": str(error)}, status=_status_of(error), headers=headers)
+    except Exception:
+        _LOG.exception("a request to %s failed in an unforeseen way", request.path)
+        return web.json_response({"error": "the server failed; its log says why."}, status=500)
+
+
+def _status_of(error: Exception) -> int:
+    if isinstance(error, web.HTTPException):
+        return error.status
+    for kind, status in ((UnknownError, 404), (InputError, 400), (NotServingError, 503)):
+        if isinstance(error, kind):
+            return status
+    return 500

@@ -1,0 +1,78 @@
+"""Bringing one version into memory, ready to serve: find, load, warm up, probe. It decides nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from modelsync_protocol.errors import ModelsyncError
+
+from modelsync_inference.artifact import open_artifact
+from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
+from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.pointer import VersionRef
+from modelsync_inference.probe import read_probe, run_probe
+from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
+from modelsync_inference.serving import Loaded
+
+_LOG = logging.getLogger(__name__)
+_MAX_WARM_UP_VALUES = 1 << 22
+
+
+def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
+    """Load version `ref` below `folder` (models/NAME), warm it up and probe it; ModelRefusedError says why not."""
+    started = time.monotonic()
+    model: LoadedModel | None = None
+    try:
+        artifact = open_artifact(folder, ref)
+        model = runtime.load(artifact.model)
+        loaded_at = time.monotonic()
+        if artifact.probe is None:
+            _warm_up(model)
+        else:
+            # Twice: the first run pays for allocations that the requests should not pay for.
+            probe = read_probe(artifact.probe)
+            run_probe(model, probe)
+            run_probe(model, probe)
+    except Exception as error:
+        if model is not None:
+            model.close()
+        if isinstance(error, ModelRefusedError):
+            raise
+        if not isinstance(error, ModelsyncError):
+            _LOG.exception("loading version %s failed in an unforeseen way", ref.version)
+        raise ModelRefusedError(f"it can't be loaded: {type(error).__name__}: {error}") from error
+    return Loaded(ref, model, _milliseconds(started, loaded_at), _milliseconds(loaded_at, time.monotonic()))
+
+
+def probe_again(folder: Path, loaded: Loaded) -> None:
+    """Run a loaded version's probe once more, if it has one; ModelRefusedError says how it fails now."""
+    artifact = open_artifact(folder, loaded.ref)
+    if artifact.probe is not None:
+        run_probe(loaded.model, read_probe(artifact.probe))
+
+
+def _warm_up(model: LoadedModel) -> None:
+    # Made-up inputs prove nothing about a model, so a model that dislikes them is not refused for it.
+    if sum(math.prod(_size(spec)) for spec in model.inputs) > _MAX_WARM_UP_VALUES:
+        return
+    with contextlib.suppress(ModelsyncError):
+        model.run({spec.name: _made_up(spec) for spec in model.inputs}, [spec.name for spec in model.outputs])
+
+
+def _size(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(1 if size < 0 else size for size in spec.shape or ())
+
+
+def _made_up(spec: TensorSpec) -> Array:
+    # Ones, not zeros: an integer division by zero kills the process.
+    fill = "" if spec.datatype == BYTES else 1
+    return np.full(_size(spec), fill, dtype=numpy_dtype(spec.datatype))
+
+
+def _milliseconds(start: float, end: float) -> int:
+    return round((end - start) * 1000)

@@ -1,0 +1,162 @@
+"""The probe: recorded inputs and outputs that a version must reproduce before it may serve (interfaces §2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from modelsync_protocol import caps
+
+from modelsync_inference.datatypes import BYTES, Array, datatype_of
+from modelsync_inference.errors import InputError, ModelRefusedError, RunError
+from modelsync_inference.runtime import LoadedModel, check_inputs
+from modelsync_inference.tensors import from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a value may be off: |actual - recorded| <= absolute + relative * |recorded|."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run: its inputs and the outputs to expect (empty: it only has to run)."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """All cases of a version and their common tolerance."""
+
+    cases: tuple[Case, ...]
+    tolerance: Tolerance
+
+
+def read_probe(path: Path) -> Probe:
+    """Read a probe file of at most caps.MAX_PROBE_BYTES; ModelRefusedError says what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            return parse_probe(file.read(caps.MAX_PROBE_BYTES + 1))
+    except OSError as error:
+        raise ModelRefusedError(f"the probe file can't be read: {error.strerror}.") from error
+
+
+def parse_probe(data: bytes) -> Probe:
+    """Parse a probe file's bytes; ModelRefusedError says what is wrong."""
+    if len(data) > caps.MAX_PROBE_BYTES:
+        raise ModelRefusedError(f"the probe file is longer than {caps.MAX_PROBE_BYTES} bytes.")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelRefusedError(f"the probe file is not JSON: {error}.") from error
+    if not isinstance(document, dict) or document.get("format") != 1 or not isinstance(document.get("cases"), list):
+        raise ModelRefusedError("the probe file is not of format 1 with a list of cases.")
+    try:
+        cases = tuple(_case(case) for case in document["cases"])
+    except InputError as error:
+        raise ModelRefusedError(f"the probe file can't be used: {error}") from error
+    return Probe(cases, _tolerance(document.get("tolerance", {})))
+
+
+def run_probe(model: LoadedModel, probe: Probe) -> None:
+    """Run every case; ModelRefusedError names the case, the tensor and the numbers that differ."""
+    for number, case in enumerate(probe.cases, start=1):
+        where = f"probe case {number} of {len(probe.cases)}"
+        known = [spec.name for spec in model.outputs]
+        for name in case.outputs:
+            if name not in known:
+                raise ModelRefusedError(f"{where}: the model has no output {name!r}; it has {', '.join(known)}.")
+        try:
+            answers = model.run(check_inputs(model.inputs, case.inputs), list(case.outputs) or known)
+        except (InputError, RunError) as error:
+            raise ModelRefusedError(f"{where} does not run: {error}") from error
+        for name, expected in case.outputs.items():
+            problem = difference(expected, answers[name], probe.tolerance)
+            if problem is not None:
+                raise ModelRefusedError(f"{where}: output {name!r} {problem}.")
+
+
+def difference(expected: Array, actual: Array, tolerance: Tolerance) -> str | None:
+    """How `actual` differs from `expected` beyond `tolerance`, as the rest of a sentence; None if it doesn't."""
+    if datatype_of(actual) != datatype_of(expected):
+        return f"has datatype {datatype_of(actual)} where {datatype_of(expected)} was recorded"
+    if actual.shape != expected.shape:
+        return f"has shape {list(actual.shape)} where {list(expected.shape)} was recorded"
+    if datatype_of(expected) == BYTES:
+        off = np.array(
+            [_text(a) != _text(e) for a, e in zip(actual.ravel(), expected.ravel(), strict=True)], dtype=bool
+        )
+        excess = off.astype(np.float64)
+    else:
+        excess = _excess(expected.ravel(), actual.ravel(), tolerance)
+        off = excess > 0
+    if not off.any():
+        return None
+    worst = int(np.argmax(excess))
+    index = [int(i) for i in np.unravel_index(worst, expected.shape)]
+    return (
+        f"differs in {int(off.sum())} of {expected.size} values; the worst, at {index}, is "
+        f"{actual.ravel()[worst]!s:.60} where {expected.ravel()[worst]!s:.60} was recorded "
+        f"(tolerance: absolute {tolerance.absolute:g}, relative {tolerance.relative:g})"
+    )
+
+
+def _excess(expected: Array, actual: Array, tolerance: Tolerance) -> Array:
+    # Only unequal values go through floating point, so that large integers are compared exactly.
+    unequal = (actual != expected) & ~((actual != actual) & (expected != expected))
+    want, got = expected.astype(np.float64), actual.astype(np.float64)
+    with np.errstate(all="ignore"):
+        excess = np.abs(got - want) - (tolerance.absolute + tolerance.relative * np.abs(want))
+    excess = np.where(np.isfinite(got) & np.isfinite(want), excess, np.inf)
+    exact = tolerance.absolute == 0 and tolerance.relative == 0
+    return np.where(unequal, np.maximum(excess, np.finfo(np.float64).tiny) if exact else excess, 0.0)
+
+
+def _text(item: object) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def _case(value: Any) -> Case:
+    if not isinstance(value, dict) or not isinstance(value.get("inputs"), dict):
+        raise InputError("a case has no object 'inputs'.")
+    outputs = value.get("outputs") or {}
+    if not isinstance(outputs, dict):
+        raise InputError("'outputs' of a case is not an object.")
+    return Case(_tensors(value["inputs"]), _tensors(outputs))
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Array]:
+    tensors = {}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise InputError(f"tensor {name!r} is not an object with shape, datatype and data.")
+        tensors[name] = from_json(name, value.get("shape"), value.get("datatype"), value.get("data"))
+    return tensors
+
+
+def _tolerance(value: Any) -> Tolerance:
+    if value is None:
+        return Tolerance()
+    if not isinstance(value, dict):
+        raise ModelRefusedError("the probe's tolerance is not an object.")
+    return Tolerance(_decimal(value.get("absolute", "0")), _decimal(value.get("relative", "0")))
+
+
+def _decimal(text: object) -> float:
+    try:
+        number = Decimal(text) if isinstance(text, str) else Decimal("NaN")
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
+        raise ModelRefusedError(f'the probe\'s tolerance {text!r:.40} is not a decimal string such as "0.001".')
+    return float(number)

@@ -1,0 +1,190 @@
+"""The model that answers requests: one reference, leases on it, and its replacement between two requests.
+
+It loads nothing and reads no files. Every method may be called from any thread and only ever waits for a lock
+that is held for some assignments.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from modelsync_inference.datatypes import Array
+from modelsync_inference.errors import InputError, NotServingError, RunError
+from modelsync_inference.pointer import VersionRef
+from modelsync_inference.runtime import LoadedModel, TensorSpec, check_inputs, check_outputs
+
+_SUSPICIOUS_ERRORS = 3
+
+
+@dataclass(eq=False, slots=True)
+class Loaded:
+    """A version in memory and how it came there (milliseconds). The rest belongs to `Serving`, under its lock."""
+
+    ref: VersionRef
+    model: LoadedModel
+    load_ms: int
+    probe_ms: int
+    leases: int = 0
+    retired: bool = False
+    requests: int = 0
+    errors: int = 0
+    errors_in_a_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Outputs by name, all from one model, and which version it was."""
+
+    outputs: Mapping[str, Array]
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Runs and broken runs of the serving version since the switch to it."""
+
+    requests: int = 0
+    errors: int = 0
+
+
+class Lease:
+    """The right to run one version until `release` (or the end of `with`); swaps don't touch it."""
+
+    def __init__(self, serving: Serving, loaded: Loaded) -> None:
+        self._serving = serving
+        self._loaded: Loaded | None = loaded
+        self.version = loaded.ref.version
+        self.digest = loaded.ref.digest
+
+    @property
+    def platform(self) -> str:
+        """The Open Inference Protocol's name of the platform."""
+        return self._held().model.platform
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` takes."""
+        return self._held().model.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` gives."""
+        return self._held().model.outputs
+
+    def run(self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None) -> Prediction:
+        """Run on `inputs` and return the named outputs (None: all).
+
+        Raises InputError if the tensors don't fit, RunError if the model breaks.
+        """
+        loaded = self._held()
+        wanted = check_outputs(loaded.model.outputs, outputs)
+        feeds = check_inputs(loaded.model.inputs, inputs)
+        try:
+            values = loaded.model.run(feeds, wanted)
+        except RunError:
+            self._serving.count(loaded, broke=True)
+            raise
+        self._serving.count(loaded, broke=False)
+        return Prediction(values, self.version, self.digest)
+
+    def release(self) -> None:
+        """Give the version back; may be repeated."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            self._serving.give_back(loaded)
+
+    def _held(self) -> Loaded:
+        if self._loaded is None:
+            raise InputError("this lease has been released; take a new one.")
+        return self._loaded
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+@dataclass(eq=False)
+class Serving:
+    """Holds the serving version. `wake` is called when there is work for the thread that frees and probes."""
+
+    wake: Callable[[], None]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _loaded: Loaded | None = None
+    _idle: list[Loaded] = field(default_factory=list)
+
+    def lease(self) -> Lease:
+        """Pin the serving version; NotServingError if there is none."""
+        with self._lock:
+            if self._loaded is None:
+                raise NotServingError("no version of the model serves yet; try again later.")
+            self._loaded.leases += 1
+            return Lease(self, self._loaded)
+
+    def swap(self, new: Loaded | None) -> None:
+        """Let `new` answer from the next request on; the old one is idle once its last lease is released."""
+        with self._lock:
+            old, self._loaded = self._loaded, new
+            if old is not None:
+                old.retired = True
+                if old.leases == 0:
+                    self._idle.append(old)
+
+    def take_idle(self) -> list[Loaded]:
+        """The retired versions that nobody uses any more; the caller closes them."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            return idle
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """The serving version."""
+        with self._lock:
+            return self._loaded
+
+    def counters(self) -> Counters:
+        """Counters of the serving version."""
+        with self._lock:
+            return Counters(self._loaded.requests, self._loaded.errors) if self._loaded else Counters()
+
+    def restart_counters(self) -> None:
+        """Begin to count anew, as a new activation of the same version does."""
+        with self._lock:
+            if self._loaded is not None:
+                self._loaded.requests = self._loaded.errors = self._loaded.errors_in_a_row = 0
+
+    def suspicious(self) -> Loaded | None:
+        """The serving version if it broke several times in a row; asking resets that."""
+        with self._lock:
+            loaded = self._loaded
+            if loaded is None or loaded.errors_in_a_row < _SUSPICIOUS_ERRORS:
+                return None
+            loaded.errors_in_a_row = 0
+            return loaded
+
+    def count(self, loaded: Loaded, *, broke: bool) -> None:
+        """Count a run of `loaded`."""
+        with self._lock:
+            loaded.requests += 1
+            loaded.errors += broke
+            loaded.errors_in_a_row = loaded.errors_in_a_row + 1 if broke else 0
+            suspicious = loaded.errors_in_a_row == _SUSPICIOUS_ERRORS and not loaded.retired
+        if suspicious:
+            self.wake()
+
+    def give_back(self, loaded: Loaded) -> None:
+        """End one lease of `loaded`."""
+        with self._lock:
+            loaded.leases -= 1
+            idle = loaded.retired and loaded.leases == 0
+            if idle:
+                self._idle.append(loaded)
+        if idle:
+            self.wake()
