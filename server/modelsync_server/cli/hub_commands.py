@@ -1,0 +1,236 @@
+"""`modelsync hub …` and `modelsync twin …`: starts the local hub, registers devices, reads and sets twins."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from modelsync_protocol.errors import UsageError
+from modelsync_server.hub.connection_string import ServiceConnection, parse_service
+from modelsync_server.hub.hub import (
+    DEFAULT_HOST,
+    DEVICE_PORT,
+    SERVICE_PORT,
+    Hub,
+    HubAddress,
+    add_device,
+    stored_service,
+)
+from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.service_client import MethodResult, ServiceClient
+from modelsync_server.hub.state import State
+from modelsync_server.hub.workload import Workload, WorkloadAddress
+
+SERVICE_VARIABLE = "MODELSYNC_SERVICE"
+STATE_VARIABLE = "MODELSYNC_HUB_STATE"
+
+hub_app = typer.Typer(help="A local IoT hub for the demo, tests and sites without Azure.", no_args_is_help=False)
+device_app = typer.Typer(help="Devices and modules of the local hub.", no_args_is_help=True)
+twin_app = typer.Typer(help="Twins of any IoT hub, the local one or Azure's.", no_args_is_help=True)
+hub_app.add_typer(device_app, name="device")
+
+_T = TypeVar("_T")
+
+StateOption = Annotated[Path | None, typer.Option("--state", help="The hub's state directory.", envvar=STATE_VARIABLE)]
+ModuleOption = Annotated[str | None, typer.Option("--module", help="A module of the device.")]
+ServiceOption = Annotated[
+    str | None,
+    typer.Option("--service", help="Service connection string of the hub.", envvar=SERVICE_VARIABLE),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `hub` and `twin` to the main command."""
+    app.add_typer(hub_app, name="hub")
+    app.add_typer(twin_app, name="twin")
+
+
+@hub_app.callback(invoke_without_command=True)
+def hub(
+    context: typer.Context,
+    state: StateOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on, 127.0.0.x.")] = DEFAULT_HOST,
+    service_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the service REST; 0 = any free one.")
+    ] = SERVICE_PORT,
+    device_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the device side; the SDK only knows 8883.")
+    ] = DEVICE_PORT,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(help="DEVICE/MODULE=SOCKET: an IoT Edge workload API for the module; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Nothing but the JSON line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log connections on stderr.")] = False,
+) -> None:
+    """Run the hub until SIGTERM; prints one JSON line {"host","ca","service"} when it is ready."""
+    if context.invoked_subcommand is not None:
+        # `hub --state DIR device add …`: hand the option on.
+        context.obj = state
+        return
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    edges = [_parse_workload(text) for text in workload or []]
+    asyncio.run(_run_hub(_directory(state), HubAddress(host, device_port, service_port), edges, as_json))
+
+
+async def _run_hub(directory: Path, address: HubAddress, edges: list[tuple[Identity, Path]], as_json: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        started = await stack.enter_async_context(Hub(directory, address))
+        for identity, socket in edges:
+            api = Workload(started.state, identity, address.host, WorkloadAddress(socket))
+            await stack.enter_async_context(api)
+        line = {"host": address.host, "ca": str(started.ca_path.absolute()), "service": str(started.service)}
+        typer.echo(json.dumps(line))
+        if not as_json and sys.stderr.isatty():
+            typer.echo("The hub is ready; `modelsync hub device add ID` registers a device. Ctrl-C ends it.", err=True)
+        await stop.wait()
+
+
+@device_app.command("add")
+def device_add(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(metavar="ID", help="Device id.")],
+    module: ModuleOption = None,
+    state: StateOption = None,
+    host: Annotated[str | None, typer.Option(help="The hub's address, if it never ran.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help='{"device","module","connection_string"}.')] = False,
+) -> None:
+    """Register a device or module and print its connection string; repeating it changes nothing."""
+    identity = Identity(device, module)
+    with State(_directory(state or _inherited(context))) as opened:
+        text = add_device(opened, identity, host)
+    line = {"device": device, "module": module, "connection_string": text}
+    typer.echo(json.dumps(line) if as_json else text)
+
+
+@device_app.command("list")
+def device_list(context: typer.Context, state: StateOption = None) -> None:
+    """Print the ids of all devices and modules, one per line (`device` or `device/module`)."""
+    with State(_directory(state or _inherited(context))) as opened:
+        for identity in sorted(
+            [*opened.identities(modules=False), *opened.identities(modules=True)],
+            key=lambda each: each.client_id,
+        ):
+            typer.echo(identity.client_id)
+
+
+DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.")]
+
+
+@twin_app.command("get")
+def twin_get(
+    device: DeviceArgument, module: ModuleOption = None, service: ServiceOption = None, state: StateOption = None
+) -> None:
+    """Print the twin as JSON."""
+    _echo(_ask(service, state, lambda client: client.twin(device, module)))
+
+
+@twin_app.command("set")
+def twin_set(
+    device: DeviceArgument,
+    patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the desired properties.")],
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+) -> None:
+    """Merge JSON into the desired properties (null deletes) and print the new twin."""
+    value = _json_argument(patch)
+    if not isinstance(value, dict):
+        raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
+    _echo(_ask(service, state, lambda client: client.set_desired(device, value, module)))
+
+
+@twin_app.command("invoke")
+def twin_invoke(
+    device: DeviceArgument,
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of the direct method.")],
+    payload: Annotated[str | None, typer.Argument(metavar="[JSON|@FILE]", help="Its argument.")] = None,
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+    timeout: Annotated[int, typer.Option(min=5, max=300, help="Seconds to wait for the answer.")] = 30,
+) -> None:
+    """Call a direct method of a connected device and print {"status","payload"}."""
+    value = None if payload is None else _json_argument(payload)
+
+    async def call(client: ServiceClient) -> MethodResult:
+        return await client.invoke(device, method, value, module, response_seconds=timeout)
+
+    answer = _ask(service, state, call)
+    _echo({"status": answer.status, "payload": answer.payload})
+
+
+def _ask(service: str | None, state: Path | None, ask: Callable[[ServiceClient], Awaitable[_T]]) -> _T:
+    connection = _connection(service, state)
+
+    async def run() -> _T:
+        async with ServiceClient(connection) as client:
+            return await ask(client)
+
+    return asyncio.run(run())
+
+
+def _connection(service: str | None, state: Path | None) -> ServiceConnection:
+    if service is not None:
+        return parse_service(service)
+    directory = _directory(state)
+    if not (directory / "hub.db").exists():
+        raise UsageError(
+            f"no hub is known: give --service with a service connection string (or set {SERVICE_VARIABLE}), "
+            "or --state of a local hub."
+        )
+    with State(directory) as opened:
+        return stored_service(opened)
+
+
+def _directory(state: Path | None) -> Path:
+    if state is not None:
+        return state
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "modelsync" / "hub"
+
+
+def _inherited(context: typer.Context) -> Path | None:
+    found = context.find_object(Path)
+    return found if isinstance(found, Path) else None
+
+
+def _parse_workload(text: str) -> tuple[Identity, Path]:
+    name, equals, socket = text.partition("=")
+    device, slash, module = name.partition("/")
+    if not (equals and slash and socket):
+        raise UsageError(f"{text!r} is not of the form DEVICE/MODULE=SOCKET.")
+    return Identity(device, module), Path(socket)
+
+
+def _json_argument(text: str) -> Any:
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{text[1:]} can't be read: {error}.") from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"this is not JSON ({error}); quote it for the shell, or use @FILE.") from error
+
+
+def _echo(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
