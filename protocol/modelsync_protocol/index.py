@@ -72,7 +72,10 @@ def encode_object(manifest: Manifest, index: Index) -> bytes:
 
 
 def decode_object(data: bytes, digest: str) -> tuple[Manifest, Index]:
-    """Read `manifests/<digest>`; the manifest must have that digest, else FormatError. The index is unsigned: a hint."""
+    """Read `manifests/<digest>`; the manifest must have that digest, else FormatError.
+
+    The index is unsigned: a hint, whose fruits are verified.
+    """
     if len(data) > caps.MAX_MANIFEST_OBJECT_BYTES:
         raise FormatError(f"the manifest object has {len(data)} bytes; the limit is {caps.MAX_MANIFEST_OBJECT_BYTES}.")
     document, rest = _front(data)
@@ -84,7 +87,7 @@ def decode_object(data: bytes, digest: str) -> tuple[Manifest, Index]:
     size = int.from_bytes(reader.take(4), "little")
     section = reader.take(size)
     reader.end()
-    return manifest, _decode_index(section, manifest.size)
+    return manifest, _decode_index(section, manifest)
 
 
 def _front(data: bytes) -> tuple[bytes, bytes]:
@@ -102,7 +105,7 @@ def _front(data: bytes) -> tuple[bytes, bytes]:
     return document, decompressor.unused_data
 
 
-def _decode_index(section: memoryview, stream_size: int) -> Index:
+def _decode_index(section: memoryview, manifest: Manifest) -> Index:
     reader = Reader(section, "the index")
     reader.expect(_MAGIC)
     size = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
@@ -112,7 +115,7 @@ def _decode_index(section: memoryview, stream_size: int) -> Index:
     for _ in range(reader.varint(_MAX_PACKS)):
         digest = bytes(reader.take(32)).hex()
         packs.append((digest, reader.varint(caps.MAX_PACK_BYTES)))
-    operations = read_ops(reader, target_size=stream_size, base_size=0)
+    operations = read_ops(reader, target=manifest, base_size=0)
     expected = [0] * len(packs)
     places = []
     for op in operations:

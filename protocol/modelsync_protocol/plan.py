@@ -218,7 +218,7 @@ def _coalesce(steps: list[Step], wanted: Sequence[tuple[int, Frame, int, int]], 
     requests: list[Request] = []
     latest: dict[int, int] = {}
     for number, frame, pack, offset in wanted:
-        digest, size = index.packs[pack]
+        digest = index.packs[pack][0]
         current = latest.get(pack)
         if current is not None:
             request = requests[current]

@@ -91,6 +91,6 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     size = reader.varint(caps.MAX_MANIFEST_BYTES)
     packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
     target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
-    operations = read_ops(reader, target_size=target.size, base_size=base.size)
+    operations = read_ops(reader, target=target, base_size=base.size)
     reader.end()
     return Update(target, tuple(operations))
