@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import skl2onnx
+from onnx import helper
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -53,6 +54,10 @@ def to_onnx(model: Pipeline) -> bytes:
         target_opset=OPSET,
     )
     onnx_model.ir_version = IR_VERSION
+    # skl2onnx names a domain once for each operator that it emits; strict readers want it once.
+    versions = {entry.domain: entry.version for entry in onnx_model.opset_import}
+    del onnx_model.opset_import[:]
+    onnx_model.opset_import.extend(helper.make_opsetid(*item) for item in sorted(versions.items()))
     data: bytes = onnx_model.SerializeToString(deterministic=True)
     return data
 
