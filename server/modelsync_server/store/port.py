@@ -59,7 +59,7 @@ class Tagged:
 
 
 class Store(Protocol):
-    """Named byte objects. Paths are as in DESIGN §3 (`packs/<digest>`); each backend checks them (UsageError).
+    """Named byte objects. Paths are as in DESIGN §3 (`packs/<digest>`); a backend checks them (UsageError).
 
     Each call may be repeated. Beside the errors named below a backend raises UnreachableError (try again) or
     LocalError (this machine: disk full, permission). An object is seen whole or not at all.

@@ -1,0 +1,65 @@
+"""Names and field names of our TUF metadata, shared by publisher and device. No I/O, no keys, no python-tuf here."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from modelsync_protocol.errors import FormatError
+
+LISTED_VERSIONS = 10
+"""A model's role lists so many of its newest versions; older ones are in its archive role."""
+
+ISSUED = "issued"
+"""Signed field of root and timestamp: when it was signed, UTC seconds (`2026-11-20T12:00:00Z`)."""
+
+WITHDRAWN = "withdrawn"
+"""Signed field of a model's role: sorted integers, the versions that must not be fetched or activated again."""
+
+TIMESTAMP_OBJECT = "metadata/timestamp.json"
+"""The only object under metadata/ that is ever replaced."""
+
+_TOP_LEVEL = frozenset({"root", "targets", "snapshot", "timestamp"})
+_ARCHIVE = ".archive"
+_ESCAPED = ".model"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def role_name(model: str) -> str:
+    """The delegated role of a model: its name; the four names that TUF itself uses get `.model` behind them.
+
+    A model name has no '.', so that neither this nor the archive role's name is ambiguous.
+    """
+    return model + _ESCAPED if model in _TOP_LEVEL else model
+
+
+def archive_name(model: str) -> str:
+    """The delegated role that lists a model's versions older than the newest LISTED_VERSIONS."""
+    return model + _ARCHIVE
+
+
+def model_of_role(role: str) -> str | None:
+    """The model whose role this is, or None if it is an archive role or one of TUF's own."""
+    if role in _TOP_LEVEL or role.endswith(_ARCHIVE):
+        return None
+    return role.removesuffix(_ESCAPED)
+
+
+def metadata_object(role: str, version: int) -> str:
+    """Store path of a role's metadata of that metadata version (`metadata/<N>.<role>.json`)."""
+    return f"metadata/{version}.{role}.json"
+
+
+def format_time(moment: datetime) -> str:
+    """`moment` as TUF writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: object) -> datetime:
+    """Read a time as TUF writes it; FormatError."""
+    if isinstance(text, str) and _TIME.fullmatch(text):
+        try:
+            return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        except ValueError:
+            pass
+    raise FormatError(f"{text!r:.40} is not a UTC time of the form 2026-11-20T12:00:00Z.")

@@ -1,0 +1,22 @@
+"""The publisher's side of trust: keys, signed metadata, bundles (DESIGN §4). The device's side is the daemon's."""
+
+from __future__ import annotations
+
+from modelsync_server.trust.bundles import Offers
+from modelsync_server.trust.initialise import Initialised, initialise
+from modelsync_server.trust.keys import KeyStore
+from modelsync_server.trust.metadata import Catalogue, ModelVersions, read_catalogue
+from modelsync_server.trust.repository import NewTarget, RefreshReport, Repository
+
+__all__ = [
+    "Catalogue",
+    "Initialised",
+    "KeyStore",
+    "ModelVersions",
+    "NewTarget",
+    "Offers",
+    "RefreshReport",
+    "Repository",
+    "initialise",
+    "read_catalogue",
+]
