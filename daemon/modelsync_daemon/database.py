@@ -122,9 +122,7 @@ class Database:
                 sqlite3.SQLITE_CORRUPT,
                 sqlite3.SQLITE_NOTADB,
             ):
-                raise LocalError(
-                    f"{data.state_db} can't be opened ({error}); check disk and permissions."
-                ) from error
+                raise LocalError(f"{data.state_db} can't be opened ({error}); check disk and permissions.") from error
         for suffix in ("", "-wal", "-shm"):
             damaged = data.state_db.with_name(f"state.db{suffix}")
             with contextlib.suppress(FileNotFoundError):
@@ -212,8 +210,7 @@ class Database:
         marks = ", ".join("?" for _ in values)
         changes = ", ".join(f"{column} = excluded.{column}" for column in values)
         self.connection.execute(
-            f"INSERT INTO models (name, {columns}) VALUES (?, {marks})"
-            f" ON CONFLICT (name) DO UPDATE SET {changes}",
+            f"INSERT INTO models (name, {columns}) VALUES (?, {marks}) ON CONFLICT (name) DO UPDATE SET {changes}",
             (name, *values.values()),
         )
 
@@ -236,18 +233,14 @@ class Database:
 
     def unquarantine(self, name: str, digest: str | None = None) -> None:
         """Let `digest` (or every digest) of `name` be tried again."""
-        self.connection.execute(
-            "DELETE FROM quarantine WHERE name = ? AND ? IN (digest, '')", (name, digest or "")
-        )
+        self.connection.execute("DELETE FROM quarantine WHERE name = ? AND ? IN (digest, '')", (name, digest or ""))
 
     def withdraw(self, name: str, versions: frozenset[int]) -> None:
         """Remember versions that the signed metadata withdrew, as long as the model is here."""
         new = versions - self.withdrawn(name)
         if new:
             with self.transaction() as connection:
-                connection.executemany(
-                    "INSERT INTO withdrawn VALUES (?, ?)", [(name, v) for v in sorted(new)]
-                )
+                connection.executemany("INSERT INTO withdrawn VALUES (?, ?)", [(name, v) for v in sorted(new)])
 
     def withdrawn(self, name: str) -> frozenset[int]:
         """Versions of `name` known to be withdrawn."""

@@ -128,9 +128,7 @@ class DataDir:
 
     def model_names(self) -> list[str]:
         """Names of models that have a folder, sorted."""
-        return sorted(
-            entry.name for entry in _entries(self.models) if entry.is_dir() and _is_model(entry.name)
-        )
+        return sorted(entry.name for entry in _entries(self.models) if entry.is_dir() and _is_model(entry.name))
 
     def model_dir(self, name: str) -> Path:
         """The folder of model `name` (it may not exist)."""
@@ -196,9 +194,7 @@ class DataDir:
         """Raise LocalError unless `needed` bytes fit and a small reserve stays free."""
         free = shutil.disk_usage(self.root).free
         if free < needed + _RESERVE_BYTES:
-            raise LocalError(
-                f"{self.root} has {free} bytes free but needs {needed + _RESERVE_BYTES}; free some space."
-            )
+            raise LocalError(f"{self.root} has {free} bytes free but needs {needed + _RESERVE_BYTES}; free some space.")
 
     def prune(self, name: str, keep: Iterable[Reference] = ()) -> list[Reference]:
         """Remove every version that neither a pointer nor `keep` names; returns what was removed.

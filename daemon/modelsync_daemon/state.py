@@ -57,6 +57,7 @@ TRANSITIONS: dict[tuple[State, State], str] = {
     (State.ACTIVATING, State.ROLLED_BACK): "the pointer names the previous version again",
     (State.PROBATION, State.ACTIVE): "it served long enough without a rise in errors",
     (State.PROBATION, State.ACTIVATING): "errors or a crash loop: back to the previous version",
+    (State.PROBATION, State.QUARANTINED): "errors or a crash loop, and no previous version to go back to",
     **{
         (state, State.ACTIVATING): "back to the previous version, asked for here or from the cloud"
         for state in (State.ACTIVE, State.QUARANTINED, State.WAITING, State.IDLE, State.ROLLED_BACK)
@@ -70,15 +71,8 @@ TRANSITIONS: dict[tuple[State, State], str] = {
         State.QUARANTINED,
     ): "what is desired is in quarantine; the version that serves goes on",
     **{(state, State.ACTIVE): "what serves is what is desired" for state in SETTLED - {State.ACTIVE}},
-    **{
-        (state, State.ACTIVE): "the wish was withdrawn; what serves goes on"
-        for state in PREPARING | {State.PROBING}
-    },
-    **{
-        (state, State.IDLE): "the model was removed, or nothing is desired"
-        for state in State
-        if state != State.IDLE
-    },
+    **{(state, State.ACTIVE): "the wish was withdrawn; what serves goes on" for state in PREPARING | {State.PROBING}},
+    **{(state, State.IDLE): "the model was removed, or nothing is desired" for state in State if state != State.IDLE},
 }
 """Every allowed step and its reason. A step to the same state is allowed and only updates details."""
 

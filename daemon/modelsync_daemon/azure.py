@@ -1,0 +1,250 @@
+"""The control plane over azure-iot-device: device or Edge module identity. It survives that SDK's known traps.
+
+Every `connect` builds a fresh client: a client whose session was lost hangs for ever, and its own reconnecting has
+neither jitter nor an end to its pauses. Twin notices are hints only, since the SDK delivers full documents as patches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from azure.iot.device import MethodRequest, MethodResponse, exceptions
+from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
+
+from modelsync_daemon import tcpinfo
+from modelsync_daemon.config import Settings
+from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
+
+_CALL_SECONDS = 60.0
+"""The longest wait for an answer: edgeHub may take that long for a twin (COMPONENTS §1.9)."""
+
+_GRACE_SECONDS = 10.0
+"""How long a connection may be down before it counts as lost: renewing the token reconnects."""
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class AzureControlPlane:
+    """A ControlPlane for one device or module. All methods belong to one asyncio loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Settings name the identity; raises UsageError if the connection string can't be used."""
+        self._settings = settings
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hint: HintCallback = lambda version: None
+        self._method: MethodCallback | None = None
+        self._lost = asyncio.Event()
+        self._first: Twin | None = None
+        self._counter = _Counter()
+        for name in ("azure", "paho"):  # the SDK logs tracebacks for every dropped line
+            logging.getLogger(name).addHandler(logging.NullHandler())
+            logging.getLogger(name).propagate = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether the SDK holds a connection and no call has failed since."""
+        return self._client is not None and bool(self._client.connected) and not self._lost.is_set()
+
+    def listen(self, on_hint: HintCallback, on_method: MethodCallback) -> None:
+        """Set the callbacks, once, before `connect`."""
+        self._hint, self._method = on_hint, on_method
+
+    async def connect(self) -> None:
+        """Build a client, connect it, read the twin, then subscribe (in this order: COMPONENTS §1.4)."""
+        await self.close()
+        self._loop = asyncio.get_running_loop()
+        self._lost = lost = asyncio.Event()
+        client = await asyncio.to_thread(self._build)
+        self._client = client
+        self._counter.attach(client)
+        try:
+            await self._call("connect", client.connect())
+            self._first = _twin(await self._call("read its twin from", client.get_twin()))
+            self._subscribe_events(client, lost)
+            for attribute, handler in (
+                ("on_twin_desired_properties_patch_received", self._on_patch),
+                ("on_method_request_received", self._on_request),
+            ):
+                # The setter blocks until the hub's SUBACK: never on this loop.
+                await self._call("subscribe at", _in_thread(setattr, client, attribute, handler))
+        except ModelsyncError:
+            await self.close()
+            raise
+
+    async def read_twin(self) -> Twin:
+        """Read the twin; the first call after `connect` returns what that read."""
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        return _twin(await self._call("read its twin from", self._connected().get_twin()))
+
+    async def patch_reported(self, patch: Mapping[str, Any]) -> None:
+        """Merge `patch` into the reported half."""
+        await self._call("report to", self._connected().patch_twin_reported_properties(dict(patch)))
+
+    async def wait_lost(self) -> str:
+        """Return when the connection is lost for longer than a token renewal takes."""
+        lost = self._lost
+        await lost.wait()
+        return "the connection to the hub was lost."
+
+    def wire(self) -> tuple[int, int]:
+        """Bytes received and sent since this object was made."""
+        return self._counter.total()
+
+    async def close(self) -> None:
+        """Shut the client down; what hangs is left to its own daemon threads."""
+        client, self._client, self._first = self._client, None, None
+        self._lost.set()
+        if client is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(client.shutdown(), 2.0)
+
+    def _build(self) -> Any:
+        options: dict[str, Any] = {
+            "keep_alive": self._settings.keep_alive_seconds,
+            "sastoken_ttl": self._settings.token_seconds,
+            "connection_retry": False,
+            "auto_connect": False,
+            "ensure_desired_properties": False,
+        }
+        try:
+            if self._settings.edge:
+                return IoTHubModuleClient.create_from_edge_environment(**options)
+            text = self._settings.read_connection_string() or ""
+            ca = self._settings.read_ca()
+            if ca is not None:
+                options["server_verification_cert"] = ca
+            kind = IoTHubModuleClient if ";moduleid=" in text.lower() else IoTHubDeviceClient
+            return kind.create_from_connection_string(text, **options)
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"the hub's connection string can't be used ({error}); copy it anew.") from error
+        except OSError as error:
+            raise UnreachableError(f"IoT Edge's workload API does not answer ({error}).") from error
+
+    def _connected(self) -> Any:
+        if self._client is None or self._lost.is_set():
+            raise UnreachableError("there is no connection to the hub; it is being tried again.")
+        return self._client
+
+    async def _call(self, what: str, call: Awaitable[_Result]) -> _Result:
+        """Await an SDK call with a limit, in our errors' words; any failure makes the client count as lost."""
+        try:
+            return await asyncio.wait_for(call, _CALL_SECONDS)
+        except exceptions.CredentialError as error:
+            self._lost.set()
+            raise RefusedError("the hub refuses this device's credentials; check its connection string.") from error
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._lost.set()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise UnreachableError(f"could not {what} the hub: no answer in {_CALL_SECONDS:.0f} s.") from error
+        except Exception as error:  # the SDK's own vocabulary is wide, and some of it undocumented
+            self._lost.set()
+            reason = str(error.__cause__ or error) or type(error).__name__
+            raise UnreachableError(f"could not {what} the hub: {reason}") from error
+
+    def _subscribe_events(self, client: Any, lost: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+
+        def check() -> None:
+            if not client.connected:
+                lost.set()
+
+        def changed() -> None:  # runs on a thread of the SDK
+            if not client.connected:
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(loop.call_later, _GRACE_SECONDS, check)
+
+        client.on_connection_state_change = changed
+        client.on_background_exception = lambda error: _log.info("hub client: %s", error)
+
+    def _on_patch(self, patch: Mapping[str, Any]) -> None:  # runs on a thread of the SDK
+        version = patch.get("$version")
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._hint, version if type(version) is int else None)
+
+    async def _on_request(self, request: MethodRequest) -> None:  # runs on a loop of the SDK
+        client, loop, method = self._client, self._loop, self._method
+        if client is None or loop is None or method is None:
+            return
+
+        async def answer() -> MethodAnswer:
+            return await method(request.name, request.payload)
+
+        reply = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answer(), loop))
+        response = MethodResponse.create_from_method_request(request, reply.status, dict(reply.payload))
+        with contextlib.suppress(Exception):  # the line may be gone; the caller sees a timeout
+            await client.send_method_response(response)
+
+
+class _Counter:
+    """Adds up the bytes of the SDK's successive sockets (called on its threads)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: Any = None
+        self._done = (0, 0)
+
+    def attach(self, client: Any) -> None:
+        """Hook into the client's MQTT library; no public way leads there, so its absence only means no figures."""
+        stage = getattr(getattr(client, "_mqtt_pipeline", None), "_pipeline", None)
+        while stage is not None and not hasattr(stage, "transport"):
+            stage = getattr(stage, "next", None)
+        mqtt = getattr(getattr(stage, "transport", None), "_mqtt_client", None)
+        if mqtt is None:
+            _log.warning("the hub connection's bytes can't be counted with this azure-iot-device.")
+            return
+        mqtt.on_socket_open = lambda client, userdata, connection: self._opened(connection)
+        mqtt.on_socket_close = lambda client, userdata, connection: self._closed(connection)
+
+    def total(self) -> tuple[int, int]:
+        """Received and sent so far."""
+        with self._lock:
+            received, sent = tcpinfo.carried(self._current) if self._current is not None else (0, 0)
+            return self._done[0] + received, self._done[1] + sent
+
+    def _opened(self, connection: Any) -> None:
+        with self._lock:
+            self._current = connection
+
+    def _closed(self, connection: Any) -> None:
+        with self._lock:
+            received, sent = tcpinfo.carried(connection)
+            self._done = (self._done[0] + received, self._done[1] + sent)
+            self._current = None
+
+
+def _twin(document: Any) -> Twin:
+    return Twin(desired=document.get("desired", {}), reported=document.get("reported", {}))
+
+
+async def _in_thread(call: Callable[..., None], *arguments: Any) -> None:
+    """As asyncio.to_thread, on a daemon thread: one that hangs must not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: Exception | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        failure: Exception | None = None
+        try:
+            call(*arguments)
+        except Exception as error:  # handed to the awaiting side
+            failure = error
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(finish, failure)
+
+    threading.Thread(target=run, name="hub-subscribe", daemon=True).start()
+    await done

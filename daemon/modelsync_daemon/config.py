@@ -1,0 +1,170 @@
+"""Settings of a resident daemon: from a TOML file, or from IoT Edge's environment. It reads; it starts nothing.
+
+The table in docs/daemon.md is held against the dataclass by a test.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from modelsync_protocol.errors import UsageError
+from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, parse_window
+
+MAX_KEEP_ALIVE_SECONDS = 1740
+"""The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
+
+_PATHS = frozenset({"data", "trust", "connection_string_file", "ca", "origin_ca"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. Durations in seconds, amounts in bytes; the constructor validates."""
+
+    data: Path
+    trust: Path | None = None
+    connection_string: str | None = None
+    connection_string_file: Path | None = None
+    edge: bool = False
+    ca: Path | None = None
+    origin: str | None = None
+    origin_ca: Path | None = None
+    socket_group: str | None = None
+    metrics: bool = True
+    keep_alive_seconds: int = MAX_KEEP_ALIVE_SECONDS
+    token_seconds: int = 86400
+    reconcile_seconds: int = 21600
+    probation_seconds: int = 60
+    probe_seconds: int = 60
+    stall_seconds: int = 60
+    bytes_per_day: int | None = None
+    bytes_per_month: int | None = None
+    rate_limit: int | None = None
+    windows: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge]
+        if sum(sources) > 1:
+            raise UsageError("set only one of connection_string, connection_string_file and edge.")
+        limits = {
+            "keep_alive_seconds": (5, MAX_KEEP_ALIVE_SECONDS),
+            "token_seconds": (300, 365 * 86400),
+            "reconcile_seconds": (1, 7 * 86400),
+            "probation_seconds": (0, 7 * 86400),
+            "probe_seconds": (1, 3600),
+            "stall_seconds": (1, 3600),
+            "bytes_per_day": (0, MAX_INTEGER),
+            "bytes_per_month": (0, MAX_INTEGER),
+            "rate_limit": (1, MAX_INTEGER),
+        }
+        for key, (lowest, highest) in limits.items():
+            value = getattr(self, key)
+            if value is not None and not lowest <= value <= highest:
+                raise UsageError(f"the setting {key} = {value} is out of range; use {lowest} to {highest}.")
+        try:
+            if self.origin is not None:
+                check_origin(self.origin)
+            _ = self.policy
+        except ValueError as error:
+            raise UsageError(f"a setting is wrong: {error}") from error
+
+    @property
+    def policy(self) -> Policy:
+        """The local limits, in the twin's form."""
+        return Policy(
+            bytes_per_day=self.bytes_per_day,
+            bytes_per_month=self.bytes_per_month,
+            rate_limit=self.rate_limit,
+            windows=tuple(parse_window(text) for text in self.windows),
+        )
+
+    @property
+    def has_hub(self) -> bool:
+        """Whether there is a control plane to connect to."""
+        return bool(self.connection_string or self.connection_string_file or self.edge)
+
+    def read_connection_string(self) -> str | None:
+        """The device's connection string, without line ends; read anew each time, so that it may be rotated."""
+        if self.connection_string_file is None:
+            return self.connection_string
+        return _read_text(self.connection_string_file, "connection_string_file").strip()
+
+    def read_ca(self) -> str | None:
+        """PEM text that the hub's certificate is checked against, or None for the system's."""
+        return None if self.ca is None else _read_text(self.ca, "ca")
+
+
+def load(path: Path) -> Settings:
+    """Read settings from the TOML file `path`; relative paths in it are relative to its folder. Raises UsageError."""
+    try:
+        document = tomllib.loads(_read_text(path, "--config"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+    return from_mapping(document, path.absolute().parent, str(path))
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """Settings of an IoT Edge module: MODELSYNC_DATA and any other setting as MODELSYNC_<NAME>. Raises UsageError."""
+    if "IOTEDGE_WORKLOADURI" not in environment and "EdgeHubConnectionString" not in environment:
+        raise UsageError("no settings: give --config FILE.toml, or run as an IoT Edge module.")
+    types = get_type_hints(Settings)
+    document: dict[str, Any] = {"edge": True}
+    for key, text in environment.items():
+        if key.startswith("MODELSYNC_"):
+            name = key.removeprefix("MODELSYNC_").lower()
+            document[name] = _from_text(name, text, types.get(name, str))
+    return from_mapping(document, Path.cwd(), "the environment")
+
+
+def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
+    """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
+    types = get_type_hints(Settings)
+    unknown = sorted(set(document) - set(types))
+    if unknown:
+        raise UsageError(f"{where} has unknown settings: {', '.join(unknown)}; known are {', '.join(types)}.")
+    if "data" not in document:
+        raise UsageError(f"{where} lacks the setting data, the data directory.")
+    return Settings(**{key: _checked(key, value, types[key], base) for key, value in document.items()})
+
+
+def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
+    if key in _PATHS and isinstance(value, str) and value:
+        return base / value
+    if key == "windows" and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    kinds = [kind for kind in (get_args(expected) or (expected,)) if kind in (str, int, bool)]
+    if type(value) not in kinds:
+        wanted = {"windows": "a list of strings"}.get(key) or " or ".join(
+            {str: "a string", int: "a whole number", bool: "true or false"}[kind] for kind in kinds or [str]
+        )
+        raise UsageError(f"the setting {key} = {value!r:.60} is not {wanted}.")
+    return value
+
+
+def _from_text(name: str, text: str, expected: Any) -> Any:
+    kinds = get_args(expected) or (expected,)
+    if name == "windows":
+        return [item.strip() for item in text.split(",") if item.strip()]
+    if bool in kinds:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if int in kinds:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"{path} ({what}) can't be read: {reason}.") from error
+
+
+SETTINGS = tuple(item.name for item in fields(Settings))
+"""Names of all settings, in the order of the documentation."""

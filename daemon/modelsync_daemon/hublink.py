@@ -1,0 +1,138 @@
+"""Keeps the control plane connected: connects with jittered backoff, reads the twin, empties the outbox.
+
+It does not interpret desired properties; it hands each twin it read to its owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from modelsync_protocol.errors import ModelsyncError, RefusedError
+
+from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff, jitter
+from modelsync_daemon.control import ControlPlane, MethodCallback
+from modelsync_daemon.ledger import Ledger
+from modelsync_daemon.outbox import Outbox
+
+_STEADY_SECONDS = 30.0
+_HINT_SECONDS = 0.2
+_HOUR = 3600.0
+_log = logging.getLogger(__name__)
+
+
+class HubLink:
+    """The loop around one ControlPlane. `run` it as a task; cancel to end."""
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        outbox: Outbox,
+        ledger: Ledger,
+        on_twin: Callable[[Mapping[str, Any]], None],
+        on_method: MethodCallback,
+        reconcile_seconds: float,
+        network: Backoff = NETWORK,
+        refused: Backoff = REFUSED,
+    ) -> None:
+        self._plane, self._outbox, self._ledger, self._on_twin = plane, outbox, ledger, on_twin
+        self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
+        self._wake = asyncio.Event()
+        self._read_due = False
+        self._seen: int | None = None
+        self._counted = (0, 0)
+        plane.listen(self._on_hint, on_method)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub can be reached as far as is known."""
+        return self._plane.connected
+
+    def read_soon(self) -> None:
+        """Read the twin now, or at once after the next connect."""
+        self._read_due = True
+        self._wake.set()
+
+    def send_soon(self) -> None:
+        """The outbox may have something to send."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Connect, stay, reconnect, for ever."""
+        attempts = 0
+        try:
+            while True:
+                begin = time.monotonic()
+                backoff, reason = self._network, ""
+                try:
+                    await self._plane.connect()
+                    await self._read()
+                    reason = await self._stay()
+                except RefusedError as error:
+                    backoff, reason = self._refused, str(error)
+                except ModelsyncError as error:
+                    reason = str(error)
+                self._count()
+                attempts = 1 if time.monotonic() - begin > _STEADY_SECONDS else attempts + 1
+                wait = backoff.seconds(attempts)
+                _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._sync_asked(), wait)
+        finally:
+            await self._plane.close()
+            self._count()
+
+    async def _sync_asked(self) -> None:
+        while not self._read_due:
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _stay(self) -> str:
+        """Serve the connection until it is lost; returns why."""
+        lost = asyncio.ensure_future(self._plane.wait_lost())
+        lost.add_done_callback(lambda _: self._wake.set())
+        due = time.monotonic() + jitter(self._reconcile_seconds)
+        try:
+            while not lost.done():
+                self._wake.clear()
+                await self._send()
+                if self._read_due or time.monotonic() >= due:
+                    await self._read()
+                    due = time.monotonic() + jitter(self._reconcile_seconds)
+                self._count()
+                if not self._wake.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wake.wait(), max(0.05, min(_HOUR, due - time.monotonic())))
+                if self._read_due:
+                    await asyncio.sleep(_HINT_SECONDS)  # notices come in bursts
+            return lost.result()
+        finally:
+            lost.cancel()
+
+    async def _read(self) -> None:
+        self._read_due = False
+        twin = await self._plane.read_twin()
+        version = twin.desired.get("$version")
+        self._seen = version if type(version) is int else None
+        self._outbox.seen(twin.reported)
+        self._on_twin(twin.desired)
+        self._wake.set()
+
+    async def _send(self) -> None:
+        patch = self._outbox.patch()
+        if patch:
+            await self._plane.patch_reported(patch)
+            self._outbox.delivered(patch)
+
+    def _on_hint(self, version: int | None) -> None:
+        if version is None or self._seen is None or version > self._seen:
+            self.read_soon()
+
+    def _count(self) -> None:
+        received, sent = self._plane.wire()
+        self._ledger.add(received - self._counted[0], sent - self._counted[1])
+        self._counted = (received, sent)

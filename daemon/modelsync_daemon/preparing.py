@@ -1,0 +1,61 @@
+"""Runs one job with prepare.py in this process: the worker's body, and `modelsyncd pull`'s. It decides nothing.
+
+Imported only where the heavy imports (tuf, zstandard, numpy) are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelsync_daemon.database import Database
+from modelsync_daemon.job import Job, Outcome
+from modelsync_daemon.prepare import PrepareRequest, prepare
+
+
+class _Listener:
+    """Persists each state before it takes effect, and passes everything on."""
+
+    def __init__(self, name: str, database: Database, emit: Callable[[Mapping[str, Any]], None]) -> None:
+        self._name, self._database, self._emit = name, database, emit
+
+    def state(self, state: str) -> None:
+        self._database.transition(self._name, state)
+        self._emit({"event": "state", "state": state})
+
+    def progress(self, done: int, total: int) -> None:
+        self._emit({"event": "progress", "done": done, "total": total})
+
+    def wire(self, received_delta: int, sent_delta: int) -> None:
+        self._emit({"event": "wire", "received": received_delta, "sent": sent_delta})
+
+
+async def run(job: Job, database: Database, emit: Callable[[Mapping[str, Any]], None]) -> Outcome:
+    """Do `job`, telling `emit` of every event. Raises ModelsyncError."""
+    request = PrepareRequest(
+        name=job.name,
+        version=job.version,
+        origin=job.origin,
+        data=Path(job.data),
+        origin_ca=None if job.origin_ca is None else Path(job.origin_ca),
+        trust_root=None if job.trust_root is None else Path(job.trust_root),
+        stall_seconds=job.stall_seconds,
+        rate_limit=job.rate_limit,
+        byte_limit=job.byte_limit,
+        quarantined=frozenset(job.quarantined),
+    )
+    prepared = await prepare(request, database, _Listener(job.name, database, emit))
+    return Outcome(
+        name=prepared.name,
+        version=prepared.version,
+        digest=prepared.digest,
+        held=prepared.held,
+        kind=prepared.plan.kind,
+        bytes=prepared.plan.bytes,
+        requests=prepared.plan.requests,
+        received=prepared.wire.received,
+        sent=prepared.wire.sent,
+        wire_requests=prepared.wire.requests,
+        withdrawn=tuple(sorted(prepared.withdrawn)),
+    )

@@ -1,0 +1,141 @@
+"""The inference processes that are registered on the socket: who watches which model, and what they report.
+
+It passes on and remembers; what follows from a report is the activation's business (activation.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelsync_protocol import names
+from modelsync_protocol.errors import UsageError
+
+READY, SERVING, REFUSED, FAILED = "ready", "serving", "refused", "failed"
+_STATES = (READY, SERVING, REFUSED, FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an inference process did with a pointer (docs/interfaces.md §3)."""
+
+    pid: int
+    pointer: str
+    generation: int
+    version: int
+    digest: str
+    state: str
+    reason: str = ""
+    requests: int = 0
+    errors: int = 0
+
+    @classmethod
+    def parse(cls, document: object) -> Report:
+        """Read a report's JSON document; raises UsageError with a sentence."""
+        if not isinstance(document, Mapping):
+            raise UsageError("a report is a JSON object.")
+        if document.get("pointer") not in ("candidate", "current") or document.get("state") not in _STATES:
+            raise UsageError(f"a report needs a pointer (candidate or current) and a state of {', '.join(_STATES)}.")
+        if not names.is_digest(document.get("digest")):
+            raise UsageError("a report needs the digest that it speaks of.")
+        return cls(
+            pid=_count(document, "pid"),
+            pointer=document["pointer"],
+            generation=_count(document, "generation"),
+            version=_count(document, "version"),
+            digest=document["digest"],
+            state=document["state"],
+            reason=" ".join(str(document.get("reason") or "").split())[:240],
+            requests=_count(document, "requests"),
+            errors=_count(document, "errors"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A process registered."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A process's registration ended: it stopped or died."""
+
+    pid: int
+
+
+Event = Report | Joined | Left
+
+
+class Watch:
+    """One process's registration: a queue of hints to stream to it."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.hints: asyncio.Queue[str] = asyncio.Queue(maxsize=64)
+
+
+class Processes:
+    """All registrations of this daemon, by model."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, list[Watch]] = {}
+        self._listeners: dict[str, list[asyncio.Queue[Event]]] = {}
+        self._last: dict[tuple[str, int], Report] = {}
+
+    @contextlib.contextmanager
+    def register(self, name: str, pid: int) -> Iterator[Watch]:
+        """Count a process as registered for `name` as long as the context lasts."""
+        watch = Watch(pid)
+        self._watches.setdefault(name, []).append(watch)
+        self._tell(name, Joined(pid))
+        try:
+            yield watch
+        finally:
+            self._watches[name].remove(watch)
+            self._last.pop((name, pid), None)
+            self._tell(name, Left(pid))
+
+    def registered(self, name: str) -> frozenset[int]:
+        """Process ids that watch `name` now."""
+        return frozenset(watch.pid for watch in self._watches.get(name, ()))
+
+    def hint(self, name: str, event: str) -> None:
+        """Tell every process that watches `name` to re-read its pointers."""
+        for watch in self._watches.get(name, ()):
+            with contextlib.suppress(asyncio.QueueFull):  # a process that reads nothing polls its pointers anyway
+                watch.hints.put_nowait(event)
+
+    def report(self, name: str, report: Report) -> None:
+        """Take in what a process reports."""
+        self._last[name, report.pid] = report
+        self._tell(name, report)
+
+    def last(self, name: str) -> list[Report]:
+        """Each registered process's latest report about `name`."""
+        return [report for (model, _), report in self._last.items() if model == name]
+
+    @contextlib.contextmanager
+    def events(self, name: str) -> Iterator[asyncio.Queue[Event]]:
+        """A queue that gets every event about `name` from now on."""
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._listeners.setdefault(name, []).append(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners[name].remove(queue)
+
+    def _tell(self, name: str, event: Event) -> None:
+        for queue in self._listeners.get(name, ()):
+            queue.put_nowait(event)
+
+
+def _count(document: Mapping[str, Any], key: str) -> int:
+    value = document.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise UsageError(f"a report's {key} is a whole number from 0.")
+    return value

@@ -1,0 +1,78 @@
+"""The worker child: one JSON job on stdin, JSON lines on stdout, and it never outlives its parent.
+
+It inherits the data directory's lock, so that no new daemon starts while it still writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_NICENESS = 10
+
+
+def main() -> None:
+    """`python -m modelsync_daemon.worker`: exits 0 after a result or an error event."""
+    _die_with_parent()
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(0)
+    # The parent holds our stdin open as long as it lives: its end is the order to stop at once.
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    os.nice(_NICENESS)
+    try:
+        outcome = _work(json.loads(line))
+    except Exception as error:  # any error becomes an event: a traceback would help nobody
+        from modelsync_protocol.errors import ModelsyncError
+
+        from modelsync_daemon.job import kind_of
+
+        known = isinstance(error, ModelsyncError)
+        text = str(error) if known else f"the worker failed: {type(error).__name__}: {error}."
+        _emit({"event": "error", "kind": kind_of(error), "text": text})
+    else:
+        _emit({"event": "result", "outcome": outcome})
+
+
+def _work(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    from modelsync_daemon.database import Database
+    from modelsync_daemon.datadir import DataDir
+    from modelsync_daemon.job import Job
+    from modelsync_daemon.preparing import run
+
+    job = Job.parse(document)
+    database = Database(DataDir(Path(job.data)).state_db)
+    try:
+        return asdict(asyncio.run(run(job, database, _emit)))
+    finally:
+        database.close()
+
+
+def _emit(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent dies; a parent that died before is noticed by stdin's end."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _watch_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

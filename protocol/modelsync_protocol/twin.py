@@ -1,0 +1,294 @@
+"""The twin's two halves: reading desired properties, building and patching reported ones. No I/O here.
+
+Whoever edits a twin by hand makes mistakes: reading never raises; what is wrong is left out and named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from modelsync_protocol import caps, names
+from modelsync_protocol.errors import ModelsyncError
+
+SECTION = "modelsync"
+"""The key of ours in both halves of the twin."""
+
+MAX_INTEGER = 2**52 - 1
+"""Highest integer that IoT Hub keeps exactly."""
+
+_MAX_TEXT = 240
+_MAX_PROBLEMS = 16
+_WINDOW = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])")
+_BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is desired of one model: a version, removal (`absent`), or neither (no opinion)."""
+
+    version: int | None = None
+    absent: bool = False
+    retry: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time of day during which fetching is allowed, minutes after local midnight; may span midnight."""
+
+    begin: int
+    end: int
+
+    def holds(self, minute: int) -> bool:
+        """Whether `minute` after midnight lies inside."""
+        if self.begin <= self.end:
+            return self.begin <= minute < self.end
+        return minute >= self.begin or minute < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Limits of a device's use of the network; None and () mean no limit. Budgets in bytes, rate in bytes/s."""
+
+    bytes_per_day: int | None = None
+    bytes_per_month: int | None = None
+    rate_limit: int | None = None
+    windows: tuple[Window, ...] = ()
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The desired half as understood. `problems` maps the path of a wrong value to a sentence."""
+
+    version: int | None = None
+    origin: str | None = None
+    models: Mapping[str, Wish] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_window(text: object) -> Window:
+    """Read `HH:MM-HH:MM`; raises ValueError with a sentence."""
+    match = _WINDOW.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
+    begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
+    if begin > 1440 or end > 1440 or begin == end:
+        raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
+    return Window(begin % 1440, end)
+
+
+def parse_desired(document: object) -> Desired:
+    """Understand a twin's desired half (with its `$version`); unknown keys are ignored, wrong values reported."""
+    return _Reader().desired(document)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+
+    def desired(self, document: object) -> Desired:
+        if not isinstance(document, Mapping):
+            return Desired(problems={SECTION: "desired properties are not an object."})
+        version = document.get("$version")
+        section = document.get(SECTION)
+        if not isinstance(section, Mapping):
+            if section is not None:
+                self.problems[SECTION] = "is not an object."
+            section = {}
+        return Desired(
+            version=version if type(version) is int else None,
+            origin=self._origin(section.get("origin")),
+            models=self._models(section.get("models")),
+            policy=self._policy(section.get("policy")),
+            problems=self.problems,
+        )
+
+    def _problem(self, path: str, text: str) -> None:
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems[_BAD_KEY.sub("_", path)[:100]] = text[:_MAX_TEXT]
+
+    def _origin(self, value: object) -> str | None:
+        if value is None:
+            return None
+        try:
+            return check_origin(value)
+        except ValueError as error:
+            self._problem("origin", str(error))
+            return None
+
+    def _models(self, value: object) -> dict[str, Wish]:
+        if not isinstance(value, Mapping):
+            if value is not None:
+                self._problem("models", "is not an object of model names.")
+            return {}
+        wishes = {}
+        for name, wish in value.items():
+            try:
+                names.check_model_name(str(name))
+            except ModelsyncError as error:
+                self._problem(f"models/{name}", str(error))
+                continue
+            if wish is None:
+                continue
+            if isinstance(wish, Mapping):
+                understood = self._wish(f"models/{name}", wish)
+                if understood is not None:
+                    wishes[str(name)] = understood
+            else:
+                self._problem(f"models/{name}", 'is not an object such as {"version":42}.')
+        return wishes
+
+    def _wish(self, path: str, value: Mapping[str, object]) -> Wish | None:
+        version, state, retry = value.get("version"), value.get("state"), value.get("retry", "")
+        if state not in (None, "absent", "present"):
+            self._problem(f"{path}/state", f"{state!r:.40} is not a state; the only one to wish for is 'absent'.")
+            return None
+        if version is not None:
+            try:
+                names.check_version(version)
+            except ModelsyncError as error:
+                self._problem(f"{path}/version", str(error))
+                return None
+        if type(retry) not in (str, int) or len(str(retry)) > 128:
+            self._problem(f"{path}/retry", "is not a short string or integer.")
+            retry = ""
+        assert version is None or isinstance(version, int)
+        return Wish(version=version, absent=state == "absent", retry=str(retry))
+
+    def _policy(self, value: object) -> Policy:
+        if not isinstance(value, Mapping):
+            if value is not None:
+                self._problem("policy", "is not an object.")
+            return Policy()
+        hold = value.get("hold")
+        if hold is not None and type(hold) is not bool:
+            self._problem("policy/hold", "is neither true nor false.")
+            hold = None
+        return Policy(
+            bytes_per_day=self._amount("policy/bytes_per_day", value.get("bytes_per_day"), 0),
+            bytes_per_month=self._amount("policy/bytes_per_month", value.get("bytes_per_month"), 0),
+            rate_limit=self._amount("policy/rate_limit", value.get("rate_limit"), 1),
+            windows=self._windows(value.get("windows")),
+            hold=bool(hold),
+        )
+
+    def _amount(self, path: str, value: object, lowest: int) -> int | None:
+        if value is None:
+            return None
+        if type(value) is not int or not lowest <= value <= MAX_INTEGER:
+            self._problem(path, f"{value!r:.40} is not a whole number of bytes from {lowest}.")
+            return None
+        return value
+
+    def _windows(self, value: object) -> tuple[Window, ...]:
+        if value is None:
+            return ()
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            self._problem("policy/windows", 'is not a list such as ["22:00-06:00"].')
+            return ()
+        windows = []
+        for item in items:
+            try:
+                windows.append(parse_window(item))
+            except ValueError as error:
+                self._problem("policy/windows", str(error))
+        return tuple(windows)
+
+
+def check_origin(value: object) -> str:
+    """Return `value` if it is an origin's URL (http or https, a query is allowed), else raise ValueError."""
+    if not isinstance(value, str) or len(value) > 2048 or any(ord(c) <= 32 or ord(c) == 127 for c in value):
+        raise ValueError("is not a URL such as https://models.example.com.")
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.fragment:
+        raise ValueError(f"{value[:80]!r} is not a URL such as https://models.example.com.")
+    return value
+
+
+def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The reported half, at most caps.MAX_TWIN_BYTES, of a status document (docs/interfaces.md §4).
+
+    If it does not fit, the least important parts go first: progress, error texts, digests, then whole models.
+    """
+    models = {name: _reported_model(model) for name, model in status["models"].items()}
+    section: dict[str, Any] = {
+        "models": models,
+        "daemon": {key: status["daemon"][key] for key in ("version", "formats") if key in status["daemon"]},
+        "ledger": status["ledger"],
+    }
+    if problems:
+        section["problems"] = dict(problems)
+    document = {SECTION: section}
+    for key in ("progress", "error", "since", "bytes", "digest"):
+        if _size(document) <= caps.MAX_TWIN_BYTES:
+            return document
+        for model in models.values():
+            if key == "error" and "error" in model:
+                model["error"] = {"code": model["error"]["code"]}
+            else:
+                model.pop(key, None)
+    while models and _size(document) > caps.MAX_TWIN_BYTES:
+        models.pop(max(models))
+    return document
+
+
+def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    result = {
+        key: model[key]
+        for key in ("version", "digest", "generation", "state", "since", "progress", "bytes")
+        if model.get(key) is not None
+    }
+    if model.get("hold"):
+        result["hold"] = True
+    if model.get("error"):
+        result["error"] = {
+            "code": model["error"]["code"],
+            "text": model["error"]["text"][:_MAX_TEXT],
+        }
+    return result
+
+
+def difference(before: object, after: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7396) that turns `before` into `after`: only what changed, None for deletions.
+
+    Keys that begin with `$` (the hub's own) are left alone.
+    """
+    old = before if isinstance(before, Mapping) else {}
+    patch: dict[str, Any] = {key: None for key in old if key not in after and not key.startswith("$")}
+    for key, value in after.items():
+        if isinstance(value, Mapping):
+            if not isinstance(old.get(key), Mapping):
+                patch[key] = merge({}, value)
+            elif inner := difference(old[key], value):
+                patch[key] = inner
+        elif key not in old or old[key] != value or type(old[key]) is not type(value):
+            patch[key] = value
+    return patch
+
+
+def merge(document: object, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` after the merge patch (RFC 7396); neither argument is changed."""
+    result = dict(document) if isinstance(document, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            result[key] = merge(result.get(key), value)
+        else:
+            result[key] = value
+    return result
+
+
+def _size(document: object) -> int:
+    return len(json.dumps(document, separators=(",", ":")).encode())
