@@ -201,7 +201,7 @@ class Relay:
                     sink.shutdown(socket.SHUT_WR)
                 return
             rest = memoryview(piece)
-            while rest and connection.open:
+            while rest:
                 await self._limits[direction].wait()
                 await self._flowing.wait()
                 if sent := self._send(rest, sink, direction, connection):

@@ -43,6 +43,10 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def seen(stream: LoadStream, version: str, swaps: int) -> None:
+    await until(lambda: stream.version == version and stream.report().swaps == swaps)
+
+
 async def run(url: str, least: int, **options: Any) -> LoadReport:
     """The report of a stream that ran until at least `least` requests had ended."""
     stream = LoadStream(url, "digits", lambda n: {"n": n, "inputs": []}, rate=500, **options)
@@ -152,8 +156,7 @@ async def test_return_to_the_old_version_is_a_swap() -> None:
         await stream.start()
         for version, swaps in (("1", 0), ("2", 1), ("1", 2)):
             serving = version
-            await until(lambda version=version: stream.version == version)
-            await until(lambda swaps=swaps: stream.report().swaps == swaps)
+            await seen(stream, version, swaps)
         await stream.stop()
     assert [served.version for served in stream.report().timeline] == ["1", "2", "1"]
 
