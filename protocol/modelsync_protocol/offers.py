@@ -22,7 +22,7 @@ _MAX_BASES = 64
 class Offer:
     """Price list of one version: bytes of a first install, and of the update object from each base.
 
-    `updates` maps the first 8 hex digits of the base's manifest digest to the update object's size in bytes.
+    `updates` maps `base_key` of the base's manifest digest to the update object's size in bytes.
     """
 
     install_bytes: int
@@ -30,7 +30,12 @@ class Offer:
 
     def update_bytes(self, base_digest: str) -> int | None:
         """Size of the update object from that base, or None if there is none."""
-        return self.updates.get(base_digest[: 2 * _BASE_PREFIX_BYTES])
+        return self.updates.get(base_key(base_digest))
+
+
+def base_key(base_digest: str) -> str:
+    """How offers name a base: the first 8 hex digits of its manifest's digest."""
+    return base_digest[: 2 * _BASE_PREFIX_BYTES]
 
 
 def encode(offers: Mapping[int, Offer]) -> bytes:
@@ -45,7 +50,7 @@ def encode(offers: Mapping[int, Offer]) -> bytes:
         bases = sorted(offer.updates)[:_MAX_BASES]
         write_varint(out, len(bases))
         for base in bases:
-            out += bytes.fromhex(base[: 2 * _BASE_PREFIX_BYTES])
+            out += bytes.fromhex(base_key(base))
             write_varint(out, offer.updates[base])
     return bytes(out)
 

@@ -1,0 +1,153 @@
+"""Lays a target out in packs: new frames for what is new, references to older packs for what they hold already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+
+from modelsync_protocol import caps
+from modelsync_protocol.index import Index, Place
+from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_server.encoder import Chunk, Source, encode_run
+from modelsync_server.library import read_manifest
+from modelsync_server.store import Store
+
+_MIN_COPY_BYTES = 16 * caps.KIB
+"""A repeated chunk shorter than this stays in its frame: cutting the frame there would cost more."""
+
+Progress = Callable[[str, int, int], None]
+"""`progress(step, done, total)`: a sentence fragment for people, and bytes of the target's stream."""
+
+Known = dict[tuple[str, ...], tuple[Frame, str, int, int]]
+"""Chunk digests of what a frame leans on and holds → the frame, its pack, that pack's size, its offset there."""
+
+
+async def known_frames(store: Store, digest: str) -> Known:
+    """Frames of a published version that a new one may refer to instead of storing them again."""
+    known: Known = {}
+    manifest, index, _ = await read_manifest(store, digest)
+    everything = list(manifest.chunks())
+    places = iter(index.places)
+    for op, start, chunks in _operations_with_chunks(index.operations, everything):
+        if isinstance(op, Frame):
+            place = next(places)
+            name, size = index.packs[place.pack]
+            known[_frame_key(everything, start, op.prefix, chunks)] = (op, name, size, place.offset)
+    return known
+
+
+def _operations_with_chunks(operations: Sequence[Op], chunks: Sequence[Chunk]) -> Iterator[tuple[Op, int, list[Chunk]]]:
+    position = number = 0
+    for op in operations:
+        first = number
+        end = position + op.length
+        while number < len(chunks) and chunks[number][0] < end:
+            number += 1
+        yield op, position, list(chunks[first:number])
+        position = end
+
+
+def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Sequence[Chunk]) -> tuple[str, ...]:
+    """Frames are the same if chunks and leaned-on chunks are; a prefix may begin inside a chunk, at the same place."""
+    leaned = [
+        f"{digest}:{max(0, start - prefix - offset)}"
+        for offset, size, digest in all_chunks
+        if prefix and offset + size > start - prefix and offset < start
+    ]
+    return (*leaned, "|", *(digest for _, _, digest in held))
+
+
+def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
+    """Encode the target without a base; return its index and the new packs by digest."""
+    chunks = list(target.manifest.chunks())
+    by_first: dict[str, list[tuple[str, ...]]] = {}
+    for key in known:
+        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    earlier: dict[str, int] = {}
+    operations: list[Op] = []
+    sources: list[bytes | tuple[str, int, int]] = []
+    run: list[Chunk] = []
+    number = 0
+
+    def flush() -> None:
+        for frame, payload in encode_run(target, run, pool) if run else ():
+            operations.append(frame)
+            sources.append(payload)
+        run.clear()
+
+    while number < len(chunks):
+        offset, size, digest = chunks[number]
+        reused = _reusable(by_first.get(digest, []), chunks, number, known)
+        if reused is not None:
+            flush()
+            frame, name, pack_size, place = known[reused]
+            operations.append(frame)
+            sources.append((name, pack_size, place))
+            count = len(reused) - reused.index("|") - 1
+        elif size >= _MIN_COPY_BYTES and digest in earlier:
+            flush()
+            _append_own_copy(operations, size, earlier[digest])
+            count = 1
+        else:
+            run.append(chunks[number])
+            count = 1
+        for done in chunks[number : number + count]:
+            earlier.setdefault(done[2], done[0])
+        number += count
+        progress("packing", offset + size, target.manifest.size)
+    flush()
+    return _place(operations, sources)
+
+
+def _reusable(
+    keys: Sequence[tuple[str, ...]], chunks: Sequence[Chunk], number: int, known: Known
+) -> tuple[str, ...] | None:
+    """The longest known frame that says exactly what the target says from chunk `number` on, or None."""
+    best: tuple[str, ...] | None = None
+    for key in keys:
+        count = len(key) - key.index("|") - 1
+        held = chunks[number : number + count]
+        if len(held) < count or (best is not None and count <= len(best) - best.index("|") - 1):
+            continue
+        frame = known[key][0]
+        if frame.prefix <= held[0][0] and _frame_key(chunks, held[0][0], frame.prefix, held) == key:
+            best = key
+    return best
+
+
+def _append_own_copy(operations: list[Op], size: int, offset: int) -> None:
+    last = operations[-1] if operations else None
+    if isinstance(last, Copy) and last.offset + last.length == offset:
+        operations[-1] = Copy(last.length + size, last.offset, own=True)
+    else:
+        operations.append(Copy(size, offset, own=True))
+
+
+def _place(operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, int]]) -> tuple[Index, dict[str, bytes]]:
+    """Lay new payloads out in packs, and number all packs."""
+    groups: list[bytearray] = []
+    for source in sources:
+        if isinstance(source, bytes):
+            if not groups or len(groups[-1]) + len(source) > caps.MAX_PACK_BYTES:
+                groups.append(bytearray())
+            groups[-1] += source
+    new = {hashlib.sha256(group).hexdigest(): bytes(group) for group in groups}
+    digests = [hashlib.sha256(group).hexdigest() for group in groups]
+    packs: dict[str, int] = {}
+    sizes: list[tuple[str, int]] = []
+    places: list[Place] = []
+    group = filled = 0
+    for source in sources:
+        if isinstance(source, bytes):
+            if filled + len(source) > len(groups[group]):
+                group, filled = group + 1, 0
+            name, size, offset = digests[group], len(groups[group]), filled
+            filled += len(source)
+        else:
+            name, size, offset = source
+        if name not in packs:
+            packs[name] = len(packs)
+            sizes.append((name, size))
+        places.append(Place(packs[name], offset))
+    return Index(tuple(sizes), tuple(operations), tuple(places)), new

@@ -1,0 +1,165 @@
+"""Publishes an artifact: cut → encode → packs and updates → manifest → signed metadata, in that order.
+
+A crash at any point leaves garbage in the store, never a dangling reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsync_protocol import names, update
+from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_protocol.index import encode_object
+from modelsync_protocol.manifest import Manifest
+from modelsync_server import pricing
+from modelsync_server.artifact import snapshot
+from modelsync_server.encoder import Source, encode_update
+from modelsync_server.library import has_manifest, materialised, published_sizes
+from modelsync_server.packer import Progress, known_frames, pack
+from modelsync_server.store import AlreadyExists, Store
+from modelsync_server.trust import Catalogue, NewTarget, Repository
+
+DEFAULT_BASES = 5
+"""Updates are made from so many of the last versions."""
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePrice:
+    """What a device on version `base` (the JSON's `from`) will fetch."""
+
+    base: int
+    bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published version; sizes in bytes."""
+
+    name: str
+    version: int
+    manifest: str
+    size: int
+    files: int
+    chunks: int
+    install_bytes: int
+    updates: tuple[UpdatePrice, ...]
+    fresh: bool
+    """False: these bytes were the newest version already, and nothing was published."""
+
+
+async def publish(
+    store: Store,
+    keys: str | None,
+    name: str,
+    path: Path,
+    *,
+    version: int | None = None,
+    probe: Path | None = None,
+    bases: Sequence[int] = (),
+    progress: Progress = lambda step, done, total: None,
+) -> Published:
+    """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
+
+    `bases` are versions to make updates from beside the last DEFAULT_BASES. Raises UsageError for input that can't
+    be published, RefusedError for a version that exists with other bytes or keys that are missing.
+    """
+    names.check_model_name(name)
+    if version is not None:
+        names.check_version(version)
+
+    async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
+        return await pricing.offers_section(store, versions) if model == name else None
+
+    repository = await Repository.open(store, keys, offers)
+    progress("reading", 0, 1)
+    with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
+        target = Source(artifact.manifest, artifact.stream)
+        for _ in range(_ATTEMPTS):
+            catalogue = await repository.catalogue()
+            published = catalogue.models[name].versions if name in catalogue.models else {}
+            newest = max(published, default=0)
+            if newest and published[newest] == target.manifest.digest and version in (None, newest):
+                return await _describe(store, name, newest, target.manifest, published, fresh=False)
+            number = version if version is not None else _next_version(catalogue, name)
+            await _write_objects(store, target, _chosen(published, bases), pool, progress)
+            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
+            try:
+                catalogue = await repository.add_targets([entry])
+            except RefusedError:
+                if version is not None or number not in (await repository.catalogue()).model(name).versions:
+                    raise
+                continue  # another publisher took the number: go on from what it published
+            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, fresh=True)
+        raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
+
+
+async def _describe(
+    store: Store, name: str, version: int, manifest: Manifest, published: Mapping[int, str], *, fresh: bool
+) -> Published:
+    sizes = await published_sizes(store, manifest.digest)
+    prices = tuple(
+        UpdatePrice(number, sizes[digest], 1)
+        for number, digest in sorted(published.items(), reverse=True)
+        if digest in sizes and number != version
+    )
+    install = await pricing.install_bytes(store, manifest.digest)
+    return Published(
+        name, version, manifest.digest, manifest.size, len(manifest.files), manifest.chunk_count, install, prices, fresh
+    )
+
+
+def _next_version(catalogue: Catalogue, name: str) -> int:
+    return catalogue.models[name].last + 1 if name in catalogue.models else 1
+
+
+def _chosen(published: Mapping[int, str], wanted: Sequence[int]) -> list[str]:
+    """Manifest digests to make updates from, newest first, each once."""
+    unknown = [number for number in wanted if number not in published]
+    if unknown:
+        raise UsageError(
+            f"version {unknown[0]} is not published, so no update can be made from it; see `modelsync list`."
+        )
+    numbers = [*sorted(published, reverse=True)[:DEFAULT_BASES], *wanted]
+    return list(dict.fromkeys(published[number] for number in numbers))
+
+
+async def _write_objects(
+    store: Store, target: Source, bases: Sequence[str], pool: ThreadPoolExecutor, progress: Progress
+) -> None:
+    """Write packs and updates, then the manifest that refers to the packs."""
+    digest = target.manifest.digest
+    if not await has_manifest(store, digest):
+        progress("packing", 0, target.manifest.size)
+        known = await known_frames(store, bases[0]) if bases else {}
+        index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
+        for name, data in packs.items():
+            with suppress(AlreadyExists):  # content-named: what is there is the same
+                await store.create(names.pack_object(name), data)
+        with suppress(AlreadyExists):
+            await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
+    install = await pricing.install_bytes(store, digest)
+    present = await published_sizes(store, digest)
+    for number, base in enumerate(bases, 1):
+        if base == digest or base in present:
+            continue
+        progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
+        async with materialised(store, base) as source:
+            data = await asyncio.to_thread(_update, source, target, pool)
+        if len(data) < install:
+            with suppress(AlreadyExists):
+                await store.create(names.update_object(digest, base), data)
+
+
+def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
+    encoded = encode_update(base, target, pool)
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations)
+    return header + b"".join(encoded.payloads)
