@@ -1,6 +1,6 @@
 """A small CNN in plain numpy: forward, backward, AdamW. Knows neither the data set nor ONNX.
 
-conv 3x3 (1 to 32), ReLU, conv 3x3 (32 to 64), ReLU, max pool 2x2, dense 160, ReLU, dense 10: 184,554 weights.
+conv 3x3 (1 to 32), ReLU, conv 3x3 (32 to 64), ReLU, max pool 2x2, dense 160, ReLU, dense 10: 184,426 weights.
 Images are (n, 1, 8, 8) float32 from 0 to 1; logits are (n, 10) float32.
 """
 

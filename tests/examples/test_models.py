@@ -31,6 +31,8 @@ def test_every_model_that_the_readme_names_is_there() -> None:
     assert {name(path) for path in MODELS} == expected
     readme = (EXAMPLES / "README.md").read_text()
     assert all(f"{path.stat().st_size:,}" in readme for path in MODELS)
+    weights = network.initial(np.random.default_rng(0))
+    assert f"{sum(weight.size for weight in weights.values()):,} weights" in readme
 
 
 def test_committed_outputs_are_small() -> None:
