@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelsync_protocol.errors import ModelsyncError, RefusedError
-
 from modelsync_daemon import processes as reports
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.pointer import Pointer, Reference
 from modelsync_daemon.processes import Event, Joined, Left, Processes, Report
 from modelsync_daemon.state import State
+from modelsync_protocol.errors import ModelsyncError, RefusedError
 
 UPDATE, ROLLBACK, FALLBACK = "update", "rollback", "fallback"
 """Why a model is in `activating`: a new version, a rollback that was asked for, a fallback after a failure."""
@@ -126,14 +125,19 @@ class Activation:
         await self.install(name, target, retry)
         return True
 
-    def roll_back(self, name: str, hold: str) -> Pointer:
-        """Point to the kept previous version, for zero bytes, and set `hold`; raises RefusedError if there is none."""
+    def check_previous(self, name: str) -> tuple[Pointer, Reference]:
+        """The pointer and the complete version that `roll_back` would go to; raises RefusedError if there is none."""
         current = self._data.read_pointer(name)
         if current is None:
             raise RefusedError(f"{name} has no active version on this device.")
         if current.previous is None or self._data.find(name, current.previous) is None:
             raise RefusedError(f"{name} has no previous version on this device to go back to.")
-        back = Pointer(name, current.previous, self._next_generation(name, current), current.reference)
+        return current, current.previous
+
+    def roll_back(self, name: str, hold: str) -> Pointer:
+        """Point to the kept previous version, for zero bytes, and set `hold`; raises RefusedError if there is none."""
+        current, previous = self.check_previous(name)
+        back = Pointer(name, previous, self._next_generation(name, current), current.reference)
         self._step(
             name,
             State.ACTIVATING,

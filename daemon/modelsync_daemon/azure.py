@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from azure.iot.device import MethodRequest, MethodResponse, exceptions
 from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
-from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
 
 from modelsync_daemon import tcpinfo
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
 
 _CALL_SECONDS = 60.0
 """The longest wait for an answer: edgeHub may take that long for a twin (COMPONENTS §1.9)."""

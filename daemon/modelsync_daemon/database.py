@@ -13,11 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol.errors import LocalError
-
 from modelsync_daemon import state as states
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.state import State
+from modelsync_protocol.errors import LocalError
 
 SCHEMA_VERSION = 1
 

@@ -15,9 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import names
-from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError
-
 from modelsync_daemon import pointer as pointers
 from modelsync_daemon.durable import (
     TEMPORARY_PREFIX,
@@ -27,6 +24,8 @@ from modelsync_daemon.durable import (
     fsync_directory,
 )
 from modelsync_daemon.pointer import Pointer, Reference
+from modelsync_protocol import names
+from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError
 
 _VERSION_DIR = re.compile(r"([1-9][0-9]{0,15})-([0-9a-f]{64})")
 _TRASH = ".trash-"

@@ -31,9 +31,7 @@ def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
         temporary.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
-        raise LocalError(
-            f"{path} can't be written ({error.strerror}); free space or fix permissions."
-        ) from error
+        raise LocalError(f"{path} can't be written ({error.strerror}); free space or fix permissions.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -47,9 +45,7 @@ def durable_symlink(path: Path, target: str) -> None:
         temporary.replace(path)
         fsync_directory(path.parent)
     except OSError as error:
-        raise LocalError(
-            f"{path} can't be linked ({error.strerror}); free space or fix permissions."
-        ) from error
+        raise LocalError(f"{path} can't be linked ({error.strerror}); free space or fix permissions.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

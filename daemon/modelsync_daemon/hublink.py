@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from modelsync_protocol.errors import ModelsyncError, RefusedError
-
 from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff, jitter
 from modelsync_daemon.control import ControlPlane, MethodCallback
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
+from modelsync_protocol.errors import ModelsyncError, RefusedError
 
 _STEADY_SECONDS = 30.0
 _HINT_SECONDS = 0.2

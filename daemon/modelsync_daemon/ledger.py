@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from modelsync_protocol.twin import Policy, Window
-
 from modelsync_daemon.database import Database
+from modelsync_protocol.twin import Policy, Window
 
 _FLUSH_BYTES = 256 * 1024
 _KEEP_PERIODS = 62

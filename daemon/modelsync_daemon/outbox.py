@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from modelsync_protocol import twin
-
 from modelsync_daemon.database import Database
+from modelsync_protocol import twin
 
 _WANTED, _SHOWN = "outbox", "reported"
 

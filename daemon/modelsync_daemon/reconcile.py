@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from modelsync_protocol.twin import Wish
-
 from modelsync_daemon.database import ModelRow, Quarantined
 from modelsync_daemon.pointer import Reference
 from modelsync_daemon.state import State
+from modelsync_protocol.twin import Wish
 
 HOLD_ROLLBACK = "rollback:"
 """A hold that a rollback set: it ends when the wish differs from the one that follows the colon."""
@@ -96,7 +95,7 @@ def _decide(facts: Facts, held: bool) -> Decision:
     if facts.serving is not None and facts.serving.version == wish.version:
         stuck = facts.quarantined.get(facts.serving.digest)
         if stuck is not None and stuck.retry == wish.retry:
-            return _settle(row, State.QUARANTINED, "quarantined", stuck.reason)
+            return _refused(row, stuck)
         return _settle(row, State.ACTIVE)
     if held:
         if row.state == State.ROLLED_BACK:
@@ -104,9 +103,7 @@ def _decide(facts: Facts, held: bool) -> Decision:
         return _settle(row, State.WAITING, "held", f"a hold keeps version {wish.version} out; release it.")
     for refused in facts.quarantined.values():
         if refused.version == wish.version and refused.retry == wish.retry:
-            if row.state == State.ROLLED_BACK:
-                return Decision(Step.NOTHING)
-            return _settle(row, State.QUARANTINED, "quarantined", refused.reason)
+            return _refused(row, refused)
     if facts.origin is None:
         return _settle(row, State.WAITING, "origin", "the twin names no usable origin; set modelsync.origin.")
     same = row.desired == fingerprint(wish)
@@ -117,6 +114,12 @@ def _decide(facts: Facts, held: bool) -> Decision:
     if same and row.state == State.WAITING and row.retry_at > facts.now:
         return Decision(Step.NOTHING, again=row.retry_at)
     return Decision(Step.PREPARE)
+
+
+def _refused(row: ModelRow, refused: Quarantined) -> Decision:
+    if row.state in (State.QUARANTINED, State.ROLLED_BACK) and row.error_text == refused.reason:
+        return Decision(Step.NOTHING)
+    return Decision(Step.SETTLE, State.QUARANTINED, "quarantined", refused.reason)
 
 
 def _settle(row: ModelRow, state: State, code: str = "", text: str = "") -> Decision:

@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from modelsync_protocol import names, twin
-from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UnreachableError, UsageError
-from modelsync_protocol.twin import Policy, Wish
-
 from modelsync_daemon import ledger as budget
+from modelsync_daemon import operations, reconcile, status
 from modelsync_daemon import processes as reports
-from modelsync_daemon import reconcile, status
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff
 from modelsync_daemon.config import Settings
@@ -26,18 +23,23 @@ from modelsync_daemon.control import ControlPlane, MethodAnswer
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.hublink import HubLink
-from modelsync_daemon.job import BudgetExceeded, Job, Outcome, Preparer, WorkerDied
+from modelsync_daemon.job import Preparer, WorkerDied
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
-from modelsync_daemon.pointer import Pointer, Reference
+from modelsync_daemon.pointer import Pointer
 from modelsync_daemon.processes import Processes, Report
 from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
 from modelsync_daemon.state import PREPARING, SWITCHING, State
+from modelsync_daemon.update import Updates
 from modelsync_daemon.wishes import Wishes
+from modelsync_protocol import names, twin
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
+from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
 _REPORT_SECONDS = 0.3
 _log = logging.getLogger(__name__)
+Work = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -61,7 +63,6 @@ class Resident:
         refused: Backoff = REFUSED,
     ) -> None:
         self.settings, self.data, self.database = settings, data, database
-        self._preparer, self._network, self._refused = preparer, network, refused
         self.processes = Processes()
         self.ledger = Ledger(database)
         self.wishes = Wishes(database)
@@ -71,6 +72,18 @@ class Resident:
             self.processes,
             patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds),
             self._changed,
+        )
+        self._updates = Updates(
+            settings,
+            data,
+            database,
+            self.ledger,
+            self.wishes,
+            self.activation,
+            preparer,
+            self._changed,
+            network,
+            refused,
         )
         self._outbox = Outbox(database)
         self._link = (
@@ -88,8 +101,7 @@ class Resident:
             )
         )
         self._running: dict[str, _Running] = {}
-        self._progress: dict[str, tuple[int, int]] = {}
-        self._progress_told = 0.0
+        self._acting = asyncio.Lock()
         self._kick = asyncio.Event()
         self._dirty = asyncio.Event()
 
@@ -98,7 +110,7 @@ class Resident:
         self.data.clean()
         for row in self.database.models():
             if row.state in SWITCHING:
-                self._start(row.name, self._resume(row.name), self.wishes.of(row.name))
+                self._start(row.name, partial(self._resume, row.name), self.wishes.of(row.name))
         jobs = [self._reconcile_for_ever(), self._report_for_ever(), self._flush_hourly()]
         if self._link is not None:
             jobs.append(self._link.run())
@@ -121,7 +133,7 @@ class Resident:
             self.database,
             self.ledger,
             self.wishes.desired.models,
-            self._progress,
+            self._updates.progress,
             running=True,
             connected=self._link is not None and self._link.connected,
         )
@@ -135,33 +147,26 @@ class Resident:
     async def rollback(self, name: str) -> Pointer:
         """Back to the kept previous version; sets a hold until desired changes. Raises RefusedError."""
         self._known(name)
-        await self._stop(name)
-        if self.database.model(name).state in PREPARING | {State.PROBING}:
-            self.database.transition(name, State.WAITING)
-        hold = reconcile.HOLD_ROLLBACK + fingerprint(self.wishes.of(name))
-        try:
-            return self.activation.roll_back(name, hold)
-        finally:
+        async with self._acting:
             self._kick.set()
+            self.activation.check_previous(name)
+            await self._stop(name)
+            return operations.roll_back(self.database, self.activation, name, self.wishes.of(name))
 
     async def hold(self, name: str) -> None:
         """Keep what serves, whatever the twin says, until released. Raises RefusedError for an unknown model."""
         self._known(name)
-        self.database.update(name, hold=reconcile.HOLD_OPERATOR)
-        if self.database.model(name).state in PREPARING | {State.PROBING}:
-            await self._stop(name)
+        async with self._acting:
+            operations.hold(self.database, name)
+            if self.database.model(name).state in PREPARING | {State.PROBING}:
+                await self._stop(name)
         self._changed()
         self._kick.set()
 
     def release(self, name: str) -> None:
         """End a hold and every quarantine of `name`. Raises RefusedError if there is none."""
         self._known(name)
-        if not self.database.model(name).hold and not self.database.quarantined(name):
-            raise RefusedError(f"{name} is neither held nor in quarantine.")
-        self.database.unquarantine(name)
-        row = self.database.update(name, hold="", retry_at=0, attempts=0)
-        if row.state == State.QUARANTINED and self.data.read_pointer(name) is not None:
-            self.database.transition(name, State.WAITING)
+        operations.release(self.database, name)
         self._changed()
         self._kick.set()
 
@@ -187,7 +192,7 @@ class Resident:
                 return MethodAnswer(400, {"error": 'the payload names no model: {"model":"NAME"}.'})
             if name == "rollback":
                 back = await self.rollback(model)
-                return MethodAnswer(200, describe(back))
+                return MethodAnswer(200, operations.describe(back))
             if name == "hold":
                 await self.hold(model)
             else:
@@ -220,7 +225,8 @@ class Resident:
     async def _reconcile_for_ever(self) -> None:
         while True:
             self._kick.clear()
-            again = await self._reconcile()
+            async with self._acting:
+                again = await self._reconcile()
             wait = None if again is None else max(0.05, again - self.database.clock())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kick.wait(), wait)
@@ -232,8 +238,7 @@ class Resident:
             wish = self.wishes.of(name)
             running = self._running.get(name)
             if running is not None:
-                outdated = running.wish != fingerprint(wish)
-                if not outdated or self.database.model(name).state == State.ACTIVATING:
+                if running.wish == fingerprint(wish):
                     continue
                 await self._stop(name)
             decision = reconcile.decide(self._facts(name, wish))
@@ -254,16 +259,10 @@ class Resident:
             serving=current.reference if current else None,
             present=bool(row.since) or current is not None or bool(self.data.installed(name)),
             quarantined=self.database.quarantined(name),
-            origin=self._origin(),
-            held_by_policy=self._policy().hold,
-            opens=budget.seconds_to_open(self._policy(), now),
+            origin=self._updates.origin(),
+            held_by_policy=self._updates.policy().hold,
+            opens=budget.seconds_to_open(self._updates.policy(), now),
         )
-
-    def _origin(self) -> str | None:
-        return self.wishes.desired.origin or self.settings.origin
-
-    def _policy(self) -> Policy:
-        return budget.stricter(self.settings.policy, self.wishes.desired.policy)
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:
         if decision.lift_hold:
@@ -288,22 +287,22 @@ class Resident:
             self.processes.hint(name, "current")
             self._changed()
         elif decision.step == Step.PREPARE:
-            self._start(name, self._update(name, wish, decision.fresh), wish)
+            self._start(name, partial(self._updates.run, name, wish, decision.fresh), wish)
 
-    def _start(self, name: str, work: Any, wish: Wish) -> None:
+    def _start(self, name: str, work: Work, wish: Wish) -> None:
         task = asyncio.ensure_future(self._guarded(name, work))
         self._running[name] = _Running(task, fingerprint(wish))
 
-    async def _guarded(self, name: str, work: Any) -> None:
+    async def _guarded(self, name: str, work: Work) -> None:
         try:
-            await work
+            await work()
         except ModelsyncError as error:
-            self._wait(name, error, False)
+            self._updates.wait(name, error, False)
         except Exception as error:  # a defect must not end the daemon, which serves other models too
             _log.exception("%s: a defect", name)
-            self._wait(name, WorkerDied(f"a defect: {type(error).__name__}: {error}."), False)
+            self._updates.wait(name, WorkerDied(f"a defect: {type(error).__name__}: {error}."), False)
         finally:
-            self._progress.pop(name, None)
+            self._updates.progress.pop(name, None)
             running = self._running.get(name)
             if running is not None and running.task is asyncio.current_task():
                 del self._running[name]
@@ -311,128 +310,18 @@ class Resident:
             self._kick.set()
 
     async def _stop(self, name: str) -> None:
-        """Cancel `name`'s task; what it persisted stays. A pointer that is just being switched is awaited."""
+        """Cancel `name`'s task; what it persisted stays (a pointer is switched between two awaits)."""
         running = self._running.get(name)
         if running is None:
             return
-        if self.database.model(name).state != State.ACTIVATING:
-            running.task.cancel()
+        running.task.cancel()
         await asyncio.gather(running.task, return_exceptions=True)
         self._running.pop(name, None)
         self.activation.abandon(name)
 
-    # --- one model's update ---
-
     async def _resume(self, name: str) -> None:
         if not await self.activation.resume(name, self.wishes.of(name).retry):
             self.database.transition(name, State.WAITING)
-
-    async def _update(self, name: str, wish: Wish, fresh: bool) -> None:
-        before = self.database.model(name)
-        for digest, refused in self.database.quarantined(name).items():
-            if refused.version == wish.version and refused.retry != wish.retry:
-                self.database.unquarantine(name, digest)
-        self.database.transition(
-            name,
-            State.RESOLVING,
-            desired=fingerprint(wish),
-            target_version=wish.version,
-            target_digest=None,
-            attempts=1 if fresh else before.attempts + 1,
-            retry_at=0,
-        )
-        self._changed()
-        progressed = False
-
-        def on_event(event: Mapping[str, Any]) -> None:
-            nonlocal progressed
-            progressed = self._on_worker(name, event) or progressed
-
-        try:
-            outcome = await self._prepare(name, wish, on_event)
-        except UnreachableError as error:
-            held = self._held(name, wish)
-            if held is None:
-                self._wait(name, error, progressed)
-                return
-            await self.activation.install(name, held, wish.retry)
-            return
-        except ModelsyncError as error:
-            self._wait(name, error, progressed)
-            return
-        self.database.withdraw(name, frozenset(outcome.withdrawn))
-        self.database.update(name, bytes=outcome.bytes)
-        await self.activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
-
-    async def _prepare(self, name: str, wish: Wish, on_event: Any) -> Outcome:
-        policy = self._policy()
-        job = Job(
-            name=name,
-            version=wish.version,
-            origin=self._origin() or "",
-            data=str(self.data.root),
-            origin_ca=str(self.settings.origin_ca) if self.settings.origin_ca else None,
-            trust_root=str(self.settings.trust) if self.settings.trust else None,
-            stall_seconds=self.settings.stall_seconds,
-            rate_limit=policy.rate_limit,
-            byte_limit=self.ledger.left(policy),
-            quarantined=tuple(self.database.quarantined(name)),
-        )
-        try:
-            async with asyncio.timeout(budget.seconds_to_close(policy, self.database.clock())):
-                return await self._preparer.prepare(job, on_event)
-        except TimeoutError:
-            raise _WindowClosed("the time window for fetching closed; it goes on when the next one opens.") from None
-
-    def _on_worker(self, name: str, event: Mapping[str, Any]) -> bool:
-        """Take in a worker's event; True if the fetch moved on."""
-        if event["event"] == "wire":
-            self.ledger.add(event["received"], event["sent"])
-        elif event["event"] == "state":
-            self._changed()
-        elif event["event"] == "progress":
-            moved = event["done"] > self._progress.get(name, (event["done"], 0))[0]
-            self._progress[name] = (event["done"], event["total"])
-            now = asyncio.get_running_loop().time()
-            if now - self._progress_told > _PROGRESS_SECONDS:
-                self._progress_told = now
-                self._changed()
-            return moved
-        return False
-
-    def _held(self, name: str, wish: Wish) -> Reference | None:
-        """An installed, neither withdrawn nor refused version that satisfies `wish` offline."""
-        if wish.version in self.database.withdrawn(name):
-            return None
-        refused = self.database.quarantined(name)
-        for item in self.data.installed(name):
-            if item.version == wish.version and item.digest not in refused:
-                return item.reference
-        return None
-
-    def _wait(self, name: str, error: ModelsyncError, progressed: bool) -> None:
-        row, now = self.database.model(name), self.database.clock()
-        attempts = 1 if progressed else max(row.attempts, 1)
-        code, wait = "refused", self._refused.seconds(attempts)
-        if isinstance(error, UnreachableError):
-            code, wait = "offline", self._network.seconds(attempts)
-        elif isinstance(error, BudgetExceeded):
-            code, wait = "budget", budget.seconds_to_next_day(now) + 1
-        elif isinstance(error, _WindowClosed):
-            code, wait = "window", 1.0
-        elif isinstance(error, WorkerDied):
-            code, wait = "worker", self._network.seconds(attempts)
-        elif isinstance(error, LocalError):
-            code = "disk"
-        _log.warning("%s: %s (%s, again in %.0f s)", name, error, code, wait)
-        self.database.transition(
-            name,
-            State.WAITING,
-            error_code=code,
-            error_text=str(error),
-            attempts=attempts,
-            retry_at=max(1, int(now + wait) + 1),
-        )
 
     # --- reporting ---
 
@@ -453,17 +342,3 @@ class Resident:
         while True:
             await asyncio.sleep(3600)
             self.ledger.flush()
-
-
-class _WindowClosed(ModelsyncError):
-    """The time window ended while fetching."""
-
-
-def describe(pointer: Pointer) -> dict[str, Any]:
-    """What a rollback answers."""
-    return {
-        "model": pointer.name,
-        "version": pointer.version,
-        "digest": pointer.digest,
-        "generation": pointer.generation,
-    }

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from modelsync_protocol.twin import Wish
-
 from modelsync_daemon.database import Database, ModelRow
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.ledger import Ledger
+from modelsync_protocol.twin import Wish
 
 FORMATS = (1,)
 """Versions of protocol/FORMAT.md that this daemon reads."""

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from modelsync_daemon.database import Database
 from modelsync_protocol import twin
 from modelsync_protocol.twin import Desired, Wish
-
-from modelsync_daemon.database import Database
 
 _KEY = "desired"
 

@@ -32,9 +32,8 @@ def main() -> None:
     try:
         outcome = _work(json.loads(line))
     except Exception as error:  # any error becomes an event: a traceback would help nobody
-        from modelsync_protocol.errors import ModelsyncError
-
         from modelsync_daemon.job import kind_of
+        from modelsync_protocol.errors import ModelsyncError
 
         known = isinstance(error, ModelsyncError)
         text = str(error) if known else f"the worker failed: {type(error).__name__}: {error}."

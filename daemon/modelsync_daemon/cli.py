@@ -1,0 +1,187 @@
+"""The command `modelsyncd`: parses arguments, prints results, turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; never returns."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    code = 0
+    try:
+        options.command(options)
+    except ModelsyncError as error:
+        code = _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _complain("interrupted.", 4)
+    except BrokenPipeError:
+        code = 5
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        code = _complain(f"this machine is in the way: {error.strerror or error}{where}.", LocalError.exit_code)
+    except Exception as error:  # a person gets a sentence, whatever broke
+        code = _complain(f"a defect: {type(error).__name__}: {error}; please report it.", 1)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # The hub's SDK leaves threads behind that could hold the process for minutes; all that matters is durable.
+    os._exit(code)
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(f"modelsyncd: {text}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="modelsyncd", description="Keeps models on this device up to date.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="follow the twin until stopped")
+    run.add_argument("--config", type=Path, help="settings (TOML); without it IoT Edge's environment is used")
+    run.add_argument("--verbose", action="store_true", help="log every step to stderr")
+    run.set_defaults(command=_run)
+
+    pull = commands.add_parser("pull", help="fetch and activate one model now, without a hub")
+    pull.add_argument("name", metavar="NAME")
+    pull.add_argument("--origin", required=True, metavar="URL")
+    _add_data(pull)
+    pull.add_argument("--trust", type=Path, metavar="FILE", help="root.json; needed for an empty data directory")
+    pull.add_argument("--ca", type=Path, metavar="FILE", help="PEM file to check the origin's certificate against")
+    pull.add_argument("--version", type=int, metavar="N", help="this version instead of the newest")
+    pull.add_argument("--json", action="store_true", help="print one JSON document")
+    pull.set_defaults(command=_pull)
+
+    status = commands.add_parser("status", help="show every model's state")
+    _add_data(status)
+    status.add_argument("--json", action="store_true", help="print one JSON document")
+    status.set_defaults(command=_status)
+
+    for name, text in (
+        ("rollback", "go back to the kept previous version, and hold it"),
+        ("release", "end a hold or a quarantine"),
+        ("hold", "keep what serves, whatever the twin says"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", metavar="NAME")
+        _add_data(command)
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(command=_operate, operation=name)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the data directory")
+
+
+def _run(options: argparse.Namespace) -> None:
+    import asyncio
+
+    from modelsync_daemon import config
+    from modelsync_daemon.service import serve
+
+    if options.verbose:
+        logging.getLogger("modelsync_daemon").setLevel(logging.INFO)
+    settings = config.load(options.config) if options.config else config.from_environment(os.environ)
+    asyncio.run(serve(settings))
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from modelsync_daemon.oneshot import pull
+
+    with _progress(options.name) as show:
+        result = pull(options.name, options.origin, options.data, options.trust, options.ca, options.version, show)
+    if options.json:
+        _print_json(result)
+    else:
+        plan, wire = result["plan"], result["wire"]
+        _print(
+            f"{result['name']} {result['version']} is {result['state']}: {plan['kind']}, {plan['bytes']} bytes in "
+            f"{plan['requests']} requests ({wire['received'] + wire['sent']} on the wire) in {result['seconds']} s.\n"
+            f"{result['path']}"
+        )
+
+
+def _status(options: argparse.Namespace) -> None:
+    from modelsync_daemon import offline, socket_client
+
+    data = _data(options)
+    try:
+        document = socket_client.call(data / "daemon.sock", "GET", "/v1/status")
+    except socket_client.NoDaemon:
+        document = offline.status(data)
+    if options.json:
+        _print_json(document)
+        return
+    for name, model in document["models"].items():
+        wanted = "" if model["desired"] in (None, model["version"]) else f", desired {model['desired']}"
+        hold = ", held" if model["hold"] else ""
+        error = f": {model['error']['text']}" if model["error"] else ""
+        _print(f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}")
+    daemon, day = document["daemon"], document["ledger"]["day"]
+    running = f"running (pid {daemon['pid']})" if daemon["pid"] else "not running"
+    hub = ", connected" if daemon["connected"] else ""
+    _print(f"modelsyncd {daemon['version']} {running}{hub}; today {day['received'] + day['sent']} bytes.")
+
+
+def _operate(options: argparse.Namespace) -> None:
+    from modelsync_daemon import offline, socket_client
+
+    data, document = _data(options), {"model": options.name}
+    try:
+        result = socket_client.call(data / "daemon.sock", "POST", f"/v1/{options.operation}", document)
+    except socket_client.NoDaemon:
+        result = offline.operate(data, options.operation, options.name)
+    if options.json:
+        _print_json(result or document)
+    elif options.operation == "rollback":
+        _print(f"{options.name} is back at version {result['version']} and held there; release it to follow again.")
+    else:
+        _print(f"{options.name}: {options.operation} done.")
+
+
+def _data(options: argparse.Namespace) -> Path:
+    data: Path = options.data
+    if not (data / "state.db").is_file():
+        raise UsageError(f"{data} is not a data directory of modelsyncd (it has no state.db).")
+    return data
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Any:
+    """A progress line on a terminal's stderr; silence elsewhere."""
+    terminal = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        if terminal:
+            share = 100 * done // total if total else 100
+            sys.stderr.write(f"\r\x1b[K{name}: {done:,} of {total:,} bytes ({share} %)")
+            sys.stderr.flush()
+
+    writer: Callable[[int, int], None] = show
+    try:
+        yield writer
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _print_json(document: Any) -> None:
+    _print(json.dumps(document))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")

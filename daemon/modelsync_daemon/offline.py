@@ -1,0 +1,47 @@
+"""Status and operations on a data directory in which no daemon runs. Writing takes the directory's lock first."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from modelsync_daemon import operations
+from modelsync_daemon import status as documents
+from modelsync_daemon.activation import Activation, Patience
+from modelsync_daemon.database import Database
+from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.ledger import Ledger
+from modelsync_daemon.processes import Processes
+from modelsync_daemon.wishes import Wishes
+from modelsync_protocol import names
+from modelsync_protocol.errors import LocalError, RefusedError
+
+
+def status(root: Path) -> dict[str, Any]:
+    """The status document, read from disk; takes no lock. Raises LocalError."""
+    data = DataDir(root)
+    try:
+        with contextlib.closing(Database(data.state_db)) as database:
+            wishes = Wishes(database).desired.models
+            return documents.build(data, database, Ledger(database), wishes, {}, running=False, connected=False)
+    except sqlite3.Error as error:
+        raise LocalError(f"{data.state_db} can't be read ({error}); the next run or pull rebuilds it.") from error
+
+
+def operate(root: Path, operation: str, name: str) -> dict[str, Any]:
+    """Do `rollback`, `hold` or `release` of `name` directly. Raises LocalError if the directory is in use."""
+    names.check_model_name(name)
+    data = DataDir(root)
+    with data.lock(), contextlib.closing(Database.open(data)) as database:
+        if database.model(name).since == 0:
+            raise RefusedError(f"{name} is not a model of this device.")
+        if operation == "hold":
+            operations.hold(database, name)
+        elif operation == "release":
+            operations.release(database, name)
+        else:
+            activation = Activation(data, database, Processes(), Patience())
+            return operations.describe(operations.roll_back(database, activation, name, Wishes(database).of(name)))
+    return {}

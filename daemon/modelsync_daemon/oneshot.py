@@ -1,0 +1,113 @@
+"""`modelsyncd pull`: prepare and activate one version in this process, without hub and without resident daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelsync_daemon.activation import Activation, Patience
+from modelsync_daemon.database import Database
+from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.job import Job
+from modelsync_daemon.ledger import Ledger
+from modelsync_daemon.pointer import Reference
+from modelsync_daemon.processes import Processes
+from modelsync_daemon.state import PREPARING, State
+from modelsync_protocol import names, twin
+from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+
+
+def pull(
+    name: str,
+    origin: str,
+    data_root: Path,
+    trust_root: Path | None,
+    origin_ca: Path | None,
+    version: int | None,
+    show: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
+
+    Returns the document of DESIGN §9. Raises ModelsyncError; what was fetched by then is kept for the next call.
+    """
+    names.check_model_name(name)
+    try:
+        twin.check_origin(origin)
+    except ValueError as error:
+        raise UsageError(f"--origin {error}") from error
+    for option, path in (("--trust", trust_root), ("--ca", origin_ca)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{option} {path} is not a readable file.")
+    data = DataDir(data_root)
+    with data.lock(), contextlib.closing(Database.open(data)) as database:
+        data.clean()
+        job = Job(
+            name=name,
+            version=None if version is None else names.check_version(version),
+            origin=origin,
+            data=str(data.root),
+            origin_ca=str(origin_ca) if origin_ca else None,
+            trust_root=str(trust_root) if trust_root else None,
+            quarantined=tuple(database.quarantined(name)),
+        )
+        return _pull(job, data, database, show)
+
+
+def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int], None]) -> dict[str, Any]:
+    from modelsync_daemon.preparing import run  # the heavy imports
+
+    begin = time.monotonic()
+    ledger = Ledger(database)
+
+    def emit(event: Mapping[str, Any]) -> None:
+        if event["event"] == "wire":
+            ledger.add(event["received"], event["sent"])
+        elif event["event"] == "progress":
+            show(event["done"], event["total"])
+
+    database.transition(job.name, State.RESOLVING, target_version=job.version, target_digest=None, retry_at=0)
+    try:
+        outcome = asyncio.run(_until_signal(lambda: run(job, database, emit)))
+    except ModelsyncError as error:
+        if database.model(job.name).state in PREPARING:
+            code = "disk" if isinstance(error, LocalError) else "refused" if error.exit_code == 3 else "offline"
+            database.transition(job.name, State.WAITING, error_code=code, error_text=str(error))
+        raise
+    finally:
+        ledger.flush()
+    database.withdraw(job.name, frozenset(outcome.withdrawn))
+    database.update(job.name, bytes=outcome.bytes)
+    activation = Activation(data, database, Processes(), Patience())
+    pointer = activation.point_at_once(job.name, Reference(outcome.version, outcome.digest))
+    return {
+        "name": job.name,
+        "version": pointer.version,
+        "digest": pointer.digest,
+        "path": str(data.version_dir(job.name, pointer.version, pointer.digest)),
+        "state": database.model(job.name).state.value,
+        "plan": {"kind": outcome.kind, "bytes": outcome.bytes, "requests": outcome.requests},
+        "wire": {"received": outcome.received, "sent": outcome.sent, "requests": outcome.wire_requests},
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+
+
+async def _until_signal(work: Callable[[], Any]) -> Any:
+    """Await `work`; SIGTERM and SIGINT cancel it, so that what is durable is closed in order."""
+    task = asyncio.ensure_future(work())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise Stopped("stopped by a signal; run the same command to go on where it stopped.") from None
+
+
+class Stopped(ModelsyncError):
+    """A signal ended the call."""
+
+    exit_code = 4

@@ -1,0 +1,55 @@
+"""`modelsyncd run`: puts the resident daemon together, runs it until SIGTERM, and takes it down within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from modelsync_daemon.children import ChildPreparer
+from modelsync_daemon.config import Settings
+from modelsync_daemon.control import ControlPlane
+from modelsync_daemon.database import Database
+from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.notify import Notify
+from modelsync_daemon.resident import Resident
+from modelsync_daemon.socket_api import SocketApi
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises ModelsyncError if it can't start."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    data = DataDir(settings.data)
+    with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
+        resident = Resident(settings, data, database, ChildPreparer(lock), _plane(settings))
+        api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
+        await api.start()
+        notify = Notify()
+        work = asyncio.ensure_future(resident.run())
+        watchdog = asyncio.ensure_future(notify.watchdog())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            notify.ready(f"data in {data.root}")
+            _log.info("ready, data in %s", data.root)
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            notify.status("stopping")
+            for task in (work, watchdog, stopped):
+                task.cancel()
+            await asyncio.gather(work, watchdog, stopped, return_exceptions=True)
+            await api.stop()
+
+
+def _plane(settings: Settings) -> ControlPlane | None:
+    if not settings.has_hub:
+        return None
+    from modelsync_daemon.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
+
+    return AzureControlPlane(settings)
