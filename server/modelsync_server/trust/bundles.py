@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from modelsync_protocol import bundle, names, trust
 from modelsync_protocol.errors import FormatError
-
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store, Tagged, TagMismatch
 from modelsync_server.trust.metadata import State
 

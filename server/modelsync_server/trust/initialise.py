@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import trust
-from modelsync_protocol.errors import UsageError
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
+from modelsync_protocol import trust
+from modelsync_protocol.errors import UsageError
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store, durable
 from modelsync_server.trust import signing
 from modelsync_server.trust.keys import KeyStore, key_folder, store_id

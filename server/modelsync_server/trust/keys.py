@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from modelsync_protocol.errors import LocalError, RefusedError, UsageError
-from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
+from modelsync_protocol.errors import LocalError, RefusedError, UsageError
 from modelsync_server.store import Store, durable
 from modelsync_server.store.directory import DirectoryStore
 
@@ -182,6 +182,23 @@ def key_folder(option: str | None, store: Store, identity: str) -> Path:
         if inside == store.root.resolve() or store.root.resolve() in inside.parents:
             raise UsageError(f"{folder} is inside the store, where private keys must not be: choose another folder.")
     return folder
+
+
+def external_entry(uri: str | None, public: Path | None) -> Entry | None:
+    """The entry for a signer that is no file of ours (`--uri`, `--public`); None if neither is given; UsageError."""
+    if uri is None and public is None:
+        return None
+    if uri is None or public is None:
+        raise UsageError("an external signer needs both --uri and --public (its public key in PEM).")
+    if uri.partition(":")[0] not in SIGNER_FOR_URI_SCHEME:
+        raise UsageError(f"{uri!r} is no signer: use one of {', '.join(sorted(SIGNER_FOR_URI_SCHEME))}.")
+    try:
+        key = SSlibKey.from_crypto(load_pem_public_key(public.read_bytes()))
+    except OSError as error:
+        raise UsageError(f"{public} can't be read: name the signer's public key file.") from error
+    except Exception as error:  # unsupported kinds and damaged files, each library with errors of its own
+        raise UsageError(f"{public} is no public key in PEM that can verify here: export it again.") from error
+    return Entry(key, uri)
 
 
 def _entry(item: dict[str, Any]) -> Entry:

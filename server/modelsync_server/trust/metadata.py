@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from modelsync_protocol import trust
-from modelsync_protocol.errors import RefusedError, UsageError
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
+from modelsync_protocol import trust
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.trust.keys import store_id
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelsync_protocol import caps, names, trust
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, TargetFile, Targets
 
+from modelsync_protocol import caps, names, trust
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_server.store import Store, StoreConflict
 from modelsync_server.trust import signing
 from modelsync_server.trust.bundles import Offers, write_bundles

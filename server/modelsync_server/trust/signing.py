@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from modelsync_protocol import trust
-from modelsync_protocol.errors import RefusedError
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
+from modelsync_protocol import trust
+from modelsync_protocol.errors import RefusedError
 from modelsync_server.trust.keys import KeyStore
 from modelsync_server.trust.metadata import now
 
