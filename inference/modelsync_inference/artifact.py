@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import canonical, caps, names
-from modelsync_protocol.errors import FormatError
-
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.pointer import VersionRef
+from modelsync_protocol import canonical, caps, names
+from modelsync_protocol.errors import FormatError
 
 _SUFFIX = ".onnx"
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from aiohttp import web
+
+from modelsync_inference.hot_model import HotModel, Settings
+from modelsync_inference.http_server import DRAIN, build_app
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
-from modelsync_inference.hot_model import HotModel, Settings
-from modelsync_inference.http_server import build_app
-
 _DRAIN_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
 _MIB = 1 << 20
 
 
@@ -86,7 +87,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     model = HotModel(arguments.data, arguments.model, settings=Settings(threads=arguments.threads)).start()
     app = build_app(model, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, arguments.host, arguments.port)
@@ -100,6 +101,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
         sys.stdout.flush()
         await stop.wait()
+        await site.stop()
+        await app[DRAIN](_DRAIN_SECONDS)
     finally:
-        await runner.cleanup()  # stops listening, lets requests in flight finish
+        await runner.cleanup()
         await asyncio.to_thread(model.close)

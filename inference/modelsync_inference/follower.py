@@ -193,13 +193,13 @@ class Follower:
     def _settle(self, kind: str, pointer: Pointer, state: str, reason: str = "", loaded: Loaded | None = None) -> None:
         load_ms, probe_ms = (loaded.load_ms, loaded.probe_ms) if loaded else (0, 0)
         outcome = Outcome(kind, pointer.generation, pointer.ref, state, reason, load_ms, probe_ms)
-        if state == REFUSED:
-            self.refusals += 1
-            give_back()
         log = _LOG.warning if state == REFUSED else _LOG.info
         log("%s: version %s is %s%s", self._model, pointer.ref.version, state, f": {reason}" if reason else "")
         if kind == CURRENT:
             self.current = outcome
         else:
             self.candidate = outcome
+        if state == REFUSED:
+            self.refusals += 1
+            give_back()
         self._changed()

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from modelsync_protocol import names
-
 from modelsync_inference.daemon_link import DaemonLink, Report
 from modelsync_inference.errors import NotServingError
 from modelsync_inference.follower import SERVING, Follower, Outcome
@@ -21,6 +19,7 @@ from modelsync_inference.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtime import Runtime
 from modelsync_inference.serving import Lease, Prediction, Serving
 from modelsync_inference.watch import FolderWatch
+from modelsync_protocol import names
 
 _LOG = logging.getLogger(__name__)
 
@@ -170,7 +169,6 @@ class HotModel:
             self._link.changed()
 
     def _follow(self) -> None:
-        self._be_nice()
         while not self._stop.is_set():
             self._wake.clear()
             if self._watch is not None:
@@ -183,11 +181,6 @@ class HotModel:
         if self._watch is not None:
             self._watch.close()
         self._follower.close()
-
-    def _be_nice(self) -> None:
-        # A session's own threads inherit this, and lowering it again needs a privilege: so only without such threads.
-        if self._settings.threads == 1 and hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
     def _obstacle(self) -> str:
         current = self._follower.current

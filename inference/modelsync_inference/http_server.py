@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 import time
@@ -10,19 +11,22 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import ClientPayloadError, web
-from modelsync_protocol.errors import ModelsyncError
 
 from modelsync_inference import oip
 from modelsync_inference.errors import InputError, NotServingError
 from modelsync_inference.hot_model import HotModel
 from modelsync_inference.metrics import Metrics
 from modelsync_inference.serving import Lease
+from modelsync_protocol.errors import ModelsyncError
 
 _LOG = logging.getLogger(__name__)
 _NAME = "modelsync-infer"
 _MAX_WAITING = 256
 _VERSION = "/versions/{version}"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+DRAIN: web.AppKey[Callable[[float], Awaitable[None]]] = web.AppKey("drain")
+"""In the application: waits, at most so many seconds, until no inference request is in flight."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,6 +53,7 @@ def build_app(model: HotModel, *, workers: int, max_request_bytes: int) -> web.A
         app.router.add_get(prefix, server.model_metadata)
         app.router.add_get(prefix + "/ready", server.model_ready)
         app.router.add_post(prefix + "/infer", server.infer)
+    app[DRAIN] = server.drain
     app.on_cleanup.append(server.close)
     return app
 
@@ -59,6 +64,15 @@ class _Server:
         self._metrics = Metrics(model)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="modelsync-infer")
         self._waiting = 0
+        self._drained: asyncio.Event | None = None
+
+    async def drain(self, seconds: float) -> None:
+        # aiohttp's own shutdown no longer reads, so a request whose body is still on its way would be lost in it.
+        self._drained = asyncio.Event()
+        if self._waiting == 0:
+            self._drained.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), seconds)
 
     async def close(self, _: web.Application) -> None:
         await asyncio.to_thread(self._pool.shutdown)
@@ -93,6 +107,8 @@ class _Server:
         started, status = time.monotonic(), 500
         try:
             response = await self._infer(request)
+            if self._drained is not None:
+                response.force_close()  # so that the client's next request goes to whoever follows
             status = response.status
             return response
         except Exception as error:
@@ -110,6 +126,8 @@ class _Server:
             answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request, body)
         finally:
             self._waiting -= 1
+            if self._waiting == 0 and self._drained is not None:
+                self._drained.set()
         headers = {"Content-Type": "application/json"}
         if answer.header_length is not None:
             headers = {"Content-Type": "application/octet-stream", oip.HEADER_LENGTH: str(answer.header_length)}

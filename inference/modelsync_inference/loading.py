@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from modelsync_protocol.errors import ModelsyncError
 
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
@@ -18,6 +17,7 @@ from modelsync_inference.pointer import VersionRef
 from modelsync_inference.probe import read_probe, run_probe
 from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
 from modelsync_inference.serving import Loaded
+from modelsync_protocol.errors import ModelsyncError
 
 _LOG = logging.getLogger(__name__)
 _MAX_WARM_UP_VALUES = 1 << 22

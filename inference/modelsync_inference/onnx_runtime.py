@@ -45,6 +45,8 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # ONNX Runtime holds Python's global lock all the while (docs/inference.md), so the thread that loads must not
+        # run at a lower priority: everybody would wait for it to get its turn.
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common root; whatever it is, this file can't serve

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modelsync_protocol import caps
 
 from modelsync_inference.datatypes import BYTES, Array, datatype_of
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtime import LoadedModel, check_inputs
 from modelsync_inference.tensors import from_json
+from modelsync_protocol import caps
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def from_json(name: str, shape: object, datatype: object, data: object) -> Array
     if not isinstance(data, list):
         raise InputError(f"tensor {name!r} needs its values as a list in 'data'.")
     try:
-        raw = np.array(data, dtype=np.object_ if datatype == BYTES else None)
+        # Left to itself numpy turns large integers beside small ones into rounded floats.
+        raw = np.array(data, dtype=np.object_ if datatype in (BYTES, "UINT64") else None)
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"'data' of tensor {name!r} is not a regular list of values ({error}).") from error
     if raw.size != math.prod(dimensions):
@@ -43,7 +44,11 @@ def from_json(name: str, shape: object, datatype: object, data: object) -> Array
         )
     if raw.size:
         _check_values(name, str(datatype), dtype, raw)
-    tensor: Array = raw.astype(dtype).reshape(dimensions)
+    try:
+        with np.errstate(over="ignore"):  # 1e300 is infinite as FP32, as everywhere
+            tensor: Array = raw.astype(dtype).reshape(dimensions)
+    except OverflowError as error:
+        raise InputError(f"tensor {name!r} has datatype {datatype}: a number is too large for it.") from error
     return tensor
 
 
@@ -94,11 +99,13 @@ def _check_values(name: str, datatype: str, dtype: np.dtype[Any], raw: Array) ->
         if raw.dtype.kind != "b" and not (raw.dtype.kind in "iu" and np.isin(raw, (0, 1)).all()):
             raise InputError(f"tensor {name!r} has datatype BOOL: 'data' may hold true and false only.")
     elif dtype.kind == "f":
-        if raw.dtype.kind not in "iuf":
+        # Integers beyond 64 bits come as objects: JavaScript writes 1e20 with all its digits.
+        if raw.dtype.kind not in "iuf" and not all(type(item) in (int, float) for item in raw.flat):
             raise InputError(f"tensor {name!r} has datatype {datatype}: 'data' may hold numbers only.")
     else:
         limits = np.iinfo(dtype)
-        if raw.dtype.kind not in "iu" or int(raw.min()) < limits.min or int(raw.max()) > limits.max:
+        integers = raw.dtype.kind in "iu" or all(type(item) is int for item in raw.flat)
+        if not integers or int(raw.min()) < limits.min or int(raw.max()) > limits.max:
             raise InputError(
                 f"tensor {name!r} has datatype {datatype}: 'data' may hold integers "
                 f"from {limits.min} to {limits.max} only."

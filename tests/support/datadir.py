@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,7 @@ class DataDir:
         (self.folder / f"{installed.path}.manifest").write_bytes(manifest)
         return installed
 
-    def point(
-        self, kind: str, installed: Installed, generation: int, previous: Installed | None = None
-    ) -> None:
+    def point(self, kind: str, installed: Installed, generation: int, previous: Installed | None = None) -> None:
         """Replace current.json or candidate.json atomically."""
         self.write_pointer(
             kind,
@@ -91,7 +88,7 @@ class DataDir:
         """Replace a pointer file with `data`, whatever that is."""
         temporary = self.folder / f".{kind}.json.new"
         temporary.write_bytes(data)
-        os.replace(temporary, self.folder / f"{kind}.json")
+        temporary.replace(self.folder / f"{kind}.json")
 
     def remove_candidate(self) -> None:
         """Take candidate.json away."""

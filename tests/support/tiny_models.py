@@ -46,9 +46,7 @@ def scaler_probe(factor: float, width: int = 3) -> dict[str, Any]:
         "cases": [
             {
                 "inputs": {"X": {"shape": [1, width], "datatype": "FP32", "data": values}},
-                "outputs": {
-                    "y": {"shape": [1, width], "datatype": "FP32", "data": [v * factor for v in values]}
-                },
+                "outputs": {"y": {"shape": [1, width], "datatype": "FP32", "data": [v * factor for v in values]}},
             }
         ],
         "tolerance": {"absolute": "0.001", "relative": "0.001"},
@@ -68,9 +66,7 @@ def echo(element: int, name: str = "text") -> bytes:
 def zipmap(*, only: bool) -> bytes:
     """Scores through a ZipMap, as scikit-learn exports have it: a sequence of maps (and, unless `only`, the tensor)."""
     maps = helper.make_sequence_type_proto(
-        helper.make_map_type_proto(
-            TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, shape=None)
-        )
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, shape=None))
     )
     outputs = [helper.make_value_info("maps", maps)]
     if not only:
