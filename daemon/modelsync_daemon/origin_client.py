@@ -1,0 +1,385 @@
+"""HTTP towards the origin: whole objects and resumable ranges, with retries, a stall limit and every byte counted.
+
+It knows no plan and no trust; what it brings is unverified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+
+from modelsync_daemon.tcpinfo import carried
+from modelsync_daemon.trust import ObjectMissing
+from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
+
+_RECEIVE_BUFFER_BYTES = 128 * 1024
+"""SO_RCVBUF: what a kill may find in flight on our side."""
+
+_READ_BUFFER_BYTES = 32 * 1024
+_READ_BYTES = 64 * 1024
+_CONNECT_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+_CONNECTIONS = 4
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_T = TypeVar("_T")
+
+
+class Transient(UnreachableError):
+    """A failure that the next attempt may not meet."""
+
+
+class ObjectChanged(UnreachableError):
+    """The object is another one than when its download began (its ETag changed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """TCP payload bytes both ways (TLS and headers included), and HTTP requests."""
+
+    received: int
+    sent: int
+    requests: int
+
+
+class _CountedSocket(socket.socket):
+    """A socket that hands its byte counts to `account` when it is closed."""
+
+    account: Callable[[_CountedSocket], None] | None = None
+
+    def close(self) -> None:
+        account, self.account = self.account, None
+        if account is not None and self.fileno() >= 0:
+            account(self)
+        super().close()
+
+
+class Origin:
+    """One origin. Use as an async context manager, from one event loop.
+
+    `url` may carry a query (a SAS), which stays behind each path. `ca` is a PEM file to trust instead of the
+    system's. After `stall_seconds` without a byte the call in progress raises UnreachableError. `rate_limit` is in
+    bytes a second. `on_traffic(received, sent)` gets increments of the wire's bytes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ca: Path | None = None,
+        *,
+        stall_seconds: float = 60.0,
+        rate_limit: int | None = None,
+        on_traffic: Callable[[int, int], None] = lambda received, sent: None,
+    ) -> None:
+        self._parts = urlsplit(url)
+        if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
+            raise UsageError(f"{_without_query(url)!r} is not an origin: give a URL like https://host[:port][/path].")
+        self._stall = stall_seconds
+        self._rate = _Rate(rate_limit)
+        self._on_traffic = on_traffic
+        self._context = _tls(ca) if self._parts.scheme == "https" else None
+        self._live: set[_CountedSocket] = set()
+        self._closed = [0, 0]
+        self._told = [0, 0]
+        self._requests = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Origin:
+        connector = aiohttp.TCPConnector(
+            limit=_CONNECTIONS, ssl=self._context or True, socket_factory=self._socket, keepalive_timeout=30
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=min(self._stall, 2 * _CONNECT_SECONDS)
+            ),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+        await asyncio.sleep(0)
+        self.tell()
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the wire has carried so far."""
+        received, sent = self._closed
+        for live in self._live:
+            more_received, more_sent = carried(live)
+            received, sent = received + more_received, sent + more_sent
+        return Traffic(received, sent, self._requests)
+
+    def tell(self) -> None:
+        """Hand new traffic to `on_traffic`."""
+        now = self.traffic
+        received, sent = now.received - self._told[0], now.sent - self._told[1]
+        if received or sent:
+            self._told = [now.received, now.sent]
+            self._on_traffic(received, sent)
+
+    async def get(self, path: str, limit: int) -> bytes:
+        """Return a whole object of at most `limit` bytes; ObjectMissing for 404, RefusedError if it is longer."""
+
+        async def attempt() -> bytes:
+            async with await self.send("GET", path, {}) as response:
+                check_status(response, path, {200})
+                parts: list[bytes] = []
+                size = 0
+                async for part in response.content.iter_chunked(_READ_BYTES):
+                    size += len(part)
+                    if size > limit:
+                        raise RefusedError(f"{path} is longer than the {limit} bytes allowed for it.")
+                    parts.append(part)
+                    await self._rate.spend(len(part))
+                if response.content_length is not None and response.content_length != size:
+                    raise Transient(f"{path} ended after {size} of {response.content_length} bytes.")
+                return b"".join(parts)
+
+        return await self.persist(attempt)
+
+    async def size(self, path: str) -> int | None:
+        """Size in bytes of an object, by HEAD; None if there is none or the origin does not say."""
+
+        async def attempt() -> int | None:
+            async with await self.send("HEAD", path, {}) as response:
+                if response.status == 404:
+                    return None
+                check_status(response, path, {200})
+                return response.content_length
+
+        return await self.persist(attempt)
+
+    def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> Body:
+        """A reader of bytes `offset` to `end` of an object (`whole`: of that size in all); see Body."""
+        return Body(self, path, offset, end, whole, etag)
+
+    async def send(self, method: str, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """One request; the caller closes the answer. Raises Transient, or RefusedError for a bad certificate."""
+        assert self._session is not None
+        base = self._parts
+        url = urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{path}", base.query, ""))
+        self._requests += 1
+        try:
+            response = await self._session.request(method, url, headers=headers, max_redirects=3)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise RefusedError(
+                f"the certificate of {base.hostname} is not trusted ({error.certificate_error}); "
+                "check its name and dates, or give its CA."
+            ) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"{base.hostname} can't be reached ({_reason(error)}); check the line.") from error
+        if base.scheme == "https" and response.url.scheme != "https":
+            response.close()
+            raise RefusedError(f"{base.hostname} redirects to a connection without TLS; that is refused.")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            response.close()
+            raise RefusedError(f"{base.hostname} compresses {path}, which was not asked for; turn that off there.")
+        return response
+
+    async def persist(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """Call `attempt` until it succeeds or the stall limit is over; pauses grow, with full jitter."""
+        deadline = time.monotonic() + self._stall
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await attempt()
+            except (Transient, aiohttp.ClientError, TimeoutError, OSError) as error:
+                wait = random.uniform(0, pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                if time.monotonic() + wait > deadline:
+                    text = str(error) if isinstance(error, Transient) else f"the transfer broke ({_reason(error)})."
+                    raise UnreachableError(f"{text} Gave up after {self._stall:.0f} s without progress.") from error
+                await asyncio.sleep(wait)
+
+    async def throttle(self, count: int) -> None:
+        """Wait as the rate limit asks after `count` bytes, and hand the traffic on."""
+        self.tell()
+        await self._rate.spend(count)
+
+    def _socket(self, address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        sock = _CountedSocket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        sock.account = self._account
+        self._live.add(sock)
+        return sock
+
+    def _account(self, sock: _CountedSocket) -> None:
+        received, sent = carried(sock)
+        self._closed[0] += received
+        self._closed[1] += sent
+        self._live.discard(sock)
+
+
+class Body:
+    """Reads one range of one object in order, going on where it was whenever the line breaks."""
+
+    def __init__(self, origin: Origin, path: str, position: int, end: int, whole: bool, etag: str) -> None:
+        self.path = path
+        self.position = position
+        self.etag = etag
+        self._origin = origin
+        self._end = end
+        self._whole = whole
+        self._ahead = b""
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def read(self, count: int) -> bytes:
+        """Return exactly the next `count` bytes. Raises ObjectMissing, ObjectChanged, FormatError, UnreachableError."""
+        parts = [self._ahead[:count]] if self._ahead else []
+        self._ahead = self._ahead[count:]
+        missing = count - sum(map(len, parts))
+        self.position += count - missing
+
+        async def attempt() -> bytes:
+            if self._response is None:
+                self._response = await self._request()
+            try:
+                part = await self._response.content.read(min(missing, _READ_BYTES))
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self.close()
+                raise Transient(f"the download of {self.path} broke ({_reason(error)}).") from error
+            if not part:
+                self.close()
+                raise Transient(f"{self.path} ended early, after {self.position} bytes.")
+            return part
+
+        while missing:
+            part = await self._origin.persist(attempt)
+            parts.append(part)
+            missing -= len(part)
+            self.position += len(part)
+            await self._origin.throttle(len(part))
+        if self.position >= self._end:
+            self._finish()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def unread(self, data: bytes) -> None:
+        """Give back the last bytes that were read; they come again first."""
+        self._ahead = data + self._ahead
+        self.position -= len(data)
+
+    async def skip_to(self, position: int) -> None:
+        """Go forward to `position` of the object; a short gap is read, so that the request goes on."""
+        if self._response is None and not self._ahead:
+            self.position = position
+        elif position > self.position:
+            await self.read(position - self.position)
+
+    def close(self) -> None:
+        """Drop the connection in use, if any; reading goes on with a new request."""
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def _finish(self) -> None:
+        """Give the connection back for the next request, if the origin keeps to what it announced."""
+        if self._response is not None and self._response.content.at_eof():
+            self._response.release()
+            self._response = None
+        self.close()
+
+    async def _request(self) -> aiohttp.ClientResponse:
+        headers = {}
+        ranged = self.position > 0 or not self._whole
+        if ranged:
+            headers["Range"] = f"bytes={self.position}-{'' if self._whole else self._end - 1}"
+            if self.etag:
+                headers["If-Range"] = self.etag
+        response = await self._origin.send("GET", self.path, headers)
+        try:
+            await self._accept(response, ranged)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    async def _accept(self, response: aiohttp.ClientResponse, ranged: bool) -> None:
+        if response.status == 416:
+            raise FormatError(f"{self.path} is shorter on the origin than it was announced.")
+        check_status(response, self.path, {200, 206} if ranged else {200})
+        etag = response.headers.get("ETag", "")
+        if self.etag and etag and etag != self.etag:
+            raise ObjectChanged(f"{self.path} changed on the origin during its download.")
+        self.etag = self.etag or etag
+        if response.status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if not match or int(match[1]) != self.position or int(match[2]) >= self._end:
+                raise Transient(f"the origin answers another range of {self.path} than was asked for.")
+            return
+        length = response.content_length
+        if self._whole and length is not None and length != self._end:
+            raise FormatError(f"{self.path} has {length} bytes on the origin; {self._end} were announced.")
+        await self._discard(response, self.position)
+
+    async def _discard(self, response: aiohttp.ClientResponse, count: int) -> None:
+        """The origin ignores ranges and sends all from the start: read over what is not wanted."""
+        while count:
+            part = await response.content.read(min(count, _READ_BYTES))
+            if not part:
+                raise Transient(f"{self.path} ended early.")
+            count -= len(part)
+            await self._origin.throttle(len(part))
+
+
+class _Rate:
+    """A token bucket of one second's worth."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._free_at = 0.0
+
+    async def spend(self, count: int) -> None:
+        if self._limit:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - 1.0) + count / self._limit
+            if self._free_at > now:
+                await asyncio.sleep(self._free_at - now)
+
+
+def check_status(response: aiohttp.ClientResponse, path: str, good: set[int]) -> None:
+    """Raise what a status means: ObjectMissing, Transient, or UnreachableError where trying again won't help."""
+    if response.status in good:
+        return
+    if response.status in (404, 410):
+        raise ObjectMissing(f"the origin has no {path}; check the origin's URL and that the version is published.")
+    if response.status in _RETRIED:
+        raise Transient(f"the origin answers {response.status} for {path}.")
+    raise UnreachableError(f"the origin answers {response.status} for {path}; check its URL and access rights.")
+
+
+def _tls(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise UsageError(f"{ca} is not a readable PEM file of CA certificates.") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:120]
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
