@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+
 from modelsync_protocol.errors import UsageError
 from modelsync_server.hub.connection_string import ServiceConnection, parse_service
 from modelsync_server.hub.hub import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import typer
-from modelsync_protocol.errors import ModelsyncError
 
+from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.cli import hub_commands
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_protocol.errors import UsageError
-
 from modelsync_server.hub.identity import Identity
 
 _SERVICE_HELP = "HostName=…;SharedAccessKeyName=…;SharedAccessKey=…"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modelsync_protocol.errors import LocalError
-
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.devices import Admission, ConnectRefused, Devices
 from modelsync_server.hub.identity import Identity
@@ -105,7 +104,7 @@ class _Connection:
         self._side = side
         self._reader = reader
         self._writer = writer
-        self._decoder = mqtt.Decoder()
+        self._decoder = mqtt.Decoder(mqtt.MAX_CONNECT_BYTES)
         self._admission: Admission | None = None
         self._deadline = 0.0
         self._dropped = False
@@ -158,6 +157,7 @@ class _Connection:
             admission = self._side.devices.admit(packet)
             present = self._side.devices.attach(admission, self)
             self._admission = admission
+            self._decoder.limit = mqtt.MAX_PACKET_BYTES
             self._send(mqtt.Connack(present, mqtt.ACCEPTED))
         else:
             for answer in self._side.devices.receive(self._admission.identity, packet):

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from modelsync_protocol.errors import LocalError, UsageError
-
 from modelsync_server.hub import mqtt, sas
 from modelsync_server.hub import twin as documents
 from modelsync_server.hub.errors import HubError, argument_invalid, method_timed_out, not_online

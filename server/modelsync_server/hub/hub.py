@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
-
 from modelsync_server.hub import certificates, connection_string
 from modelsync_server.hub.connection_string import ServiceConnection
 from modelsync_server.hub.device_side import DeviceSide, Limits, Outgoing, faithful

@@ -13,6 +13,9 @@ from typing import TypeAlias
 MAX_PACKET_BYTES = 256 * 1024 + 4096
 """A packet, bytes: IoT Hub's 256 KiB message, its topic and headers."""
 
+MAX_CONNECT_BYTES = 16 * 1024
+"""The first packet, bytes: a stranger gets no more of the hub's memory."""
+
 NOT_AUTHORISED = 5
 """CONNACK return code: the SAS token, the device or the resource is wrong (clause 3.2.2.3)."""
 IDENTIFIER_REJECTED = 2
@@ -108,6 +111,9 @@ Packet: TypeAlias = (
 )
 
 
+_KINDS = frozenset((1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14))
+
+
 class _Body:
     """A cursor over one packet's body; every read is bounded by the packet."""
 
@@ -162,7 +168,7 @@ class Decoder:
     """Turns a stream of bytes, in any slices, into packets; holds at most `limit` bytes of an unfinished one."""
 
     def __init__(self, limit: int = MAX_PACKET_BYTES) -> None:
-        self._limit = limit
+        self.limit = limit
         self._buffer = bytearray()
         self._failed = False
 
@@ -186,12 +192,15 @@ class Decoder:
             yield packet
 
     def _next(self) -> Packet | None:
+        if self._buffer:
+            # Before any length is believed: what is no MQTT at all is told from its first byte.
+            _check_first(self._buffer[0])
         header = _fixed_header(self._buffer)
         if header is None:
             return None
         start, length = header
-        if start + length > self._limit:
-            raise MqttError(f"a packet of {start + length} bytes is over the limit of {self._limit}.")
+        if start + length > self.limit:
+            raise MqttError(f"a packet of {start + length} bytes is over the limit of {self.limit}.")
         if len(self._buffer) < start + length:
             return None
         first = self._buffer[0]
@@ -201,6 +210,14 @@ class Decoder:
         if not body.empty:
             raise MqttError("a packet is longer than its fields.")
         return packet
+
+
+def _check_first(first: int) -> None:
+    kind, flags = first >> 4, first & 0x0F
+    if kind not in _KINDS:
+        raise MqttError(f"packets of type {kind} are not spoken here (QoS 2 is not supported).")
+    if kind != 3 and flags != (2 if kind in (8, 10) else 0):
+        raise MqttError("a packet has reserved flags set.")
 
 
 def _fixed_header(data: bytearray) -> tuple[int, int] | None:
@@ -218,8 +235,6 @@ def _fixed_header(data: bytearray) -> tuple[int, int] | None:
 def _decode(kind: int, flags: int, body: _Body) -> Packet:
     if kind == 3:
         return _decode_publish(flags, body)
-    if flags != (2 if kind in (8, 10) else 0):
-        raise MqttError("a packet has reserved flags set.")
     if kind == 1:
         return _decode_connect(body)
     if kind == 2:
@@ -244,9 +259,7 @@ def _decode(kind: int, flags: int, body: _Body) -> Packet:
         return Pingreq()
     if kind == 13:
         return Pingresp()
-    if kind == 14:
-        return Disconnect()
-    raise MqttError(f"packets of type {kind} are not spoken here (QoS 2 is not supported).")
+    return Disconnect()
 
 
 def _decode_connect(body: _Body) -> Connect:

@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError, UsageError
 from yarl import URL
 
+from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError, UsageError
 from modelsync_server.hub import sas
 from modelsync_server.hub.connection_string import ServiceConnection
 from modelsync_server.hub.identity import Identity

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from aiohttp import web
-from modelsync_protocol.errors import LocalError, UsageError
 
+from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.hub import query, sas
 from modelsync_server.hub import twin as documents
 from modelsync_server.hub.devices import Devices

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
-
 from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.twin import Json, Section
 

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import web
-from modelsync_protocol.errors import LocalError
 
+from modelsync_protocol.errors import LocalError
 from modelsync_server.hub import sas
 from modelsync_server.hub.hub import HUB_NAME
 from modelsync_server.hub.identity import Identity

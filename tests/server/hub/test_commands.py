@@ -1,0 +1,120 @@
+"""`modelsync hub` and `modelsync twin` as a user runs them: separate processes, JSON out, sentences on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.addresses import loopback_address
+from tests.support.hub_sdk import eventually, set_handler, shut_down, within
+
+COMMAND = (sys.executable, "-m", "modelsync_server.hub")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    process: subprocess.Popen[str]
+    ready: dict[str, str]
+    state: Path
+
+
+def run(*arguments: str, service: str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MODELSYNC_")}
+    if service is not None:
+        environment["MODELSYNC_SERVICE"] = service
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+
+
+@pytest.fixture
+def running(tmp_path: Path, worker_id: str) -> Iterator[Running]:
+    state = tmp_path / "state"
+    options = ["--state", str(state), "--host", loopback_address(worker_id), "--service-port", "0", "--json"]
+    with subprocess.Popen([*COMMAND, "hub", *options], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Running(process, json.loads(process.stdout.readline()), state)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: Running) -> None:
+    from azure.iot.device import MethodResponse
+    from azure.iot.device.aio import IoTHubModuleClient
+
+    assert running.ready.keys() == {"host", "ca", "service"}
+    added = run("hub", "device", "add", "pi", "--module", "modelsync", "--state", str(running.state))
+    assert added.returncode == 0, added.stderr
+    service = running.ready["service"]
+    patch = running.state / "patch.json"
+    patch.write_text('{"modelsync": {"models": {"anomaly": {"version": 1}}}}')
+    done = run("twin", "set", "pi", f"@{patch}", "--module", "modelsync", service=service)
+    assert done.returncode == 0, done.stderr
+
+    client: Any = IoTHubModuleClient.create_from_connection_string(
+        added.stdout.strip(), server_verification_cert=Path(running.ready["ca"]).read_text()
+    )
+    async with shut_down(client):
+        await within(client.connect())
+        twin = await within(client.get_twin())
+        assert twin["desired"]["modelsync"] == {"models": {"anomaly": {"version": 1}}}
+
+        async def answer(request: Any) -> None:
+            await client.send_method_response(MethodResponse.create_from_method_request(request, 200, request.payload))
+
+        await within(set_handler(client, "on_method_request_received", answer))
+        invoke = subprocess.Popen(
+            [*COMMAND, "twin", "invoke", "pi", "status", '{"n": 1}', "--module", "modelsync", "--service", service],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        await eventually(lambda: invoke.poll() is not None, "the method's answer")
+        assert json.loads(invoke.communicate()[0]) == {"status": 200, "payload": {"n": 1}}
+    shown = run("twin", "get", "pi", "--module", "modelsync", "--state", str(running.state))
+    assert json.loads(shown.stdout)["properties"]["desired"]["$version"] == 2
+
+
+def test_sigterm_ends_the_hub_with_exit_code_0_and_nothing_else_on_stdout(running: Running) -> None:
+    running.process.terminate()
+    assert running.process.wait(timeout=5) == 0
+    assert running.process.stdout is not None
+    assert running.process.stdout.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["twin", "get", "nobody"], 2, "check the device"),
+        (["twin", "set", "nobody", "{"], 2, "not JSON"),
+        (["twin", "set", "nobody", "[]"], 2, "merge patch"),
+        (["twin", "set", "nobody", "@/nowhere/at/all"], 2, "can't be read"),
+        (["twin", "get", "no body"], 2, "device or module id"),
+        (["twin", "get", "x", "--service", "nonsense"], 2, "connection string"),
+    ],
+)
+def test_an_error_is_one_sentence_and_an_exit_code(
+    running: Running, arguments: list[str], code: int, says: str
+) -> None:
+    done = run(*arguments, service=running.ready["service"])
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_hub_that_is_gone_is_exit_code_4_and_one_that_never_was_2_or_5(running: Running, tmp_path: Path) -> None:
+    running.process.terminate()
+    running.process.wait(timeout=10)
+    assert run("twin", "get", "pi", service=running.ready["service"]).returncode == 4
+    assert run("twin", "get", "pi", "--state", str(tmp_path / "none")).returncode == 2
+    run("hub", "device", "add", "pi", "--state", str(tmp_path / "new"))
+    assert run("twin", "get", "pi", "--state", str(tmp_path / "new")).returncode == 5
