@@ -165,7 +165,10 @@ class Follower:
             self._changed()
 
     def _load(self, ref: VersionRef) -> Loaded:
-        return load_version(self._folder, ref, self._runtime)
+        try:
+            return load_version(self._folder, ref, self._runtime)
+        finally:
+            give_back()  # what parsing took, which is more than the model
 
     def _switch(self, new: Loaded) -> None:
         self._serving.swap(new)
@@ -201,5 +204,4 @@ class Follower:
             self.candidate = outcome
         if state == REFUSED:
             self.refusals += 1
-            give_back()
         self._changed()

@@ -28,7 +28,7 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": BYTES,
 }
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # what goes wrong in a run or a load comes as an exception
 _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 
@@ -43,7 +43,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # ONNX Runtime holds Python's global lock all the while (docs/inference.md), so the thread that loads must not
         # run at a lower priority: everybody would wait for it to get its turn.
