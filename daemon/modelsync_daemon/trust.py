@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modelsync_daemon.durable import durable_write
 from modelsync_protocol import names, trust
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
-
-from modelsync_daemon.durable import durable_write
 
 if TYPE_CHECKING:
     from modelsync_protocol.bundle import Bundle

@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from modelsync_protocol import bundle as bundles
-from modelsync_protocol import caps, names, trust
-from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError, RefusedError, UnreachableError
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
@@ -22,6 +19,9 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from modelsync_daemon.durable import durable_write
 from modelsync_daemon.trust import Fetch, ObjectMissing, Resolved, seconds
+from modelsync_protocol import bundle as bundles
+from modelsync_protocol import caps, names, trust
+from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError, RefusedError, UnreachableError
 
 _CONFIG = UpdaterConfig()
 
@@ -170,6 +170,13 @@ class _DurableUpdater(Updater):
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         durable_write(Path(filename), data)
+
+    def _persist_metadata(self, rolename: str, data: bytes) -> None:
+        """Keep what was verified, unless it is another role's: TUF checks the key, which roles may share."""
+        signed = self._trusted_set[rolename]
+        if isinstance(signed, Targets) and signed.unrecognized_fields.get(trust.ROLE) != rolename:
+            raise RefusedError(f"the origin offers another role's metadata as {rolename}'s: check the origin.")
+        super()._persist_metadata(rolename, data)
 
     def _persist_root(self, version: int, data: bytes) -> None:
         kept = Path(self._dir) / "root_history" / f"{version}.root.json"

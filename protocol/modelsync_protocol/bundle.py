@@ -25,7 +25,7 @@ _HEX = re.compile(rb'(?<=")(?:[0-9a-f]{64})+(?=")')
 _MARKS = re.compile(rb"\x01|\x02.", re.DOTALL)
 
 _DICTIONARY = (
-    b'{"_type":"targets","expires":"2027-","spec_version":"1.0.31","targets":{"/1":{"custom":{"hashes":{"sha256":'
+    b'{"_type":"targets","expires":"2027-11-01T","role":"","spec_version":"1.0.31","targets":{"/1":{"custom":{"hashes":{"sha256":'
     b'"\x01"},"length":1000},"/2":{"hashes":{"sha256":"\x01"},"length":"version":10,"withdrawn":[1,2]}}\n'
     b'{"_type":"snapshot","expires":"2026-12-","meta":{".archive.json":{"version":1},".json":{"version":1},'
     b'"targets.json":{"version":2}},"spec_version":"1.0.31","version":3}}\n'

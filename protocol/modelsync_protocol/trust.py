@@ -13,6 +13,10 @@ LISTED_VERSIONS = 10
 ISSUED = "issued"
 """Signed field of root and timestamp: when it was signed, UTC seconds (`2026-11-20T12:00:00Z`)."""
 
+ROLE = "role"
+"""Signed field of all targets metadata: the role's own name. Roles that share a key (a model's and its archive's,
+all models') could else be passed off as one another where their version numbers agree."""
+
 WITHDRAWN = "withdrawn"
 """Signed field of a model's role: sorted integers, the versions that must not be fetched or activated again."""
 

@@ -217,6 +217,8 @@ def _check(
             f"the store's {role} metadata is not signed by its keys: restore it from a backup, or if a change of "
             "keys was interrupted, run that command again."
         ) from None
+    if isinstance(metadata.signed, Targets) and metadata.signed.unrecognized_fields.get(trust.ROLE) != role:
+        raise RefusedError(f"the store's {role} metadata is another role's: restore it from a backup.")
     if number is not None and metadata.signed.version != number:
         raise RefusedError(f"the store's {role} metadata has the wrong number: restore it from a backup.")
 

@@ -51,6 +51,8 @@ def sign(metadata: Metadata[Any], role: str, delegators: Sequence[Delegator], ke
     metadata.signed.expires = now() + lifetime(role)
     if isinstance(metadata.signed, Root | Timestamp):
         metadata.signed.unrecognized_fields[trust.ISSUED] = trust.format_time(now())
+    if isinstance(metadata.signed, Targets):
+        metadata.signed.unrecognized_fields[trust.ROLE] = role
     chosen: dict[str, Signer] = {}
     for delegator in delegators:
         needed = delegator.signed.get_delegated_role(role).threshold
