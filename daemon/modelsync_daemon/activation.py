@@ -16,6 +16,7 @@ from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.pointer import Pointer, Reference
 from modelsync_daemon.processes import Event, Joined, Left, Processes, Report
 from modelsync_daemon.state import State
+from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 
 UPDATE, ROLLBACK, FALLBACK = "update", "rollback", "fallback"
@@ -63,17 +64,19 @@ class Activation:
         `retry` is the twin's token, remembered with a quarantine. Returns in `active`, `rolled back` or
         `quarantined`; never raises for a bad version.
         """
+        old = self._data.read_pointer(name)
+        # Every attempt takes a new generation, so that a late report about an earlier one can't be mistaken.
+        generation = self._next_generation(name, old)
         self._step(
             name,
             State.PROBING,
             target_version=reference.version,
             target_digest=reference.digest,
             intent=UPDATE,
+            generation=generation,
             starts=0,
         )
         await self._settle(name)
-        old = self._data.read_pointer(name)
-        generation = self._next_generation(name, old)
         previous = old.previous if old and old.reference == reference else old.reference if old else None
         pointer = Pointer(name, reference, generation, previous)
         rate = self._error_rate(name)
@@ -85,7 +88,7 @@ class Activation:
             self._drop_candidate(name)
             self._data.prune(name)
             return
-        self._step(name, State.ACTIVATING, generation=generation)
+        self._step(name, State.ACTIVATING)
         self._point(pointer)
         await self._after_switch(pointer, rate, retry)
 
@@ -208,7 +211,7 @@ class Activation:
                     deaths += 1
                     if deaths >= 2:
                         raise NotServing("the inference process died twice while it loaded this version.")
-                elif event.digest == pointer.digest and event.pointer == "candidate":
+                elif event.pointer == "candidate" and event.generation == pointer.generation:
                     if event.state != reports.READY:
                         raise NotServing(event.reason or "the inference process refused it.")
                     waiting.discard(event.pid)
@@ -339,6 +342,6 @@ def _trouble(report: Report, rate: float) -> str | None:
 async def _next(events: asyncio.Queue[Event], deadline: float) -> Event | None:
     """The next event, or None at `deadline` (monotonic seconds)."""
     try:
-        return await asyncio.wait_for(events.get(), max(0.0, deadline - time.monotonic()))
+        return await within(max(0.0, deadline - time.monotonic()), events.get())
     except TimeoutError:
         return None

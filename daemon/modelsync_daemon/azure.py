@@ -19,6 +19,7 @@ from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 from modelsync_daemon import tcpinfo
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
+from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
 
 _CALL_SECONDS = 60.0
@@ -106,7 +107,7 @@ class AzureControlPlane:
         self._lost.set()
         if client is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(client.shutdown(), 2.0)
+                await within(2.0, client.shutdown())
 
     def _build(self) -> Any:
         options: dict[str, Any] = {
@@ -138,7 +139,7 @@ class AzureControlPlane:
     async def _call(self, what: str, call: Awaitable[_Result]) -> _Result:
         """Await an SDK call with a limit, in our errors' words; any failure makes the client count as lost."""
         try:
-            return await asyncio.wait_for(call, _CALL_SECONDS)
+            return await within(_CALL_SECONDS, call)
         except exceptions.CredentialError as error:
             self._lost.set()
             raise RefusedError("the hub refuses this device's credentials; check its connection string.") from error

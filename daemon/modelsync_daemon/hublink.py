@@ -16,6 +16,7 @@ from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff, jitter
 from modelsync_daemon.control import ControlPlane, MethodCallback
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
+from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 
 _STEADY_SECONDS = 30.0
@@ -80,7 +81,7 @@ class HubLink:
                 wait = backoff.seconds(attempts)
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._sync_asked(), wait)
+                    await within(wait, self._sync_asked())
         finally:
             await self._plane.close()
             self._count()
@@ -105,7 +106,7 @@ class HubLink:
                 self._count()
                 if not self._wake.is_set():
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), max(0.05, min(_HOUR, due - time.monotonic())))
+                        await within(max(0.05, min(_HOUR, due - time.monotonic())), self._wake.wait())
                 if self._read_due:
                     await asyncio.sleep(_HINT_SECONDS)  # notices come in bursts
             return lost.result()

@@ -31,6 +31,7 @@ from modelsync_daemon.processes import Processes, Report
 from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
 from modelsync_daemon.state import PREPARING, SWITCHING, State
 from modelsync_daemon.update import Updates
+from modelsync_daemon.waiting import within
 from modelsync_daemon.wishes import Wishes
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
@@ -229,7 +230,7 @@ class Resident:
                 again = await self._reconcile()
             wait = None if again is None else max(0.05, again - self.database.clock())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), wait)
+                await within(wait, self._kick.wait())
 
     async def _reconcile(self) -> float | None:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""

@@ -5,7 +5,6 @@ It translates; what it asks for is done by the resident (docs/interfaces.md §3)
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,6 +19,7 @@ from aiohttp import web
 from modelsync_daemon import operations
 from modelsync_daemon.processes import Report
 from modelsync_daemon.resident import Resident
+from modelsync_daemon.waiting import within
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
@@ -114,7 +114,7 @@ class SocketApi:
         with self._resident.processes.register(name, int(pid)) as watch, contextlib.suppress(ConnectionError):
             while True:
                 try:
-                    event = await asyncio.wait_for(watch.hints.get(), _KEEPALIVE_SECONDS)
+                    event = await within(_KEEPALIVE_SECONDS, watch.hints.get())
                 except TimeoutError:
                     event = "keepalive"
                 await response.write(json.dumps({"event": event}).encode() + b"\n")
