@@ -109,7 +109,7 @@ class Executor:
         base = self._seeds[0].read(frame.base_offset, frame.base_length) if frame.base_length else b""
         prefix = self._assembly.reader.read(step.target - frame.prefix, frame.prefix) if frame.prefix else b""
         try:
-            data = codecs.decode(frame.encoding, payload, frame.length, base, prefix)
+            data = codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
         except FormatError as error:
             _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
             return

@@ -243,7 +243,7 @@ class _Job:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
-            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found.operations)
+            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found)
             return await self._carry_out(steps, found.target, 0, body)
         finally:
             body.close()
@@ -265,7 +265,7 @@ class _Job:
             preamble = update.decode_preamble(source)
             assert preamble is not None and seeds[0] is not None
             found = update.decode_header(preamble, source[preamble.offset :], seeds[0].manifest)
-            steps = plan.plan_update(self._digest, recipe.base, recipe.size, preamble.payload_offset, found.operations)
+            steps = plan.plan_update(self._digest, recipe.base, recipe.size, preamble.payload_offset, found)
             manifest = found.target
         elif recipe.kind == "chunks":
             manifest, place = index.decode_object(source, self._digest)

@@ -66,3 +66,6 @@ MAX_PROBE_BYTES = 8 * MIB
 
 MAX_TWIN_BYTES = 32 * KIB
 """Desired or reported properties, bytes (IoT Hub's limit)."""
+
+MAX_TABLES_BYTES = 4 * MIB
+"""Tables in an object's header, bytes."""

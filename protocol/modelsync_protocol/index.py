@@ -39,6 +39,8 @@ class Index:
     packs: tuple[tuple[str, int], ...]
     operations: tuple[Op, ...]
     places: tuple[Place, ...]
+    tables: bytes = b""
+    """What its frames share (codecs.port.Tables)."""
 
     def __post_init__(self) -> None:
         frames = [op for op in self.operations if isinstance(op, Frame)]
@@ -56,6 +58,8 @@ def encode_object(manifest: Manifest, index: Index) -> bytes:
     for digest, size in index.packs:
         body += bytes.fromhex(digest)
         write_varint(body, size)
+    write_varint(body, len(index.tables))
+    body += index.tables
     write_ops(body, index.operations)
     expected = [0] * len(index.packs)
     frames = (op for op in index.operations if isinstance(op, Frame))
@@ -115,6 +119,7 @@ def _decode_index(section: memoryview, manifest: Manifest) -> Index:
     for _ in range(reader.varint(_MAX_PACKS)):
         digest = bytes(reader.take(32)).hex()
         packs.append((digest, reader.varint(caps.MAX_PACK_BYTES)))
+    tables = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
     operations = read_ops(reader, target=manifest, base_size=0)
     expected = [0] * len(packs)
     places = []
@@ -129,4 +134,4 @@ def _decode_index(section: memoryview, manifest: Manifest) -> Index:
             places.append(Place(pack, offset))
             expected[pack] = offset + op.payload_length
     reader.end()
-    return Index(tuple(packs), tuple(operations), tuple(places))
+    return Index(tuple(packs), tuple(operations), tuple(places), tables)

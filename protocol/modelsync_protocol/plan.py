@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from modelsync_protocol import caps, names
+from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.offers import Offer
-from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.ops import Copy, Frame
+from modelsync_protocol.update import Update
 
 MAX_GAP_BYTES = 32 * caps.KIB
 """Ranges of a pack that lie no further apart are fetched in one request: so much costs less than a round trip."""
@@ -87,6 +89,8 @@ class Plan:
     seeds: tuple[str, ...]
     steps: tuple[Step, ...]
     requests: tuple[Request, ...]
+    tables: Tables = b""
+    """What the frames share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +115,14 @@ def plan_held(digest: str) -> Plan:
     return Plan(Kind.HELD, 0, 0, (digest,), (), ())
 
 
-def plan_update(target: str, base: str, size: int, payload_offset: int, operations: Sequence[Op]) -> Plan:
-    """Carry out an update object of `size` bytes whose payloads begin at `payload_offset`."""
+def plan_update(target: str, base: str, size: int, payload_offset: int, update: Update | None) -> Plan:
+    """Carry out an update object of `size` bytes whose payloads begin at `payload_offset`.
+
+    Without its header (None) the plan has the right cost and no steps.
+    """
     steps: list[Step] = []
     position = place = 0
-    for op in operations:
+    for op in update.operations if update else ():
         if isinstance(op, Copy):
             steps.append(CopyStep(position, op.length, OWN if op.own else 0, op.offset))
         else:
@@ -123,7 +130,7 @@ def plan_update(target: str, base: str, size: int, payload_offset: int, operatio
             place += op.payload_length
         position += op.length
     request = Request(names.update_object(target, base), 0, size, whole=True)
-    return Plan(Kind.UPDATE, size, 1, (base,), tuple(steps), (request,))
+    return Plan(Kind.UPDATE, size, 1, (base,), tuple(steps), (request,), update.tables if update else b"")
 
 
 def plan_chunks(
@@ -172,6 +179,7 @@ def plan_chunks(
         tuple(seed.digest for seed in seeds),
         tuple(steps),
         tuple(requests),
+        index.tables,
     )
 
 

@@ -33,10 +33,14 @@ class Preamble:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An update's header: the target's skeleton (its manifest without digests), and the operations on the base."""
+    """An update's header: the target's skeleton (its manifest without digests), and the operations on the base.
+
+    `tables` are what its frames share (codecs.port.Tables).
+    """
 
     target: Manifest
     operations: tuple[Op, ...]
+    tables: bytes = b""
 
     @property
     def payload_bytes(self) -> int:
@@ -44,7 +48,7 @@ class Update:
         return sum(op.payload_length for op in self.operations if isinstance(op, Frame))
 
 
-def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op]) -> bytes:
+def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op], tables: bytes = b"") -> bytes:
     """Return preamble and header; the payloads follow it in the order of the operations."""
     skeleton = target.skeleton
     packed = zstd.compress(skeleton, base.skeleton)
@@ -52,6 +56,8 @@ def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op]) ->
     write_varint(header, len(skeleton))
     write_varint(header, len(packed))
     header += packed
+    write_varint(header, len(tables))
+    header += tables
     write_ops(header, operations)
     squeezed = zstd.compress(bytes(header), b"")
     stored = squeezed if len(squeezed) < len(header) else bytes(header)
@@ -91,6 +97,7 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     size = reader.varint(caps.MAX_MANIFEST_BYTES)
     packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
     target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
+    tables = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
     operations = read_ops(reader, target=target, base_size=base.size)
     reader.end()
-    return Update(target, tuple(operations))
+    return Update(target, tuple(operations), tables)

@@ -40,11 +40,12 @@ class Encoded:
 
     operations: tuple[Op, ...]
     payloads: tuple[bytes, ...]
+    tables: bytes = b""
 
     @property
     def cost(self) -> int:
-        """Estimate of the bytes on the wire: payloads, and 8 bytes an operation."""
-        return sum(map(len, self.payloads)) + 8 * len(self.operations)
+        """Estimate of the bytes on the wire: payloads, tables, and 8 bytes an operation."""
+        return len(self.tables) + sum(map(len, self.payloads)) + 8 * len(self.operations)
 
 
 @dataclass(frozen=True, slots=True)

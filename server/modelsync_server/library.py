@@ -38,7 +38,7 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         place = next(places)
         return await store.get_range(names.pack_object(found.packs[place.pack][0]), place.offset, op.payload_length)
 
-    async with _built(manifest, found.operations, None, payload) as source:
+    async with _built(manifest, found.operations, found.tables, None, payload) as source:
         check_chunks(source)
         yield source
 
@@ -60,7 +60,7 @@ async def check_update(store: Store, base: Source, target: Manifest) -> None:
         position += op.payload_length
         return data[position - op.payload_length : position]
 
-    async with _built(target, header.operations, base, payload) as source:
+    async with _built(target, header.operations, header.tables, base, payload) as source:
         check_chunks(source)
 
 
@@ -77,7 +77,7 @@ _Payload = Callable[[Frame], Awaitable[bytes]]
 
 @asynccontextmanager
 async def _built(
-    manifest: Manifest, operations: tuple[Op, ...], base: Source | None, payload: _Payload
+    manifest: Manifest, operations: tuple[Op, ...], tables: bytes, base: Source | None, payload: _Payload
 ) -> AsyncIterator[Source]:
     """Carry out operations into a temporary flat file; yield it as the stream."""
     if manifest.size == 0:
@@ -99,7 +99,7 @@ async def _built(
                     else:
                         lean = b"" if base is None else base.stream[op.base_offset : op.base_offset + op.base_length]
                         prefix = area[position - op.prefix : position]
-                        data = codecs.decode(op.encoding, await payload(op), op.length, bytes(lean), prefix)
+                        data = codecs.decode(op.encoding, await payload(op), op.length, bytes(lean), prefix, tables)
                     area[position : position + op.length] = data
                     position += op.length
                 view = memoryview(area)

@@ -24,7 +24,7 @@ async def price(store: Store, target: str, held: Manifest | None) -> Plan:
         sizes = await published_sizes(store, target)
         choice = plan.choose_update([held.digest], Offer(await install_bytes(store, target), sizes_by_prefix(sizes)))
         if choice is not None:
-            return plan.plan_update(target, choice.base, choice.bytes, 0, ())
+            return plan.plan_update(target, choice.base, choice.bytes, 0, None)
     manifest, index, size = await read_manifest(store, target)
     return plan.plan_chunks(manifest, index, size, [held] if held else [])
 

@@ -161,5 +161,5 @@ async def _write_objects(
 
 def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
     encoded = encode_update(base, target, pool)
-    header = update.encode_header(base.manifest, target.manifest, encoded.operations)
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
     return header + b"".join(encoded.payloads)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from modelsync_inference.errors import NotServingError, RunError
 from modelsync_inference.follower import Follower
+from modelsync_inference.pointer import PointerRead
 from modelsync_inference.serving import Serving
 from tests.support.datadir import DataDir, Installed
 from tests.support.tiny_models import scaler_probe
@@ -145,6 +147,36 @@ def test_a_switch_seen_only_after_candidate_json_is_gone_loads_nothing_either(de
     device.data.point("current", two, 2, one)
     device.data.remove_candidate()
     device.look()
+    assert device.answer() == 2
+    assert device.runtime.loads == [1, 2]
+
+
+class Interrupted(Follower):
+    """The daemon takes the candidate between this follower's two looks."""
+
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
+
+    def _read(self, kind: str) -> PointerRead:
+        read = super()._read(kind)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return read
+
+
+def test_a_switch_in_the_middle_of_a_look_loads_nothing(device: Device) -> None:
+    one, two = device.install(1), device.install(2)
+    follower = Interrupted(device.data.folder, "anomaly", device.runtime, device.serving, lambda: None)
+    device.data.point("current", one, 1)
+    device.data.point("candidate", two, 2, one)
+    follower.reconcile()
+
+    def switch() -> None:
+        device.data.point("current", two, 2, one)
+        device.data.remove_candidate()
+
+    follower.meanwhile = switch
+    follower.reconcile()
+    follower.reconcile()
     assert device.answer() == 2
     assert device.runtime.loads == [1, 2]
 

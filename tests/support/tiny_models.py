@@ -90,3 +90,15 @@ def picky(limit: int = 2) -> bytes:
         [helper.make_tensor_value_info("row", TensorProto.FLOAT, ["n"])],
         [numpy_helper.from_array(np.arange(limit + 1, dtype=np.float32), "rows")],
     )
+
+
+def heavy(seed: int, side: int = 2048, layers: int = 4) -> bytes:
+    """X (FP32 [n, side]) through `layers` matrices of side x side: layers * side^2 * 4 bytes of weights."""
+    weights = np.random.default_rng(seed).random((side, side), dtype=np.float32)
+    names = ["X", *(f"h{i}" for i in range(layers))]
+    return model_bytes(
+        [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(layers)],
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", side])],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", side])],
+        [numpy_helper.from_array(weights + np.float32(i), f"w{i}") for i in range(layers)],
+    )

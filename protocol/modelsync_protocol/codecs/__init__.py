@@ -6,7 +6,7 @@ Reserved ids: 3 byte-wise subtract, 4 rANS delta, 5 rANS new, 6 low rank, 7 tree
 from __future__ import annotations
 
 from modelsync_protocol.codecs import zstd
-from modelsync_protocol.codecs.port import Encoding
+from modelsync_protocol.codecs.port import Encoding, Tables
 from modelsync_protocol.errors import FormatError
 
 COPY = 0
@@ -17,9 +17,9 @@ ENCODINGS: dict[int, Encoding] = {ZSTD: zstd.Plain(), ZSTD_PATCH: zstd.PatchFrom
 """Encodings that have a payload."""
 
 
-def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
     """Decode one frame to exactly `length` bytes; anything wrong with it raises FormatError."""
     codec = ENCODINGS.get(encoding)
     if codec is None:
         raise FormatError(f"encoding {encoding} is not known here; update this program.")
-    return codec.decode(payload, length, base, prefix)
+    return codec.decode(payload, length, base, prefix, tables)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zstandard
 
 from modelsync_protocol import caps
+from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
 
 _LEVEL = 19
@@ -29,7 +30,7 @@ class Plain:
         """See codecs.port.Encoding."""
         return compress(target, b"")
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
         """See codecs.port.Encoding."""
         return decompress(payload, length, b"")
 
@@ -41,7 +42,7 @@ class PatchFrom:
         """See codecs.port.Encoding."""
         return compress(target, base + prefix)
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
         """See codecs.port.Encoding."""
         return decompress(payload, length, base + prefix)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from modelsync_protocol.errors import UsageError
+from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.hub.connection_string import ServiceConnection, parse_service
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
@@ -68,7 +68,9 @@ def hub(
     ] = DEVICE_PORT,
     workload: Annotated[
         list[str] | None,
-        typer.Option(help="DEVICE/MODULE=SOCKET: an IoT Edge workload API for the module; may be repeated."),
+        typer.Option(
+            help="DEVICE/MODULE=SOCKET: an IoT Edge workload API; the module's variables go to SOCKET.env. Repeatable."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Nothing but the JSON line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log connections on stderr.")] = False,
@@ -97,6 +99,7 @@ async def _run_hub(directory: Path, address: HubAddress, edges: list[tuple[Ident
         for identity, socket in edges:
             api = Workload(started.state, identity, address.host, WorkloadAddress(socket))
             await stack.enter_async_context(api)
+            _write_environment(socket, api.environment)
         line = {"host": address.host, "ca": str(started.ca_path.absolute()), "service": str(started.service)}
         typer.echo(json.dumps(line))
         if not as_json and sys.stderr.isatty():
@@ -219,6 +222,15 @@ def _parse_workload(text: str) -> tuple[Identity, Path]:
     if not (equals and slash and socket):
         raise UsageError(f"{text!r} is not of the form DEVICE/MODULE=SOCKET.")
     return Identity(device, module), Path(socket)
+
+
+def _write_environment(socket: Path, environment: dict[str, str]) -> None:
+    """Write SOCKET.env: the variables to start the module with (`env $(cat …)`, EnvironmentFile=, --env-file)."""
+    try:
+        text = "".join(f"{name}={value}\n" for name, value in environment.items())
+        socket.with_name(socket.name + ".env").write_text(text)
+    except OSError as error:
+        raise LocalError(f"{socket}.env can't be written: {error.strerror or error}.") from error
 
 
 def _json_argument(text: str) -> Any:

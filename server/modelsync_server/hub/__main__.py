@@ -17,7 +17,7 @@ def main() -> None:
     try:
         app()
     except ModelsyncError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"modelsync: {error}\n")
         raise SystemExit(error.exit_code) from error
 
 

@@ -114,8 +114,12 @@ class _Connection:
         self._deadline = loop.time() + self._side.limits.connect_seconds
         try:
             while not self._dropped:
-                async with asyncio.timeout_at(self._next_deadline(loop.time())):
+                deadline = self._next_deadline(loop.time())
+                async with asyncio.timeout_at(deadline):
                     data = await self._reader.read(_READ_BYTES)
+                if loop.time() > deadline:
+                    # A read that need not wait is not cancelled: a flood must not outlive its token.
+                    raise TimeoutError
                 if not data:
                     break
                 for packet in self._decoder.feed(data):

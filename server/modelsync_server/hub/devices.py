@@ -101,7 +101,7 @@ class Devices:
         self._rid_prefix = uuid.uuid4().hex[:8]
         self.on_telemetry: Callable[[Identity, mqtt.Publish], None] = lambda identity, packet: None
         registry.on_desired = self._notify
-        registry.on_removed = self._evict
+        registry.on_revoked = self._evict
 
     # Connections
 

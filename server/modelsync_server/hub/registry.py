@@ -20,16 +20,16 @@ from modelsync_server.hub.state import Registration, State, Twin, new_key, utc_n
 from modelsync_server.hub.twin import Json
 
 DesiredListener = Callable[[Identity, Json], None]
-RemovalListener = Callable[[Identity], None]
+RevocationListener = Callable[[Identity], None]
 
 
 class Registry:
-    """Operations on identities and twins. Listeners hear of desired changes and removals after they are durable."""
+    """Operations on identities and twins. Listeners hear of desired changes and of withdrawn identities after they are durable."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self.on_desired: DesiredListener = lambda identity, notice: None
-        self.on_removed: RemovalListener = lambda identity: None
+        self.on_revoked: RevocationListener = lambda identity: None
 
     def registration(self, identity: Identity) -> Registration:
         """Raise HubError 404 if the identity is not registered."""
@@ -74,7 +74,7 @@ class Registry:
             primary, secondary = keys[0] or new_key(), keys[1] or new_key()
             self._state.update_registration(identity, primary, secondary, status)
             # Keys or status may have been withdrawn: whoever is connected has to prove itself again.
-            self.on_removed(identity)
+            self.on_revoked(identity)
         return self.registration(identity)
 
     def delete(self, identity: Identity, *, if_match: str | None = None) -> None:
@@ -82,7 +82,7 @@ class Registry:
         gone = [identity] if identity.module else [identity, *(r.identity for r in self.modules(identity.device))]
         self._state.delete(identity)
         for each in gone:
-            self.on_removed(each)
+            self.on_revoked(each)
 
     # Twins
 

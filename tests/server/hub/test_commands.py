@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.iot.device import MethodResponse
+from azure.iot.device.aio import IoTHubModuleClient
 
 from tests.support.addresses import loopback_address
-from tests.support.hub_sdk import eventually, set_handler, shut_down, within
+from tests.support.hub_sdk import set_handler, shut_down, within
 
 COMMAND = (sys.executable, "-m", "modelsync_server.hub")
 
@@ -35,11 +39,21 @@ def run(*arguments: str, service: str | None = None) -> subprocess.CompletedProc
     )
 
 
+@contextmanager
+def _started(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """A hub process that is killed at the latest at the end."""
+    with subprocess.Popen([*COMMAND, "hub", *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def running(tmp_path: Path, worker_id: str) -> Iterator[Running]:
     state = tmp_path / "state"
     options = ["--state", str(state), "--host", loopback_address(worker_id), "--service-port", "0", "--json"]
-    with subprocess.Popen([*COMMAND, "hub", *options], stdout=subprocess.PIPE, text=True) as process:
+    with _started(*options) as process:
         assert process.stdout is not None
         try:
             yield Running(process, json.loads(process.stdout.readline()), state)
@@ -49,9 +63,6 @@ def running(tmp_path: Path, worker_id: str) -> Iterator[Running]:
 
 
 async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: Running) -> None:
-    from azure.iot.device import MethodResponse
-    from azure.iot.device.aio import IoTHubModuleClient
-
     assert running.ready.keys() == {"host", "ca", "service"}
     added = run("hub", "device", "add", "pi", "--module", "modelsync", "--state", str(running.state))
     assert added.returncode == 0, added.stderr
@@ -73,15 +84,34 @@ async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: 
             await client.send_method_response(MethodResponse.create_from_method_request(request, 200, request.payload))
 
         await within(set_handler(client, "on_method_request_received", answer))
-        invoke = subprocess.Popen(
-            [*COMMAND, "twin", "invoke", "pi", "status", '{"n": 1}', "--module", "modelsync", "--service", service],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        await eventually(lambda: invoke.poll() is not None, "the method's answer")
-        assert json.loads(invoke.communicate()[0]) == {"status": 200, "payload": {"n": 1}}
+        invoke = ["twin", "invoke", "pi", "status", '{"n": 1}', "--module", "modelsync"]
+        invoked = await asyncio.to_thread(run, *invoke, service=service)
+        assert json.loads(invoked.stdout) == {"status": 200, "payload": {"n": 1}}
     shown = run("twin", "get", "pi", "--module", "modelsync", "--state", str(running.state))
     assert json.loads(shown.stdout)["properties"]["desired"]["$version"] == 2
+
+
+async def test_an_edge_module_follows_its_twin_with_the_workload_option(
+    tmp_path: Path, worker_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = tmp_path / "workload.sock"
+    host = loopback_address(worker_id)
+    options = ["--state", str(tmp_path / "s"), "--host", host, "--service-port", "0"]
+    with _started(*options, "--workload", f"edge/modelsync={socket}") as process:
+        assert process.stdout is not None
+        ready = json.loads(await asyncio.to_thread(process.stdout.readline))
+        for line in Path(f"{socket}.env").read_text().splitlines():
+            monkeypatch.setenv(*line.split("=", 1))
+        client: Any = await asyncio.to_thread(IoTHubModuleClient.create_from_edge_environment)
+        async with shut_down(client):
+            await within(client.connect())
+            await within(client.patch_twin_reported_properties({"edge": True}))
+        get = ["twin", "get", "edge", "--module", "modelsync"]
+        shown = await asyncio.to_thread(run, *get, service=ready["service"])
+        assert json.loads(shown.stdout)["properties"]["reported"]["edge"] is True
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 10) == 0
+    assert not socket.exists()
 
 
 def test_sigterm_ends_the_hub_with_exit_code_0_and_nothing_else_on_stdout(running: Running) -> None:

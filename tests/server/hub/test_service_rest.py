@@ -11,13 +11,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
-from modelsync_server.hub import sas
+from modelsync_server.hub import mqtt, sas
+from modelsync_server.hub.certificates import ensure
 from modelsync_server.hub.connection_string import ServiceConnection, parse_service
+from modelsync_server.hub.errors import HubError
 from modelsync_server.hub.hub import HUB_NAME, POLICY, Hub
+from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.service_client import NotFoundError, NotOnlineError, ServiceClient, TwinConflictError
 from tests.support.hub_sdk import sdk_device
+from tests.support.hub_wire import connect_packet, wire
 
 VERSION = {"api-version": "2021-04-12"}
 
@@ -205,6 +210,7 @@ async def test_a_method_for_an_absent_device_is_iot_hubs_404(hub: Hub, rest: Res
         {},
         {"methodName": ""},
         {"methodName": "a", "responseTimeoutInSeconds": 1},
+        {"methodName": "a", "connectTimeoutInSeconds": True},
         {"methodName": "a", "payload": "x" * 140_000},
     ],
 )
@@ -213,19 +219,23 @@ async def test_a_malformed_method_call_is_a_400(hub: Hub, rest: Rest, body: Any)
     assert (await rest("POST", "/twins/pi/methods", body))[0] == 400
 
 
-async def test_a_device_that_does_not_answer_is_a_504(hub: Hub, rest: Rest) -> None:
-    from modelsync_server.hub import mqtt
-    from modelsync_server.hub.identity import Identity
-    from tests.support.hub_wire import connect_packet, wire
-
+async def test_a_device_that_does_not_answer_is_a_504(hub: Hub) -> None:
     hub.add_device("pi")
+    pi = Identity("pi")
     async with wire(hub) as device:
-        await device.ask(connect_packet(hub, Identity("pi")))
+        await device.ask(connect_packet(hub, pi))
         await device.ask(mqtt.Subscribe(1, (("$iothub/methods/POST/#", 1),)))
-        call = {"methodName": "status", "responseTimeoutInSeconds": 5}
-        status, error, _ = await rest("POST", "/twins/pi/methods", call)
-    assert status == 504
-    assert json.loads(error["Message"])["errorCode"] == 504101
+        with pytest.raises(HubError) as caught:
+            # REST allows no less than 5 seconds.
+            await hub.devices.invoke(pi, "status", None, response_seconds=0.1, connect_seconds=0)
+        call = await device.receive()
+        assert isinstance(call, mqtt.Publish)
+        rid = call.topic.partition("$rid=")[2]
+        late = mqtt.Publish(f"$iothub/methods/res/200/?$rid={rid}", b"{}", 1, 2)
+        assert await device.ask(late) == mqtt.Puback(2), "an answer that comes too late is no offence"
+    assert caught.value.status == 504
+    detail = json.loads(caught.value.body()["Message"])
+    assert (detail["errorCode"], detail["message"]) == (504101, "Timed out waiting for the response from device.")
 
 
 async def test_a_query_pages_with_continuation_tokens(hub: Hub, rest: Rest) -> None:
@@ -294,6 +304,34 @@ async def test_the_client_registers_changes_and_removes(client: ServiceClient) -
     await client.remove(odd)
     with pytest.raises(NotFoundError):
         await client.twin(odd)
+
+
+async def test_a_bearer_token_is_sent_instead_of_the_key(hub: Hub) -> None:
+    async def token() -> str:
+        return "entra-token"
+
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.json_response({"deviceId": "pi"})
+
+    app = web.Application()
+    app.router.add_get("/twins/pi", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(
+        runner, hub.address.host, 0, ssl_context=ensure(hub.directory, hub.address.host).server_context()
+    )
+    await site.start()
+    gateway = f"{hub.address.host}:{runner.addresses[0][1]}"
+    connection = ServiceConnection("contoso.azure-devices.net", "service", "YQ==", gateway, hub.ca_path)
+    try:
+        async with ServiceClient(connection, bearer=token) as azure:
+            assert await azure.twin("pi") == {"deviceId": "pi"}
+    finally:
+        await runner.cleanup()
+    assert seen == ["Bearer entra-token"]
 
 
 async def test_the_client_tells_who_is_at_fault(hub: Hub, client: ServiceClient) -> None:

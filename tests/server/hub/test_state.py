@@ -32,7 +32,7 @@ def test_what_was_saved_is_read_by_the_next_process_without_a_clean_close(tmp_pa
         (copied / name).write_bytes((tmp_path / name).read_bytes())
     with State(copied) as again:
         assert again.twin(Identity("pi")) == changed
-        assert again.subscriptions(Identity("pi")) == {"x"}
+        assert again.subscriptions(Identity("pi")) == frozenset({"x"})
     state.close()
 
 
