@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from modelsync_daemon.activation import Patience
 from modelsync_daemon.job import BudgetExceeded
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
-from tests.daemon.fakes import NAME, Inference, MemoryControlPlane, device, reference
+from tests.daemon.fakes import NAME, Device, Inference, MemoryControlPlane, device, reference
 
 
 async def test_a_wish_becomes_the_active_version_and_is_reported(tmp_path: Path) -> None:
@@ -181,6 +182,10 @@ async def test_failures_wait_with_a_code_and_are_tried_again(tmp_path: Path) -> 
         assert pi.row().attempts == 0 and pi.row().error_code == ""
 
 
+def _has_waited(pi: Device, attempt: int) -> bool:
+    return pi.row().attempts == attempt and pi.row().state == "waiting"
+
+
 async def test_attempts_rise_and_are_persisted(tmp_path: Path) -> None:
     now = [1_800_000_000.0]
     plane = MemoryControlPlane()
@@ -188,7 +193,7 @@ async def test_attempts_rise_and_are_persisted(tmp_path: Path) -> None:
         pi.preparer.fail = [UnreachableError("no line.") for _ in range(20)]
         pi.wish(1)
         for attempt in (1, 2, 3):
-            await pi.until(lambda attempt=attempt: pi.row().attempts == attempt and pi.row().state == "waiting")
+            await pi.until(partial(_has_waited, pi, attempt))
             pi.resident.sync()
     async with device(tmp_path, plane, clock=lambda: now[0]) as pi:
         pi.preparer.fail = [UnreachableError("no line.") for _ in range(20)]
