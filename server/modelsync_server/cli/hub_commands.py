@@ -68,9 +68,7 @@ def hub(
     ] = DEVICE_PORT,
     workload: Annotated[
         list[str] | None,
-        typer.Option(
-            help="DEVICE/MODULE=SOCKET: an IoT Edge workload API; the module's variables go to SOCKET.env. Repeatable."
-        ),
+        typer.Option(help="DEVICE/MODULE=SOCKET: IoT Edge workload API; its variables go to SOCKET.env; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Nothing but the JSON line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log connections on stderr.")] = False,

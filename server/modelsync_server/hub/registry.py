@@ -24,7 +24,7 @@ RevocationListener = Callable[[Identity], None]
 
 
 class Registry:
-    """Operations on identities and twins. Listeners hear of desired changes and of withdrawn identities after they are durable."""
+    """Operations on identities and twins. Listeners hear of changes once they are durable."""
 
     def __init__(self, state: State) -> None:
         self._state = state
