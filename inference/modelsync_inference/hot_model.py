@@ -20,6 +20,7 @@ from modelsync_inference.runtime import Runtime
 from modelsync_inference.serving import Lease, Prediction, Serving
 from modelsync_inference.watch import FolderWatch
 from modelsync_protocol import names
+from modelsync_protocol.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
-            raise ValueError("threads, poll_seconds and heartbeat_seconds must be positive.")
+            raise UsageError("threads, poll_seconds and heartbeat_seconds must be positive.")
 
 
 class HotModel:

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,41 @@ def test_a_swap_is_seen_by_a_client_that_stays_connected(served: tuple[DataDir, 
         return str(result.get_response()["model_version"])
 
     wait_until(lambda: version() == "2", "version 2")
+
+
+def test_twenty_swaps_fail_no_request_of_several_clients(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    versions = [data.install(n, {"m.onnx": scaler(n)}, scaler_probe(n)) for n in range(1, 22)]
+    data.point("current", versions[0], 1)
+    stop, wrong, seen = threading.Event(), list[str](), set[int]()
+
+    def ask(address: str) -> None:
+        client = triton.InferenceServerClient(address)
+        while not stop.is_set():
+            try:
+                result = client.infer("anomaly", [_input(X, True)])
+                version = int(result.get_response()["model_version"])
+                if not (result.as_numpy("y") == X * version).all() or result.as_numpy("tag")[0] != version:
+                    wrong.append(f"version {version} answered {result.as_numpy('y')}")
+                seen.add(version)
+            except Exception as error:
+                wrong.append(f"{type(error).__name__}: {error}")
+        client.close()
+
+    with InferProcess(tmp_path) as server:
+        client = triton.InferenceServerClient(server.address)
+        wait_until(client.is_server_ready, "the server to be ready")
+        client.close()
+        clients = [threading.Thread(target=ask, args=(server.address,)) for _ in range(3)]
+        for thread in clients:
+            thread.start()
+        for installed in versions[1:]:
+            data.point("current", installed, installed.version, versions[installed.version - 2])
+            wait_until(partial(seen.__contains__, installed.version), f"version {installed.version} to answer")
+        stop.set()
+        for thread in clients:
+            thread.join()
+    assert wrong == []
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -192,6 +192,8 @@ def test_a_model_that_was_never_started_can_be_closed(tmp_path: Path) -> None:
     HotModel(tmp_path, "anomaly").close()
 
 
-def test_odd_names_are_refused(tmp_path: Path) -> None:
+def test_odd_names_and_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model name"):
         HotModel(tmp_path, "../x")
+    with pytest.raises(UsageError, match="positive"):
+        Settings(threads=0)
