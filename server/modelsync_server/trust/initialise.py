@@ -14,7 +14,7 @@ from modelsync_protocol.errors import UsageError
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store, durable
 from modelsync_server.trust import signing
 from modelsync_server.trust.keys import KeyStore, key_folder, store_id
-from modelsync_server.trust.metadata import now
+from modelsync_server.trust.metadata import highest_numbers, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ def _make_keys(store: Store, option: str | None, count: int, threshold: int) -> 
 
 async def _first_metadata(store: Store, keys: KeyStore, root_bytes: bytes) -> None:
     root: Metadata[Root] = Metadata[Root].from_bytes(root_bytes)
-    highest = [int(path.split("/")[1].split(".")[0]) for path, _ in await store.list("metadata/")]
-    number = max(highest)
+    highest = await highest_numbers(store)
+    number = max(highest.get("targets", 0), highest.get("snapshot", 0)) + 1  # past what an interrupted run left
     targets = Metadata(Targets(version=number))
     await store.create(trust.metadata_object("targets", number), signing.sign(targets, "targets", [root], keys))
     snapshot = Metadata(Snapshot(version=number, meta={"targets.json": MetaFile(number)}))

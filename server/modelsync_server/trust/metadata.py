@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -38,8 +38,8 @@ class State:
     snapshot: Metadata[Snapshot]
     targets: Metadata[Targets]
     roles: dict[str, Metadata[Targets]]
-    raw: dict[str, bytes] = field(default_factory=dict)
-    highest: dict[str, int] = field(default_factory=dict)
+    raw: dict[str, bytes]
+    highest: dict[str, int]
 
     def models(self) -> list[str]:
         """Names of all delegated models, sorted."""
@@ -153,11 +153,17 @@ async def read_state(store: Store, expected_id: str | None = None, *, any_root: 
         raise RefusedError("the snapshot does not list the top-level targets: restore the store's metadata.")
     targets = _verified(Targets, raw["targets"], roots, "targets", meta["targets"])
     roles = {role: _verified(Targets, raw[role], [targets], role, meta[role]) for role in meta if role != "targets"}
-    state = State(first, root, root_bytes, timestamp, tagged.etag, snapshot, targets, roles, raw)
+    highest = await highest_numbers(store)
+    return State(first, root, root_bytes, timestamp, tagged.etag, snapshot, targets, roles, raw, highest)
+
+
+async def highest_numbers(store: Store) -> dict[str, int]:
+    """The highest number of each role's files in the store, referred to or not."""
+    highest: dict[str, int] = {}
     for path, _ in await store.list("metadata/"):
         if match := _NAME.fullmatch(path):
-            state.highest[match[2]] = max(int(match[1]), state.highest.get(match[2], 0))
-    return state
+            highest[match[2]] = max(int(match[1]), highest.get(match[2], 0))
+    return highest
 
 
 async def _root_chain(store: Store) -> tuple[bytes, Metadata[Root], bytes, list[Metadata[Root]]]:
