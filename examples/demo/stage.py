@@ -1,0 +1,102 @@
+"""The demo's stage: real processes (hub, origin, daemon, inference servers) started, watched and stopped. No story."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 10.0
+
+
+class StageError(Exception):
+    """A process did not do what the demo needs; the message names its log."""
+
+
+class Process:
+    """One command of ours as a process of its own; its stderr goes to a log file."""
+
+    def __init__(self, name: str, logs: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, command: str, *arguments: str, ready: bool = True) -> dict[str, Any]:
+        """Start `command` of this environment; with `ready` return the JSON line that it prints when ready."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                Path(sys.executable).with_name(command),
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if ready else log,
+                stderr=log,
+                env={**os.environ, **self._environment},
+            )
+        if not ready:
+            return {}
+        assert self._process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self._process.stdout.readline(), READY_SECONDS)
+            document = json.loads(line)
+        except (TimeoutError, ValueError) as error:
+            raise StageError(f"{self.name} did not start; see {self.log}") from error
+        assert isinstance(document, dict)
+        return document
+
+    async def kill(self) -> None:
+        """Kill -9, as a power cut or the out-of-memory killer would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+        self._process = None
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that does not help."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            await self.kill()
+
+
+async def run(command: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
+    """Run one of our commands to its end and return the JSON it prints; StageError with its own words if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name(command),
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    out, err = await process.communicate()
+    if process.returncode:
+        raise StageError(f"`{command} {' '.join(arguments)}` failed: {err.decode(errors='replace').strip()}")
+    return json.loads(out)
+
+
+def free_address(port: int) -> str:
+    """A loopback address on which `port` is free; the SDK knows no other port than 8883."""
+    for last in range(5, 250):
+        with socket.socket() as probe:
+            try:
+                probe.bind((f"127.0.0.{last}", port))
+            except OSError:
+                continue
+            return f"127.0.0.{last}"
+    raise StageError(f"port {port} is taken on 127.0.0.5 to 127.0.0.249; stop what uses it.")
