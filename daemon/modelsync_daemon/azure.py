@@ -22,10 +22,10 @@ from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback,
 from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
 
-_CALL_SECONDS = 60.0
-"""The longest wait for an answer: edgeHub may take that long for a twin (COMPONENTS §1.9)."""
+CALL_SECONDS = 60.0
+"""The longest wait for an answer: edgeHub may take that long for a twin."""
 
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0
 """How long a connection may be down before it counts as lost: renewing the token reconnects."""
 
 _log = logging.getLogger(__name__)
@@ -35,9 +35,11 @@ _Result = TypeVar("_Result")
 class AzureControlPlane:
     """A ControlPlane for one device or module. All methods belong to one asyncio loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Settings name the identity; raises UsageError if the connection string can't be used."""
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, *, call_seconds: float = CALL_SECONDS, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
+        """Settings name the identity. The limits are for tests; nothing is read or connected before `connect`."""
+        self._settings, self._call_seconds, self._grace_seconds = settings, call_seconds, grace_seconds
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hint: HintCallback = lambda version: None
@@ -59,7 +61,10 @@ class AzureControlPlane:
         self._hint, self._method = on_hint, on_method
 
     async def connect(self) -> None:
-        """Build a client, connect it, read the twin, then subscribe (in this order: COMPONENTS §1.4)."""
+        """Build a client, connect it, read the twin, then subscribe: the SDK wants this order.
+
+        Raises UsageError if the connection string can't be used.
+        """
         await self.close()
         self._loop = asyncio.get_running_loop()
         self._lost = lost = asyncio.Event()
@@ -139,7 +144,7 @@ class AzureControlPlane:
     async def _call(self, what: str, call: Awaitable[_Result]) -> _Result:
         """Await an SDK call with a limit, in our errors' words; any failure makes the client count as lost."""
         try:
-            return await within(_CALL_SECONDS, call)
+            return await within(self._call_seconds, call)
         except exceptions.CredentialError as error:
             self._lost.set()
             raise RefusedError("the hub refuses this device's credentials; check its connection string.") from error
@@ -147,7 +152,7 @@ class AzureControlPlane:
             self._lost.set()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise UnreachableError(f"could not {what} the hub: no answer in {_CALL_SECONDS:.0f} s.") from error
+            raise UnreachableError(f"could not {what} the hub: no answer in {self._call_seconds:.0f} s.") from error
         except Exception as error:  # the SDK's own vocabulary is wide, and some of it undocumented
             self._lost.set()
             reason = str(error.__cause__ or error) or type(error).__name__
@@ -163,7 +168,7 @@ class AzureControlPlane:
         def changed() -> None:  # runs on a thread of the SDK
             if not client.connected:
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(loop.call_later, _GRACE_SECONDS, check)
+                    loop.call_soon_threadsafe(loop.call_later, self._grace_seconds, check)
 
         client.on_connection_state_change = changed
         client.on_background_exception = lambda error: _log.info("hub client: %s", error)

@@ -87,10 +87,19 @@ class Settings:
         return bool(self.connection_string or self.connection_string_file or self.edge)
 
     def read_connection_string(self) -> str | None:
-        """The device's connection string, without line ends; read anew each time, so that it may be rotated."""
-        if self.connection_string_file is None:
-            return self.connection_string
-        return _read_text(self.connection_string_file, "connection_string_file").strip()
+        """The device's connection string, without line ends; read anew each time, so that it may be rotated.
+
+        Raises UsageError if the file can't be read or a part is lacking.
+        """
+        text = self.connection_string
+        if self.connection_string_file is not None:
+            text = _read_text(self.connection_string_file, "connection_string_file").strip()
+        if text is not None:
+            keys = {part.partition("=")[0] for part in text.split(";")}
+            lacking = sorted({"HostName", "DeviceId", "SharedAccessKey"} - keys)
+            if lacking:
+                raise UsageError(f"the hub's connection string lacks {', '.join(lacking)}; copy it anew.")
+        return text
 
     def read_ca(self) -> str | None:
         """PEM text that the hub's certificate is checked against, or None for the system's."""

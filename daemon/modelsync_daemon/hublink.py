@@ -17,7 +17,7 @@ from modelsync_daemon.control import ControlPlane, MethodCallback
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
 from modelsync_daemon.waiting import within
-from modelsync_protocol.errors import ModelsyncError, RefusedError
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
 
 _STEADY_SECONDS = 30.0
 _HINT_SECONDS = 0.2
@@ -72,7 +72,7 @@ class HubLink:
                     await self._plane.connect()
                     await self._read()
                     reason = await self._stay()
-                except RefusedError as error:
+                except (RefusedError, UsageError) as error:
                     backoff, reason = self._refused, str(error)
                 except ModelsyncError as error:
                     reason = str(error)

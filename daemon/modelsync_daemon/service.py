@@ -50,6 +50,8 @@ async def serve(settings: Settings) -> None:
 def _plane(settings: Settings) -> ControlPlane | None:
     if not settings.has_hub:
         return None
+    settings.read_connection_string()  # what is wrong on this machine ends the daemon at once
+    settings.read_ca()
     from modelsync_daemon.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
 
     return AzureControlPlane(settings)

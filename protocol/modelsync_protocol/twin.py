@@ -238,8 +238,10 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
                 model["error"] = {"code": model["error"]["code"]}
             else:
                 model.pop(key, None)
-    while models and _size(document) > caps.MAX_TWIN_BYTES:
-        models.pop(max(models))
+    excess = _size(document) - caps.MAX_TWIN_BYTES
+    for name in sorted(models, reverse=True):
+        if excess > 0:
+            excess -= _size({name: models.pop(name)}) - 1
     return document
 
 

@@ -1,0 +1,207 @@
+"""One contract for every control plane: the fake in memory, and azure-iot-device as device and as Edge module."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelsync_daemon.azure import AzureControlPlane
+from modelsync_daemon.config import Settings, from_environment
+from modelsync_daemon.control import ControlPlane, MethodAnswer
+from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
+from modelsync_server.hub import mqtt
+from modelsync_server.hub.hub import Hub, HubAddress
+from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.service_client import ServiceClient
+from modelsync_server.hub.workload import Workload, WorkloadAddress
+from tests.daemon.fakes import MemoryControlPlane
+from tests.support.addresses import loopback_address
+
+
+@dataclass
+class World:
+    """A control plane and the hub's other side: what an operator does and sees."""
+
+    plane: ControlPlane
+    set_desired: Callable[[dict[str, Any]], Any]
+    reported: Callable[[], dict[str, Any]]
+    call: Callable[[str, Any], Awaitable[tuple[int, Any]]]
+    drop: Callable[[], Any]
+    hints: asyncio.Queue[int | None] = field(default_factory=asyncio.Queue)
+    methods: list[tuple[str, Any]] = field(default_factory=list)
+
+    async def answer(self, name: str, payload: Any) -> MethodAnswer:
+        """The device's side of a method."""
+        self.methods.append((name, payload))
+        return MethodAnswer(202, {"echo": payload})
+
+
+def _memory() -> World:
+    plane = MemoryControlPlane()
+
+    async def call(name: str, payload: Any) -> tuple[int, Any]:
+        answer = await plane.call(name, payload)
+        return answer.status, answer.payload
+
+    return World(plane, plane.set_desired, lambda: plane.reported, call, plane.drop)
+
+
+async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str | None) -> World:
+    address = HubAddress(loopback_address(worker_id), service_port=0)
+    hub = await stack.enter_async_context(Hub(root / "hub", address))
+    service = await stack.enter_async_context(ServiceClient(hub.service))
+    if module is None:
+        settings = Settings(data=root, connection_string=hub.add_device("pi"), ca=hub.ca_path)
+    else:
+        listen = WorkloadAddress(root / "workload.sock")
+        workload = await stack.enter_async_context(
+            Workload(hub.state, Identity("pi", module), hub.address.host, listen)
+        )
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        environment = {**workload.environment, "MODELSYNC_DATA": str(root)}
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        settings = from_environment(environment)
+
+    async def call(name: str, payload: Any) -> tuple[int, Any]:
+        answer = await service.invoke("pi", name, payload, module, response_seconds=10)
+        return answer.status, answer.payload
+
+    return World(
+        AzureControlPlane(settings, grace_seconds=0.2),
+        lambda patch: hub.set_desired("pi", patch, module),
+        lambda: hub.reported("pi", module),
+        call,
+        hub.device_side.drop_all,
+    )
+
+
+@pytest.fixture(params=["memory", "device", "edge module"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            made = _memory()
+        else:
+            module = "modelsync" if request.param == "edge module" else None
+            made = await _azure(tmp_path, worker_id, stack, module)
+        made.plane.listen(made.hints.put_nowait, made.answer)
+        yield made
+        await made.plane.close()
+
+
+async def within(awaitable: Awaitable[Any]) -> Any:
+    """Await with a limit."""
+    async with asyncio.timeout(20):
+        return await awaitable
+
+
+async def test_the_twin_is_read_with_versions(world: World) -> None:
+    world.set_desired({"modelsync": {"models": {"a": {"version": 1}}}})
+    before = world.plane.connected
+    await within(world.plane.connect())
+    assert (before, world.plane.connected) == (False, True)
+    twin = await within(world.plane.read_twin())
+    assert twin.desired["modelsync"] == {"models": {"a": {"version": 1}}} and twin.desired["$version"] == 2
+    assert await within(world.plane.read_twin()) == twin
+
+
+async def test_a_change_gives_a_hint_with_its_version(world: World) -> None:
+    await within(world.plane.connect())
+    world.set_desired({"a": 1})
+    assert await within(world.hints.get()) == 2
+    await within(world.plane.read_twin())
+    assert (await within(world.plane.read_twin())).desired["a"] == 1
+
+
+async def test_reported_properties_are_merged(world: World) -> None:
+    await within(world.plane.connect())
+    await within(world.plane.patch_reported({"modelsync": {"a": 1, "b": {"c": 2}}}))
+    await within(world.plane.patch_reported({"modelsync": {"a": None, "b": {"d": 3}}}))
+    assert world.reported()["modelsync"] == {"b": {"c": 2, "d": 3}}
+
+
+async def test_methods_are_answered_on_the_owners_loop(world: World) -> None:
+    await within(world.plane.connect())
+    assert await within(world.call("rollback", {"model": "a"})) == (202, {"echo": {"model": "a"}})
+    assert world.methods == [("rollback", {"model": "a"})]
+
+
+async def test_a_lost_line_is_told_and_a_new_connect_begins_afresh(world: World) -> None:
+    await within(world.plane.connect())
+    world.drop()
+    assert "." in await within(world.plane.wait_lost())
+    assert not world.plane.connected
+    with pytest.raises(UnreachableError):
+        await within(world.plane.patch_reported({"a": 1}))
+    world.set_desired({"while": "away"})
+    await within(world.plane.connect())
+    assert (await within(world.plane.read_twin())).desired["while"] == "away"
+    world.set_desired({"x": 2})
+    assert await within(world.hints.get()) == 3
+
+
+async def test_bytes_are_counted_and_survive_reconnects(world: World) -> None:
+    await within(world.plane.connect())
+    await within(world.plane.read_twin())
+    first = world.plane.wire()
+    await within(world.plane.connect())
+    await within(world.plane.read_twin())
+    await within(world.plane.read_twin())
+    second = world.plane.wire()
+    assert second[0] > first[0] > 0 and second[1] > first[1] > 0
+
+
+async def test_closing_twice_is_harmless(world: World) -> None:
+    await within(world.plane.connect())
+    await within(world.plane.close())
+    await within(world.plane.close())
+    assert not world.plane.connected
+
+
+async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str) -> None:
+    lose = False
+
+    def outgoing(identity: Identity, packet: mqtt.Publish) -> tuple[float, ...]:
+        return () if lose and packet.topic.startswith("$iothub/twin/res") else (0.0,)
+
+    address = HubAddress(loopback_address(worker_id), service_port=0)
+    async with Hub(tmp_path / "hub", address, outgoing=outgoing) as hub:
+        settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path)
+        plane = AzureControlPlane(settings, call_seconds=1.0)
+        await within(plane.connect())
+        await within(plane.read_twin())
+        lose = True
+        with pytest.raises(UnreachableError, match="no answer"):
+            await within(plane.read_twin())
+        assert not plane.connected and await within(plane.wait_lost())
+        lose = False
+        await within(plane.connect())
+        assert (await within(plane.read_twin())).desired["$version"] == 1
+        await within(plane.close())
+
+
+async def test_wrong_keys_and_no_hub_have_words_of_their_own(tmp_path: Path, worker_id: str) -> None:
+    address = HubAddress(loopback_address(worker_id), service_port=0)
+    async with Hub(tmp_path / "hub", address) as hub:
+        text = hub.add_device("pi")
+        key = text.split("SharedAccessKey=")[1].split(";")[0]
+        wrong = text.replace(key, "A" * (len(key) - 4) + "AAA=")
+        refused = AzureControlPlane(Settings(data=tmp_path, connection_string=wrong, ca=hub.ca_path))
+        with pytest.raises(RefusedError, match="credentials"):
+            await within(refused.connect())
+        ca = tmp_path / "ca.pem"
+        ca.write_text(hub.ca_pem)
+        other = AzureControlPlane(Settings(data=tmp_path, connection_string=text))
+        with pytest.raises(UnreachableError):
+            await within(other.connect())
+    gone = AzureControlPlane(Settings(data=tmp_path, connection_string=text, ca=ca))
+    with pytest.raises(UnreachableError):
+        await within(gone.connect())
+    with pytest.raises(UsageError, match="connection string"):
+        await within(AzureControlPlane(Settings(data=tmp_path, connection_string="nonsense")).connect())
