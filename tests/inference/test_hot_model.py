@@ -25,7 +25,7 @@ X = np.ones((2, 3), dtype=np.float32)
 class Callers:
     """Threads that call `model` until stopped, and what went wrong with their answers."""
 
-    def __init__(self, model: HotModel, count: int = 4) -> None:
+    def __init__(self, model: HotModel, count: int = 2) -> None:
         self._model, self._stop = model, threading.Event()
         self.wrong: list[str] = []
         self.seen: set[int] = set()
