@@ -142,11 +142,13 @@ def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Setting
 def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
     if key in _PATHS and isinstance(value, str) and value:
         return base / value
-    if key == "windows" and isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(value)
+    if key == "windows":
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise UsageError(f"the setting windows = {value!r:.60} is not a list of strings.")
     kinds = [kind for kind in (get_args(expected) or (expected,)) if kind in (str, int, bool)]
     if type(value) not in kinds:
-        wanted = {"windows": "a list of strings"}.get(key) or " or ".join(
+        wanted = " or ".join(
             {str: "a string", int: "a whole number", bool: "true or false"}[kind] for kind in kinds or [str]
         )
         raise UsageError(f"the setting {key} = {value!r:.60} is not {wanted}.")
