@@ -125,8 +125,10 @@ class ServiceSide:
     async def _put_registration(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         body = documents.parse_object(await request.read())
-        named = Identity(body.get("deviceId", identity.device), body.get("moduleId", identity.module))
-        if named != identity:
+        if (body.get("deviceId", identity.device), body.get("moduleId", identity.module)) != (
+            identity.device,
+            identity.module,
+        ):
             raise argument_invalid("the ids in the body are not those of the address.")
         authentication = body.get("authentication") or {}
         symmetric = authentication.get("symmetricKey") or {} if isinstance(authentication, dict) else {}

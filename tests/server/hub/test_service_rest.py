@@ -101,8 +101,18 @@ async def test_a_given_key_is_kept_and_a_bad_one_refused(rest: Rest) -> None:
     key = "YW5vdGhlciBrZXksIG5vIHNlY3JldCBlaXRoZXIhISE="
     body = {"authentication": {"type": "sas", "symmetricKey": {"primaryKey": key, "secondaryKey": key}}}
     assert (await rest("PUT", "/devices/a", body))[1]["authentication"]["symmetricKey"]["primaryKey"] == key
-    body["authentication"]["symmetricKey"] = {"primaryKey": "not base64!"}
-    assert (await rest("PUT", "/devices/b", body))[0] == 400
+    wrong: list[Any] = [
+        {"authentication": {"symmetricKey": {"primaryKey": "not base64!"}}},
+        {"authentication": {"symmetricKey": {"primaryKey": 5}}},
+        {"authentication": {"type": "certificateAuthority"}},
+        {"authentication": [1]},
+        {"deviceId": "other"},
+        {"deviceId": 5},
+        {"status": ["enabled"]},
+    ]
+    for document in wrong:
+        assert (await rest("PUT", "/devices/b", document))[0] == 400, document
+    assert (await rest("GET", "/devices/b"))[0] == 404
 
 
 @pytest.mark.parametrize("path", ["/twins/pi", "/twins/pi/modules/m"])

@@ -106,3 +106,9 @@ def test_a_service_connection_needs_a_hub_that_ran(tmp_path: Path) -> None:
 def test_a_bad_id_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(UsageError, match="device or module id"):
         from_client_id(text)
+
+
+def test_every_answer_waits_for_the_disk(tmp_path: Path) -> None:
+    with State(tmp_path) as state:
+        assert state._db.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: each commit is on disk"
+        assert state._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -116,6 +116,18 @@ async def test_what_iot_hub_does_not_allow_closes_the_session(hub: Hub, data: by
     assert hub.devices.connected_since(PI) is None
 
 
+async def test_a_message_of_256_kb_is_taken_and_a_larger_one_is_not(hub: Hub) -> None:
+    got: list[int] = []
+    hub.devices.on_telemetry = lambda identity, packet: got.append(len(packet.payload))
+    topic = "devices/pi/messages/events/"
+    async with wire(hub) as client:
+        await client.ask(connect_packet(hub, PI))
+        assert await client.ask(mqtt.Publish(topic, b"x" * 256 * 1024, 1, 7)) == mqtt.Puback(7)
+        await client.send(mqtt.encode(mqtt.Publish(topic, b"x" * 264 * 1024, 1, 8))[:1000])
+        assert await client.closed() == []
+    assert got == [256 * 1024]
+
+
 async def test_only_ones_own_topics_can_be_subscribed(hub: Hub) -> None:
     async with wire(hub) as client:
         await client.ask(connect_packet(hub, PI))
