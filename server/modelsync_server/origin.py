@@ -27,23 +27,20 @@ from modelsync_server.store.directory import DirectoryStore
 _PATH = re.compile(r"/(metadata|bundles|manifests|packs|updates)((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}){1,2})")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _IMMUTABLE = "public, max-age=31536000, immutable"
-_SHUTDOWN_SECONDS = 2.0
-"""How long requests may go on after SIGTERM; whoever reads slower is cut off and resumes elsewhere."""
+_SHUTDOWN_SECONDS = 1.0
+"""How long requests may go on after SIGTERM (aiohttp waits twice that); whoever reads slower is cut off and
+resumes elsewhere."""
 
 _STORE = web.AppKey("store", Path)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Which bytes of an object to send: `start`, and `length` of the object's `size`; all in bytes."""
+    """Which bytes of an object to send: `length` from `start`; `partial` if a range was asked for."""
 
     start: int
     length: int
-    size: int
-
-    @property
-    def partial(self) -> bool:
-        return self.length < self.size or self.start > 0
+    partial: bool
 
 
 def application(store: Path) -> web.Application:
@@ -121,21 +118,25 @@ async def _answer(request: web.Request, file: BinaryIO, size: int, tag: str, cac
     await response.prepare(request)
     if request.method == "GET" and part.length:
         await _send(request, file, part)
-    await response.write_eof()
     return response
 
 
 async def _send(request: web.Request, file: BinaryIO, part: _Part) -> None:
     """Let the kernel copy the bytes (over TLS: through this process, a buffer at a time)."""
     transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client is gone")
-    await asyncio.get_running_loop().sendfile(transport, file, part.start, part.length)
+    if transport is None or transport.is_closing():
+        return  # the client is gone
+    try:
+        sent = await asyncio.get_running_loop().sendfile(transport, file, part.start, part.length)
+    except (ConnectionError, RuntimeError):  # asyncio says RuntimeError for a transport that closes
+        sent = 0
+    if sent != part.length and isinstance(transport, asyncio.WriteTransport):
+        transport.abort()  # never let the next answer be taken for the rest of this one
 
 
 def _part(request: web.Request, size: int, tag: str) -> _Part | None:
     """The asked part, the whole if no usable range is asked, None if the range is beyond the end (RFC 9110 §14)."""
-    whole = _Part(0, size, size)
+    whole = _Part(0, size, partial=False)
     asked = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     condition = request.headers.get("If-Range")
     if asked is None or request.method != "GET" or (condition is not None and condition != tag):
@@ -151,7 +152,7 @@ def _part(request: web.Request, size: int, tag: str) -> _Part | None:
             return None
     else:
         return whole
-    return _Part(start, end - start + 1, size) if start < size else None
+    return _Part(start, end - start + 1, partial=True) if start < size else None
 
 
 def _open(store: Path, path: str) -> tuple[BinaryIO, int, str] | None:

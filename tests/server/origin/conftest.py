@@ -1,0 +1,185 @@
+"""A store's directory behind real origins: ours as a process, and nginx with the configuration of docs/origin.md."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+CONTENT = bytes(range(256)) * 400
+PACK = "packs/" + "ab" * 32
+UPDATE = "updates/" + "ab" * 32 + "/" + "cd" * 32 + ".v1"
+OBJECTS = {
+    PACK: CONTENT,
+    UPDATE: b"update",
+    "manifests/" + "ab" * 32: b"manifest",
+    "metadata/1.root.json": b'{"root":1}',
+    "metadata/timestamp.json": b'{"timestamp":1}',
+    "bundles/anomaly": b"bundle",
+    "packs/empty": b"",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A running origin; `tls` verifies it (None: plain HTTP)."""
+
+    url: str
+    store: Path
+    tls: ssl.SSLContext | None
+    process: subprocess.Popen[str]
+
+    def connect(self) -> socket.socket:
+        """A raw connection, TLS included."""
+        host, port = self.url.rpartition("//")[2].split(":")
+        raw = socket.create_connection((host, int(port)), timeout=10)
+        return self.tls.wrap_socket(raw, server_hostname=host) if self.tls else raw
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-made CA that is its own server certificate for 127.0.0.1; (certificate, key)."""
+    folder = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelsync test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return cert_file, key_file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A directory that looks like a store."""
+    return make_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module", params=["modelsync", "modelsync-tls", "nginx", "nginx-tls"])
+def origin(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[Origin]:
+    """Each kind of origin over the same directory."""
+    kind, _, tls = str(request.param).partition("-")
+    folder = tmp_path_factory.mktemp(kind)
+    start = serve if kind == "modelsync" else nginx
+    with start(make_store(folder / "store"), certificate if tls else None, folder) as running:
+        yield running
+
+
+def make_store(folder: Path) -> Path:
+    """Write OBJECTS below `folder`."""
+    for path, data in OBJECTS.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
+
+
+@contextmanager
+def serve(store: Path, certificate: tuple[Path, Path] | None, folder: Path | None = None) -> Iterator[Origin]:
+    """Run `modelsync serve` until the block ends."""
+    command = [str(Path(sys.executable).with_name("modelsync")), "serve", str(store)]
+    if certificate:
+        command += ["--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.stderr and process.stderr.read()
+        yield Origin(json.loads(line)["url"], store, _trusting(certificate), process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@contextmanager
+def nginx(store: Path, certificate: tuple[Path, Path] | None, folder: Path) -> Iterator[Origin]:
+    """Run nginx with the documented configuration until the block ends."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        pytest.fail("nginx is not installed, and it must serve a store as origin: `apt-get install nginx-light`")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder / "nginx.conf"
+    config.write_text(_nginx_config(store, certificate, folder, port))
+    command = [program, "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log"), "-g", "daemon off;"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(port, process, folder)
+        scheme = "https" if certificate else "http"
+        yield Origin(f"{scheme}://127.0.0.1:{port}", store, _trusting(certificate), process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def _nginx_config(store: Path, certificate: tuple[Path, Path] | None, folder: Path, port: int) -> str:
+    document = (Path(__file__).parents[3] / "docs" / "origin.md").read_text()
+    found = re.search(r"```nginx\n(.*?)```", document, re.DOTALL)
+    assert found, "docs/origin.md has lost its nginx configuration"
+    server = found[1].replace("/srv/modelsync/store", str(store))
+    listen = f"listen 127.0.0.1:{port}"
+    if certificate:
+        listen += f" ssl; ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]}"
+    assert "listen 127.0.0.1:8080;" in server
+    server = server.replace("listen 127.0.0.1:8080", listen)
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    # Run by root nginx would drop to a user who may not read the test's folder.
+    user = "user root;\n" if _is_root() else ""
+    return (
+        f"{user}worker_processes 1;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{server}}}\n"
+    )
+
+
+def _is_root() -> bool:
+
+    return os.geteuid() == 0
+
+
+def _wait_for(port: int, process: subprocess.Popen[str], folder: Path) -> None:
+    for _ in range(200):
+        if process.poll() is not None:
+            pytest.fail(f"nginx did not start: {(folder / 'error.log').read_text()}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail("nginx does not listen")
+
+
+def _trusting(certificate: tuple[Path, Path] | None) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=str(certificate[0])) if certificate else None
