@@ -17,6 +17,10 @@ import pytest
 from azure.iot.device import MethodResponse
 from azure.iot.device.aio import IoTHubModuleClient
 
+from modelsync_server.hub.__main__ import main
+from modelsync_server.hub.hub import add_device
+from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.state import State
 from tests.support.addresses import loopback_address
 from tests.support.hub_sdk import set_handler, shut_down, within
 
@@ -121,24 +125,47 @@ def test_sigterm_ends_the_hub_with_exit_code_0_and_nothing_else_on_stdout(runnin
     assert running.process.stdout.read() == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["twin", "get", "nobody"], 2, "check the device"),
-        (["twin", "set", "nobody", "{"], 2, "not JSON"),
-        (["twin", "set", "nobody", "[]"], 2, "merge patch"),
-        (["twin", "set", "nobody", "@/nowhere/at/all"], 2, "can't be read"),
-        (["twin", "get", "no body"], 2, "device or module id"),
-        (["twin", "get", "x", "--service", "nonsense"], 2, "connection string"),
-    ],
-)
+def test_what_was_answered_survives_a_kill(running: Running) -> None:
+    service = running.ready["service"]
+    with State(running.state) as state:
+        add_device(state, Identity("pi"))
+    assert run("twin", "set", "pi", '{"n": 2}', service=service).returncode == 0
+    running.process.kill()
+    running.process.wait(timeout=10)
+    with _started("--state", str(running.state), "--host", running.ready["host"], "--service-port", "0") as again:
+        assert again.stdout is not None
+        ready = json.loads(again.stdout.readline())
+        assert Path(ready["ca"]).read_text() == Path(running.ready["ca"]).read_text()
+        twin = json.loads(run("twin", "get", "pi", service=ready["service"]).stdout)
+    assert (twin["properties"]["desired"]["n"], twin["properties"]["desired"]["$version"]) == (2, 2)
+
+
+WRONG = [
+    (["twin", "get", "nobody"], 2, "check the device"),
+    (["twin", "set", "nobody", "{"], 2, "not JSON"),
+    (["twin", "set", "nobody", "[]"], 2, "merge patch"),
+    (["twin", "set", "nobody", "@/nowhere/at/all"], 2, "can't be read"),
+    (["twin", "get", "no body"], 2, "device or module id"),
+    (["twin", "get", "x", "--service", "nonsense"], 2, "connection string"),
+    (["twin", "get", "x", "--service", "HostName=h;SharedAccessKeyName=p;SharedAccessKey=!"], 2, "not base64"),
+    (["twin", "get", "x", "--service", "HostName=h;SharedAccessKeyName=p;SharedAccessKey=YQ==;CaFile=/no"], 5, "CA"),
+    (["hub", "--workload", "nonsense"], 2, "DEVICE/MODULE=SOCKET"),
+    (["hub", "--state", "/dev/null/hub"], 5, "state directory"),
+]
+
+
 def test_an_error_is_one_sentence_and_an_exit_code(
-    running: Running, arguments: list[str], code: int, says: str
+    running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(*arguments, service=running.ready["service"])
-    assert (done.returncode, done.stdout) == (code, "")
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.setenv("MODELSYNC_SERVICE", running.ready["service"])
+    for arguments, code, says in WRONG:
+        monkeypatch.setattr(sys, "argv", ["modelsync", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        shown = capsys.readouterr()
+        assert (exited.value.code, shown.out) == (code, ""), arguments
+        assert says in shown.err, shown.err
+        assert len(shown.err.strip().splitlines()) == 1, shown.err
 
 
 def test_a_hub_that_is_gone_is_exit_code_4_and_one_that_never_was_2_or_5(running: Running, tmp_path: Path) -> None:
@@ -146,5 +173,5 @@ def test_a_hub_that_is_gone_is_exit_code_4_and_one_that_never_was_2_or_5(running
     running.process.wait(timeout=10)
     assert run("twin", "get", "pi", service=running.ready["service"]).returncode == 4
     assert run("twin", "get", "pi", "--state", str(tmp_path / "none")).returncode == 2
-    run("hub", "device", "add", "pi", "--state", str(tmp_path / "new"))
+    State(tmp_path / "new").close()
     assert run("twin", "get", "pi", "--state", str(tmp_path / "new")).returncode == 5
