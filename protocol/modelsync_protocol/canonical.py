@@ -28,7 +28,7 @@ def decode(data: bytes, *, what: str, limit: int) -> Any:
         raise FormatError(f"{what} has {len(data)} bytes; the limit is {limit}.")
     try:
         return json.loads(
-            data,
+            data.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_float=_refuse,
             parse_constant=_refuse,

@@ -22,6 +22,7 @@ _SKIPPABLE = (0x184D2A50).to_bytes(4, "little")
 _MAGIC = b"MSI\x01"
 _LEVEL = 19
 _MAX_PACKS = 100_000
+_BITE_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +97,22 @@ def decode_object(data: bytes, digest: str) -> tuple[Manifest, Index]:
 
 def _front(data: bytes) -> tuple[bytes, bytes]:
     """The decompressed first zstd frame (declared size checked before allocation), and what follows it."""
+    document = bytearray()
+    used = 0
     try:
         declared = zstandard.frame_content_size(data)
         if not 0 <= declared <= caps.MAX_MANIFEST_BYTES:
             raise FormatError("the manifest object does not declare an allowed size.")
         decompressor = zstandard.ZstdDecompressor(max_window_size=caps.MAX_MANIFEST_BYTES).decompressobj()
-        document = decompressor.decompress(data)
-    except zstandard.ZstdError as error:
+        while not decompressor.eof and len(document) <= declared and used < len(data):
+            # Four bytes can become 128 KiB: small bites bound what a lying frame makes before it is noticed.
+            document += decompressor.decompress(data[used : used + _BITE_BYTES])
+            used += _BITE_BYTES
+    except (zstandard.ZstdError, MemoryError) as error:
         raise FormatError(f"the manifest object is damaged: {error}.") from error
     if not decompressor.eof or len(document) != declared:
-        raise FormatError("the manifest object is cut short.")
-    return document, decompressor.unused_data
+        raise FormatError("the manifest object is cut short, or has another size than it declares.")
+    return bytes(document), decompressor.unused_data + data[used:]
 
 
 def _decode_index(section: memoryview, manifest: Manifest) -> Index:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice, repeat
 from typing import Any
 
 from modelsync_protocol import canonical, caps, names
 from modelsync_protocol.errors import FormatError
 
 FORMAT = 1
+_NO_DIGEST = "0" * 64
 PROBE_PATH = ".modelsync/probe.json"
 """Where `publish --probe` puts the probe inside the artifact."""
 
@@ -32,9 +33,11 @@ class RegularFile:
     def __post_init__(self) -> None:
         names.check_relative_path(self.path)
         if type(self.mode) is not int or not 0 <= self.mode <= 0o777:
-            raise FormatError(f"{self.path!r} has a mode that is not permission bits.")
+            raise FormatError(f"{self.path!r:.80} has a mode that is not permission bits.")
+        if len(self.sizes) != len(self.digests):
+            raise FormatError(f"{self.path!r:.80} has another number of sizes than of digests.")
         if not all(type(size) is int and 0 < size <= caps.TENSOR_CHUNK_BYTES for size in self.sizes):
-            raise FormatError(f"{self.path!r} has a chunk size outside 1 to {caps.TENSOR_CHUNK_BYTES}.")
+            raise FormatError(f"{self.path!r:.80} has a chunk size outside 1 to {caps.TENSOR_CHUNK_BYTES}.")
 
     @property
     def size(self) -> int:
@@ -69,15 +72,23 @@ Entry = RegularFile | Link | EmptyDirectory
 
 def check_link(path: str, target: str) -> None:
     """Raise FormatError if a link at `path` to `target` is absolute or leaves the tree."""
-    if not target or len(target) > caps.MAX_PATH_BYTES:
-        raise FormatError(f"the link {path!r} has no usable target.")
+    try:
+        length = len(target.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise FormatError(f"the link {path!r:.80} has a target that is not valid Unicode.") from error
+    if not 0 < length <= caps.MAX_PATH_BYTES:
+        raise FormatError(f"the link {path!r:.80} has no usable target.")
     if target.startswith("/") or "\\" in target or any(ord(c) < 32 or ord(c) == 127 for c in target):
-        raise FormatError(f"the link {path!r} points to {target!r:.80}; only targets inside the artifact are allowed.")
+        raise FormatError(
+            f"the link {path!r:.80} points to {target!r:.80}; only targets inside the artifact are allowed."
+        )
+    if target == ".":
+        return
     parts = target.split("/")
     climbs = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
     # ".." after a name could climb out through another link, so it may only lead.
-    if climbs > path.count("/") or ".." in parts[climbs:] or "" in parts or "." in parts[climbs:-1]:
-        raise FormatError(f"the link {path!r} to {target!r:.80} leaves the artifact or is not normalised.")
+    if climbs > path.count("/") or ".." in parts[climbs:] or "" in parts or "." in parts:
+        raise FormatError(f"the link {path!r:.80} to {target!r:.80} leaves the artifact or is not normalised.")
 
 
 @dataclass(frozen=True)
@@ -171,15 +182,16 @@ def decode(data: bytes) -> Manifest:
 def complete(skeleton: bytes, digests: Iterator[str] | None) -> Manifest:
     """Build a manifest from a skeleton; `digests` gives each chunk's digest in stream order.
 
-    With None every digest is 64 zeros: the result says where chunks lie, but has no true name yet.
+    With None every digest is 64 zeros: the result says where chunks lie, but has no true name yet. FormatError
+    if the skeleton is no canonical one, or if there are fewer or more digests than chunks.
     """
     document = canonical.decode(skeleton, what="the manifest's skeleton", limit=caps.MAX_MANIFEST_BYTES)
-    return _build(document, _zeros() if digests is None else digests)
-
-
-def _zeros() -> Iterator[str]:
-    while True:
-        yield "0" * 64
+    manifest = _build(document, repeat(_NO_DIGEST) if digests is None else digests)
+    if manifest.skeleton != skeleton:
+        raise FormatError("the manifest's skeleton is not in canonical form.")
+    if digests is not None and next(digests, None) is not None:
+        raise FormatError("there are more digests than chunks.")
+    return manifest
 
 
 def _entry_document(entry: Entry, with_digests: bool) -> dict[str, Any]:
@@ -226,7 +238,7 @@ def _build_entry(document: Any, digests: Iterator[str] | None) -> Entry:
         ):
             return RegularFile(path, mode, tuple(sizes), tuple(names.check_digest(d) for d in known))
         case {"path": str(path), "mode": int(mode), "sizes": list(sizes)} if digests is not None and len(document) == 3:
-            return RegularFile(path, mode, tuple(sizes), tuple(next(digests) for _ in sizes))
+            return RegularFile(path, mode, tuple(sizes), tuple(islice(digests, len(sizes))))
     raise FormatError("the manifest has an entry that is neither file, link nor empty directory.")
 
 
@@ -240,9 +252,13 @@ def _check_tree(entries: tuple[Entry, ...]) -> None:
             raise FormatError(f"the manifest's paths are not in ascending order at {entry.path!r:.80}.")
         previous = encoded
         leaves.add(entry.path)
+    directories: set[str] = set()
     for entry in entries:
         parent = entry.path
         while "/" in parent:
             parent = parent.rpartition("/")[0]
+            if parent in directories:
+                break
+            directories.add(parent)
             if parent in leaves:
                 raise FormatError(f"{entry.path!r:.80} lies below {parent!r:.80}, which is not a directory.")

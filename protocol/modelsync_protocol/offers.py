@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelsync_protocol import caps
+from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_varint
 
 LISTED_VERSIONS = 3
@@ -16,6 +17,7 @@ LISTED_VERSIONS = 3
 
 _BASE_PREFIX_BYTES = 4
 _MAX_BASES = 64
+_MAX_BYTES = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,19 @@ def decode(data: bytes) -> dict[int, Offer]:
         return {}
     reader = Reader(data, "the offers")
     result: dict[int, Offer] = {}
+    above = caps.MAX_VERSION + 1
     for _ in range(reader.varint(LISTED_VERSIONS)):
         version = reader.varint(caps.MAX_VERSION)
-        install_bytes = reader.varint(2**50)
-        updates = {}
+        if not 0 < version < above:
+            raise FormatError("the offers do not list versions from the newest down.")
+        above = version
+        install_bytes = reader.varint(_MAX_BYTES)
+        updates: dict[str, int] = {}
         for _ in range(reader.varint(_MAX_BASES)):
             base = bytes(reader.take(_BASE_PREFIX_BYTES)).hex()
-            updates[base] = reader.varint(2**50)
+            if updates and base <= next(reversed(updates)):
+                raise FormatError("the offers do not list bases in ascending order.")
+            updates[base] = reader.varint(_MAX_BYTES)
         result[version] = Offer(install_bytes, updates)
     reader.end()
     return result

@@ -61,7 +61,7 @@ class Reader:
 
     def signed(self, limit: int) -> int:
         """Read a zigzag varint; a magnitude over `limit` raises FormatError."""
-        value = self.varint(2 * limit + 1)
+        value = self.varint(2 * limit)
         return value >> 1 if not value & 1 else -((value + 1) >> 1)
 
     def take(self, count: int) -> memoryview:

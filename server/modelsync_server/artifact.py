@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from modelsync_protocol import caps
 from modelsync_protocol.chunking import chunk_sizes
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
+from modelsync_server.mapping import mapped
 
 _COPY_BLOCK = 4 * caps.MIB
 
@@ -51,23 +52,10 @@ def snapshot(path: Path, probe: Path | None = None) -> Iterator[Artifact]:
             entries = tuple(files[s.path] if s.entry is None else s.entry for s in sources)
             try:
                 manifest = Manifest(entries, probe=PROBE_PATH if PROBE_PATH in files else None)
+                _check_length(manifest, path)
             except FormatError as error:
                 raise UsageError(str(error)) from error
             yield Artifact(manifest, stream)
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[memoryview]:
-    """Yield the bytes of a file as a read-only view, mapped unless it is empty."""
-    if path.stat().st_size == 0:
-        yield memoryview(b"")
-        return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as area:
-        view = memoryview(area)
-        try:
-            yield view
-        finally:
-            view.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +80,32 @@ def _sources(path: Path, probe: Path | None) -> list[_Source]:
         # The mode of a lone file says nothing about the model, so it must not make a new version of the same bytes.
         found = [_Source(path.name, origin=path, mode=0o755 if info.st_mode & 0o100 else 0o644)]
     if probe is not None:
+        _check_probe(probe)
         found = [source for source in found if source.path != PROBE_PATH]
         found.append(_Source(PROBE_PATH, origin=probe))
     if len(found) > caps.MAX_FILES:
         raise UsageError(f"{path} has {len(found)} files; an artifact may have {caps.MAX_FILES}.")
     return sorted(found, key=lambda source: source.path.encode("utf-8", "surrogateescape"))
+
+
+def _check_length(manifest: Manifest, path: Path) -> None:
+    if len(manifest.encoded) > caps.MAX_MANIFEST_BYTES:
+        raise UsageError(f"{path} has too many files or chunks for one artifact; publish it in parts.")
+
+
+def _check_probe(probe: Path) -> None:
+    """What inference will refuse is refused here: a FIFO, another file picked by mistake."""
+    info = probe.stat()
+    if not stat.S_ISREG(info.st_mode) or info.st_size > caps.MAX_PROBE_BYTES:
+        raise UsageError(f"{probe} is no probe: give a JSON file of at most {caps.MAX_PROBE_BYTES // caps.MIB} MiB.")
+    try:
+        document = json.loads(probe.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{probe} is no probe: it is not valid JSON ({error}).") from error
+    match document:
+        case {"format": 1, "cases": [_, *_]}:
+            return
+    raise UsageError(f"{probe} is no probe: it lacks format 1 or its cases; docs/inference.md shows one.")
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[_Source]:

@@ -18,6 +18,9 @@ _PAYLOAD_BYTES = 256 * caps.KIB
 _AIM_BYTES = 240 * caps.KIB
 """Payload size that a split aims at: a little under the limit, as parts of one unit differ."""
 
+_PACK_BYTES = 64 * caps.KIB
+"""Payload size that frames of packs aim at: devices fetch them one by one, and each brings what it holds besides."""
+
 _WINDOW_SLACK_BYTES = 512 * caps.KIB
 """How much of the base is offered around a frame's counterpart when the whole base is too much."""
 
@@ -69,7 +72,7 @@ def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
 
 def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
     """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
-    return _encode_units(_units(chunks), _Context(target, None, None), pool)
+    return _encode_units(_units(chunks), _Context(target, None, None, aim=_PACK_BYTES, most=2 * _PACK_BYTES), pool)
 
 
 def _encode_runs(base: Source, target: Source, finder: _BaseFinder, join: int, pool: Executor) -> Encoded:
@@ -102,8 +105,9 @@ def _encode_runs(base: Source, target: Source, finder: _BaseFinder, join: int, p
 def _joined(plan: list[tuple[bool, list[Chunk]]], join: int) -> list[tuple[bool, list[Chunk]]]:
     """Turn short unchanged runs between changed ones into changed ones; with no change at all leave it be."""
     result: list[tuple[bool, list[Chunk]]] = []
+    everything = join >= sum(size for _, chunks in plan for _, size, _ in chunks)
     for number, (changed, chunks) in enumerate(plan):
-        inner = 0 < number < len(plan) - 1 or join > _JOIN_BYTES
+        inner = everything or 0 < number < len(plan) - 1
         short = sum(size for _, size, _ in chunks) <= join
         changed = changed or (inner and short and len(plan) > 1)
         if result and result[-1][0] == changed:
@@ -164,7 +168,18 @@ class _Job:
 class _Context:
     """Chooses what frames lean on, and encodes them."""
 
-    def __init__(self, target: Source, base: Source | None, finder: _BaseFinder | None) -> None:
+    def __init__(
+        self,
+        target: Source,
+        base: Source | None,
+        finder: _BaseFinder | None,
+        *,
+        aim: int = _AIM_BYTES,
+        most: int = _PAYLOAD_BYTES,
+    ) -> None:
+        """Payloads come out near `aim` bytes where there is more, and at most `most` unless one chunk has more."""
+        self._aim = aim
+        self._most = most
         self._target = target
         self._base = base
         self._finder = finder
@@ -179,20 +194,20 @@ class _Context:
             if len(trial[1]) < len(best[1]) * _WORTH - 16:
                 choice, best = candidate, trial
         estimate = len(best[1]) * _size(unit) // _size(sample)
-        if len(sample) < len(unit) and estimate <= 4 * _PAYLOAD_BYTES:
+        if len(sample) < len(unit) and estimate <= 4 * self._most:
             # The sample may mislead; the whole may still fit into one frame.
             best = self._encode(unit, choice)
             sample, estimate = unit, len(best[1])
-        if estimate <= _PAYLOAD_BYTES and sample is unit:
+        if estimate <= self._most and sample is unit:
             return [_Job(unit, choice, best)]
-        return [_Job(part, choice) for part in _cut(unit, max(1, -(-estimate // _AIM_BYTES)))]
+        return [_Job(part, choice) for part in _cut(unit, max(1, -(-estimate // self._aim)))]
 
     def encode(self, job: _Job) -> list[tuple[Frame, bytes]]:
         """Encode a job's chunks as one frame, or as more if the payload comes out too large."""
         frame, payload = job.done or self._encode(job.chunks, job.choice)
-        if len(payload) <= _PAYLOAD_BYTES or len(job.chunks) == 1:
+        if len(payload) <= self._most or len(job.chunks) == 1:
             return [(frame, payload)]
-        parts = _cut(job.chunks, -(-len(payload) // _AIM_BYTES))
+        parts = _cut(job.chunks, -(-len(payload) // self._aim))
         return [item for part in parts for item in self.encode(_Job(part, job.choice))]
 
     def _choices(self, offset: int) -> list[_Choice]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_server.encoder import Source
+from modelsync_server.mapping import mapped
 from modelsync_server.store import ObjectNotFound, Store
 
 
@@ -80,33 +80,22 @@ async def _built(
     manifest: Manifest, operations: tuple[Op, ...], tables: bytes, base: Source | None, payload: _Payload
 ) -> AsyncIterator[Source]:
     """Carry out operations into a temporary flat file; yield it as the stream."""
-    if manifest.size == 0:
-        yield Source(manifest, memoryview(b""))
-        return
-    with TemporaryDirectory(prefix="modelsync-read-") as scratch:
-        path = Path(scratch) / "stream"
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(manifest.size)
-            with mmap.mmap(file.fileno(), manifest.size) as area:
-                position = 0
-                for op in operations:
-                    if isinstance(op, Copy):
-                        if op.own or base is None:
-                            data = area[op.offset : op.offset + op.length]
-                        else:
-                            data = bytes(base.stream[op.offset : op.offset + op.length])
-                    else:
-                        lean = b"" if base is None else base.stream[op.base_offset : op.base_offset + op.base_length]
-                        prefix = area[position - op.prefix : position]
-                        data = codecs.decode(op.encoding, await payload(op), op.length, bytes(lean), prefix, tables)
-                    area[position : position + op.length] = data
-                    position += op.length
-                view = memoryview(area)
-                try:
-                    yield Source(manifest, view)
-                finally:
-                    view.release()
+    with (
+        TemporaryDirectory(prefix="modelsync-read-") as scratch,
+        mapped(Path(scratch) / "stream", size=manifest.size) as area,
+    ):
+        position = 0
+        for op in operations:
+            if isinstance(op, Copy):
+                origin = area if op.own or base is None else base.stream
+                data = bytes(origin[op.offset : op.offset + op.length])
+            else:
+                lean = b"" if base is None else bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
+                prefix = bytes(area[position - op.prefix : position])
+                data = codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables)
+            area[position : position + op.length] = data
+            position += op.length
+        yield Source(manifest, area)
 
 
 async def published_sizes(store: Store, digest: str) -> dict[str, int]:

@@ -23,6 +23,10 @@ _TUNINGS: tuple[dict[str, int], ...] = (
 """What the encoder tries on top of level 19; which wins depends on the data by up to 1 % (`make bench`)."""
 
 
+_DESCRIPTOR = b"\x00"
+"""Frame_Header_Descriptor of every frame. Were a content size allowed, the decoder would allocate what it claims."""
+
+
 class Plain:
     """Encoding 1: leans on nothing."""
 
@@ -75,6 +79,8 @@ def decompress(payload: bytes, length: int, dictionary: bytes) -> bytes:
     """Undo `compress`; output is bounded by `length`, which must be exact."""
     if length > caps.MAX_MANIFEST_BYTES + caps.MAX_UPDATE_HEADER_BYTES:
         raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
+    if payload[:1] != _DESCRIPTOR:
+        raise FormatError("a zstd frame has another header than the format allows.")
     raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
     decompressor = zstandard.ZstdDecompressor(
         dict_data=raw, max_window_size=_MAX_WINDOW_BYTES, format=zstandard.FORMAT_ZSTD1_MAGICLESS
