@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelsync_daemon.durable import durable_write
+from modelsync_daemon.durable import TEMPORARY_PREFIX, durable_unlink, durable_write
 from modelsync_protocol import names, trust
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 
@@ -116,6 +116,7 @@ class TrustStore:
         names.check_model_name(model)
         if not self.seeded:
             raise RefusedError("this data directory trusts nobody yet: give it a root.json with --trust.")
+        self._remove_leftovers()
         bundle = tufclient.fetch_bundle(model, fetch)
         missing_roots: set[str] = set()
         if bundle is None:
@@ -155,6 +156,12 @@ class TrustStore:
         asked = int(wall) if current.asked_root else clock.root_asked
         self._write_clock(Clock(floor, current.timestamp_keys(), asked), clock)
         return current.resolved(version)
+
+    def _remove_leftovers(self) -> None:
+        """Delete what a killed write left; one process at a time is here, so nobody is writing them now."""
+        for folder in (self._directory, self._directory / "root_history"):
+            for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+                durable_unlink(path)
 
     @property
     def _seed_file(self) -> Path:

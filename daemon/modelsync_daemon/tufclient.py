@@ -235,7 +235,7 @@ def _documents(model: str, bundle: bundles.Bundle, kept_timestamp: int) -> dict[
     try:
         parsed = [json.loads(text)["signed"] for text in (bundle.timestamp, bundle.snapshot, bundle.role)]
         timestamp, snapshot, role = (int(signed["version"]) for signed in parsed)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return {}
     documents = {
         trust.metadata_object("snapshot", snapshot): bundle.snapshot,
@@ -259,7 +259,11 @@ def _listed(role: Targets, model: str) -> dict[int, tuple[str, int]]:
     found: dict[int, tuple[str, int]] = {}
     for path, target in role.targets.items():
         number = path.removeprefix(f"{model}/")
-        if not number.isdecimal() or path != names.target_path(model, int(number)):
+        if (
+            not number.isdecimal()
+            or len(number) > len(str(caps.MAX_VERSION))
+            or path != names.target_path(model, int(number))
+        ):
             raise FormatError(f"the metadata of {model!r} lists {path!r:.80}: publish again with a right modelsync.")
         digest = names.check_digest(target.hashes.get("sha256"))
         if not 0 < target.length <= caps.MAX_MANIFEST_BYTES or not 0 < int(number) <= caps.MAX_VERSION:

@@ -219,6 +219,7 @@ async def test_killed_at_any_write_it_goes_on_and_remembers(world: World, call: 
             survived = True
             break
         assert world.device(name).resolve("anomaly", None, world.fetch).version == 2
+        assert {path.suffix for path in (world.folder / name).rglob("*") if path.is_file()} == {".json"}
         with pytest.raises(RefusedError):
             world.served = old
             world.device(name).resolve("anomaly", None, world.fetch)
