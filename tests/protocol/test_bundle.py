@@ -60,10 +60,10 @@ def test_a_value_that_repeats_is_carried_once() -> None:
     assert len(data) < 32 + 64 + 32 + len(SAMPLE.offers) + 120
 
 
-@pytest.mark.parametrize("cut", range(len(GOLDEN)))
-def test_every_truncation_is_refused(cut: int) -> None:
-    with pytest.raises(FormatError):
-        bundle.decode(GOLDEN[:cut])
+def test_every_truncation_is_refused() -> None:
+    for cut in range(len(GOLDEN)):
+        with pytest.raises(FormatError):
+            bundle.decode(GOLDEN[:cut])
 
 
 def test_trailing_bytes_are_refused() -> None:

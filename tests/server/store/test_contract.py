@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.store import (
     AlreadyExists,
@@ -39,18 +40,14 @@ async def test_what_was_created_is_read_back_whole_and_in_ranges(store: Store) -
     assert (await store.stat("packs/aa")).size == 10
 
 
-async def test_an_object_is_created_from_a_local_file_and_the_file_stays(
-    store: Store, tmp_path: Path
-) -> None:
+async def test_an_object_is_created_from_a_local_file_and_the_file_stays(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 3_000_000)
     await store.create("packs/big", source)
     assert await store.get("packs/big") == source.read_bytes()
 
 
-async def test_a_missing_local_file_is_local_trouble_and_creates_nothing(
-    store: Store, tmp_path: Path
-) -> None:
+async def test_a_missing_local_file_is_local_trouble_and_creates_nothing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(LocalError):
         await store.create("packs/none", tmp_path / "absent")
     assert await store.list("") == []

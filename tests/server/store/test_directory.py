@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.store import AlreadyExists, DirectoryStore, create_store, durable, open_store
 
@@ -57,9 +58,7 @@ def test_a_kill_inside_a_write_leaves_the_whole_object_or_none(tmp_path: Path, s
         durable.write(path, b"again", create_only=True)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -70,9 +69,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert list((tmp_path / "packs").iterdir()) == []
 
 
-async def test_without_hard_links_create_is_still_create_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_hard_links_create_is_still_create_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 
