@@ -304,12 +304,17 @@ class Activation:
         self._processes.hint(name, "candidate")
 
     async def _settle(self, name: str) -> None:
-        """Shortly after our start, give inference processes time to register again before nobody is asked."""
+        """Shortly after our start, give inference processes time to register again before nobody is asked.
+
+        Only where one was ever seen: a device without inference processes need not wait.
+        """
+        key = f"watched:{name}"
         while not self._processes.registered(name):
             left = self._begin + self._patience.settle - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._database.document(key) is None:
                 return
             await asyncio.sleep(min(left, 0.1))
+        self._database.remember(key, "yes")
 
     def _next_generation(self, name: str, current: Pointer | None) -> int:
         return max(current.generation if current else 0, self._database.model(name).generation) + 1

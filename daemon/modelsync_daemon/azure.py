@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from azure.iot.device import MethodRequest, MethodResponse, exceptions
 from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 
-from modelsync_daemon import tcpinfo
+from modelsync_daemon.azure_internals import SocketCounter, stop_token_alarm
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
 from modelsync_daemon.waiting import within
@@ -27,6 +27,9 @@ CALL_SECONDS = 60.0
 
 GRACE_SECONDS = 10.0
 """How long a connection may be down before it counts as lost: renewing the token reconnects."""
+
+_TOKEN_SHARE = 0.9
+"""After this share of a token's lifetime the connection is built anew."""
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -46,7 +49,8 @@ class AzureControlPlane:
         self._method: MethodCallback | None = None
         self._lost = asyncio.Event()
         self._first: Twin | None = None
-        self._counter = _Counter()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._counter = SocketCounter()
         for name in ("azure", "paho"):  # the SDK logs tracebacks for every dropped line
             logging.getLogger(name).addHandler(logging.NullHandler())
             logging.getLogger(name).propagate = False
@@ -75,6 +79,8 @@ class AzureControlPlane:
             await self._call("connect", client.connect())
             self._first = _twin(await self._call("read its twin from", client.get_twin()))
             self._subscribe_events(client, lost)
+            if stop_token_alarm(client):
+                self._renewal = self._loop.call_later(self._settings.token_seconds * _TOKEN_SHARE, lost.set)
             for attribute, handler in (
                 ("on_twin_desired_properties_patch_received", self._on_patch),
                 ("on_method_request_received", self._on_request),
@@ -97,9 +103,11 @@ class AzureControlPlane:
         await self._call("report to", self._connected().patch_twin_reported_properties(dict(patch)))
 
     async def wait_lost(self) -> str:
-        """Return when the connection is lost for longer than a token renewal takes."""
+        """Return when the connection is lost for longer than a token renewal takes, or its token nears its end."""
         lost = self._lost
         await lost.wait()
+        if self._client is not None and self._client.connected:
+            return "the connection to the hub is built anew."
         return "the connection to the hub was lost."
 
     def wire(self) -> tuple[int, int]:
@@ -110,6 +118,8 @@ class AzureControlPlane:
         """Shut the client down; what hangs is left to its own daemon threads."""
         client, self._client, self._first = self._client, None, None
         self._lost.set()
+        if self._renewal is not None:
+            self._renewal.cancel()
         if client is not None:
             with contextlib.suppress(Exception):
                 await within(2.0, client.shutdown())
@@ -191,43 +201,6 @@ class AzureControlPlane:
         response = MethodResponse.create_from_method_request(request, reply.status, dict(reply.payload))
         with contextlib.suppress(Exception):  # the line may be gone; the caller sees a timeout
             await client.send_method_response(response)
-
-
-class _Counter:
-    """Adds up the bytes of the SDK's successive sockets (called on its threads)."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._current: Any = None
-        self._done = (0, 0)
-
-    def attach(self, client: Any) -> None:
-        """Hook into the client's MQTT library; no public way leads there, so its absence only means no figures."""
-        stage = getattr(getattr(client, "_mqtt_pipeline", None), "_pipeline", None)
-        while stage is not None and not hasattr(stage, "transport"):
-            stage = getattr(stage, "next", None)
-        mqtt = getattr(getattr(stage, "transport", None), "_mqtt_client", None)
-        if mqtt is None:
-            _log.warning("the hub connection's bytes can't be counted with this azure-iot-device.")
-            return
-        mqtt.on_socket_open = lambda client, userdata, connection: self._opened(connection)
-        mqtt.on_socket_close = lambda client, userdata, connection: self._closed(connection)
-
-    def total(self) -> tuple[int, int]:
-        """Received and sent so far."""
-        with self._lock:
-            received, sent = tcpinfo.carried(self._current) if self._current is not None else (0, 0)
-            return self._done[0] + received, self._done[1] + sent
-
-    def _opened(self, connection: Any) -> None:
-        with self._lock:
-            self._current = connection
-
-    def _closed(self, connection: Any) -> None:
-        with self._lock:
-            received, sent = tcpinfo.carried(connection)
-            self._done = (self._done[0] + received, self._done[1] + sent)
-            self._current = None
 
 
 def _twin(document: Any) -> Twin:

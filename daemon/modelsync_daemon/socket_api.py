@@ -52,7 +52,13 @@ class SocketApi:
         )
         if self._metrics:
             app.add_routes([web.get("/metrics", self._metrics_text)])
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # a dead inference process must not stay registered until the next line to it
+            shutdown_timeout=0.5,
+        )
         await self._runner.setup()
         try:
             await web.SockSite(self._runner, self._listen()).start()

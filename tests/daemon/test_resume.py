@@ -176,6 +176,7 @@ async def test_a_device_that_restarts_again_and_again_on_probation_rolls_back(tm
 async def test_a_candidate_waits_for_processes_that_come_back_after_a_restart(tmp_path: Path) -> None:
     plane = _desire(1)
     async with device(tmp_path, plane) as pi:
+        Inference(pi).start()
         await pi.serves(1)
         pi.preparer.block.clear()
         pi.wish(2)
