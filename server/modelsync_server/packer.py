@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from itertools import islice, takewhile
+from operator import itemgetter
 
-from modelsync_protocol import caps
+from modelsync_protocol import caps, codecs
 from modelsync_protocol.index import Index, Place
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plan import MAX_GAP_BYTES
 from modelsync_server.encoder import Chunk, Source, encode_run
 from modelsync_server.library import read_manifest
 from modelsync_server.store import Store
@@ -19,8 +23,14 @@ _MIN_COPY_BYTES = 16 * caps.KIB
 Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`: a sentence fragment for people, and bytes of the target's stream."""
 
-Known = dict[tuple[str, ...], tuple[Frame, str, int, int]]
-"""Chunk digests of what a frame leans on and holds → the frame, its pack, that pack's size, its offset there."""
+Key = tuple[str, ...]
+"""Digests of the chunks that a frame leans on, "|", and of those that it holds."""
+
+Known = dict[Key, tuple[Frame, str, int, int]]
+"""The frame, its pack, that pack's size, its offset there (bytes)."""
+
+_WITHOUT_TABLES = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH})
+_MIN_RUN_BYTES = 256 * caps.KIB
 
 
 async def known_frames(store: Store, digest: str) -> Known:
@@ -32,6 +42,8 @@ async def known_frames(store: Store, digest: str) -> Known:
     for op, start, chunks in _operations_with_chunks(index.operations, everything):
         if isinstance(op, Frame):
             place = next(places)
+            if index.tables and op.encoding not in _WITHOUT_TABLES:
+                continue  # its tables stay behind in the old index
             name, size = index.packs[place.pack]
             known[_frame_key(everything, start, op.prefix, chunks)] = (op, name, size, place.offset)
     return known
@@ -48,22 +60,21 @@ def _operations_with_chunks(operations: Sequence[Op], chunks: Sequence[Chunk]) -
         position = end
 
 
-def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Sequence[Chunk]) -> tuple[str, ...]:
+def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Sequence[Chunk]) -> Key:
     """Frames are the same if chunks and leaned-on chunks are; a prefix may begin inside a chunk, at the same place."""
-    leaned = [
-        f"{digest}:{max(0, start - prefix - offset)}"
-        for offset, size, digest in all_chunks
-        if prefix and offset + size > start - prefix and offset < start
-    ]
+    leaned: list[str] = []
+    if prefix:
+        begin = start - prefix
+        first = bisect_right(all_chunks, begin, key=itemgetter(0)) - 1
+        for offset, _, digest in takewhile(lambda chunk: chunk[0] < start, islice(all_chunks, first, None)):
+            leaned.append(f"{digest}:{max(0, begin - offset)}")
     return (*leaned, "|", *(digest for _, _, digest in held))
 
 
 def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
     """Encode the target without a base; return its index and the new packs by digest."""
     chunks = list(target.manifest.chunks())
-    by_first: dict[str, list[tuple[str, ...]]] = {}
-    for key in known:
-        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    reusable = _worth_a_request(_reusable(chunks, known), known)
     earlier: dict[str, int] = {}
     operations: list[Op] = []
     sources: list[bytes | tuple[str, int, int]] = []
@@ -78,13 +89,13 @@ def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tu
 
     while number < len(chunks):
         offset, size, digest = chunks[number]
-        reused = _reusable(by_first.get(digest, []), chunks, number, known)
+        reused = reusable.get(number)
         if reused is not None:
             flush()
             frame, name, pack_size, place = known[reused]
             operations.append(frame)
             sources.append((name, pack_size, place))
-            count = len(reused) - reused.index("|") - 1
+            count = _held(reused)
         elif size >= _MIN_COPY_BYTES and digest in earlier:
             flush()
             _append_own_copy(operations, size, earlier[digest])
@@ -100,15 +111,58 @@ def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tu
     return _place(operations, sources)
 
 
-def _reusable(
-    keys: Sequence[tuple[str, ...]], chunks: Sequence[Chunk], number: int, known: Known
-) -> tuple[str, ...] | None:
+def _held(key: Key) -> int:
+    """How many chunks a frame holds."""
+    return len(key) - key.index("|") - 1
+
+
+def _reusable(chunks: Sequence[Chunk], known: Known) -> dict[int, Key]:
+    """Chunk number → the known frame that says what the target says from there on; the frames do not overlap."""
+    by_first: dict[str, list[Key]] = {}
+    for key in known:
+        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    found: dict[int, Key] = {}
+    number = 0
+    while number < len(chunks):
+        key_here = _longest(by_first.get(chunks[number][2], []), chunks, number, known)
+        if key_here is not None:
+            found[number] = key_here
+        number += 1 if key_here is None else _held(key_here)
+    return found
+
+
+def _worth_a_request(reusable: dict[int, Key], known: Known) -> dict[int, Key]:
+    """Drop frames whose run in an old pack is too short to pay for the request that a first install makes for it.
+
+    A run is fetched by one request; runs of a payload or more may be as many as they like, of the shorter ones
+    only the longest is kept. So installs need few requests however many versions the packs come from.
+    """
+    runs: list[list[int]] = []
+    latest: dict[str, tuple[int, int]] = {}
+    for number, key in reusable.items():
+        frame, name, _, place = known[key]
+        run, end = latest.get(name, (0, -1))
+        if not 0 <= end <= place <= end + MAX_GAP_BYTES:
+            run = len(runs)
+            runs.append([])
+        runs[run].append(number)
+        latest[name] = run, place + frame.payload_length
+
+    def payload(run: list[int]) -> int:
+        return sum(known[reusable[number]][0].payload_length for number in run)
+
+    longest = max(runs, key=payload, default=[])
+    kept = [run for run in runs if run is longest or payload(run) >= _MIN_RUN_BYTES]
+    return {number: reusable[number] for run in kept for number in run}
+
+
+def _longest(keys: Sequence[Key], chunks: Sequence[Chunk], number: int, known: Known) -> Key | None:
     """The longest known frame that says exactly what the target says from chunk `number` on, or None."""
-    best: tuple[str, ...] | None = None
+    best: Key | None = None
     for key in keys:
-        count = len(key) - key.index("|") - 1
+        count = _held(key)
         held = chunks[number : number + count]
-        if len(held) < count or (best is not None and count <= len(best) - best.index("|") - 1):
+        if len(held) < count or (best is not None and count <= _held(best)):
             continue
         frame = known[key][0]
         if frame.prefix <= held[0][0] and _frame_key(chunks, held[0][0], frame.prefix, held) == key:

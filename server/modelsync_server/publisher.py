@@ -6,6 +6,7 @@ A crash at any point leaves garbage in the store, never a dangling reference.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_protocol import names, update
-from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server import pricing
 from modelsync_server.artifact import snapshot
 from modelsync_server.encoder import Source, encode_update
 from modelsync_server.library import has_manifest, materialised, published_sizes
-from modelsync_server.packer import Progress, known_frames, pack
-from modelsync_server.store import AlreadyExists, Store
+from modelsync_server.packer import Known, Progress, known_frames, pack
+from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.trust import Catalogue, NewTarget, Repository
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
 
 _ATTEMPTS = 20
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,12 @@ async def publish(
         for _ in range(_ATTEMPTS):
             catalogue = await repository.catalogue()
             published = catalogue.models[name].versions if name in catalogue.models else {}
-            newest = max(published, default=0)
-            if newest and published[newest] == target.manifest.digest and version in (None, newest):
-                return await _describe(store, name, newest, target.manifest, published, fresh=False)
-            number = version if version is not None else _next_version(catalogue, name)
-            await _write_objects(store, target, _chosen(published, bases), pool, progress)
+            number = _number(catalogue, name, target.manifest.digest, version)
+            fresh = number not in published
+            # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
+            await _write_objects(
+                store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
+            )
             entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
             try:
                 catalogue = await repository.add_targets([entry])
@@ -98,7 +102,7 @@ async def publish(
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, fresh=True)
+            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, fresh=fresh)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
 
@@ -117,18 +121,29 @@ async def _describe(
     )
 
 
-def _next_version(catalogue: Catalogue, name: str) -> int:
-    return catalogue.models[name].last + 1 if name in catalogue.models else 1
+def _number(catalogue: Catalogue, name: str, digest: str, wanted: int | None) -> int:
+    """The version to publish as: `wanted`, else the newest if it has this digest, else the next."""
+    if name not in catalogue.models:
+        return 1 if wanted is None else wanted
+    model = catalogue.models[name]
+    newest = max(model.versions, default=0)
+    if wanted is None:
+        return newest if newest and model.versions[newest] == digest else model.last + 1
+    if wanted in model.withdrawn or model.versions.get(wanted, digest) != digest:
+        raise RefusedError(
+            f"version {wanted} of {name!r} is taken; leave --version away, or give more than {model.last}."
+        )
+    return wanted
 
 
-def _chosen(published: Mapping[int, str], wanted: Sequence[int]) -> list[str]:
-    """Manifest digests to make updates from, newest first, each once."""
+def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> list[str]:
+    """Manifest digests to make updates from, the `last` newest and the `wanted` ones, newest first, each once."""
     unknown = [number for number in wanted if number not in published]
     if unknown:
         raise UsageError(
             f"version {unknown[0]} is not published, so no update can be made from it; see `modelsync list`."
         )
-    numbers = [*sorted(published, reverse=True)[:DEFAULT_BASES], *wanted]
+    numbers = [*sorted(published, reverse=True)[:last], *wanted]
     return list(dict.fromkeys(published[number] for number in numbers))
 
 
@@ -139,7 +154,7 @@ async def _write_objects(
     digest = target.manifest.digest
     if not await has_manifest(store, digest):
         progress("packing", 0, target.manifest.size)
-        known = await known_frames(store, bases[0]) if bases else {}
+        known = await _known(store, bases)
         index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
         for name, data in packs.items():
             with suppress(AlreadyExists):  # content-named: what is there is the same
@@ -152,11 +167,25 @@ async def _write_objects(
         if base == digest or base in present:
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
-        async with materialised(store, base) as source:
-            data = await asyncio.to_thread(_update, source, target, pool)
+        try:
+            async with materialised(store, base) as source:
+                data = await asyncio.to_thread(_update, source, target, pool)
+        except (ObjectNotFound, FormatError) as error:
+            _log.warning("no update is made from %s…: %s", base[:12], error)
+            continue
         if len(data) < install:
             with suppress(AlreadyExists):
                 await store.create(names.update_object(digest, base), data)
+
+
+async def _known(store: Store, bases: Sequence[str]) -> Known:
+    """Frames of the newest version whose manifest is readable; a damaged store must not stop its repair."""
+    for base in bases:
+        try:
+            return await known_frames(store, base)
+        except (ObjectNotFound, FormatError) as error:
+            _log.warning("%s… can't be built on: %s", base[:12], error)
+    return {}
 
 
 def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:

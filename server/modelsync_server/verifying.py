@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from modelsync_protocol import bundle, canonical, caps, names, offers, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.plan import Plan
 from modelsync_server import pricing
 from modelsync_server.library import check_update, materialised, published_sizes, read_manifest
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.trust import ModelVersions, read_catalogue
+from modelsync_server.trust import Catalogue, ModelVersions, read_catalogue
+
+_BLOCK = 4 * caps.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +27,12 @@ class Report:
 
 
 async def verify(store: Store) -> Report:
-    """Check metadata, then decode every signed version and apply every update between signed versions."""
+    """Check metadata, bundles and packs, decode every signed version, apply every update to a signed version."""
     catalogue = await read_catalogue(store)
     versions = updates = 0
-    problems: list[str] = []
+    problems = [problem async for problem in _damaged_packs(store)]
     for name, model in sorted(catalogue.models.items()):
+        problems += [problem async for problem in _damaged_bundle(store, catalogue, name)]
         for version, digest in sorted(model.versions.items()):
             versions += 1
             try:
@@ -41,6 +47,65 @@ async def verify(store: Store) -> Report:
             except (FormatError, ObjectNotFound) as error:
                 problems.append(f"{name} version {version}: {error}")
     return Report(versions, updates, tuple(problems))
+
+
+async def _damaged_packs(store: Store) -> AsyncIterator[str]:
+    """A pack is named by its content's digest; nothing else covers all of its bytes."""
+    for path, size in await store.list("packs/"):
+        content = hashlib.sha256()
+        for start in range(0, size, _BLOCK):
+            content.update(await store.get_range(path, start, min(_BLOCK, size - start)))
+        if path != names.pack_object(content.hexdigest()):
+            yield f"{path} is damaged: its content has another digest."
+
+
+async def _damaged_bundle(store: Store, catalogue: Catalogue, name: str) -> AsyncIterator[str]:
+    """A bundle may be missing or old (after a crash), but what it holds must be what the store says elsewhere."""
+    path = names.bundle_object(name)
+    try:
+        found = bundle.decode(await store.get(path))
+        listed = offers.decode(found.offers)
+        snapshot, role, timestamp = map(_metadata_version, (found.snapshot, found.role, found.timestamp))
+        copies = {
+            trust.metadata_object("snapshot", snapshot): found.snapshot,
+            trust.metadata_object(trust.role_name(name), role): found.role,
+        }
+        current = await store.get(trust.TIMESTAMP_OBJECT)
+        if _metadata_version(current) <= timestamp:
+            copies[trust.TIMESTAMP_OBJECT] = found.timestamp
+        for copied, data in copies.items():
+            if await store.get(copied) != data:
+                yield f"{path}: its copy of {copied} is another."
+        for role_name, number in (("root", found.root_version), ("targets", found.targets_version)):
+            await store.stat(trust.metadata_object(role_name, number))
+    except ObjectNotFound as error:
+        if error.path != path:
+            yield f"{path}: {error}"
+        return
+    except FormatError as error:
+        yield f"{path}: {error}"
+        return
+    model = catalogue.models[name]
+    for version, offer in listed.items():
+        if version not in model.versions:
+            if version not in model.withdrawn:
+                yield f"{path}: it offers version {version}, which is not signed."
+            continue
+        digest = model.versions[version]
+        try:
+            install = await pricing.install_bytes(store, digest)
+        except (FormatError, ObjectNotFound):
+            continue  # said where the version itself is checked
+        sizes = pricing.sizes_by_prefix(await published_sizes(store, digest))
+        if offer.install_bytes != install or any(sizes.get(base) != size for base, size in offer.updates.items()):
+            yield f"{path}: it offers version {version} for another price; publish its newest files again."
+
+
+def _metadata_version(data: bytes) -> int:
+    match canonical.decode(data, what="a bundle's metadata", limit=caps.MAX_BUNDLE_BYTES):
+        case {"signed": {"version": int(version)}}:
+            return version
+    raise FormatError("a bundle holds metadata without a version.")
 
 
 async def price_of(store: Store, name: str, base: int | None, to: int) -> Plan:
