@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from modelsync_protocol import caps, codecs
+from modelsync_protocol.codecs import zstd
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 
@@ -188,11 +189,8 @@ class _Context:
     def split(self, unit: list[Chunk]) -> list[_Job]:
         """Choose the context on a sample of the unit, and cut the unit so that payloads come out near the limit."""
         sample = _around_middle(unit)
-        trials = [(choice, self._encode(sample, choice)) for choice in self._choices(sample[0][0])]
-        choice, best = trials[0]
-        for candidate, trial in trials[1:]:
-            if len(trial[1]) < len(best[1]) * _WORTH - 16:
-                choice, best = candidate, trial
+        choice = self._choose(sample)
+        best = self._encode(sample, choice)
         estimate = len(best[1]) * _size(unit) // _size(sample)
         if len(sample) < len(unit) and estimate <= 4 * self._most:
             # The sample may mislead; the whole may still fit into one frame.
@@ -201,6 +199,18 @@ class _Context:
         if estimate <= self._most and sample is unit:
             return [_Job(unit, choice, best)]
         return [_Job(part, choice) for part in _cut(unit, max(1, -(-estimate // self._aim)))]
+
+    def _choose(self, sample: list[Chunk]) -> _Choice:
+        """The context that an attempt on the sample favours, by more than a context costs the device."""
+        choices = self._choices(sample[0][0])
+        start, length = sample[0][0], _size(sample)
+        data = bytes(self._target.stream[start : start + length])
+        best, least = choices[0], 0.0
+        for choice in choices:
+            size = zstd.estimate(data, b"".join(self._lean(start, length, choice)))
+            if choice is choices[0] or size < least * _WORTH - 16:
+                best, least = choice, size
+        return best
 
     def encode(self, job: _Job) -> list[tuple[Frame, bytes]]:
         """Encode a job's chunks as one frame, or as more if the payload comes out too large."""
@@ -227,12 +237,18 @@ class _Context:
     def _encode(self, unit: list[Chunk], choice: _Choice) -> tuple[Frame, bytes]:
         start, length = unit[0][0], _size(unit)
         data = bytes(self._target.stream[start : start + length])
+        base, prefix = self._lean(start, length, choice)
+        encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
+        payload = codecs.ENCODINGS[encoding].encode(data, base, prefix)
+        base_offset, base_length = self._base_range(start, length, choice)
+        return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), payload
+
+    def _lean(self, start: int, length: int, choice: _Choice) -> tuple[bytes, bytes]:
+        """The base range and the prefix that a frame gets in a context."""
         base_offset, base_length = self._base_range(start, length, choice)
         prefix = min(choice.prefix, start, caps.MAX_LEAN_BYTES - length - base_length)
-        base = bytes(self._base.stream[base_offset : base_offset + base_length]) if self._base is not None else b""
-        encoding = codecs.ZSTD_PATCH if base_length or prefix else codecs.ZSTD
-        payload = codecs.ENCODINGS[encoding].encode(data, base, bytes(self._target.stream[start - prefix : start]))
-        return Frame(length, encoding, len(payload), base_offset, base_length, prefix), payload
+        base = b"" if self._base is None else bytes(self._base.stream[base_offset : base_offset + base_length])
+        return base, bytes(self._target.stream[start - prefix : start])
 
     def _base_range(self, start: int, length: int, choice: _Choice) -> tuple[int, int]:
         if self._base is None or self._finder is None or not (choice.whole_base or choice.near_base):

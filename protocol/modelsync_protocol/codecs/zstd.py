@@ -13,6 +13,9 @@ from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
 
 _LEVEL = 19
+_HOPELESS = 0.99
+"""Data that shrinks less than this is not worth a second attempt."""
+
 _MAX_WINDOW_BYTES = 64 * caps.MIB
 _MIN_WINDOW_LOG = 10
 _TUNINGS: tuple[dict[str, int], ...] = (
@@ -53,7 +56,15 @@ class PatchFrom:
 
 def compress(data: bytes, dictionary: bytes) -> bytes:
     """Compress `data` with `dictionary` as raw prefix (may be empty) into one magicless frame, the smallest found."""
-    return min((_compress(data, dictionary, tuning) for tuning in _TUNINGS), key=len)
+    best = _compress(data, dictionary, _TUNINGS[0])
+    if len(best) < _HOPELESS * len(data):
+        best = min(best, *(_compress(data, dictionary, tuning) for tuning in _TUNINGS[1:]), key=len)
+    return best
+
+
+def estimate(data: bytes, dictionary: bytes) -> int:
+    """Size in bytes that a single attempt gives: to compare dictionaries by."""
+    return len(_compress(data, dictionary, _TUNINGS[0]))
 
 
 def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int]) -> bytes:
