@@ -62,13 +62,7 @@ class Source:
 
 def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
     """Encode `target` for a device that holds `base`: chunks that the base has are copied, the rest leans on it."""
-    finder = _BaseFinder(base.manifest, target.manifest)
-    by_chunks = _encode_runs(base, target, finder, _JOIN_BYTES, pool)
-    copies = any(isinstance(op, Copy) for op in by_chunks.operations)
-    if not copies or base.manifest.size + target.manifest.size > _WHOLE_BYTES:
-        return by_chunks
-    as_patch = _encode_runs(base, target, finder, target.manifest.size, pool)
-    return min(by_chunks, as_patch, key=lambda encoded: encoded.cost)
+    return _encode_runs(base, target, _BaseFinder(base.manifest, target.manifest), pool)
 
 
 def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
@@ -76,7 +70,7 @@ def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[
     return _encode_units(_units(chunks), _Context(target, None, None, aim=_PACK_BYTES, most=2 * _PACK_BYTES), pool)
 
 
-def _encode_runs(base: Source, target: Source, finder: _BaseFinder, join: int, pool: Executor) -> Encoded:
+def _encode_runs(base: Source, target: Source, finder: _BaseFinder, pool: Executor) -> Encoded:
     context = _Context(target, base, finder)
     plan: list[tuple[bool, list[Chunk]]] = []
     for chunk in target.manifest.chunks():
@@ -85,7 +79,7 @@ def _encode_runs(base: Source, target: Source, finder: _BaseFinder, join: int, p
             plan[-1][1].append(chunk)
         else:
             plan.append((changed, [chunk]))
-    plan = _joined(plan, join)
+    plan = _joined(plan)
     units = [_units(chunks) if changed else [] for changed, chunks in plan]
     frames = iter(_encode_units([unit for group in units for unit in group], context, pool))
     operations: list[Op] = []
@@ -103,14 +97,13 @@ def _encode_runs(base: Source, target: Source, finder: _BaseFinder, join: int, p
     return Encoded(tuple(operations), tuple(payloads))
 
 
-def _joined(plan: list[tuple[bool, list[Chunk]]], join: int) -> list[tuple[bool, list[Chunk]]]:
-    """Turn short unchanged runs between changed ones into changed ones; with no change at all leave it be."""
+def _joined(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk]]]:
+    """Turn short unchanged runs between changed ones into changed ones: a frame more would cost more."""
     result: list[tuple[bool, list[Chunk]]] = []
-    everything = join >= sum(size for _, chunks in plan for _, size, _ in chunks)
     for number, (changed, chunks) in enumerate(plan):
-        inner = everything or 0 < number < len(plan) - 1
-        short = sum(size for _, size, _ in chunks) <= join
-        changed = changed or (inner and short and len(plan) > 1)
+        inner = 0 < number < len(plan) - 1
+        short = sum(size for _, size, _ in chunks) <= _JOIN_BYTES
+        changed = changed or (inner and short)
         if result and result[-1][0] == changed:
             result[-1][1].extend(chunks)
         else:
