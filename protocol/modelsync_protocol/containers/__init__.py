@@ -1,21 +1,22 @@
-"""Where the tensors lie inside model files: byte ranges only, nothing is executed, no I/O here."""
+"""Where the tensors lie inside model files: typed byte ranges only, nothing is executed, no I/O here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
 from modelsync_protocol.containers import onnx, safetensors, tflite
+from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
-_READERS: dict[str, Callable[[memoryview], Iterable[tuple[int, int]]]] = {
-    ".onnx": onnx.tensor_ranges,
-    ".safetensors": safetensors.tensor_ranges,
-    ".tflite": tflite.tensor_ranges,
+_READERS: dict[str, Callable[[memoryview], Iterable[TensorRange]]] = {
+    ".onnx": onnx.tensors,
+    ".safetensors": safetensors.tensors,
+    ".tflite": tflite.tensors,
 }
 
 
-def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """Return the (offset, length) in bytes of the tensors of a model file, ascending and disjoint.
+def tensors(path: str, data: memoryview) -> list[TensorRange]:
+    """Return the tensors of a model file, ascending by offset and disjoint, none of them empty.
 
     A file whose suffix names no known container, or that does not parse, is opaque: the answer is empty.
     Overlapping or shared ranges are given once.
@@ -25,13 +26,28 @@ def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
     if reader is None:
         return []
     try:
-        found = sorted(reader(data))
+        found = sorted(reader(data), key=lambda tensor: (tensor.offset, tensor.length))
     except FormatError:
         return []
-    result: list[tuple[int, int]] = []
+    result: list[TensorRange] = []
     end = 0
-    for offset, length in found:
-        if offset >= end and length > 0 and offset + length <= len(data):
-            result.append((offset, length))
-            end = offset + length
+    for tensor in found:
+        if tensor.offset >= end and tensor.length > 0 and tensor.offset + tensor.length <= len(data):
+            result.append(tensor)
+            end = tensor.offset + tensor.length
     return result
+
+
+def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
+    """The (offset, length) in bytes of `tensors`, which chunks are cut by."""
+    return [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
+
+
+def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
+    """Tensors that a model file keeps in other files; empty for what is not an ONNX model."""
+    if not path.lower().endswith(".onnx"):
+        return []
+    try:
+        return list(onnx.external_tensors(data))
+    except FormatError:
+        return []

@@ -1,4 +1,4 @@
-"""Tensor ranges of an ONNX file: a bounded walk over the protobuf of onnx.proto3, without its library.
+"""Tensors of an ONNX file: a bounded walk over the protobuf of onnx.proto3, without its library. No I/O here.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3
 """
@@ -7,94 +7,147 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelsync_protocol.containers.protobuf import BYTES, VARINT, fields, varint
+from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
 _MAX_DEPTH = 32
+_MAX_RANK = 32
+_MAX_TEXT_BYTES = 1024
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE = 5
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS = 5, 6, 7, 8
+_ATTRIBUTE_NAME, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS = 1, 5, 6, 7, 8
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 10, 11
-_TENSOR_PACKED = frozenset({4, 5, 7, 9, 10, 11})
-"""float_data, int32_data, int64_data, raw_data, double_data, uint64_data: each one length-delimited run."""
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 8, 9, 13
+_TYPED = {4: "f32", 5: None, 7: None, 9: None, 10: "f64", 11: None}
+"""float_data, int32_data, int64_data, raw_data, double_data, uint64_data: each one run; varints have no width."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_DTYPES = {
+    1: "f32",
+    2: "u8",
+    3: "i8",
+    4: "i16",
+    5: "i16",
+    6: "i32",
+    7: "i64",
+    9: "u8",
+    10: "f16",
+    11: "f64",
+    12: "i32",
+    13: "i64",
+    16: "bf16",
+    17: "u8",
+    18: "u8",
+    19: "u8",
+    20: "u8",
+}
 
 
-def tensor_ranges(data: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of every tensor's bytes; raise FormatError if `data` is no ONNX model."""
-    graphs = [(start, end) for number, start, end in _fields(data, 0, len(data)) if number == _MODEL_GRAPH]
+def tensors(data: memoryview) -> Iterator[TensorRange]:
+    """Yield every tensor whose bytes are in the file; raise FormatError if `data` is no ONNX model."""
+    return (found for found in _walk(data) if isinstance(found, TensorRange))
+
+
+def external_tensors(data: memoryview) -> Iterator[ExternalTensor]:
+    """Yield every tensor whose bytes are in other files; raise FormatError if `data` is no ONNX model."""
+    return (found for found in _walk(data) if isinstance(found, ExternalTensor))
+
+
+def _walk(data: memoryview) -> Iterator[TensorRange | ExternalTensor]:
+    graphs = [f for f in fields(data, 0, len(data)) if f.number == _MODEL_GRAPH and f.kind == BYTES]
     if not graphs:
         raise FormatError("the file holds no ONNX graph.")
-    for start, end in graphs:
-        yield from _graph(data, start, end, 0)
+    for graph in graphs:
+        yield from _graph(data, graph.begin, graph.end, "", 0)
 
 
-def _graph(data: memoryview, start: int, end: int, depth: int) -> Iterator[tuple[int, int]]:
+def _graph(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
     if depth > _MAX_DEPTH:
         raise FormatError("the ONNX graph is nested too deeply.")
-    for number, begin, stop in _fields(data, start, end):
+    node = 0
+    for number, kind, begin, stop, _ in fields(data, start, end):
+        if kind != BYTES:
+            continue
         if number == _GRAPH_INITIALIZER:
-            yield from _tensor(data, begin, stop)
+            yield from _tensor(data, begin, stop, path)
         elif number == _GRAPH_SPARSE:
-            for inner, first, last in _fields(data, begin, stop):
-                if inner in (1, 2):
-                    yield from _tensor(data, first, last)
+            for part in fields(data, begin, stop):
+                if part.number in (1, 2) and part.kind == BYTES:
+                    yield from _tensor(data, part.begin, part.end, path)
         elif number == _GRAPH_NODE:
-            for inner, first, last in _fields(data, begin, stop):
-                if inner == _NODE_ATTRIBUTE:
-                    yield from _attribute(data, first, last, depth)
+            node += 1
+            yield from _node(data, begin, stop, f"{path}/{node}", depth)
 
 
-def _attribute(data: memoryview, start: int, end: int, depth: int) -> Iterator[tuple[int, int]]:
-    for number, begin, stop in _fields(data, start, end):
-        if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            yield from _tensor(data, begin, stop)
+def _node(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
+    for number, kind, begin, stop, _ in fields(data, start, end):
+        if number == _NODE_ATTRIBUTE and kind == BYTES:
+            yield from _attribute(data, begin, stop, path, depth)
+
+
+def _attribute(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
+    for number, kind, begin, stop, _ in fields(data, start, end):
+        if kind != BYTES:
+            continue
+        if number == _ATTRIBUTE_NAME:
+            path = f"{path}.{_text(data, begin, stop)}"
+        elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+            yield from _tensor(data, begin, stop, path)
         elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            yield from _graph(data, begin, stop, depth + 1)
+            yield from _graph(data, begin, stop, path, depth + 1)
         elif number in (_ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS):
-            yield begin, stop - begin
+            length = stop - begin
+            floats = number == _ATTRIBUTE_FLOATS and length % 4 == 0
+            yield TensorRange(path, begin, length, "f32" if floats else None, (length // 4,) if floats else ())
 
 
-def _tensor(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int]]:
-    for number, begin, stop in _fields(data, start, end):
-        if number in _TENSOR_PACKED:
-            yield begin, stop - begin
+def _tensor(data: memoryview, start: int, end: int, path: str) -> Iterator[TensorRange | ExternalTensor]:
+    shape: list[int] = []
+    dtype, name = None, ""
+    runs: list[tuple[int, int, int]] = []
+    outside: dict[str, str] = {}
+    for number, kind, begin, stop, value in fields(data, start, end):
+        if number == _TENSOR_DIMS:
+            shape += [value] if kind == VARINT else _packed(data, begin, stop)
+        elif number == _TENSOR_TYPE and kind == VARINT:
+            dtype = _DTYPES.get(value)
+        elif kind != BYTES:
+            continue
+        elif number == _TENSOR_NAME:
+            name = _text(data, begin, stop)
+        elif number == _TENSOR_EXTERNAL:
+            key, text = _entry(data, begin, stop)
+            outside[key] = text
+        elif number in _TYPED:
+            runs.append((number, begin, stop - begin))
+    name = f"{path}:{name}"
+    known = tuple(shape) if len(shape) <= _MAX_RANK else ()
+    for number, begin, length in runs:
+        yield TensorRange(name, begin, length, dtype if number == _TENSOR_RAW else _TYPED[number], known)
+    if "location" in outside:
+        yield ExternalTensor(
+            name, outside["location"], _number(outside, "offset") or 0, _number(outside, "length"), dtype, known
+        )
 
 
-def _fields(data: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (field number, begin, end) of each length-delimited field; the others are stepped over."""
-    position = start
-    while position < end:
-        key, position = _varint(data, position, end)
-        kind = key & 7
-        if kind == _VARINT:
-            _, position = _varint(data, position, end)
-        elif kind == _FIXED64:
-            position += 8
-        elif kind == _FIXED32:
-            position += 4
-        elif kind == _BYTES:
-            length, position = _varint(data, position, end)
-            if length > end - position:
-                raise FormatError("a protobuf field reaches beyond its message.")
-            yield key >> 3, position, position + length
-            position += length
-        else:
-            raise FormatError(f"protobuf wire type {kind} does not exist in ONNX files.")
-        if position > end:
-            raise FormatError("a protobuf field reaches beyond its message.")
+def _packed(data: memoryview, begin: int, end: int) -> list[int]:
+    values: list[int] = []
+    while begin < end and len(values) <= _MAX_RANK:
+        value, begin = varint(data, begin, end)
+        values.append(value)
+    return values
 
 
-def _varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        if position >= end:
-            raise FormatError("a protobuf integer is cut short.")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise FormatError("a protobuf integer is too long.")
+def _entry(data: memoryview, start: int, end: int) -> tuple[str, str]:
+    texts = {f.number: _text(data, f.begin, f.end) for f in fields(data, start, end) if f.kind == BYTES}
+    return texts.get(1, ""), texts.get(2, "")
+
+
+def _number(outside: dict[str, str], key: str) -> int | None:
+    text = outside.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _text(data: memoryview, begin: int, end: int) -> str:
+    return bytes(data[begin : min(end, begin + _MAX_TEXT_BYTES)]).decode(errors="replace")

@@ -1,17 +1,35 @@
-"""Tensor ranges of a safetensors file (https://github.com/huggingface/safetensors#format). No I/O here."""
+"""Tensors of a safetensors file (https://github.com/huggingface/safetensors#format). No I/O here."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 
+from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError
 
 _MAX_HEADER_BYTES = 100_000_000
+_DTYPES = {
+    "F32": "f32",
+    "F16": "f16",
+    "BF16": "bf16",
+    "F64": "f64",
+    "I8": "i8",
+    "U8": "u8",
+    "BOOL": "u8",
+    "F8_E4M3": "u8",
+    "F8_E5M2": "u8",
+    "I16": "i16",
+    "U16": "i16",
+    "I32": "i32",
+    "U32": "i32",
+    "I64": "i64",
+    "U64": "i64",
+}
 
 
-def tensor_ranges(data: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of every tensor's bytes; raise FormatError if `data` is no safetensors file."""
+def tensors(data: memoryview) -> Iterator[TensorRange]:
+    """Yield every tensor; raise FormatError if `data` is no safetensors file."""
     if len(data) < 8:
         raise FormatError("the file is too short for safetensors.")
     size = int.from_bytes(data[:8], "little")
@@ -28,6 +46,18 @@ def tensor_ranges(data: memoryview) -> Iterator[tuple[int, int]]:
             continue
         match tensor:
             case {"data_offsets": [int(begin), int(end)]} if 0 <= begin <= end <= len(data) - 8 - size:
-                yield 8 + size + begin, end - begin
+                yield TensorRange(name, 8 + size + begin, end - begin, _dtype(tensor), _shape(tensor))
             case _:
                 raise FormatError(f"the safetensors entry {name!r:.80} has no usable offsets.")
+
+
+def _dtype(tensor: dict[str, object]) -> str | None:
+    name = tensor.get("dtype")
+    return _DTYPES.get(name) if isinstance(name, str) else None
+
+
+def _shape(tensor: dict[str, object]) -> tuple[int, ...]:
+    match tensor.get("shape"):
+        case list(sizes) if len(sizes) <= 32 and all(type(n) is int and 0 <= n < 1 << 48 for n in sizes):
+            return tuple(sizes)
+    return ()

@@ -1,4 +1,4 @@
-"""Tensor ranges of a TensorFlow Lite file: a bounded walk over its flatbuffer, without its library.
+"""Tensors of a TensorFlow Lite file: a bounded walk over its flatbuffer, without its library. No I/O here.
 
 Schema: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs
 """
@@ -7,34 +7,80 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError
 
 _IDENTIFIER = b"TFL3"
-_MODEL_BUFFERS = 4
+_MODEL_SUBGRAPHS, _MODEL_BUFFERS = 2, 4
+_SUBGRAPH_TENSORS = 0
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME = 0, 1, 2, 3
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
-_MAX_BUFFERS = 1_000_000
+_MAX_ITEMS = 1_000_000
+_MAX_NAME_BYTES = 1024
+_MAX_RANK = 32
+_DTYPES = {0: "f32", 1: "f16", 2: "i32", 3: "u8", 4: "i64", 6: "u8", 7: "i16", 9: "i8", 10: "f64", 12: "i64", 15: "i32"}
 
 
-def tensor_ranges(data: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of every buffer's bytes; raise FormatError if `data` is no TFLite model."""
+def tensors(data: memoryview) -> Iterator[TensorRange]:
+    """Yield every buffer, typed by the first tensor that uses it; FormatError if `data` is no TFLite model."""
     if len(data) < 8 or bytes(data[4:8]) != _IDENTIFIER:
         raise FormatError("the file is no TensorFlow Lite model.")
-    table = _field(data, _unsigned(data, 0, 4), _MODEL_BUFFERS)
+    root = _unsigned(data, 0, 4)
+    table = _field(data, root, _MODEL_BUFFERS)
     if table is None:
         return
-    start, count = _vector(data, table)
-    if count > _MAX_BUFFERS:
-        raise FormatError("the TensorFlow Lite model has too many buffers.")
-    for index in range(count):
-        place = start + 4 * index
-        buffer = place + _unsigned(data, place, 4)
+    uses = _uses(data, root)
+    for index, buffer in enumerate(_tables(data, table, "buffers")):
+        name, dtype, shape = uses.get(index, ("", None, ()))
         inline = _field(data, buffer, _BUFFER_DATA)
         if inline is not None:
-            yield _vector(data, inline)
+            yield TensorRange(name, *_vector(data, inline), dtype, shape)
             continue
         far, size = _field(data, buffer, _BUFFER_OFFSET), _field(data, buffer, _BUFFER_SIZE)
         if far is not None and size is not None:
-            yield _unsigned(data, far, 8), _unsigned(data, size, 8)
+            yield TensorRange(name, _unsigned(data, far, 8), _unsigned(data, size, 8), dtype, shape)
+
+
+def _uses(data: memoryview, root: int) -> dict[int, tuple[str, str | None, tuple[int, ...]]]:
+    """Buffer number → name, element type and shape of a tensor that it holds; empty if that part is damaged."""
+    uses: dict[int, tuple[str, str | None, tuple[int, ...]]] = {}
+    try:
+        graphs = _field(data, root, _MODEL_SUBGRAPHS)
+        for graph in _tables(data, graphs, "graphs") if graphs is not None else ():
+            listed = _field(data, graph, _SUBGRAPH_TENSORS)
+            for tensor in _tables(data, listed, "tensors") if listed is not None else ():
+                buffer, kind = _field(data, tensor, _TENSOR_BUFFER), _field(data, tensor, _TENSOR_TYPE)
+                number = _unsigned(data, buffer, 4) if buffer is not None else 0
+                dtype = _DTYPES.get(_unsigned(data, kind, 1) if kind is not None else 0)
+                uses.setdefault(number, (_name(data, tensor), dtype, _shape(data, tensor)))
+    except FormatError:
+        return {}
+    return uses
+
+
+def _name(data: memoryview, tensor: int) -> str:
+    field = _field(data, tensor, _TENSOR_NAME)
+    if field is None:
+        return ""
+    start, length = _vector(data, field)
+    return bytes(data[start : start + min(length, _MAX_NAME_BYTES)]).decode(errors="replace")
+
+
+def _shape(data: memoryview, tensor: int) -> tuple[int, ...]:
+    field = _field(data, tensor, _TENSOR_SHAPE)
+    if field is None:
+        return ()
+    start, rank = _vector(data, field)
+    return tuple(_unsigned(data, start + 4 * axis, 4) for axis in range(rank)) if rank <= _MAX_RANK else ()
+
+
+def _tables(data: memoryview, field: int, what: str) -> Iterator[int]:
+    """Positions of the tables of a vector of tables."""
+    start, count = _vector(data, field)
+    if count > _MAX_ITEMS:
+        raise FormatError(f"the TensorFlow Lite model has too many {what}.")
+    for place in range(start, start + 4 * count, 4):
+        yield place + _unsigned(data, place, 4)
 
 
 def _unsigned(data: memoryview, position: int, width: int) -> int:

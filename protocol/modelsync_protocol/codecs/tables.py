@@ -1,0 +1,163 @@
+"""The frequency tables of an object's header: groups of contexts, each context with one static 12-bit table. No I/O.
+
+FORMAT.md §tables. Frequencies travel as one-byte floats (three bits under the leading one); what their sum lacks of
+4,096 or has too much goes to the most frequent symbol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.wire import Reader, write_varint
+
+PROBABILITY_BITS = 12
+TOTAL = 1 << PROBABILITY_BITS
+MAX_CONTEXTS = 120
+MAX_GROUPS = 32
+MAX_TABLES = 255
+"""All groups together: bounds the decoder's tables to 5 MiB."""
+
+_MINOR_BITS = 3
+CODE_VALUES: tuple[int, ...] = (
+    0,
+    *range(1, 8),
+    *((8 + minor) << shift for shift in range(10) for minor in range(8)),
+)[: 1 + 7 + 73]
+"""The frequency that each code stands for: 0 to 7 exactly, then eight steps an octave up to 4,096."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Decoding tables of all groups."""
+
+    contexts: tuple[NDArray[np.uint8], ...]
+    """Per group: context (0 to 119) → table."""
+
+    symbols: NDArray[np.uint8]
+    """table · 4096 + slot → symbol."""
+
+    steps: NDArray[np.uint32]
+    """table · 4096 + slot → frequency, and from bit 13 on the slot's distance from the symbol's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Tables for one kind of segments: where each table's contexts begin, and its frequencies (n × 256, sum 4,096)."""
+
+    starts: tuple[int, ...]
+    frequencies: NDArray[np.int32]
+
+
+def write(groups: list[Group]) -> bytes:
+    """Encode groups whose frequencies are exactly what `quantised` gives; no groups make no bytes."""
+    if not groups:
+        return b""
+    codes = {value: code for code, value in enumerate(CODE_VALUES)}
+    out = bytearray()
+    write_varint(out, len(groups))
+    for group in groups:
+        write_varint(out, len(group.starts))
+        for before, start in zip(group.starts, group.starts[1:], strict=False):
+            write_varint(out, start - before)
+        for row in group.frequencies:
+            present = np.flatnonzero(row)
+            low, high = int(present[0]), int(present[-1])
+            out += bytes((low, high))
+            main = int(np.argmax(row))
+            # The most frequent symbol takes what is left, so its own code only has to be the largest.
+            shown = [int(value) for value in row[low : high + 1]]
+            shown[main - low] = max(value for value in CODE_VALUES if value <= row[main])
+            out += bytes(codes[value] for value in shown)
+    return bytes(out)
+
+
+def quantised(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Frequencies (256, sum 4,096) for a table with these counts (not all zero), in values that codes can say."""
+    values = np.array(CODE_VALUES, np.float64)
+    total = float(counts.sum())
+    main = int(np.argmax(counts))
+    present = counts > 0
+    low, high = 0.0, 8.0
+    best: NDArray[np.int32] | None = None
+    # The scale whose rounded frequencies sum to 4,096 as nearly as can be; the rest goes to the main symbol.
+    for _ in range(24):
+        scale = (low + high) / 2
+        wanted = np.maximum(counts * (TOTAL * scale / total), 1.0)
+        upper = np.searchsorted(values, wanted).clip(1, len(values) - 1)
+        nearer = np.where(wanted - values[upper - 1] < values[upper] - wanted, upper - 1, upper)
+        rounded = np.where(present, values[np.maximum(nearer, 1)], 0).astype(np.int32)
+        spare = TOTAL - int(rounded.sum())
+        if rounded[main] + spare >= rounded.max() and rounded[main] + spare >= 1:
+            candidate = rounded.copy()
+            candidate[main] += spare
+            if _restored(candidate, main) and (best is None or abs(spare) <= abs(best[main] - rounded[main])):
+                best = candidate
+        if spare == 0:
+            break
+        low, high = (scale, high) if spare > 0 else (low, scale)
+    if best is None:
+        best = _flat(counts, main)
+    return best
+
+
+def _restored(row: NDArray[np.int32], main: int) -> bool:
+    """Whether a reader would give the remainder to the same symbol."""
+    shown = row.copy()
+    shown[main] = max(value for value in CODE_VALUES if value <= row[main])
+    return int(np.argmax(shown)) == main
+
+
+def _flat(counts: NDArray[np.int64], main: int) -> NDArray[np.int32]:
+    """A fallback for odd counts: every other symbol at 1, the main one takes the rest."""
+    row = (counts > 0).astype(np.int32)
+    row[main] = TOTAL - (int(row.sum()) - 1)
+    return row
+
+
+@lru_cache(maxsize=1)
+def read(data: bytes) -> Tables:
+    """Decode tables; FormatError for anything malformed. The last result is kept, as all frames of an object share it."""
+    groups, rows = _read_rows(data)
+    symbols = np.empty((len(rows), TOTAL), np.uint8)
+    steps = np.empty((len(rows), TOTAL), np.uint32)
+    names = np.arange(256, dtype=np.uint8)
+    slots = np.arange(TOTAL, dtype=np.uint32)
+    for index, row in enumerate(rows):
+        starts = (np.cumsum(row) - row).astype(np.uint32)
+        symbols[index] = np.repeat(names, row)
+        repeated = np.repeat(row.astype(np.uint32), row)
+        steps[index] = repeated | ((slots - np.repeat(starts, row)) << np.uint32(13))
+    return Tables(tuple(groups), symbols.reshape(-1), steps.reshape(-1))
+
+
+def _read_rows(data: bytes) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
+    reader = Reader(data, "the header's tables")
+    values = np.array(CODE_VALUES, np.int32)
+    groups: list[NDArray[np.uint8]] = []
+    rows: list[NDArray[np.int32]] = []
+    for _ in range(reader.varint(MAX_GROUPS) if data else 0):
+        count = reader.varint(MAX_CONTEXTS)
+        widths = [reader.varint(MAX_CONTEXTS) for _ in range(count - 1)]
+        if count == 0 or len(rows) + count > MAX_TABLES or sum(widths) >= MAX_CONTEXTS or 0 in widths:
+            raise FormatError("the header's tables have contexts that do not add up.")
+        widths.append(MAX_CONTEXTS - sum(widths))
+        groups.append(np.repeat(np.arange(len(rows), len(rows) + count, dtype=np.uint8), widths))
+        for _ in range(count):
+            low, high = reader.take(2)
+            codes = np.frombuffer(reader.take(max(0, high + 1 - low)), np.uint8)
+            if not len(codes) or codes.max() >= len(values):
+                raise FormatError("the header's tables hold a frequency that does not exist.")
+            row = np.zeros(256, np.int32)
+            row[low : high + 1] = values[codes]
+            main = int(np.argmax(row))
+            row[main] += TOTAL - int(row.sum())
+            if row[main] < 1:
+                raise FormatError("the header's tables hold frequencies that do not add up.")
+            rows.append(row)
+    reader.end()
+    return groups, rows

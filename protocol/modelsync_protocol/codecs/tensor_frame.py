@@ -1,0 +1,174 @@
+"""Decodes the payloads of encodings 4 and 5: segments of tensors in rANS symbols and raw bits. No I/O here.
+
+FORMAT.md §tensor-frames. The output buffer holds the predictions first and is then corrected in place, block by
+block; symbols replace their tables' numbers: beside output and base a decoder needs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol import caps
+from modelsync_protocol.codecs import modelling, numerals, rans, segments, tables, zstd
+from modelsync_protocol.codecs.numerals import Unsigned
+from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Same
+from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.wire import Reader
+
+_BLOCK = 1 << 15
+"""Elements worked on at a time."""
+
+MAX_SKELETON_BYTES = caps.MIB
+"""How much of the base between the tensors is dictionary for the frame's bytes between tensors."""
+
+
+def decode(payload: bytes, length: int, base: bytes, prefix: bytes, shared: bytes) -> bytes:
+    """See codecs.port.Encoding.decode; `shared` are the header's tables."""
+    if length > caps.MAX_FRAME_BYTES:
+        raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
+    reader = Reader(payload, "a tensor frame")
+    head = segments.read(reader, length, len(base))
+    gaps = _gaps(reader, head, base, prefix)
+    out = bytearray(length)
+    coded = list(_coded(head))
+    if coded:
+        groups = tables.read(shared)
+        selectors = np.empty(sum(segment.count for _, segment in coded), np.uint8)
+        _predict(coded, base, out, selectors, groups)
+        lanes = 1 << head.lane_bits
+        states = np.frombuffer(reader.take(4 * lanes), "<u4")
+        words = np.frombuffer(reader.take(2 * head.words), "<u2")
+        left = rans.decode_symbols(groups, selectors, states, words)
+        rest = bytes(reader.take(len(payload) - reader.offset))
+        raw = rans.RawBits(left.astype("<u2").tobytes() + rest)
+        _correct(coded, out, selectors, raw)
+        raw.end(7 if rest else 16 * lanes + 7)
+    reader.end()
+    _fill(head, base, gaps, out)
+    return bytes(out)
+
+
+def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes) -> bytes:
+    """The bytes of `base` that no segment leans on, at most MAX_SKELETON_BYTES of them."""
+    taken = sorted(
+        (s.base_offset, s.base_offset + s.length)
+        for s in head_segments
+        if not isinstance(s, Gap) and s.base_offset is not None
+    )
+    parts: list[bytes] = []
+    room, position = MAX_SKELETON_BYTES, 0
+    for begin, end in [*taken, (len(base), len(base))]:
+        part = base[position : min(begin, position + room)] if begin > position else b""
+        parts.append(part)
+        room -= len(part)
+        position = max(position, end)
+    return b"".join(parts)
+
+
+def _gaps(reader: Reader, head: Head, base: bytes, prefix: bytes) -> bytes:
+    total = sum(s.length for s in head.segments if isinstance(s, Gap))
+    if not total:
+        return b""
+    packed = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
+    return zstd.decompress(packed, total, skeleton(head.segments, base) + prefix)
+
+
+def _coded(head: Head) -> Iterator[tuple[int, Coded]]:
+    position = 0
+    for segment in head.segments:
+        if isinstance(segment, Coded):
+            yield position, segment
+        position += segment.length
+
+
+def _blocks(segment: Coded) -> Iterator[tuple[int, int]]:
+    for begin in range(0, segment.count, _BLOCK):
+        yield begin, min(_BLOCK, segment.count - begin)
+
+
+def _view(buffer: bytes | bytearray, segment: Coded, offset: int, begin: int, count: int) -> Unsigned:
+    dtype = segment.numeral.unsigned_dtype
+    return np.frombuffer(buffer, dtype, count, offset + begin * dtype.itemsize)
+
+
+def _predict(
+    coded: list[tuple[int, Coded]], base: bytes, out: bytearray, selectors: NDArray[np.uint8], shared: tables.Tables
+) -> None:
+    done = 0
+    for position, segment in coded:
+        if segment.group >= len(shared.contexts):
+            raise FormatError("a tensor frame names tables that the header lacks.")
+        choose = shared.contexts[segment.group]
+        for begin, count in _blocks(segment):
+            prediction = None
+            if segment.base_offset is not None:
+                source = _view(base, segment, segment.base_offset, begin, count)
+                prediction = modelling.predicted(segment, source, begin)
+                _view(out, segment, position, begin, count)[:] = prediction
+            level, quiet = modelling.levels(segment, begin, count)
+            context = modelling.contexts(segment, level, quiet, prediction)
+            choose.take(context, out=selectors[done : done + count], mode="clip")
+            done += count
+
+
+def _correct(coded: list[tuple[int, Coded]], out: bytearray, symbols: NDArray[np.uint8], raw: rans.RawBits) -> None:
+    done = 0
+    for position, segment in coded:
+        for begin, count in _blocks(segment):
+            part = _view(out, segment, position, begin, count)
+            chosen = symbols[done : done + count]
+            if segment.mode is Mode.DELTA:
+                part[:] = _apply_delta(segment, part, chosen, raw)
+            elif segment.numeral.mantissa:
+                level, _ = modelling.levels(segment, begin, count)
+                part[:] = _float_values(segment, level, chosen, raw)
+            else:
+                part[:] = chosen
+            done += count
+
+
+def _apply_delta(segment: Coded, prediction: Unsigned, symbols: NDArray[np.uint8], raw: rans.RawBits) -> Unsigned:
+    kind = segment.numeral
+    fields = raw.take(DELTA.raw[symbols])
+    sign_raw = DELTA.sign_raw[symbols]
+    negative = DELTA.negative[symbols] | (sign_raw & (fields & np.uint64(1)).astype(bool))
+    fields >>= sign_raw.astype(np.uint64)
+    fields |= DELTA.lead[symbols]
+    magnitude = fields.astype(kind.unsigned_dtype)
+    if kind.mantissa:
+        negative ^= (prediction >> kind.unsigned_dtype.type(8 * kind.width - 1)).astype(bool)
+    np.subtract(kind.unsigned_dtype.type(0), magnitude, out=magnitude, where=negative)
+    magnitude += numerals.ordered(kind, prediction)
+    return numerals.unordered(kind, magnitude)
+
+
+def _float_values(segment: Coded, level: NDArray[np.int32], symbols: NDArray[np.uint8], raw: rans.RawBits) -> Unsigned:
+    kind = segment.numeral
+    bits = 8 * kind.width
+    below = kind.mantissa - VALUE_TOP_BITS
+    counts = np.full(256, 1 + below, np.uint8)
+    counts[VALUE_ZERO], counts[VALUE_ESCAPE] = 1, bits
+    fields = raw.take(counts[symbols])
+    sign = (fields & np.uint64(1)) << np.uint64(bits - 1)
+    top = (level * np.int32(4) - symbols.astype(np.int32) + np.int32(1)).astype(np.int64).view(np.uint64)
+    magnitude = ((top << np.uint64(below)) | (fields >> np.uint64(1))) & np.uint64((1 << (bits - 1)) - 1)
+    magnitude[symbols == VALUE_ZERO] = 0
+    magnitude |= sign
+    np.copyto(magnitude, fields, where=symbols == VALUE_ESCAPE)
+    return magnitude.astype(kind.unsigned_dtype)
+
+
+def _fill(head: Head, base: bytes, gaps: bytes, out: bytearray) -> None:
+    position = used = 0
+    for segment in head.segments:
+        end = position + segment.length
+        if isinstance(segment, Gap):
+            out[position:end] = gaps[used : used + segment.length]
+            used += segment.length
+        elif isinstance(segment, Same):
+            out[position:end] = base[segment.base_offset : segment.base_offset + segment.length]
+        position = end
