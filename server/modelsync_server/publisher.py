@@ -179,10 +179,11 @@ async def _write_objects(
 
 
 async def _known(store: Store, bases: Sequence[str]) -> Known:
-    """Frames of the newest version whose manifest is readable; a damaged store must not stop its repair."""
+    """Frames of the newest version that is whole; a damaged store must not stop its repair, nor spread the damage."""
     for base in bases:
         try:
-            return await known_frames(store, base)
+            async with materialised(store, base):
+                return await known_frames(store, base)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("%s… can't be built on: %s", base[:12], error)
     return {}
