@@ -72,7 +72,7 @@ class AzureControlPlane:
         await self.close()
         self._loop = asyncio.get_running_loop()
         self._lost = lost = asyncio.Event()
-        client = await asyncio.to_thread(self._build)
+        client = await self._call("reach", _in_thread(self._build))
         self._client = client
         self._counter.attach(client)
         try:
@@ -155,6 +155,8 @@ class AzureControlPlane:
         """Await an SDK call with a limit, in our errors' words; any failure makes the client count as lost."""
         try:
             return await within(self._call_seconds, call)
+        except ModelsyncError:
+            raise
         except exceptions.CredentialError as error:
             self._lost.set()
             raise RefusedError("the hub refuses this device's credentials; check its connection string.") from error
@@ -207,23 +209,24 @@ def _twin(document: Any) -> Twin:
     return Twin(desired=document.get("desired", {}), reported=document.get("reported", {}))
 
 
-async def _in_thread(call: Callable[..., None], *arguments: Any) -> None:
+async def _in_thread(call: Callable[..., _Result], *arguments: Any) -> _Result:
     """As asyncio.to_thread, on a daemon thread: one that hangs must not keep the process from ending."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[_Result] = loop.create_future()
 
-    def finish(error: Exception | None) -> None:
+    def finish(settle: Callable[[Any], None], value: Any) -> None:
         if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
+            settle(value)
 
     def run() -> None:
-        failure: Exception | None = None
+        settle: Callable[[Any], None] = done.set_result
+        value: Any
         try:
-            call(*arguments)
+            value = call(*arguments)
         except Exception as error:  # handed to the awaiting side
-            failure = error
+            settle, value = done.set_exception, error
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(finish, failure)
+            loop.call_soon_threadsafe(finish, settle, value)
 
-    threading.Thread(target=run, name="hub-subscribe", daemon=True).start()
-    await done
+    threading.Thread(target=run, name="hub-sdk", daemon=True).start()
+    return await done

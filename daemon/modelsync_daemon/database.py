@@ -6,6 +6,7 @@ It knows the table of states, but decides nothing. The resident daemon and its w
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from modelsync_daemon.state import State
 from modelsync_protocol.errors import LocalError
 
 SCHEMA_VERSION = 1
+_log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE models (
@@ -160,14 +162,22 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing for several statements; not to be nested."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        """All or nothing for several statements; not to be nested. Raises LocalError if the disk does not take it."""
         try:
+            self.connection.execute("BEGIN IMMEDIATE")
             yield self.connection
+            self.connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._undo()
+            raise LocalError(f"state.db can't be written ({error}); free space or fix permissions.") from error
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            self._undo()
             raise
-        self.connection.execute("COMMIT")
+
+    def _undo(self) -> None:
+        if self.connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.execute("ROLLBACK")
 
     def model(self, name: str) -> ModelRow:
         """What is remembered of `name`; a model never seen is idle."""
@@ -192,6 +202,8 @@ class Database:
             states.check(before.state, State(state))
             since = before.since if before.state == state and before.since else int(self.clock())
             self._store(name, {"state": State(state).value, "since": since, **details})
+        if before.state != state:
+            _log.info("%s: %s -> %s", name, before.state, State(state))
         return self.model(name)
 
     def update(self, name: str, **details: Any) -> ModelRow:
@@ -221,9 +233,10 @@ class Database:
 
     def quarantine(self, name: str, digest: str, version: int, reason: str, retry: str) -> None:
         """Remember that `digest` was refused while the twin's retry token was `retry`."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?)", (name, digest, version, reason, retry)
-        )
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?)", (name, digest, version, reason, retry)
+            )
 
     def quarantined(self, name: str) -> dict[str, Quarantined]:
         """Refused digests of `name`."""
@@ -232,7 +245,8 @@ class Database:
 
     def unquarantine(self, name: str, digest: str | None = None) -> None:
         """Let `digest` (or every digest) of `name` be tried again."""
-        self.connection.execute("DELETE FROM quarantine WHERE name = ? AND ? IN (digest, '')", (name, digest or ""))
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM quarantine WHERE name = ? AND ? IN (digest, '')", (name, digest or ""))
 
     def withdraw(self, name: str, versions: frozenset[int]) -> None:
         """Remember versions that the signed metadata withdrew, as long as the model is here."""
@@ -254,4 +268,5 @@ class Database:
     def remember(self, key: str, value: str) -> None:
         """Keep a document durably; writes nothing if it is the same as before."""
         if self.document(key) != value:
-            self.connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, value))
+            with self.transaction() as connection:
+                connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, value))

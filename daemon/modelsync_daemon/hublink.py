@@ -71,6 +71,8 @@ class HubLink:
                 try:
                     await self._plane.connect()
                     await self._read()
+                    self._count()
+                    self._ledger.flush()
                     reason = await self._stay()
                 except (RefusedError, UsageError) as error:
                     backoff, reason = self._refused, str(error)

@@ -49,8 +49,8 @@ class Ledger:
             self.flush()
 
     def flush(self) -> None:
-        """Make what was counted durable; writes nothing if there is nothing."""
-        pending, self._pending = self._pending, {}
+        """Make what was counted durable; writes nothing if there is nothing. Raises LocalError; then it is kept."""
+        pending = self._pending
         if not pending:
             return
         with self._database.transaction() as connection:
@@ -64,6 +64,7 @@ class Ledger:
                 "DELETE FROM ledger WHERE period NOT IN (SELECT period FROM ledger ORDER BY period DESC LIMIT ?)",
                 (_KEEP_PERIODS,),
             )
+        self._pending = {}
 
     def day(self) -> Amount:
         """This local day's bytes."""

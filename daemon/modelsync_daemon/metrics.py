@@ -48,7 +48,7 @@ class _Collector:
             "modelsync_inference_errors", "Failed requests since the switch.", labels=["model", "pid"]
         )
         for name, model in self._status["models"].items():
-            since = calendar.timegm(time.strptime(model["since"], "%Y-%m-%dT%H:%M:%SZ"))
+            since = model["since"] and calendar.timegm(time.strptime(model["since"], "%Y-%m-%dT%H:%M:%SZ"))
             values = {
                 "version": model["version"],
                 "desired_version": model["desired"],

@@ -19,6 +19,10 @@ HOLD_OPERATOR = "operator"
 """A hold that only a release ends."""
 
 
+MAX_WAIT_SECONDS = 90_000
+"""No wait is longer (a budget's is a day): a retry further ahead means that the clock was set back."""
+
+
 class Step(Enum):
     """What to do next."""
 
@@ -111,7 +115,7 @@ def _decide(facts: Facts, held: bool) -> Decision:
         again = facts.now + facts.opens
         settled = _settle(row, State.WAITING, "window", "fetching is outside its time window; it waits.")
         return Decision(settled.step, settled.state, settled.code, settled.text, again)
-    if same and row.state == State.WAITING and row.retry_at > facts.now:
+    if same and row.state == State.WAITING and 0 < row.retry_at - facts.now < MAX_WAIT_SECONDS:
         return Decision(Step.NOTHING, again=row.retry_at)
     return Decision(Step.PREPARE)
 

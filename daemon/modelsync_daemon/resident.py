@@ -34,7 +34,7 @@ from modelsync_daemon.update import Updates
 from modelsync_daemon.waiting import within
 from modelsync_daemon.wishes import Wishes
 from modelsync_protocol import names, twin
-from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
+from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UsageError
 from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
@@ -102,6 +102,7 @@ class Resident:
             )
         )
         self._running: dict[str, _Running] = {}
+        self._refused = refused
         self._acting = asyncio.Lock()
         self._kick = asyncio.Event()
         self._dirty = asyncio.Event()
@@ -123,7 +124,8 @@ class Resident:
             for task in doomed:
                 task.cancel()
             await asyncio.gather(*doomed, return_exceptions=True)
-            self.ledger.flush()
+            with contextlib.suppress(LocalError):
+                self.ledger.flush()
 
     # --- what the socket and direct methods ask for ---
 
@@ -226,11 +228,19 @@ class Resident:
     async def _reconcile_for_ever(self) -> None:
         while True:
             self._kick.clear()
-            async with self._acting:
-                again = await self._reconcile()
+            try:
+                async with self._acting:
+                    again = await self._reconcile()
+            except LocalError as error:
+                again = self._postpone(error)
             wait = None if again is None else max(0.05, again - self.database.clock())
             with contextlib.suppress(TimeoutError):
                 await within(wait, self._kick.wait())
+
+    def _postpone(self, error: LocalError) -> float:
+        """Nothing can be persisted now, so nothing is done; when to look again (epoch seconds)."""
+        _log.error("%s", error)
+        return self.database.clock() + self._refused.seconds(1)
 
     async def _reconcile(self) -> float | None:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
@@ -296,12 +306,17 @@ class Resident:
 
     async def _guarded(self, name: str, work: Work) -> None:
         try:
-            await work()
-        except ModelsyncError as error:
-            self._updates.wait(name, error, False)
-        except Exception as error:  # a defect must not end the daemon, which serves other models too
-            _log.exception("%s: a defect", name)
-            self._updates.wait(name, WorkerDied(f"a defect: {type(error).__name__}: {error}."), False)
+            try:
+                await work()
+            except ModelsyncError as error:
+                self._updates.wait(name, error, False)
+            except Exception as error:  # a defect must not end the daemon, which serves other models too
+                _log.exception("%s: a defect", name)
+                self._updates.wait(name, WorkerDied(f"a defect: {type(error).__name__}: {error}."), False)
+            self.ledger.flush()
+        except LocalError as error:
+            self._postpone(error)
+            await asyncio.sleep(self._refused.seconds(1))
         finally:
             self._updates.progress.pop(name, None)
             running = self._running.get(name)
@@ -336,10 +351,14 @@ class Resident:
             await asyncio.sleep(_REPORT_SECONDS)
             self._dirty.clear()
             if self._link is not None:
-                self._outbox.put(twin.build_reported(self.status(), self.wishes.desired.problems))
+                try:
+                    self._outbox.put(twin.build_reported(self.status(), self.wishes.desired.problems))
+                except LocalError as error:
+                    self._postpone(error)
                 self._link.send_soon()
 
     async def _flush_hourly(self) -> None:
         while True:
             await asyncio.sleep(3600)
-            self.ledger.flush()
+            with contextlib.suppress(LocalError):  # it is still counted, and flushed later
+                self.ledger.flush()

@@ -55,7 +55,7 @@ def _model(data: DataDir, row: ModelRow, wish: Wish, progress: tuple[int, int] |
         "digest": current.digest if current else None,
         "generation": current.generation if current else row.generation,
         "state": row.state.value,
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.since)),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.since)) if row.since else None,
         "desired": wish.version,
         "previous": current.previous.version if current and current.previous else None,
         "progress": None if progress is None else {"done": progress[0], "total": progress[1]},

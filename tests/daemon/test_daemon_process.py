@@ -17,7 +17,9 @@ import pytest
 
 from modelsync_daemon.datadir import DataDir
 from modelsync_server.hub.hub import Hub, HubAddress
+from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.service_client import ServiceClient
+from modelsync_server.hub.workload import Workload, WorkloadAddress
 from tests.support.addresses import loopback_address
 from tests.support.shop import Shop
 
@@ -135,6 +137,31 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     async with asyncio.timeout(5):
         assert await daemon.wait() == 0
     assert not (world.data / "daemon.sock").exists()
+
+
+async def test_the_same_daemon_runs_as_an_edge_module(world: World, tmp_path: Path) -> None:
+    listen = WorkloadAddress(tmp_path / "workload.sock")
+    identity = Identity("gateway", "modelsync")
+    async with Workload(world.hub.state, identity, world.hub.address.host, listen) as workload:
+        environment = {
+            **workload.environment,
+            "MODELSYNC_DATA": str(world.data),
+            "MODELSYNC_TRUST": str(world.shop.trust),
+        }
+        world.daemon = await world.start(DAEMON, "run", environment=environment)
+        section = {"origin": world.origin, "models": {NAME: {"version": 1}}}
+        world.hub.set_desired("gateway", {"modelsync": section}, "modelsync")
+
+        def shown() -> dict[str, Any]:
+            reported = world.hub.reported("gateway", "modelsync")
+            model: dict[str, Any] = reported.get("modelsync", {}).get("models", {}).get(NAME, {})
+            return model
+
+        await world.until(lambda: shown().get("state") == "active")
+        assert shown()["version"] == 1
+        world.daemon.terminate()
+        assert await world.daemon.wait() == 0
+        world.daemon = None
 
 
 async def test_the_idle_daemon_is_small(world: World) -> None:

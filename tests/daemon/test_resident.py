@@ -332,6 +332,55 @@ async def test_nonsense_in_the_twin_is_reported_and_changes_nothing(tmp_path: Pa
         assert pi.row().state == "active"
 
 
+async def test_an_idle_daemon_writes_nothing(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.wish(1)
+        await pi.until(lambda: pi.shown_model().get("state") == "active")
+        await asyncio.sleep(0.5)
+        before, patches = pi.database.connection.total_changes, len(pi.plane.patches)
+        pi.resident.status()
+        pi.resident.sync()
+        await asyncio.sleep(0.5)
+        assert pi.database.connection.total_changes == before and len(pi.plane.patches) == patches
+
+
+async def test_a_disk_that_takes_nothing_is_waited_out(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        pi.database.connection.execute("PRAGMA query_only=ON")
+        pi.wish(2)
+        await asyncio.sleep(0.3)
+        current = pi.current()
+        assert current and current.version == 1 and not pi.task.done()
+        pi.database.connection.execute("PRAGMA query_only=OFF")
+        await pi.serves(2)
+
+
+async def test_a_disk_that_fills_in_mid_update_is_waited_out(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.preparer.block.clear()
+        pi.wish(1)
+        await pi.is_in("fetching")
+        pi.database.connection.execute("PRAGMA query_only=ON")
+        pi.preparer.block.set()
+        await asyncio.sleep(0.3)
+        assert not pi.task.done() and pi.current() is None
+        pi.database.connection.execute("PRAGMA query_only=OFF")
+        await pi.serves(1)
+
+
+async def test_a_clock_that_was_set_back_does_not_stop_retries(tmp_path: Path) -> None:
+    now = [2_000_000_000.0]
+    async with device(tmp_path, clock=lambda: now[0]) as pi:
+        pi.preparer.fail = [BudgetExceeded("too much.")]
+        pi.wish(1)
+        await pi.is_in("waiting", "budget")
+        now[0] = 1_800_000_000.0
+        pi.resident._kick.set()
+        await pi.serves(1)
+
+
 async def test_no_origin_waits_and_says_so(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.plane.set_desired({"modelsync": {"origin": "ftp://x", "models": {NAME: {"version": 1}}}})
