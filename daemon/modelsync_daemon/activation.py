@@ -135,6 +135,8 @@ class Activation:
             raise RefusedError(f"{name} has no active version on this device.")
         if current.previous is None or self._data.find(name, current.previous) is None:
             raise RefusedError(f"{name} has no previous version on this device to go back to.")
+        if current.previous.version in self._database.withdrawn(name):
+            raise RefusedError(f"{name}'s previous version {current.previous.version} was withdrawn by its publisher.")
         return current, current.previous
 
     def roll_back(self, name: str, hold: str) -> Pointer:

@@ -39,6 +39,9 @@ from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
 _REPORT_SECONDS = 0.3
+_PRUNABLE = (State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED)
+"""States in which a version that no pointer names is a left-over; elsewhere it may be what is about to be activated."""
+
 _log = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None]]
 
@@ -111,6 +114,8 @@ class Resident:
         """Resume what was under way, then reconcile until cancelled; leaves everything durable behind."""
         self.data.clean()
         for row in self.database.models():
+            if row.state in _PRUNABLE:
+                self.data.prune(row.name)
             if row.state in SWITCHING:
                 self._start(row.name, partial(self._resume, row.name), self.wishes.of(row.name))
         jobs = [self._reconcile_for_ever(), self._report_for_ever(), self._flush_hourly()]
@@ -256,7 +261,11 @@ class Resident:
             await self._apply(name, wish, decision)
             if decision.again is not None:
                 deadlines.append(decision.again)
-        deadlines += [row.retry_at for row in self.database.models() if row.state == State.WAITING and row.retry_at]
+        deadlines += [
+            row.retry_at
+            for row in self.database.models()
+            if row.state == State.WAITING and row.retry_at and row.name not in self._running
+        ]
         return min(deadlines, default=None)
 
     def _facts(self, name: str, wish: Wish) -> Facts:

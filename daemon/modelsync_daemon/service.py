@@ -15,6 +15,7 @@ from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.notify import Notify
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.socket_api import SocketApi
+from modelsync_protocol.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for key, path in (("trust", settings.trust), ("origin_ca", settings.origin_ca)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"the setting {key} names {path}, which is not a file.")
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
         resident = Resident(settings, data, database, ChildPreparer(lock), _plane(settings))

@@ -151,6 +151,8 @@ def test_a_wrong_connection_string_ends_the_daemon_at_once(tmp_path: Path) -> No
     config = tmp_path / "c.toml"
     config.write_text('data = "d"\nconnection_string = "HostName=x"\n')
     complains(run("run", "--config", config), 2, "lacks DeviceId")
+    config.write_text('data = "d"\ntrust = "none"\n')
+    complains(run("run", "--config", config), 2, "setting trust")
     config.write_text('data = "d"\nconnection_string_file = "none"\n')
     complains(run("run", "--config", config), 2, "can't be read")
 

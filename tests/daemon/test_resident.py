@@ -131,6 +131,17 @@ async def test_rollback_without_a_previous_version_is_refused(tmp_path: Path) ->
         assert pi.row().state == "active"
 
 
+async def test_rollback_to_a_withdrawn_version_is_refused(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.preparer.withdrawn = (1,)
+        for version in (1, 2):
+            pi.wish(version)
+            await pi.serves(version)
+        answer = await pi.plane.call("rollback", {"model": NAME})
+        assert answer.status == 409 and "withdrawn" in str(answer.payload["error"])
+        assert pi.row().state == "active" and not pi.row().hold
+
+
 async def test_an_operators_hold_outlasts_new_wishes(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)

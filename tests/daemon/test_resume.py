@@ -141,6 +141,15 @@ async def test_a_fetch_starts_again_after_a_kill(tmp_path: Path, state: str) -> 
         assert [job.version for job in pi.preparer.jobs] == [3]
 
 
+async def test_left_over_versions_go_at_the_next_start(tmp_path: Path) -> None:
+    plane = _desire(1)
+    async with device(tmp_path, plane) as pi:
+        await pi.serves(1)
+        install(pi.data, 7)
+    async with device(tmp_path, plane) as pi:
+        await pi.until(lambda: [item.version for item in pi.data.installed(NAME)] == [1])
+
+
 async def test_probation_goes_on_after_a_kill(tmp_path: Path) -> None:
     plane = _desire(1)
     async with device(tmp_path, plane) as pi:
