@@ -19,7 +19,7 @@ from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 
 _CORPUS = corpus_folder()
-_QUICK = ("sk_logreg", "sk_ocsvm", "sk_logreg_onnx", "esphome_oknabu_v1", "haver_c100q_0164-0165", "silero_op13-op15")
+_QUICK = ("sk_logreg", "sk_ocsvm", "sk_logreg_onnx", "esphome_oknabu_v1", "haver_c100q_0164-0165")
 
 
 def _patch_from(old: Path, new: Path, scratch: Path) -> int:
