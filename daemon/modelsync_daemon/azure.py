@@ -23,12 +23,13 @@ from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
 
 CALL_SECONDS = 60.0
-"""The longest wait for an answer: edgeHub may take that long for a twin."""
+EDGE_CALL_SECONDS = 150.0
+"""The longest wait for an answer, after which the client is built anew; edgeHub may take more than a minute."""
 
 GRACE_SECONDS = 10.0
 """How long a connection may be down before it counts as lost: renewing the token reconnects."""
 
-_TOKEN_SHARE = 0.9
+TOKEN_SHARE = 0.9
 """After this share of a token's lifetime the connection is built anew."""
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,16 @@ class AzureControlPlane:
     """A ControlPlane for one device or module. All methods belong to one asyncio loop."""
 
     def __init__(
-        self, settings: Settings, *, call_seconds: float = CALL_SECONDS, grace_seconds: float = GRACE_SECONDS
+        self,
+        settings: Settings,
+        *,
+        call_seconds: float | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        token_share: float = TOKEN_SHARE,
     ) -> None:
         """Settings name the identity. The limits are for tests; nothing is read or connected before `connect`."""
-        self._settings, self._call_seconds, self._grace_seconds = settings, call_seconds, grace_seconds
+        self._settings, self._grace_seconds, self._token_share = settings, grace_seconds, token_share
+        self._call_seconds = call_seconds or (EDGE_CALL_SECONDS if settings.edge else CALL_SECONDS)
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hint: HintCallback = lambda version: None
@@ -80,7 +87,7 @@ class AzureControlPlane:
             self._first = _twin(await self._call("read its twin from", client.get_twin()))
             self._subscribe_events(client, lost)
             if stop_token_alarm(client):
-                self._renewal = self._loop.call_later(self._settings.token_seconds * _TOKEN_SHARE, lost.set)
+                self._renewal = self._loop.call_later(self._settings.token_seconds * self._token_share, lost.set)
             for attribute, handler in (
                 ("on_twin_desired_properties_patch_received", self._on_patch),
                 ("on_method_request_received", self._on_request),

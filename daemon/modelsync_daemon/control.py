@@ -34,7 +34,7 @@ class ControlPlane(Protocol):
     """One device's connection to a hub. Hints are hints: the twin itself is only what `read_twin` returns.
 
     Calls raise UnreachableError (try again) or RefusedError (credentials); after either the owner calls `connect`
-    again, which begins from scratch. No call takes longer than a minute.
+    again, which begins from scratch. No call takes longer than a few minutes.
     """
 
     @property

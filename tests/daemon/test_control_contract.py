@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.iot.device.common.alarm import Alarm
 
 from modelsync_daemon.azure import AzureControlPlane
 from modelsync_daemon.config import Settings, from_environment
@@ -183,6 +185,21 @@ async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str) -> No
         lose = False
         await within(plane.connect())
         assert (await within(plane.read_twin())).desired["$version"] == 1
+        await within(plane.close())
+
+
+async def test_a_token_near_its_end_means_a_new_connection_and_no_ticking_thread(
+    tmp_path: Path, worker_id: str
+) -> None:
+    address = HubAddress(loopback_address(worker_id), service_port=0)
+    async with Hub(tmp_path / "hub", address) as hub:
+        settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path, token_seconds=300)
+        plane = AzureControlPlane(settings, token_share=0.002)
+        await within(plane.connect())
+        assert all(thread.finished.is_set() for thread in threading.enumerate() if isinstance(thread, Alarm))
+        assert "built anew" in await within(plane.wait_lost())
+        await within(plane.connect())
+        assert plane.connected
         await within(plane.close())
 
 
