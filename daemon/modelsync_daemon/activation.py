@@ -15,7 +15,7 @@ from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.pointer import Pointer, Reference
 from modelsync_daemon.processes import Event, Joined, Left, Processes, Report
-from modelsync_daemon.state import State
+from modelsync_daemon.state import SETTLED, State
 from modelsync_daemon.waiting import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 
@@ -189,7 +189,7 @@ class Activation:
             self._database.quarantine(name, current.digest, current.version, reason, retry)
             if self._database.model(name).state == State.ACTIVE:
                 self._step(name, State.QUARANTINED, error_code="serving", error_text=reason)
-        elif self._database.model(name).state in (State.ACTIVE, State.ROLLED_BACK, State.WAITING):
+        elif self._database.model(name).state in SETTLED:
             self._fall_back(current, reason, retry)
 
     async def _probe(self, pointer: Pointer) -> None:

@@ -71,14 +71,14 @@ class HubLink:
                 try:
                     await self._plane.connect()
                     await self._read()
-                    self._count()
+                    self.count()
                     self._ledger.flush()
                     reason = await self._stay()
                 except (RefusedError, UsageError) as error:
                     backoff, reason = self._refused, str(error)
                 except ModelsyncError as error:
                     reason = str(error)
-                self._count()
+                self.count()
                 attempts = 1 if time.monotonic() - begin > _STEADY_SECONDS else attempts + 1
                 wait = backoff.seconds(attempts)
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
@@ -86,7 +86,7 @@ class HubLink:
                     await within(wait, self._sync_asked())
         finally:
             await self._plane.close()
-            self._count()
+            self.count()
 
     async def _sync_asked(self) -> None:
         while not self._read_due:
@@ -105,7 +105,7 @@ class HubLink:
                 if self._read_due or time.monotonic() >= due:
                     await self._read()
                     due = time.monotonic() + jitter(self._reconcile_seconds)
-                self._count()
+                self.count()
                 if not self._wake.is_set():
                     with contextlib.suppress(TimeoutError):
                         await within(max(0.05, min(_HOUR, due - time.monotonic())), self._wake.wait())
@@ -134,7 +134,8 @@ class HubLink:
         if version is None or self._seen is None or version > self._seen:
             self.read_soon()
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Tell the ledger what the connection carried since the last call."""
         received, sent = self._plane.wire()
         self._ledger.add(received - self._counted[0], sent - self._counted[1])
         self._counted = (received, sent)

@@ -81,7 +81,7 @@ def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int]
     finally:
         ledger.flush()
     database.withdraw(job.name, frozenset(outcome.withdrawn))
-    database.update(job.name, bytes=outcome.bytes)
+    database.update(job.name, bytes=outcome.bytes, hold="")  # who pulls by hand wants this version
     activation = Activation(data, database, Processes(), Patience())
     pointer = activation.point_at_once(job.name, Reference(outcome.version, outcome.digest))
     return {

@@ -136,6 +136,8 @@ class Resident:
 
     def status(self) -> dict[str, Any]:
         """The status document."""
+        if self._link is not None:
+            self._link.count()
         return status.build(
             self.data,
             self.database,

@@ -114,7 +114,9 @@ async def test_pull_rollback_and_status_without_a_daemon(site: Site) -> None:
     assert run("status", "--data", site.data).stdout.startswith("anomaly 1 rolled back since ")
     assert run("release", "anomaly", "--data", site.data).returncode == 0
     complains(run("release", "anomaly", "--data", site.data), 3, "nothing to release")
+    assert run("hold", "anomaly", "--data", site.data).returncode == 0
     assert said(site.pull())["plan"]["kind"] == "held"
+    assert not said(run("status", "--data", site.data, "--json"))["models"]["anomaly"]["hold"]
     pinned = said(site.pull("--version", "1"))
     assert (pinned["version"], pinned["plan"]["bytes"]) == (1, 0)
 

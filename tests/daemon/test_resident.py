@@ -327,6 +327,23 @@ async def test_a_process_that_can_not_load_current_later_rolls_back(tmp_path: Pa
         assert len(pi.preparer.jobs) == 2
 
 
+async def test_what_serves_may_break_while_something_newer_is_in_quarantine(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        for version in (1, 2):
+            pi.wish(version)
+            await pi.serves(version)
+        process = Inference(pi)
+        process.refuses = {3}
+        process.start()
+        pi.wish(3)
+        await pi.is_in("quarantined", "probe")
+        current = pi.current()
+        assert current and current.version == 2
+        process.say("failed", current, "current", "broke.")
+        await pi.until(lambda: (now := pi.current()) and now.version == 1)
+        assert {item.version for item in pi.database.quarantined(NAME).values()} == {2, 3}
+
+
 async def test_nonsense_in_the_twin_is_reported_and_changes_nothing(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
