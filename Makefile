@@ -27,7 +27,7 @@ test-long: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(DEPLOYABLES:%=%/modelsync_%) examples tests
+	$(BIN)/mypy $(DEPLOYABLES:%=%/modelsync_%) examples bench tests
 
 format: setup
 	$(BIN)/ruff format .

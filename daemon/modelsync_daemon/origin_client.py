@@ -24,10 +24,10 @@ from modelsync_daemon.tcpinfo import carried
 from modelsync_daemon.trust import ObjectMissing
 from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
 
-_RECEIVE_BUFFER_BYTES = 128 * 1024
+_RECEIVE_BUFFER_BYTES = 96 * 1024
 """SO_RCVBUF: what a kill may find in flight on our side."""
 
-_READ_BUFFER_BYTES = 32 * 1024
+_READ_BUFFER_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
