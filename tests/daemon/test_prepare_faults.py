@@ -278,12 +278,16 @@ async def test_full_disk_says_so_and_the_update_goes_on_later(tmp_path: Path) ->
             await device.pull("m", origin.url)
         assert device.files("m") == {"model.bin": data}
     finally:
-        await asyncio.to_thread(subprocess.run, ["umount", small], check=True)
+        await asyncio.to_thread(_unmount, small)
 
 
 def _mount(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 async def _interrupted(tmp_path: Path, size: int, rate: int, kills: int, cuts: int) -> None:

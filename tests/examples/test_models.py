@@ -131,6 +131,7 @@ def test_training_the_anomaly_detector_again_gives_its_equal(tmp_path: Path) -> 
         check_equals(tmp_path, EXAMPLES / "anomaly", f"v{version}", ["model.onnx", "model.pkl"])
 
 
+@pytest.mark.long
 def test_training_the_digits_network_again_gives_its_equal(tmp_path: Path) -> None:
     training, test = digits.data()
     first = digits.train(training)
