@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.origin_client import Body, Origin
+from modelsync_daemon.body import Body
+from modelsync_daemon.origin_client import Origin
 from modelsync_daemon.seeds import StreamReader
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError

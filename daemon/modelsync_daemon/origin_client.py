@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import socket
 import ssl
 import time
@@ -20,30 +19,20 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 
+from modelsync_daemon.body import Body
 from modelsync_daemon.tcpinfo import carried
-from modelsync_daemon.trust import ObjectMissing
-from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
+from modelsync_daemon.transfer import READ_BYTES, Rate, Transient, check_status, reason
+from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
 _RECEIVE_BUFFER_BYTES = 96 * 1024
 """SO_RCVBUF: what a kill may find in flight on our side."""
 
 _READ_BUFFER_BYTES = 16 * 1024
-_READ_BYTES = 64 * 1024
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _CONNECTIONS = 4
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _T = TypeVar("_T")
-
-
-class Transient(UnreachableError):
-    """A failure that the next attempt may not meet."""
-
-
-class ObjectChanged(UnreachableError):
-    """The object is another one than when its download began (its ETag changed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +77,7 @@ class Origin:
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
             raise UsageError(f"{_without_query(url)!r} is not an origin: give a URL like https://host[:port][/path].")
         self._stall = stall_seconds
-        self._rate = _Rate(rate_limit)
+        self._rate = Rate(rate_limit)
         self._on_traffic = on_traffic
         self._context = _tls(ca) if self._parts.scheme == "https" else None
         self._live: set[_CountedSocket] = set()
@@ -145,7 +134,7 @@ class Origin:
                 check_status(response, path, {200})
                 parts: list[bytes] = []
                 size = 0
-                async for part in response.content.iter_chunked(_READ_BYTES):
+                async for part in response.content.iter_chunked(READ_BYTES):
                     size += len(part)
                     if size > limit:
                         raise RefusedError(f"{path} is longer than the {limit} bytes allowed for it.")
@@ -187,7 +176,7 @@ class Origin:
                 "check its name and dates, or give its CA."
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(f"{base.hostname} can't be reached ({_reason(error)}); check the line.") from error
+            raise Transient(f"{base.hostname} can't be reached ({reason(error)}); check the line.") from error
         if base.scheme == "https" and response.url.scheme != "https":
             response.close()
             raise RefusedError(f"{base.hostname} redirects to a connection without TLS; that is refused.")
@@ -207,7 +196,7 @@ class Origin:
                 wait = random.uniform(0, pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if time.monotonic() + wait > deadline:
-                    text = str(error) if isinstance(error, Transient) else f"the transfer broke ({_reason(error)})."
+                    text = str(error) if isinstance(error, Transient) else f"the transfer broke ({reason(error)})."
                     raise UnreachableError(f"{text} Gave up after {self._stall:.0f} s without progress.") from error
                 await asyncio.sleep(wait)
 
@@ -231,154 +220,11 @@ class Origin:
         self._live.discard(sock)
 
 
-class Body:
-    """Reads one range of one object in order, going on where it was whenever the line breaks."""
-
-    def __init__(self, origin: Origin, path: str, position: int, end: int, whole: bool, etag: str) -> None:
-        self.path = path
-        self.position = position
-        self.etag = etag
-        self._origin = origin
-        self._end = end
-        self._whole = whole
-        self._ahead = b""
-        self._response: aiohttp.ClientResponse | None = None
-
-    async def read(self, count: int) -> bytes:
-        """Return exactly the next `count` bytes. Raises ObjectMissing, ObjectChanged, FormatError, UnreachableError."""
-        parts = [self._ahead[:count]] if self._ahead else []
-        self._ahead = self._ahead[count:]
-        missing = count - sum(map(len, parts))
-        self.position += count - missing
-
-        async def attempt() -> bytes:
-            if self._response is None:
-                self._response = await self._request()
-            try:
-                part = await self._response.content.read(min(missing, _READ_BYTES))
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                self.close()
-                raise Transient(f"the download of {self.path} broke ({_reason(error)}).") from error
-            if not part:
-                self.close()
-                raise Transient(f"{self.path} ended early, after {self.position} bytes.")
-            return part
-
-        while missing:
-            part = await self._origin.persist(attempt)
-            parts.append(part)
-            missing -= len(part)
-            self.position += len(part)
-            await self._origin.throttle(len(part))
-        if self.position >= self._end:
-            self._finish()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def unread(self, data: bytes) -> None:
-        """Give back the last bytes that were read; they come again first."""
-        self._ahead = data + self._ahead
-        self.position -= len(data)
-
-    async def skip_to(self, position: int) -> None:
-        """Go forward to `position` of the object; a short gap is read, so that the request goes on."""
-        if self._response is None and not self._ahead:
-            self.position = position
-        elif position > self.position:
-            await self.read(position - self.position)
-
-    def close(self) -> None:
-        """Drop the connection in use, if any; reading goes on with a new request."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
-
-    def _finish(self) -> None:
-        """Give the connection back for the next request, if the origin keeps to what it announced."""
-        if self._response is not None and self._response.content.at_eof():
-            self._response.release()
-            self._response = None
-        self.close()
-
-    async def _request(self) -> aiohttp.ClientResponse:
-        headers = {}
-        ranged = self.position > 0 or not self._whole
-        if ranged:
-            headers["Range"] = f"bytes={self.position}-{'' if self._whole else self._end - 1}"
-            if self.etag:
-                headers["If-Range"] = self.etag
-        response = await self._origin.send("GET", self.path, headers)
-        try:
-            await self._accept(response, ranged)
-        except BaseException:
-            response.close()
-            raise
-        return response
-
-    async def _accept(self, response: aiohttp.ClientResponse, ranged: bool) -> None:
-        if response.status == 416:
-            raise FormatError(f"{self.path} is shorter on the origin than it was announced.")
-        check_status(response, self.path, {200, 206} if ranged else {200})
-        etag = response.headers.get("ETag", "")
-        if self.etag and etag and etag != self.etag:
-            raise ObjectChanged(f"{self.path} changed on the origin during its download.")
-        self.etag = self.etag or etag
-        if response.status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if not match or int(match[1]) != self.position or int(match[2]) >= self._end:
-                raise Transient(f"the origin answers another range of {self.path} than was asked for.")
-            return
-        length = response.content_length
-        if self._whole and length is not None and length != self._end:
-            raise FormatError(f"{self.path} has {length} bytes on the origin; {self._end} were announced.")
-        await self._discard(response, self.position)
-
-    async def _discard(self, response: aiohttp.ClientResponse, count: int) -> None:
-        """The origin ignores ranges and sends all from the start: read over what is not wanted."""
-        while count:
-            part = await response.content.read(min(count, _READ_BYTES))
-            if not part:
-                raise Transient(f"{self.path} ended early.")
-            count -= len(part)
-            await self._origin.throttle(len(part))
-
-
-class _Rate:
-    """A token bucket of one second's worth."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._free_at = 0.0
-
-    async def spend(self, count: int) -> None:
-        if self._limit:
-            now = time.monotonic()
-            self._free_at = max(self._free_at, now - 1.0) + count / self._limit
-            if self._free_at > now:
-                await asyncio.sleep(self._free_at - now)
-
-
-def check_status(response: aiohttp.ClientResponse, path: str, good: set[int]) -> None:
-    """Raise what a status means: ObjectMissing, Transient, or UnreachableError where trying again won't help."""
-    if response.status in good:
-        return
-    if response.status in (404, 410):
-        raise ObjectMissing(f"the origin has no {path}; check the origin's URL and that the version is published.")
-    if response.status in _RETRIED:
-        raise Transient(f"the origin answers {response.status} for {path}.")
-    raise UnreachableError(f"the origin answers {response.status} for {path}; check its URL and access rights.")
-
-
 def _tls(ca: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{ca} is not a readable PEM file of CA certificates.") from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:120]
 
 
 def _without_query(url: str) -> str:

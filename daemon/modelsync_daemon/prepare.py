@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from modelsync_daemon.assemble import Assembly
+from modelsync_daemon.body import Body
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir, Installed
 from modelsync_daemon.execute import Executor, Linked
 from modelsync_daemon.journal import Build, Recipe
-from modelsync_daemon.origin_client import Body, ObjectChanged, Origin
+from modelsync_daemon.origin_client import Origin
 from modelsync_daemon.seeds import StreamReader, load_seed
+from modelsync_daemon.transfer import ObjectChanged
 from modelsync_daemon.trust import ObjectMissing, Resolved, TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests

@@ -1,0 +1,58 @@
+"""What both sides of a download share: its errors, what HTTP statuses mean, and the rate limit. No requests here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aiohttp
+
+from modelsync_daemon.trust import ObjectMissing
+from modelsync_protocol.errors import UnreachableError
+
+READ_BYTES = 64 * 1024
+"""So much is taken from the socket at a time, at the most."""
+
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Transient(UnreachableError):
+    """A failure that the next attempt may not meet."""
+
+
+class ObjectChanged(UnreachableError):
+    """The object is another one than when its download began (its ETag changed)."""
+
+
+class Rate:
+    """A token bucket of one second's worth; `limit` in bytes a second, None: no limit."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._free_at = 0.0
+
+    async def spend(self, count: int) -> None:
+        """Wait until `count` more bytes are allowed."""
+        if self._limit:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - 1.0) + count / self._limit
+            if self._free_at > now:
+                await asyncio.sleep(self._free_at - now)
+
+
+def check_status(response: aiohttp.ClientResponse, path: str, good: set[int]) -> None:
+    """Raise what a status means: ObjectMissing, Transient, or UnreachableError where trying again won't help."""
+    if response.status in good:
+        return
+    if response.status in (404, 410):
+        raise ObjectMissing(f"the origin has no {path}; check the origin's URL and that the version is published.")
+    if response.status in _RETRIED:
+        raise Transient(f"the origin answers {response.status} for {path}.")
+    raise UnreachableError(f"the origin answers {response.status} for {path}; check its URL and access rights.")
+
+
+def reason(error: BaseException) -> str:
+    """A few words on a failed transfer."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:120]
