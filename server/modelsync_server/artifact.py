@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
 from modelsync_protocol import caps
@@ -162,8 +163,10 @@ def _cut(source: _Source, data: memoryview) -> RegularFile:
 
 
 def _explain(error: OSError, path: Path) -> UsageError | LocalError:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return UsageError(f"{error.filename or path} does not exist; give the path of a model file or directory.")
     if isinstance(error, PermissionError):
         return UsageError(f"{error.filename or path} can't be read; check its permissions.")
-    return LocalError(f"copying {path} failed: {error.strerror}; free some space in the temporary directory.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LocalError(f"there is no room for a copy of {path}; free some in {gettempdir()} or set TMPDIR.")
+    return UsageError(f"{error.filename or path} can't be read: {error.strerror}; check the file and its disk.")
