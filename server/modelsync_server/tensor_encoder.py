@@ -6,69 +6,90 @@ frame by frame. The result depends on the inputs alone, not on the number of thr
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import tables
-from modelsync_protocol.codecs.segments import Coded, Gap, Mode, Same, Segment
+from modelsync_protocol.codecs.numerals import Unsigned
+from modelsync_protocol.codecs.segments import Coded, Same
+from modelsync_protocol.codecs.sizing import quick_size
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.ops import Copy, Frame, Op
-from modelsync_server import encoder
+from modelsync_protocol.ops import Frame, Op
+from modelsync_server import alternatives, encoder
 from modelsync_server.encoder import Chunk, Encoded, Source
-from modelsync_server.tensors import fitting, frame_writer, pairing, symbolise, table_builder
+from modelsync_server.tensors import cutting, fitting, frame_writer, framing, pairing, symbolise, table_builder
 from modelsync_server.tensors.frame_writer import Coding
-from modelsync_server.tensors.pieces import Piece, elements, part
+from modelsync_server.tensors.framing import Estimate, Fitted, Framing
+from modelsync_server.tensors.pieces import Piece, elements
 
-RANS_DELTA, RANS_NEW = 4, 5
 
-_MAX_PIECE_ELEMENTS = 1 << 20
-_MIN_PIECE_ELEMENTS = 16
 _AIM_BYTES = 250 * caps.KIB
-_ABSORBED_BYTES = 48 * caps.KIB
-"""Runs without tensors shorter than this stay inside the frames around them."""
+_MAX_PAYLOAD_BYTES = 256 * caps.KIB
+_NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
+"""A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
 
-_BASE_SLACK_BYTES = caps.KIB
-_CHUNK_OVERHEAD_BYTES = 40
+_TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW)
 
-_Item = Piece
-
-
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """A piece and how it is carried: a template segment (its base offset is into the base's stream)."""
-
-    piece: Piece
-    segment: Coded | Same
-
-    @property
-    def group_key(self) -> tuple[int, int, bool]:
-        assert isinstance(self.segment, Coded)
-        return self.segment.numeral.code, self.segment.mode, self.segment.base_offset is not None
+Made = tuple[Frame, bytes]
 
 
-def encode_tensors(base: Source | None, target: Source, pool: Executor) -> Encoded | None:
-    """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known."""
-    found = pairing.tensors_of(target.manifest, target.stream)
-    if not found:
+def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: int = _AIM_BYTES) -> Encoded | None:
+    """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
+
+    `aim` is the size (bytes) that payloads come near to where there is more.
+    """
+    tensors = pairing.tensors_of(target.manifest, target.stream)
+    if not tensors:
         return None
     pairs: dict[int, pairing.Tensor] = {}
     if base is not None:
-        old = pairing.tensors_of(base.manifest, base.stream)
-        pairs = pairing.pair(old, base.stream, found, target.stream)
+        pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
     finder = encoder._BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = _runs(target.manifest, finder)
-    pieces = _pieces(found, pairs, [chunks for changed, chunks in runs if changed])
-    job = _Job(base, target, finder, pool)
-    fitted = list(pool.map(job.fit, pieces))
-    fitted, coding, table_bytes = _make_tables(fitted, job)
-    return job.encode(runs, fitted, coding, table_bytes)
+    spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
+    job = _Job(base, target, pool)
+    fitted = list(pool.map(job.fit, cutting.pieces(tensors, pairs, spans)))
+    coding, shared, fitted = job.make_tables(fitted)
+    costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
+    plan = _plan(runs, Framing(fitted, len(job.base_stream)), costs, aim)
+    job.make_tensor_frames(plan, fitted, coding)
+    survivors = _surviving(plan, fitted)
+    if len(survivors) < len(fitted):
+        # Tables that only lost frames wanted would still have to be carried.
+        coding, shared, survivors = job.make_tables(survivors)
+        job.make_tensor_frames(plan, survivors, coding)
+    context = encoder._Context(target, base, finder if base is not None else None)
+    for step in plan:
+        if step.kind == "opaque":
+            job.make_opaque_frames(step, context)
+    return _assembled(plan, finder, shared)
+
+
+@dataclass(slots=True)
+class _Step:
+    """A stretch of the target: "copy", "opaque" or "tensors", and the frames made for it so far."""
+
+    kind: str
+    chunks: list[Chunk]
+    made: list[Made] = field(default_factory=list)
+
+
+def _plan(
+    runs: Sequence[tuple[bool, list[Chunk]]], frames: Framing, costs: dict[int, Estimate], aim: int
+) -> list[_Step]:
+    steps: list[_Step] = []
+    for changed, chunks in runs:
+        if not changed:
+            steps.append(_Step("copy", chunks))
+            continue
+        steps += [_Step("tensors" if has else "opaque", part) for has, part in frames.plan(chunks, costs, aim)]
+    return steps
 
 
 def _runs(target: Manifest, finder: encoder._BaseFinder) -> list[tuple[bool, list[Chunk]]]:
@@ -82,305 +103,164 @@ def _runs(target: Manifest, finder: encoder._BaseFinder) -> list[tuple[bool, lis
     return encoder._joined(runs)
 
 
-def _pieces(
-    found: Sequence[pairing.Tensor], pairs: dict[int, pairing.Tensor], runs: Sequence[list[Chunk]]
-) -> list[Piece]:
-    """The tensors' elements inside changed runs, cut so that each piece can be held in memory."""
-    pieces: list[Piece] = []
-    spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for chunks in runs]
-    current = 0
-    for tensor in found:
-        while current < len(spans) and spans[current][1] <= tensor.offset:
-            current += 1
-        for begin, end in spans[current:]:
-            if begin >= tensor.offset + tensor.length:
-                break
-            pieces += _cut(tensor, pairs.get(tensor.offset), begin, end)
-    return pieces
-
-
-def _cut(tensor: pairing.Tensor, match: pairing.Tensor | None, begin: int, end: int) -> list[Piece]:
-    width = tensor.numeral.width
-    first = max(0, -(-(begin - tensor.offset) // width))
-    last = min(tensor.count, (end - tensor.offset) // width)
-    shared = match.count if match is not None else 0
-    pieces = []
-    while first < last:
-        stop = min(last, (first // _MAX_PIECE_ELEMENTS + 1) * _MAX_PIECE_ELEMENTS)
-        if first < shared:
-            stop = min(stop, shared)
-        base_offset = match.offset + first * width if match is not None and first < shared else None
-        if stop - first >= _MIN_PIECE_ELEMENTS:
-            widths = _widths(tensor)
-            pieces.append(
-                Piece(tensor.offset + first * width, stop - first, tensor.numeral, first, widths, base_offset)
-            )
-        first = stop
-    return pieces
-
-
-def _widths(tensor: pairing.Tensor) -> tuple[int, ...]:
-    """Row lengths worth trying: all axes but the first, the last axis, or no rows at all."""
-    shape = [size for size in tensor.shape if size > 1]
-    widths: list[int] = []
-    if len(shape) >= 2:
-        row = int(np.prod(shape[1:], dtype=np.int64))
-        widths += [width for width in (row, shape[-1]) if 1 < width < tensor.count and tensor.count % width == 0]
-    return tuple(dict.fromkeys(widths)) or (tensor.count,)
-
-
-def _make_tables(fitted: list[_Fitted], job: _Job) -> tuple[list[_Fitted], Coding | None, bytes]:
-    """Number the groups, count their symbols, make their tables."""
-    keys = sorted({item.group_key for item in fitted if isinstance(item.segment, Coded)})
-    if not keys:
-        return fitted, None, b""
-    numbers = {key: number for number, key in enumerate(keys)}
-    fitted = [
-        replace(item, segment=replace(item.segment, group=numbers[item.group_key]))
-        if isinstance(item.segment, Coded)
-        else item
-        for item in fitted
-    ]
-    counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
-    for group, cells in job.pool.map(job.count, [item for item in fitted if isinstance(item.segment, Coded)]):
-        counts[group] += cells
-    models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
-    return fitted, Coding.of(models), tables.write([model.group for model in models])
-
-
 class _Job:
-    """One target on one base: reads elements, costs and encodes frames."""
+    """One target on one base: fits pieces, counts symbols, encodes frames."""
 
-    def __init__(self, base: Source | None, target: Source, finder: encoder._BaseFinder, pool: Executor) -> None:
-        self._base = base
-        self._base_stream = base.stream if base is not None else memoryview(b"")
-        self._target = target
-        self._finder = finder
+    def __init__(self, base: Source | None, target: Source, pool: Executor) -> None:
+        self.base = base
+        self.base_stream = base.stream if base is not None else memoryview(b"")
+        self.target = target
         self.pool = pool
-        self._coding: Coding | None = None
 
-    def _elements(self, piece: Piece) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
-        new = elements(self._target.stream, piece.offset, piece.count, piece.numeral)
+    def _elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+        new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
         if piece.base_offset is None:
             return new, None
-        return new, elements(self._base_stream, piece.base_offset, piece.count, piece.numeral)
+        return new, elements(self.base_stream, piece.base_offset, piece.count, piece.numeral)
 
-    def fit(self, piece: Piece) -> _Fitted:
+    def fit(self, piece: Piece) -> Fitted:
         """Choose how a piece is carried."""
         new, old = self._elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
-            return _Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
-        return _Fitted(piece, fitting.fit(piece, new, old).segment)
+            return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
+        return Fitted(piece, fitting.fit(piece, new, old).segment)
 
-    def _symbols(self, item: _Fitted) -> symbolise.Symbols:
-        assert isinstance(item.segment, Coded)
+    def _symbols(self, item: Fitted, segment: Coded) -> symbolise.Symbols:
         new, old = self._elements(item.piece)
-        return symbolise.symbols_of(item.segment, new, None if item.segment.base_offset is None else old)
+        return symbolise.symbols_of(segment, new, None if segment.base_offset is None else old)
 
-    def count(self, item: _Fitted) -> tuple[int, NDArray[np.int64]]:
-        """(group, counts per context and symbol) of a piece."""
-        assert isinstance(item.segment, Coded)
-        found = self._symbols(item)
+    def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Number the groups of alike segments, count their symbols and make their tables."""
+        keys = sorted({_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)})
+        if not keys:
+            return None, b"", fitted
+        numbers = {key: number for number, key in enumerate(keys)}
+        fitted = [
+            replace(item, segment=replace(item.segment, group=numbers[_group_key(item.segment)]))
+            if isinstance(item.segment, Coded)
+            else item
+            for item in fitted
+        ]
+        counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
+        for group, cells in self.pool.map(self._count, fitted):
+            counts[group] += cells
+        models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
+        return Coding.of(models), tables.write([model.group for model in models]), fitted
+
+    def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
+        if not isinstance(item.segment, Coded):
+            return 0, 0
+        found = self._symbols(item, item.segment)
         cells = np.bincount(found.contexts.astype(np.intp) * 256 + found.symbols, minlength=tables.MAX_CONTEXTS * 256)
         return item.segment.group, cells.reshape(tables.MAX_CONTEXTS, 256)
 
-    def encode(
-        self, runs: Sequence[tuple[bool, list[Chunk]]], fitted: list[_Fitted], coding: Coding | None, shared: bytes
-    ) -> Encoded:
-        """Encode all runs."""
-        self._coding = coding
-        chunks = [chunk for changed, group in runs if changed for chunk in group]
-        costs = self._chunk_costs(chunks, fitted)
-        self._fitted = fitted
-        self._starts = np.array([item.piece.offset for item in fitted], np.int64)
-        plans: list[tuple[str, list[Chunk]]] = []
-        for changed, group in runs:
-            plans += self._plan(group, costs) if changed else [("copy", group)]
-        tensor_frames = self.pool.map(self._tensor_frame, [group for kind, group in plans if kind == "tensors"])
-        operations: list[Op] = []
-        payloads: list[bytes] = []
-        context = encoder._Context(self._target, self._base, self._finder if self._base is not None else None)
-        for kind, group in plans:
-            if kind == "copy":
-                encoder._append_copies(operations, group, self._finder)
-                continue
-            made = (
-                next(tensor_frames)
-                if kind == "tensors"
-                else encoder._encode_units(encoder._units(group), context, self.pool)
-            )
-            for frame, payload in made:
-                operations.append(frame)
-                payloads.append(payload)
-        return Encoded(tuple(operations), tuple(payloads), shared)
-
-    def _chunk_costs(self, chunks: Sequence[Chunk], fitted: list[_Fitted]) -> dict[int, tuple[float, int]]:
-        """Per chunk (by offset): bytes of payload for its tensor elements, and how many bytes of it those are."""
+    def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
+        """Per chunk (by offset) what its tensor elements will cost."""
         edges = np.array([chunk[0] for chunk in chunks], np.int64)
-        costs = np.zeros(len(chunks))
-        covered = np.zeros(len(chunks), np.int64)
-        for index, cost, size in [
-            x for found in self.pool.map(lambda f: self._piece_costs(f, edges), fitted) for x in found
-        ]:
-            costs[index] += cost
-            covered[index] += size
-        return {chunk[0]: (float(costs[i]), int(covered[i])) for i, chunk in enumerate(chunks)}
+        result = {chunk[0]: Estimate() for chunk in chunks}
+        for found in self.pool.map(lambda item: self._estimate(item, edges, coding), fitted):
+            for offset, payload, covered in found:
+                known = result[offset]
+                result[offset] = Estimate(known.payload + payload, known.covered + covered)
+        return result
 
-    def _piece_costs(self, item: _Fitted, edges: NDArray[np.int64]) -> list[tuple[int, float, int]]:
+    def _estimate(self, item: Fitted, edges: NDArray[np.int64], coding: Coding | None) -> list[tuple[int, float, int]]:
         piece, width = item.piece, item.piece.numeral.width
         first = int(np.searchsorted(edges, piece.offset, "right")) - 1
-        last = int(np.searchsorted(edges, piece.end, "left")) - 1
-        cuts = np.array([0, *(-(-(int(edges[i]) - piece.offset) // width) for i in range(first + 1, last + 1))])
-        counts = np.diff([*cuts, piece.count])
-        if isinstance(item.segment, Same):
-            return [(first + i, 4.0, int(n) * width) for i, n in enumerate(counts)]
-        assert self._coding is not None
-        found = self._symbols(item)
-        bits = self._coding.bits[self._coding.places(item.segment.group, found)] + found.counts
-        sums = np.add.reduceat(bits, np.minimum(cuts, piece.count - 1), dtype=np.float64)
-        side = 8.0 + sum(len(a) for a in (item.segment.rows, item.segment.offsets) if a is not None) / 2
-        if item.segment.factors is not None:
-            side += 3.0 * len(item.segment.factors.values)
+        last = int(np.searchsorted(edges, piece.end, "left"))
+        inner = [-(-(int(edge) - piece.offset) // width) for edge in edges[first + 1 : last]]
+        counts = np.diff([0, *inner, piece.count])
+        offsets = [int(edge) for edge in edges[first:last]]
+        if not isinstance(item.segment, Coded) or coding is None:
+            return [(offset, 4.0, int(n) * width) for offset, n in zip(offsets, counts, strict=True)]
+        found = self._symbols(item, item.segment)
+        bits = coding.bits[coding.places(item.segment.group, found)] + found.counts
+        sums = np.add.reduceat(bits, np.minimum([0, *inner], piece.count - 1), dtype=np.float64)
+        side = _side_bytes(item.segment) / piece.count
         return [
-            (first + i, float(sums[i]) / 8 + side * n / piece.count + 12, int(n) * width) for i, n in enumerate(counts)
+            (offset, float(total) / 8 + side * int(n) + 12, int(n) * width)
+            for offset, total, n in zip(offsets, sums, counts, strict=True)
         ]
 
-    def _plan(self, group: Sequence[Chunk], costs: dict[int, tuple[float, int]]) -> list[tuple[str, list[Chunk]]]:
-        """Cut a changed run into frames' chunks: with tensors, or opaque."""
-        labelled: list[tuple[str, list[Chunk]]] = []
-        for chunk in group:
-            kind = "tensors" if 2 * costs[chunk[0]][1] >= chunk[1] else "opaque"
-            if labelled and labelled[-1][0] == kind:
-                labelled[-1][1].append(chunk)
-            else:
-                labelled.append((kind, [chunk]))
-        merged: list[tuple[str, list[Chunk]]] = []
-        mixed = any(kind == "tensors" for kind, _ in labelled)
-        for kind, chunks in labelled:
-            if kind == "opaque" and mixed and sum(c[1] for c in chunks) <= _ABSORBED_BYTES:
-                kind = "tensors"
-            if merged and merged[-1][0] == kind:
-                merged[-1][1].extend(chunks)
-            else:
-                merged.append((kind, list(chunks)))
-        result: list[tuple[str, list[Chunk]]] = []
-        for kind, chunks in merged:
-            result += [(kind, part) for part in self._grouped(chunks, costs)] if kind == "tensors" else [(kind, chunks)]
-        return result
+    def make_tensor_frames(self, plan: Sequence[_Step], fitted: list[Fitted], coding: Coding | None) -> None:
+        """Encode the steps with tensors, but those that have frames of other encodings by now."""
+        frames = Framing(fitted, len(self.base_stream))
+        wanted = [
+            step
+            for step in plan
+            if step.kind == "tensors"
+            and (not step.made or any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made))
+        ]
+        results = self.pool.map(lambda step: self._tensor_frame(step.chunks, frames, coding), wanted)
+        for step, made in zip(wanted, results, strict=True):
+            step.made = made
 
-    def _grouped(self, chunks: Sequence[Chunk], costs: dict[int, tuple[float, int]]) -> list[list[Chunk]]:
-        groups: list[list[Chunk]] = []
-        payload = decoded = 0.0
-        for chunk in chunks:
-            cost, covered = costs[chunk[0]]
-            cost += (chunk[1] - covered) * 0.6 + _CHUNK_OVERHEAD_BYTES
-            fits = groups and payload + cost <= _AIM_BYTES and decoded + chunk[1] <= caps.MAX_FRAME_BYTES
-            if not fits or not self._spans_little([*groups[-1], chunk]):
-                groups.append([])
-                payload = 1200.0
-                decoded = 0
-            groups[-1].append(chunk)
-            payload += cost
-            decoded += chunk[1]
-        return groups
+    def make_opaque_frames(self, step: _Step, context: encoder._Context) -> None:
+        """Encode a stretch without tensors."""
+        made = encoder._encode_units(encoder._units(step.chunks), context, self.pool)
+        positions = accumulate((frame.length for frame, _ in made), initial=step.chunks[0][0])
+        jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
+        step.made = list(self.pool.map(lambda j: alternatives.best(j[0], j[1], j[2], self.base, self.target), jobs))
 
-    def _spans_little(self, chunks: Sequence[Chunk]) -> bool:
+    def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
-        low, high = _span(self._segments(begin, end))
-        return high - low + end - begin <= caps.MAX_LEAN_BYTES - 2 * _BASE_SLACK_BYTES and (
-            high - low <= caps.MAX_BASE_BYTES - 2 * _BASE_SLACK_BYTES
-        )
-
-    def _segments(self, begin: int, end: int) -> list[Segment]:
-        """Segments that tile bytes [begin, end) of the target; base offsets are the base stream's."""
-        result: list[Segment] = []
-        position = begin
-        index = max(0, int(np.searchsorted(self._starts, begin, "right")) - 1)
-        while index < len(self._fitted) and self._fitted[index].piece.offset < end:
-            item = self._fitted[index]
-            index += 1
-            piece, width = item.piece, item.piece.numeral.width
-            first = max(0, -(-(begin - piece.offset) // width))
-            last = min(piece.count, (end - piece.offset) // width)
-            if last <= first:
-                continue
-            offset = piece.offset + first * width
-            if offset > position:
-                result.append(Gap(offset - position))
-            if isinstance(item.segment, Same):
-                result.append(Same((last - first) * width, item.segment.base_offset + first * width))
-            else:
-                result.append(part(item.segment, first, last - first))
-            position = piece.offset + last * width
-        if position < end:
-            result.append(Gap(end - position))
-        return result
-
-    def _tensor_frame(self, chunks: list[Chunk]) -> list[tuple[Frame, bytes]]:
-        begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
-        found = self._segments(begin, end)
-        base_offset, base_end = self._base_range(begin, end, found)
-        base = bytes(self._base_stream[base_offset:base_end])
-        target = bytes(self._target.stream[begin:end])
-        placed = [_moved(segment, base_offset, base_end) for segment in found]
-        payload = frame_writer.write(placed, target, base, b"", self._coding)
-        if len(payload) > 256 * caps.KIB and len(chunks) > 1:
+        segments = frames.segments(begin, end)
+        low, high = frames.base_range(segments, end - begin)
+        base, data = bytes(self.base_stream[low:high]), bytes(self.target.stream[begin:end])
+        payload = frame_writer.write(framing.placed(segments, low, high), data, base, b"", coding)
+        if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
             middle = len(chunks) // 2
-            return [*self._tensor_frame(chunks[:middle]), *self._tensor_frame(chunks[middle:])]
-        encoding = RANS_DELTA if base else RANS_NEW
-        frame = Frame(len(target), encoding, len(payload), base_offset if base else 0, len(base))
-        return [self._smaller(frame, payload, target, base)]
+            return [
+                *self._tensor_frame(chunks[:middle], frames, coding),
+                *self._tensor_frame(chunks[middle:], frames, coding),
+            ]
+        frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))
+        return [self._smallest(frame, payload, data, base, begin)]
 
-    def _smaller(self, frame: Frame, payload: bytes, target: bytes, base: bytes) -> tuple[Frame, bytes]:
-        """The frame, or one of encodings 1 and 2 if that is smaller."""
+    def _smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
+        """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
+        made = frame, payload
+        near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR
         for encoding, dictionary in ((codecs.ZSTD_PATCH, base), (codecs.ZSTD, b"")):
-            if encoding == codecs.ZSTD_PATCH and not base:
+            if (encoding == codecs.ZSTD_PATCH and not base) or (
+                len(payload) <= caps.MAX_PAYLOAD_BYTES and quick_size(data, dictionary) > len(payload) * near + 64
+            ):
                 continue
-            if _quick_size(target, dictionary) > len(payload) * 1.15 + 64:
-                continue
-            other = codecs.ENCODINGS[encoding].encode(target, dictionary, b"")
-            if len(other) < min(len(payload), caps.MAX_PAYLOAD_BYTES):
-                offset = frame.base_offset if dictionary else 0
-                frame, payload = Frame(frame.length, encoding, len(other), offset, len(dictionary)), other
-        return frame, payload
-
-    def _base_range(self, begin: int, end: int, found: Sequence[Segment]) -> tuple[int, int]:
-        """The part of the base's stream that a frame leans on: its segments' counterparts and a little around."""
-        low, high = _span(found)
-        if low == high:
-            return 0, 0
-        lead = found[0].length if isinstance(found[0], Gap) else 0
-        tail = found[-1].length if isinstance(found[-1], Gap) else 0
-        room = min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (end - begin)) - (high - low)
-        if room < 0:
-            return low, low + min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (end - begin))
-        lead = min(lead + _BASE_SLACK_BYTES if lead else 0, room // 2, low)
-        tail = min(tail + _BASE_SLACK_BYTES if tail else 0, room // 2, len(self._base_stream) - high)
-        return low - lead, high + tail
+            other = codecs.ENCODINGS[encoding].encode(data, dictionary, b"")
+            offset = frame.base_offset if dictionary else 0
+            plain = Frame(frame.length, encoding, len(other), offset, len(dictionary))
+            smaller = alternatives.best(plain, other, begin, self.base, self.target)
+            if len(smaller[1]) < len(made[1]):
+                made = smaller
+        return made
 
 
-def _span(found: Sequence[Segment]) -> tuple[int, int]:
-    """First and last byte of the base's stream that segments lean on."""
-    spans = [
-        (segment.base_offset, segment.base_offset + segment.length)
-        for segment in found
-        if not isinstance(segment, Gap) and segment.base_offset is not None
+def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
+    """Pieces that touch no frame which zstd won after all."""
+    lost = [
+        (step.chunks[0][0], step.chunks[-1][0] + step.chunks[-1][1])
+        for step in plan
+        if step.kind == "tensors" and not any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made)
     ]
-    return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else (0, 0)
+    return [f for f in fitted if not any(f.piece.offset < end and f.piece.end > begin for begin, end in lost)]
 
 
-def _moved(segment: Segment, begin: int, end: int) -> Segment:
-    """The segment with its base offset relative to `begin`; what lies outside the range becomes a gap."""
-    if isinstance(segment, Gap) or segment.base_offset is None:
-        return segment
-    if not begin <= segment.base_offset <= end - segment.length:
-        return Gap(segment.length)
-    return replace(segment, base_offset=segment.base_offset - begin)
+def _assembled(plan: Sequence[_Step], finder: encoder._BaseFinder, shared: bytes) -> Encoded:
+    operations: list[Op] = []
+    payloads: list[bytes] = []
+    for step in plan:
+        if step.kind == "copy":
+            encoder._append_copies(operations, step.chunks, finder)
+        for frame, payload in step.made:
+            operations.append(frame)
+            payloads.append(payload)
+    return Encoded(tuple(operations), tuple(payloads), shared)
 
 
-def _quick_size(target: bytes, dictionary: bytes) -> int:
-    raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        3, window_log=max(10, min(24, (len(target) + len(dictionary)).bit_length())), write_content_size=False
-    )
-    return len(zstandard.ZstdCompressor(dict_data=raw, compression_params=parameters).compress(target))
+def _group_key(segment: Coded) -> tuple[int, int, bool]:
+    return segment.numeral.code, segment.mode, segment.base_offset is not None
+
+
+def _side_bytes(segment: Coded) -> float:
+    size = 8.0 + sum(len(values) for values in (segment.rows, segment.offsets) if values is not None) / 2
+    return size + (3.0 * len(segment.factors.values) if segment.factors is not None else 0.0)

@@ -1,19 +1,30 @@
 """The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings.
 
-Reserved ids: 3 byte-wise subtract, 4 rANS delta, 5 rANS new, 6 low rank, 7 tree columns, 8 stride transpose.
+Reserved ids: 6 low rank, 7 tree columns.
 """
 
 from __future__ import annotations
 
-from modelsync_protocol.codecs import zstd
+from modelsync_protocol.codecs import rans_delta, rans_new, subtract, transpose, zstd
 from modelsync_protocol.codecs.port import Encoding, Tables
 from modelsync_protocol.errors import FormatError
 
 COPY = 0
 ZSTD = 1
 ZSTD_PATCH = 2
+SUBTRACT = 3
+RANS_DELTA = 4
+RANS_NEW = 5
+TRANSPOSE = 8
 
-ENCODINGS: dict[int, Encoding] = {ZSTD: zstd.Plain(), ZSTD_PATCH: zstd.PatchFrom()}
+ENCODINGS: dict[int, Encoding] = {
+    ZSTD: zstd.Plain(),
+    ZSTD_PATCH: zstd.PatchFrom(),
+    SUBTRACT: subtract.Subtract(),
+    RANS_DELTA: rans_delta.RansDelta(),
+    RANS_NEW: rans_new.RansNew(),
+    TRANSPOSE: transpose.Transpose(),
+}
 """Encodings that have a payload."""
 
 

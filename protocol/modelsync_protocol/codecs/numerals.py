@@ -17,7 +17,8 @@ from modelsync_protocol.errors import FormatError
 Unsigned = NDArray[Any]
 """Elements as little-endian unsigned integers of the element's width."""
 
-_SIGNED = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 4: np.dtype("<i4"), 8: np.dtype("<i8")}
+_UNSIGNED: dict[int, np.dtype[Any]] = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
+_SIGNED: dict[int, np.dtype[Any]] = {width: np.dtype(f"<i{width}") for width in (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Numeral:
     @property
     def unsigned_dtype(self) -> np.dtype[Any]:
         """NumPy's type for the raw bits."""
-        return np.dtype(f"<u{self.width}")
+        return _UNSIGNED[self.width]
 
     @property
     def signed_dtype(self) -> np.dtype[Any]:
@@ -92,11 +93,12 @@ def unordered(kind: Numeral, order: Unsigned) -> Unsigned:
 def exponents(kind: Numeral, bits: Unsigned) -> NDArray[np.int16]:
     """Exponent fields of floats, subnormals' as the smallest normal's, which has the same unit in the last place."""
     field = (bits >> kind.unsigned_dtype.type(kind.mantissa)) & kind.unsigned_dtype.type(kind.exponent_mask)
-    return np.maximum(field.astype(np.int16), np.int16(1))
+    result: NDArray[np.int16] = np.maximum(field.astype(np.int16), np.int16(1))
+    return result
 
 
 def scaled(kind: Numeral, bits: Unsigned, factors: NDArray[np.float64]) -> Unsigned:
-    """Floats times factors (one each, or broadcast), in float64, rounded once to the type; non-finite ones as they are."""
+    """Floats times factors, in float64, rounded once to the type; those that are not finite as they are."""
     mask = kind.unsigned_dtype.type(kind.exponent_mask << kind.mantissa)
     with np.errstate(all="ignore"):
         product = narrowed(kind, widened(kind, bits) * factors)

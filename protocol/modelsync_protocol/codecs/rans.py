@@ -23,10 +23,9 @@ LOWEST_STATE = 1 << 16
 def decode_symbols(
     tables: Tables, selectors: NDArray[np.uint8], states: NDArray[np.uint32], words: NDArray[np.uint16]
 ) -> NDArray[np.uint16]:
-    """Replace each table number in `selectors` by the symbol decoded with it (in place); return the 16 bits per lane left.
+    """Replace each table number in `selectors` by the symbol decoded with it; return the 16 bits left in each lane.
 
-    All `words` must be used up and each state must end below 2^17, else FormatError. An empty alphabet of tables
-    is the caller's error.
+    All `words` must be used up and each state must end below 2^17, else FormatError.
     """
     lanes, total = len(states), len(selectors)
     if total > lanes * MAX_STEPS:
@@ -93,7 +92,7 @@ class RawBits:
 
     def _fields(self, starts: NDArray[np.int32], counts: NDArray[np.uint8]) -> NDArray[np.uint64]:
         words = starts >> np.int32(5)
-        both = self._words[words + np.int32(1)].astype(np.uint64)
+        both: NDArray[np.uint64] = self._words[words + np.int32(1)].astype(np.uint64)
         both <<= np.uint64(32)
         both |= self._words[words]
         both >>= (starts & np.int32(31)).astype(np.uint64)

@@ -51,7 +51,12 @@ class DeltaAlphabet:
 
 
 def _delta_alphabet() -> DeltaAlphabet:
-    lead, raw, negative, sign_raw, first, top = [], [], [], [], [], []
+    lead: list[int] = []
+    raw: list[int] = []
+    negative: list[bool] = []
+    sign_raw: list[bool] = []
+    first: list[int] = []
+    top: list[int] = []
     for length in range(65):
         first.append(len(lead))
         bits = _top_bits(length)

@@ -121,7 +121,7 @@ def _flat(counts: NDArray[np.int64], main: int) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=1)
 def read(data: bytes) -> Tables:
-    """Decode tables; FormatError for anything malformed. The last result is kept, as all frames of an object share it."""
+    """Decode tables; FormatError for anything malformed. The last result is kept: all frames of an object share it."""
     groups, rows = _read_rows(data)
     symbols = np.empty((len(rows), TOTAL), np.uint8)
     steps = np.empty((len(rows), TOTAL), np.uint32)

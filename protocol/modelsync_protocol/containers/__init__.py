@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from modelsync_protocol.containers import onnx, safetensors, tflite
+from modelsync_protocol.containers import numpy_files, onnx, pickles, safetensors, tflite, torch_files
 from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
-_READERS: dict[str, Callable[[memoryview], Iterable[TensorRange]]] = {
+_Reader = Callable[[memoryview], Iterable[TensorRange]]
+
+_READERS: dict[str, _Reader] = {
     ".onnx": onnx.tensors,
     ".safetensors": safetensors.tensors,
     ".tflite": tflite.tensors,
+    ".npy": numpy_files.array,
+    ".npz": numpy_files.arrays,
+    ".pt": torch_files.tensors,
+    ".pth": torch_files.tensors,
+    ".ptl": torch_files.tensors,
+    ".jit": torch_files.tensors,
+    ".bin": torch_files.tensors,
+    ".pkl": pickles.tensors,
+    ".pickle": pickles.tensors,
+    ".joblib": pickles.tensors,
 }
+
+_CUT_BY_CONTENT = frozenset({".pkl", ".pickle", ".joblib"})
+"""Here arrays come and go between refits: chunks follow the content, not the arrays."""
 
 
 def tensors(path: str, data: memoryview) -> list[TensorRange]:
@@ -21,7 +36,7 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
     A file whose suffix names no known container, or that does not parse, is opaque: the answer is empty.
     Overlapping or shared ranges are given once.
     """
-    suffix = path[path.rfind(".") :].lower() if "." in path else ""
+    suffix = _suffix(path)
     reader = _READERS.get(suffix)
     if reader is None:
         return []
@@ -39,7 +54,9 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
 
 
 def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """The (offset, length) in bytes of `tensors`, which chunks are cut by."""
+    """The (offset, length) in bytes of the tensors that chunks are cut by: all `tensors`, but those of pickles."""
+    if _suffix(path) in _CUT_BY_CONTENT:
+        return []
     return [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
 
 
@@ -51,3 +68,7 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
         return list(onnx.external_tensors(data))
     except FormatError:
         return []
+
+
+def _suffix(path: str) -> str:
+    return path[path.rfind(".") :].lower() if "." in path else ""

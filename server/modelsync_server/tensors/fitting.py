@@ -154,7 +154,8 @@ def _with_levels(plain: Coded, size: NDArray[np.float64], layout: Layout) -> Ite
 
 
 def _half_octaves(mean: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.rint(2 * np.log2(np.maximum(mean, 1e-300))).astype(np.int64)
+    octaves: NDArray[np.float64] = np.rint(2 * np.log2(np.maximum(mean, 1e-300)))
+    return octaves.astype(np.int64)
 
 
 def _as_bytes(mean: NDArray[np.float64]) -> tuple[int, NDArray[np.uint8]]:

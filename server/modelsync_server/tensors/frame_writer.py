@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.codecs import segments, tables, zstd
+from modelsync_protocol.codecs import segments, zstd
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Segment
 from modelsync_protocol.codecs.tensor_frame import skeleton
 from modelsync_protocol.wire import write_varint

@@ -52,9 +52,9 @@ def tensors_of(manifest: Manifest, stream: memoryview) -> list[Tensor]:
                     found += _typed(place, outside.name, offset, length, kind.name, outside.shape)
     found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[Tensor] = []
-    for tensor in found:
-        if tensor.count and (not result or tensor.offset >= result[-1].offset + result[-1].length):
-            result.append(tensor)
+    for candidate in found:
+        if candidate.count and (not result or candidate.offset >= result[-1].offset + result[-1].length):
+            result.append(candidate)
     return result
 
 

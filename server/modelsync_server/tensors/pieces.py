@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from modelsync_protocol.codecs import segments
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Predictor
-
-import numpy as np
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,14 @@ class Layout:
     def sums(self, values: NDArray[np.float64], along: Predictor) -> NDArray[np.float64]:
         """Sum per row, or per column counted from the first element's, or of everything."""
         if along is Predictor.GLOBAL:
-            return values.sum(keepdims=True)
+            return np.array([values.sum()])
         if along is Predictor.ROW:
             edges = np.arange(0, self.rows, dtype=np.int64) * self.columns - self.column
-            return np.add.reduceat(values, np.maximum(edges, 0))
+            by_row: NDArray[np.float64] = np.add.reduceat(values, np.maximum(edges, 0))
+            return by_row
         width = min(self.columns, self.count)
         whole = self.count // width * width
-        result = values[:whole].reshape(-1, width).sum(0)
+        result: NDArray[np.float64] = values[:whole].reshape(-1, width).sum(0)
         result[: self.count - whole] += values[whole:]
         return result
 
@@ -49,7 +50,8 @@ class Layout:
         if along is Predictor.GLOBAL:
             return np.broadcast_to(values, (self.count,))
         if along is Predictor.ROW:
-            return values[(np.arange(self.count) + self.column) // self.columns]
+            by_row: NDArray[np.float64] = values[(np.arange(self.count) + self.column) // self.columns]
+            return by_row
         return np.resize(values, self.count)
 
 
@@ -75,7 +77,7 @@ def candidates(kind: Numeral, new: Unsigned, old: Unsigned, layouts: list[Layout
             if along is Predictor.GLOBAL and number:
                 continue
             sizes = layout.sums(np.ones(layout.count), along)
-            if len(sizes) < 2 and along is not Predictor.GLOBAL or layout.count < _MIN_PER_FACTOR * len(sizes):
+            if (len(sizes) < 2 and along is not Predictor.GLOBAL) or layout.count < _MIN_PER_FACTOR * len(sizes):
                 continue
             fit = _factors if kind.mantissa else _maps
             yield layout, fit(layout, along, x, y, sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def build(counts: NDArray[np.int64], limit: int) -> Model:
     clusters = [(int(c), counts[c]) for c in np.flatnonzero(counts.sum(1))]
     costs = [_cost(row) for _, row in clusters]
     while len(clusters) > 1:
-        merged = [_cost(a[1] + b[1]) for a, b in zip(clusters, clusters[1:], strict=False)]
+        merged = [_cost(a[1] + b[1]) for a, b in pairwise(clusters)]
         gains = [costs[i] + costs[i + 1] - cost for i, cost in enumerate(merged)]
         best = int(np.argmax(gains))
         if gains[best] <= 0 and len(clusters) <= limit:
