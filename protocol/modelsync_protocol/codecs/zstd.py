@@ -30,6 +30,10 @@ _DESCRIPTOR = b"\x00"
 """Frame_Header_Descriptor of every frame. Were a content size allowed, the decoder would allocate what it claims."""
 
 
+_EMPTY_BYTES = 5
+"""A frame of nothing: descriptor, window, header of one empty block."""
+
+
 class Plain:
     """Encoding 1: leans on nothing."""
 
@@ -90,7 +94,8 @@ def decompress(payload: bytes, length: int, dictionary: bytes) -> bytes:
     """Undo `compress`; output is bounded by `length`, which must be exact."""
     if length > caps.MAX_MANIFEST_BYTES + caps.MAX_UPDATE_HEADER_BYTES:
         raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
-    if payload[:1] != _DESCRIPTOR:
+    # The decoder looks for bytes behind the frame only if its output is full, which an empty one never is.
+    if payload[:1] != _DESCRIPTOR or (length == 0 and len(payload) != _EMPTY_BYTES):
         raise FormatError("a zstd frame has another header than the format allows.")
     raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
     decompressor = zstandard.ZstdDecompressor(
