@@ -28,7 +28,6 @@ from modelsync_server.tensors.frame_writer import Coding
 from modelsync_server.tensors.framing import Estimate, Fitted, Framing
 from modelsync_server.tensors.pieces import Piece, elements
 
-
 _AIM_BYTES = 250 * caps.KIB
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
