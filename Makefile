@@ -7,7 +7,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long check format bench lock clean
+.PHONY: setup demo test test-long test-arm check format bench lock clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 3600
+
+# Needs root: golden vectors on 32-bit Arm, under qemu.
+test-arm: setup
+	tests/arm/run
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,0 +1,190 @@
+"""Decodes every golden vector and compares bit by bit. Needs no pytest: it also runs on 32-bit Arm (tests/arm).
+
+Every folder of vectors has its checks here; `checks` names them all, and whoever runs vectors runs that list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from modelsync_protocol import bundle, codecs, index, manifest, offers, update
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.ops import Copy, Frame, Op
+
+GOLDEN = Path(__file__).parent
+V1 = GOLDEN / "v1"
+CODECS = GOLDEN / "codecs"
+SEALS = {"v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81"}
+"""SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
+
+Check = Callable[[], None]
+
+
+def checks() -> list[tuple[str, Check]]:
+    """Every check, with its name; a check raises if a vector does not decode to what it must."""
+    found: list[tuple[str, Check]] = [
+        (f"vectors of {version} are as released", partial(sealed, version)) for version in SEALS
+    ]
+    found += [
+        ("manifests of v1", manifests_of_v1),
+        ("manifest object and pack of v1", manifest_object_and_pack_of_v1),
+        ("update of v1 with copies, a zstd frame and a patch frame", update_of_v1),
+        ("bundle and offers of v1", bundle_and_offers_of_v1),
+    ]
+    found += [(named(vector), partial(frame, vector)) for vector in frames()]
+    return found
+
+
+def damage_checks() -> list[tuple[str, Check]]:
+    """Every frame, damaged in many ways: what a machine's word size may change."""
+    return [(f"{named(vector)}, damaged", partial(damaged_frame, vector)) for vector in frames()]
+
+
+def frames() -> list[dict[str, Any]]:
+    """The vectors of single frames: name, encoding, decoded length in bytes, SHA-256 of what they decode to."""
+    listed: list[dict[str, Any]] = json.loads((CODECS / "vectors.json").read_text(encoding="utf-8"))
+    return listed
+
+
+def named(vector: dict[str, Any]) -> str:
+    """What a report calls a frame."""
+    return f"{vector['name']} in encoding {vector['encoding']}"
+
+
+def sealed(version: str) -> None:
+    """The folder holds exactly the files that were released."""
+    sums = (GOLDEN / version / "SHA256SUMS").read_bytes()
+    assert hashlib.sha256(sums).hexdigest() == SEALS[version]
+    listed = {name: said for said, name in (line.split("  ") for line in sums.decode().splitlines())}
+    found = {path.name for path in (GOLDEN / version).iterdir()} - {"SHA256SUMS"}
+    assert found == set(listed)
+    for name in found:
+        assert hashlib.sha256((GOLDEN / version / name).read_bytes()).hexdigest() == listed[name], name
+
+
+def read(name: str) -> bytes:
+    """A file of v1."""
+    return (V1 / name).read_bytes()
+
+
+def build(operations: tuple[Op, ...], payloads: bytes, base: bytes, tables: bytes) -> bytes:
+    """Carry out operations as FORMAT.md says, payloads one after the other."""
+    stream, place = bytearray(), 0
+    for op in operations:
+        if isinstance(op, Copy):
+            stream += (stream if op.own else base)[op.offset : op.offset + op.length]
+            continue
+        payload = payloads[place : place + op.payload_length]
+        place += op.payload_length
+        lean = base[op.base_offset : op.base_offset + op.base_length]
+        prefix = bytes(stream[len(stream) - op.prefix :])
+        stream += codecs.decode(op.encoding, payload, op.length, lean, prefix, tables)
+    assert place == len(payloads)
+    return bytes(stream)
+
+
+def manifests_of_v1() -> None:
+    """Entries of every kind, and the chunks' digests."""
+    target = manifest.decode(read("target.manifest.json"))
+    assert [type(entry).__name__ for entry in target.entries] == [
+        "EmptyDirectory",
+        "RegularFile",
+        "RegularFile",
+        "Link",
+        "RegularFile",
+        "RegularFile",
+    ]
+    assert target.files[3].mode == 0o755
+    assert target.probe == "labels.txt"
+    assert target.requires == {"model": "model.bin", "türkis": "€"}
+    stream = read("target.stream")
+    for offset, size, digest in target.chunks():
+        assert hashlib.sha256(stream[offset : offset + size]).hexdigest() == digest
+
+
+def manifest_object_and_pack_of_v1() -> None:
+    """A first install."""
+    document = read("target.manifest.json")
+    found, listed = index.decode_object(read("target.manifest-object"), hashlib.sha256(document).hexdigest())
+    assert found.encoded == document
+    pack = read("target.pack")
+    assert listed.packs == ((hashlib.sha256(pack).hexdigest(), len(pack)),)
+    frames = [op for op in listed.operations if isinstance(op, Frame)]
+    payloads = b"".join(
+        pack[place.offset : place.offset + op.payload_length] for op, place in zip(frames, listed.places, strict=True)
+    )
+    assert build(listed.operations, payloads, b"", listed.tables) == read("target.stream")
+
+
+def update_of_v1() -> None:
+    """Copies of base and target, a zstd frame, and one that leans on base and prefix."""
+    base = manifest.decode(read("base.manifest.json"))
+    target = manifest.decode(read("target.manifest.json"))
+    data = read("target.update")
+    preamble = update.decode_preamble(data)
+    assert preamble is not None
+    header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base)
+    kinds = [("own" if op.own else "base") if isinstance(op, Copy) else op.encoding for op in header.operations]
+    assert kinds == ["base", codecs.ZSTD_PATCH, "base", codecs.ZSTD, "own", "own"]
+    patch = header.operations[1]
+    assert isinstance(patch, Frame) and patch.base_length and patch.prefix
+    assert header.target.skeleton == target.skeleton
+    stream = build(header.operations, data[preamble.payload_offset :], read("base.stream"), header.tables)
+    assert stream == read("target.stream")
+
+
+def bundle_and_offers_of_v1() -> None:
+    """What a device reads first."""
+    found = bundle.decode(read("bundle"))
+    assert (found.root_version, found.targets_version, found.offers) == (2, 300, read("offers"))
+    assert found.role.endswith(
+        b'"targets":{"m/9":{"hashes":{"sha256":"' + b"cd" * 32 + b'"},"length":9}},"version":7}}'
+    )
+    listed = offers.decode(found.offers)
+    assert {version: offer.install_bytes for version, offer in listed.items()} == {9: 1_204_848, 8: 1_204_000, 2: 5}
+    assert listed[9].update_bytes("00000001" + "f" * 56) == 87
+    assert listed[2].update_bytes("0" * 64) is None
+
+
+def part(vector: dict[str, Any], name: str) -> bytes:
+    """A file of a frame's vector; empty if the frame needs none."""
+    path = CODECS / f"{vector['name']}.{name}"
+    return path.read_bytes() if path.exists() else b""
+
+
+def frame(vector: dict[str, Any]) -> None:
+    """One frame, given its base and its header's tables."""
+    data = codecs.decode(
+        vector["encoding"], part(vector, "payload"), vector["length"], part(vector, "base"), b"", part(vector, "tables")
+    )
+    assert hashlib.sha256(data).hexdigest() == vector["sha256"]
+
+
+def damaged_frame(vector: dict[str, Any]) -> None:
+    """A flipped bit gives the declared length or FormatError, a cut payload FormatError, whatever the word size."""
+    base = part(vector, "base")
+    whole = (part(vector, "payload"), part(vector, "tables"))
+    for damaged in (0, 1):
+        for place in range(0, len(whole[damaged]), max(1, len(whole[damaged]) // 29)):
+            parts = [bytearray(data) for data in whole]
+            parts[damaged][place] ^= 1 << (place % 8)
+            payload, tables = map(bytes, parts)
+            try:
+                assert (
+                    len(codecs.decode(vector["encoding"], payload, vector["length"], base, b"", tables))
+                    == vector["length"]
+                )
+            except FormatError:
+                continue
+    payload, tables = whole
+    for size in range(0, len(payload), max(1, len(payload) // 13)):
+        try:
+            codecs.decode(vector["encoding"], payload[:size], vector["length"], base, b"", tables)
+        except FormatError:
+            continue
+        raise AssertionError(f"cut to {size} bytes it still decodes")
