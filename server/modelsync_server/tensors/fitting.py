@@ -27,7 +27,8 @@ _VALUE_HEADROOM = 6
 _ROW_BITS = 3.0
 _CELL_BITS = 4.0
 _MIN_COLUMNS, _MAX_COLUMNS = 8, 1 << 14
-_NEAR = 1.02
+_LARGEST = 1e280
+"""Sizes are taken as at most this, so that sums of them stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None) -> 
             values = numerals.widened(kind, new)
             if mode is Mode.DELTA and guess is not None:
                 values = values - numerals.widened(kind, guess)
-        return np.where(np.isfinite(values), np.abs(values), 0.0)
+        return np.where(np.isfinite(values), np.minimum(np.abs(values), _LARGEST), 0.0)
     if mode is Mode.VALUE:
         values = (new.view(np.int8) if kind.signed else new).astype(np.float64)
         return np.abs(values - np.median(values))

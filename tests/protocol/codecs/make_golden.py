@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def integers() -> Iterator[Vector]:
         yield frame(f"integers-{kind.name}", codecs.RANS_DELTA, parts)
 
 
-def frame(name: str, encoding: int, parts: list[tuple[Segment, bytes, bytes]]) -> Vector:
+def frame(name: str, encoding: int, parts: Sequence[tuple[Segment, bytes, bytes]]) -> Vector:
     """Lay the parts' bases out one after the other, make tables for their groups, write the frame."""
     base, target = bytearray(), bytearray()
     placed: list[Segment] = []

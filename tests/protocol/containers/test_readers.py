@@ -1,0 +1,190 @@
+"""Readers of model files: right ranges and types, nothing executed, and no file that breaks them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelsync_protocol import containers
+from modelsync_protocol.containers.ranges import TensorRange
+
+SUFFIXES = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pth", "bin", "pkl", "pickle", "joblib")
+MATRIX = np.arange(600, dtype="<f4").reshape(20, 30) / 7
+ARRAYS: dict[str, Any] = {
+    "a": MATRIX,
+    "b": np.linspace(0, 1, 50),
+    "c": np.arange(100, dtype="i1"),
+    "d": [MATRIX.astype("f2")],
+}
+
+
+def read(path: str, data: bytes) -> list[TensorRange]:
+    return containers.tensors(path, memoryview(data))
+
+
+def content(data: bytes, tensor: TensorRange) -> bytes:
+    return data[tensor.offset : tensor.offset + tensor.length]
+
+
+def a_joblib() -> bytes:
+    joblib = pytest.importorskip("joblib")
+    out = io.BytesIO()
+    joblib.dump(ARRAYS, out)
+    return out.getvalue()
+
+
+def an_npz() -> bytes:
+    out = io.BytesIO()
+    np.savez(out, a=MATRIX, b=ARRAYS["b"])
+    return out.getvalue()
+
+
+def an_npy() -> bytes:
+    out = io.BytesIO()
+    np.save(out, MATRIX)
+    return out.getvalue()
+
+
+def a_safetensors() -> bytes:
+    header = {"w": {"dtype": "F32", "shape": [20, 30], "data_offsets": [0, MATRIX.nbytes]}}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + MATRIX.tobytes()
+
+
+def a_torch_zip() -> bytes:
+    """What torch.save writes for {"layer.weight": tensor}, with its pickle written by hand."""
+    build = (
+        b"\x80\x02}q\x00X\x0c\x00\x00\x00layer.weightq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02"
+        b"((X\x07\x00\x00\x00storageq\x03ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpu"
+        b"q\x06MX\x02tq\x07QK\x00K\x14K\x1e\x86q\x08K\x1eK\x01\x86q\t\x89ccollections\nOrderedDict\nq\n)Rq\x0bt"
+        b"q\x0cRq\rs."
+    )
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("model/data.pkl", build)
+        archive.writestr("model/data/0", MATRIX.tobytes())
+        archive.writestr("model/version", "3\n")
+    return out.getvalue()
+
+
+def an_onnx() -> bytes:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", scale=[1.5] * 40)],
+        "g",
+        [],
+        [],
+        [
+            onnx.numpy_helper.from_array(MATRIX, "raw"),
+            onnx.helper.make_tensor("typed", onnx.TensorProto.FLOAT, (20, 30), MATRIX.ravel().tolist()),
+            onnx.helper.make_tensor("whole", onnx.TensorProto.INT64, (3,), [1, 2, 300]),
+        ],
+    )
+    data: bytes = onnx.helper.make_model(graph).SerializeToString()
+    return data
+
+
+FILES = {
+    "onnx": an_onnx,
+    "safetensors": a_safetensors,
+    "npy": an_npy,
+    "npz": an_npz,
+    "pt": a_torch_zip,
+    "pkl": lambda: pickle.dumps(ARRAYS, protocol=4),
+    "pickle": lambda: pickle.dumps(ARRAYS, protocol=5),
+    "joblib": a_joblib,
+}
+
+
+@pytest.mark.parametrize("suffix", sorted(FILES))
+def test_a_matrix_is_found_with_its_type_and_shape(suffix: str) -> None:
+    data = FILES[suffix]()
+    found = [tensor for tensor in read(f"model.{suffix}", data) if content(data, tensor) == MATRIX.tobytes()]
+    assert found
+    assert {(tensor.dtype, tensor.shape) for tensor in found} == {("f32", (20, 30))}
+
+
+def test_all_of_onnx() -> None:
+    data = an_onnx()
+    types = {tensor.name.rpartition(":")[2]: tensor.dtype for tensor in read("m.onnx", data)}
+    assert types["raw"] == types["typed"] == "f32"
+    assert types["whole"] is None  # varints: no fixed width
+
+
+def test_names_of_torch_tensors_are_their_keys() -> None:
+    assert [tensor.name for tensor in read("m.pt", a_torch_zip())] == ["layer.weight"]
+
+
+def test_typed_arrays_of_pickles_in_order() -> None:
+    for protocol in (3, 4, 5):
+        found = read("m.pkl", pickle.dumps(ARRAYS, protocol=protocol))
+        assert [tensor.dtype for tensor in found] == ["f32", "f64", "i8", "f16"]
+
+
+def test_compressed_arrays_are_opaque() -> None:
+    out = io.BytesIO()
+    np.savez_compressed(out, a=MATRIX)
+    assert read("m.npz", out.getvalue()) == []
+
+
+def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return Path.touch, (mark,)
+
+    data = pickle.dumps([Hostile(), MATRIX])
+    assert len(read("m.pkl", data)) == 1
+    assert not mark.exists()
+
+
+def test_ranges_ascend_and_do_not_overlap() -> None:
+    for suffix, make in FILES.items():
+        data = make()
+        end = 0
+        for tensor in read(f"m.{suffix}", data):
+            assert tensor.offset >= end
+            end = tensor.offset + tensor.length
+        assert end <= len(data)
+
+
+@pytest.mark.parametrize("suffix", sorted(FILES))
+def test_damaged_files_are_opaque_or_bounded(suffix: str) -> None:
+    data = FILES[suffix]()
+    source = random.Random(suffix)
+    for _ in range(250):
+        damaged = bytearray(data[: source.choice((len(data), source.randrange(len(data) + 1)))])
+        for _ in range(source.choice((1, 3))):
+            if damaged:
+                # Mostly in the structure, which stands at the front and at the end.
+                place = min(source.choice((source.randrange(len(damaged)), source.randrange(200))), len(damaged) - 1)
+                damaged[place] = source.randrange(256)
+        for tensor in read(f"m.{suffix}", bytes(damaged)):
+            assert 0 <= tensor.offset <= tensor.offset + tensor.length <= len(damaged)
+
+
+@given(st.sampled_from(SUFFIXES), st.binary(max_size=300))
+@settings(max_examples=300, deadline=None)
+def test_garbage_is_opaque_or_bounded(suffix: str, garbage: bytes) -> None:
+    for lead in (b"", b"PK\x05\x06", b"\x80\x04", b"\x93NUMPY\x01\x00", b"\x1c\x00\x00\x00TFL3"):
+        data = lead + garbage
+        for tensor in read(f"m.{suffix}", data):
+            assert 0 <= tensor.offset <= tensor.offset + tensor.length <= len(data)
+        containers.external_tensors(f"m.{suffix}", memoryview(data))
+
+
+def test_other_files_are_opaque() -> None:
+    assert read("labels.txt", b"cat\ndog\n") == []
+    assert containers.tensor_ranges("m.pkl", memoryview(pickle.dumps(MATRIX))) == []
