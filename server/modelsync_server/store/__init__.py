@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelsync_protocol.errors import UsageError
-
 from modelsync_server.store.directory import DirectoryStore
 from modelsync_server.store.durable import local_error, make_folder
 from modelsync_server.store.memory import MemoryStore
@@ -33,12 +32,19 @@ __all__ = [
     "open_store",
 ]
 
+_AZURE = "azblob://"
+
 MARKER = "metadata/1.root.json"
 """The object that makes a place a store: the first root of trust."""
 
 
 def open_store(url: str) -> Store:
-    """Open an initialised store by its directory path; UsageError says what to do if it is none."""
+    """Open an initialised store by directory path or azblob:// address; UsageError says what to do if it is none.
+
+    A blob container is looked at by the first call to the store, since that needs an event loop.
+    """
+    if url.startswith(_AZURE):
+        return _azure(url, create=False)
     path = _directory(url)
     if not (path / MARKER).is_file():
         raise UsageError(f"{url} is not a modelsync store: run `modelsync init {url}` first.")
@@ -46,7 +52,9 @@ def open_store(url: str) -> Store:
 
 
 def create_store(url: str) -> Store:
-    """Open the place for a store that `init` fills; a directory is made if it is missing."""
+    """Open the place for a store that `init` fills; a directory or container is made if it is missing."""
+    if url.startswith(_AZURE):
+        return _azure(url, create=True)
     path = _directory(url)
     try:
         make_folder(path)
@@ -57,11 +65,18 @@ def create_store(url: str) -> Store:
     return DirectoryStore(path)
 
 
+def _azure(url: str, *, create: bool) -> Store:
+    try:
+        from modelsync_server.store.azblob import AzureBlobStore
+        from modelsync_server.store.azure_account import BlobAddress
+    except ImportError as error:
+        raise UsageError("blob stores need azure-storage-blob: install the extra modelsync-server[azure].") from error
+    return AzureBlobStore(BlobAddress.parse(url), create=create)
+
+
 def _directory(url: str) -> Path:
     if not url:
         raise UsageError("the store's path is empty: name a directory.")
-    if url.startswith("azblob://"):
-        raise UsageError(f"{url}: this version keeps stores in directories only; name a directory.")
     if "://" in url:
-        raise UsageError(f"{url} is not a store: name a directory.")
+        raise UsageError(f"{url.partition('?')[0]} is not a store: name a directory, or azblob://ACCOUNT/CONTAINER.")
     return Path(url).expanduser().absolute()

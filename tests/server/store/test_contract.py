@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from modelsync_server.store import (
     ObjectNotFound,
     Store,
     TagMismatch,
+    create_store,
 )
+from tests.support.azurite import ACCOUNT
 
 BACKENDS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
@@ -24,9 +27,13 @@ BACKENDS: dict[str, Callable[[Path], Store]] = {
 }
 
 
-@pytest.fixture(params=sorted(BACKENDS))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=[*sorted(BACKENDS), "azure", "azure prefix"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     folder = tmp_path / "store"
+    if request.param.startswith("azure"):
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", request.getfixturevalue("azurite_service"))
+        prefix = "/a/b" if request.param.endswith("prefix") else ""
+        return create_store(f"azblob://{ACCOUNT}/c{secrets.token_hex(8)}{prefix}")
     folder.mkdir()
     return BACKENDS[request.param](folder)
 
