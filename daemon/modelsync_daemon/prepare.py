@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modelsync_daemon.access import Access
 from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.body import Body
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir, Installed
 from modelsync_daemon.execute import Executor, Linked
 from modelsync_daemon.journal import Build, Recipe
-from modelsync_daemon.origin_client import Origin
+from modelsync_daemon.origin_client import Origin, Traffic
+from modelsync_daemon.pushed import PushedOrigin
 from modelsync_daemon.seeds import StreamReader, load_seed
-from modelsync_daemon.transfer import ObjectChanged
+from modelsync_daemon.transfer import ObjectChanged, ObjectReader, ObjectSource
 from modelsync_daemon.trust import ObjectMissing, Resolved, TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests
@@ -36,7 +37,8 @@ class PrepareRequest:
     """What to prepare. `version` None: the newest. `trust_root`: root.json that seeds an empty data directory.
 
     `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
-    `quarantined` are refused.
+    `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL. `pushed`: take
+    everything from this file (see pushed.py) and nothing from the origin.
     """
 
     name: str
@@ -49,6 +51,9 @@ class PrepareRequest:
     rate_limit: int | None = None
     byte_limit: int | None = None
     quarantined: frozenset[str] = frozenset()
+    secrets: tuple[Path, ...] = ()
+    proxy: str | None = None
+    pushed: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +124,8 @@ async def prepare(request: PrepareRequest, database: Database, listener: Listene
     names.check_model_name(request.name)
     data = DataDir(request.data)
     data.create()
-    async with Origin(
-        request.origin,
-        request.origin_ca,
-        stall_seconds=request.stall_seconds,
-        rate_limit=request.rate_limit,
-        on_traffic=listener.wire,
-    ) as origin:
+    source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener)
+    async with source as origin:
         listener.state("resolving")
         resolved = await _resolve(request, data, origin)
         if resolved.digest in request.quarantined:
@@ -136,7 +136,7 @@ async def prepare(request: PrepareRequest, database: Database, listener: Listene
         listener.state("planning")
         job = _Job(request, data, database, listener, origin, resolved)
         summary = await job.run()
-    traffic = origin.traffic
+    traffic = origin.traffic if isinstance(origin, Origin) else Traffic(0, 0, 0)
     return Prepared(
         request.name,
         resolved.version,
@@ -149,7 +149,19 @@ async def prepare(request: PrepareRequest, database: Database, listener: Listene
     )
 
 
-async def _resolve(request: PrepareRequest, data: DataDir, origin: Origin) -> Resolved:
+def _origin(request: PrepareRequest, listener: Listener) -> Origin:
+    return Origin(
+        request.origin,
+        request.origin_ca,
+        stall_seconds=request.stall_seconds,
+        rate_limit=request.rate_limit,
+        on_traffic=listener.wire,
+        access=Access(request.secrets),
+        proxy=request.proxy,
+    )
+
+
+async def _resolve(request: PrepareRequest, data: DataDir, origin: ObjectSource) -> Resolved:
     trust = TrustStore(data.trust)
     if request.trust_root is not None:
         try:
@@ -162,7 +174,8 @@ async def _resolve(request: PrepareRequest, data: DataDir, origin: Origin) -> Re
     def fetch(path: str, limit: int) -> bytes:
         return asyncio.run_coroutine_threadsafe(origin.get(path, limit), loop).result()
 
-    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch)
+    pushed = request.pushed is not None
+    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, bundle_only=pushed)
 
 
 class _Job:
@@ -174,7 +187,7 @@ class _Job:
         data: DataDir,
         database: Database,
         listener: Listener,
-        origin: Origin,
+        origin: ObjectSource,
         resolved: Resolved,
     ) -> None:
         self._request = request
@@ -281,7 +294,7 @@ class _Job:
             self._listener.state("fetching")
         return await self._carry_out(steps, manifest, done, body)
 
-    async def _carry_out(self, steps: Plan, target: Manifest, done: int, body: Body | None) -> PlanSummary:
+    async def _carry_out(self, steps: Plan, target: Manifest, done: int, body: ObjectReader | None) -> PlanSummary:
         """Build, verify and move into place. `body` is the plan's first request, if it is open already."""
         if steps.requests and body is None:
             self._listener.state("fetching")
@@ -348,8 +361,12 @@ class _Job:
 
     async def _offer(self) -> Offer | None:
         """The bundle's offer; for a version that it does not list, ask for updates from this model's own versions."""
-        listed = offers.decode(self._resolved.offers)
-        if self._resolved.version in listed:
+        try:
+            listed = offers.decode(self._resolved.offers)
+        except FormatError as error:
+            _log.warning("the bundle's offers are damaged: %s", error)
+            listed = {}
+        if self._resolved.version in listed and self._request.pushed is None:
             return listed[self._resolved.version]
         sizes = {}
         for item in self._installed:

@@ -19,7 +19,7 @@ _PAYLOAD_BYTES = 256 * caps.KIB
 _AIM_BYTES = 240 * caps.KIB
 """Payload size that a split aims at: a little under the limit, as parts of one unit differ."""
 
-_PACK_BYTES = 64 * caps.KIB
+PACK_BYTES = 64 * caps.KIB
 """Payload size that frames of packs aim at: devices fetch them one by one, and each brings what it holds besides."""
 
 _WINDOW_SLACK_BYTES = 512 * caps.KIB
@@ -67,7 +67,7 @@ def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
 
 def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
     """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
-    return _encode_units(_units(chunks), _Context(target, None, None, aim=_PACK_BYTES, most=2 * _PACK_BYTES), pool)
+    return _encode_units(_units(chunks), _Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
 
 
 def _encode_runs(base: Source, target: Source, finder: _BaseFinder, pool: Executor) -> Encoded:

@@ -13,12 +13,18 @@ from modelsync_protocol import caps, codecs
 from modelsync_protocol.index import Index, Place
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import MAX_GAP_BYTES
-from modelsync_server.encoder import Chunk, Source, encode_run
+from modelsync_server import alternatives
+from modelsync_server.choosing import clearly_best
+from modelsync_server.encoder import PACK_BYTES, Chunk, Source, encode_run
 from modelsync_server.library import read_manifest
 from modelsync_server.store import Store
+from modelsync_server.tensor_encoder import encode_tensors
 
 _MIN_COPY_BYTES = 16 * caps.KIB
 """A repeated chunk shorter than this stays in its frame: cutting the frame there would cost more."""
+
+_WORTH = 0.97
+"""Frames that know tensors can't be shared between versions, so they must be this much smaller."""
 
 Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`: a sentence fragment for people, and bytes of the target's stream."""
@@ -29,7 +35,6 @@ Key = tuple[str, ...]
 Known = dict[Key, tuple[Frame, str, int, int]]
 """The frame, its pack, that pack's size, its offset there (bytes)."""
 
-_WITHOUT_TABLES = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH})
 _MIN_RUN_BYTES = 256 * caps.KIB
 
 
@@ -42,7 +47,7 @@ async def known_frames(store: Store, digest: str) -> Known:
     for op, start, chunks in _operations_with_chunks(index.operations, everything):
         if isinstance(op, Frame):
             place = next(places)
-            if index.tables and op.encoding not in _WITHOUT_TABLES:
+            if op.encoding in codecs.WITH_TABLES:
                 continue  # its tables stay behind in the old index
             name, size = index.packs[place.pack]
             known[_frame_key(everything, start, op.prefix, chunks)] = (op, name, size, place.offset)
@@ -73,6 +78,21 @@ def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Seque
 
 def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
     """Encode the target without a base; return its index and the new packs by digest."""
+    tensors = encode_tensors(None, target, pool, aim=PACK_BYTES)
+    if tensors is not None and clearly_best(tensors, target):
+        return _place(tensors.operations, tensors.payloads, tensors.tables)
+    operations, sources = _plain(target, known, pool, progress)
+    if tensors is not None:
+        plain = sum(op.payload_length for op in operations if isinstance(op, Frame))
+        if len(tensors.tables) + sum(map(len, tensors.payloads)) < _WORTH * plain:
+            return _place(tensors.operations, tensors.payloads, tensors.tables)
+    return _place(operations, sources)
+
+
+def _plain(
+    target: Source, known: Known, pool: Executor, progress: Progress
+) -> tuple[list[Op], list[bytes | tuple[str, int, int]]]:
+    """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack."""
     chunks = list(target.manifest.chunks())
     reusable = _worth_a_request(_reusable(chunks, known), known)
     earlier: dict[str, int] = {}
@@ -82,9 +102,12 @@ def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tu
     number = 0
 
     def flush() -> None:
+        position = run[0][0] if run else 0
         for frame, payload in encode_run(target, run, pool) if run else ():
-            operations.append(frame)
-            sources.append(payload)
+            better, smaller = alternatives.best(frame, payload, position, None, target)
+            operations.append(better)
+            sources.append(smaller)
+            position += frame.length
         run.clear()
 
     while number < len(chunks):
@@ -108,7 +131,7 @@ def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tu
         number += count
         progress("packing", offset + size, target.manifest.size)
     flush()
-    return _place(operations, sources)
+    return operations, sources
 
 
 def _held(key: Key) -> int:
@@ -178,7 +201,9 @@ def _append_own_copy(operations: list[Op], size: int, offset: int) -> None:
         operations.append(Copy(size, offset, own=True))
 
 
-def _place(operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, int]]) -> tuple[Index, dict[str, bytes]]:
+def _place(
+    operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, int]], tables: bytes = b""
+) -> tuple[Index, dict[str, bytes]]:
     """Lay new payloads out in packs, and number all packs."""
     groups: list[bytearray] = []
     for source in sources:
@@ -204,4 +229,4 @@ def _place(operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, i
             packs[name] = len(packs)
             sizes.append((name, size))
         places.append(Place(packs[name], offset))
-    return Index(tuple(sizes), tuple(operations), tuple(places)), new
+    return Index(tuple(sizes), tuple(operations), tuple(places), tables), new

@@ -20,7 +20,8 @@ from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server import pricing
 from modelsync_server.artifact import snapshot
-from modelsync_server.encoder import Source, encode_update
+from modelsync_server.choosing import smallest_update
+from modelsync_server.encoder import Source
 from modelsync_server.library import has_manifest, materialised, published_sizes
 from modelsync_server.packer import Known, Progress, known_frames, pack
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
@@ -190,6 +191,6 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
 
 
 def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
-    encoded = encode_update(base, target, pool)
+    encoded = smallest_update(base, target, pool)
     header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
     return header + b"".join(encoded.payloads)

@@ -17,6 +17,9 @@ RANS_DELTA = 4
 RANS_NEW = 5
 TRANSPOSE = 8
 
+WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
+"""Encodings whose frames can't be decoded without the tables of the object that they were made for."""
+
 ENCODINGS: dict[int, Encoding] = {
     ZSTD: zstd.Plain(),
     ZSTD_PATCH: zstd.PatchFrom(),
