@@ -47,11 +47,13 @@ def best(frame: Frame, payload: bytes, position: int, base: Source | None, targe
     if base is not None:
         offset, length = _base_range(frame, position, base, target)
         if length and length + frame.length <= _MAX_SUBTRACT_BYTES:
-            other = _SUBTRACT.encode(data, bytes(base.stream[offset : offset + length]), b"")
-            found.append((Frame(frame.length, codecs.SUBTRACT, len(other), offset, length), other))
+            lean = bytes(base.stream[offset : offset + length])
+            other = _SUBTRACT.encode_if(data, lean, quick_size(data, lean))
+            if other is not None:
+                found.append((Frame(frame.length, codecs.SUBTRACT, len(other), offset, length), other))
     if _transposable(data):
-        other = _TRANSPOSE.encode(data, b"", b"")
-        found.append((Frame(frame.length, codecs.TRANSPOSE, len(other)), other))
+        records = _TRANSPOSE.encode(data, b"", b"")
+        found.append((Frame(frame.length, codecs.TRANSPOSE, len(records)), records))
     return min(found, key=lambda item: len(item[1]) + (4 if item[0].base_length else 0))
 
 

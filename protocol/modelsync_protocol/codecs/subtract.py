@@ -37,10 +37,12 @@ class Subtract:
 
     def encode(self, target: bytes, base: bytes, prefix: bytes) -> bytes:
         """See codecs.port.Encoding; the smallest found over widths and ways to align."""
-        plans = alignment.plans(target, base)
-        candidates = [_split(target, base, blocks, width) for blocks in plans for width in _WIDTHS]
-        best = min(candidates, key=lambda parts: _estimate(parts, base + prefix))
-        return _join(best, base + prefix)
+        return _join(_best(target, base, base + prefix)[1], base + prefix)
+
+    def encode_if(self, target: bytes, base: bytes, bound: int) -> bytes | None:
+        """As `encode` without prefix; None if a quick estimate says that the payload will exceed `bound` bytes."""
+        estimate, parts = _best(target, base, base)
+        return _join(parts, base) if estimate <= bound else None
 
     def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
         """See codecs.port.Encoding."""
@@ -57,6 +59,13 @@ class Subtract:
         fresh = zstd.decompress(bytes(reader.take(reader.varint(len(payload)))), fresh_bytes, base + prefix)
         reader.end()
         return _rebuild(blocks, width, base, differences, fresh)
+
+
+def _best(target: bytes, base: bytes, dictionary: bytes) -> tuple[int, _Parts]:
+    """(estimated bytes, parts) of the best way to align and to subtract."""
+    plans = alignment.plans(target, base)
+    candidates = [_split(target, base, blocks, width) for blocks in plans for width in _WIDTHS]
+    return min(((_estimate(parts, dictionary), parts) for parts in candidates), key=lambda pair: pair[0])
 
 
 def _read_blocks(control: Reader, length: int, base_length: int) -> tuple[list[Block], int]:
