@@ -79,7 +79,7 @@ def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Seque
 def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
     """Encode the target without a base; return its index and the new packs by digest."""
     tensors = encode_tensors(None, target, pool, aim=PACK_BYTES)
-    if tensors is not None and clearly_best(tensors, target):
+    if tensors is not None and clearly_best(target):
         return _place(tensors.operations, tensors.payloads, tensors.tables)
     operations, sources = _plain(target, known, pool, progress)
     if tensors is not None:
