@@ -1,7 +1,8 @@
 """Decodes all golden vectors on 32-bit Arm and says how many came out bit by bit; `tests/arm/run` starts it.
 
-Needs Python, numpy, zstandard and rfc8785 and no pytest, so that it runs on a bare device as well. Its last line on
-stdout is `N passed, M failed`; it exits 1 if anything failed or nothing was run.
+`decode_vectors.py FOLDER` also decodes what make_release.py left in FOLDER. Needs Python, numpy, zstandard and rfc8785
+and no pytest, so that it runs on a bare device as well. Its last line on stdout is `N passed, M failed`; it exits 1 if
+anything failed or nothing was run.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import resource
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 
 import modelsync_protocol
+from tests.arm import release
 from tests.protocol.golden import check
 
 NEEDED = {"numpy", "zstandard", "rfc8785"}
@@ -48,7 +51,7 @@ def needs_no_more() -> None:
     assert foreign <= NEEDED, f"decoding loaded {sorted(foreign - NEEDED)}"
 
 
-def main() -> int:
+def main(folder: Path) -> int:
     """Run every check, one line each."""
     vectors = check.checks()
     listed = [
@@ -57,6 +60,7 @@ def main() -> int:
         ("every module of the protocol imports", every_module_imports),
         *vectors,
         *check.damage_checks(),
+        *release.checks(folder),
         (f"decoding needs only {', '.join(sorted(NEEDED))}", needs_no_more),
     ]
     sys.stdout.write(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}\n")
@@ -78,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))
