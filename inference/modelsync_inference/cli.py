@@ -15,14 +15,17 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from modelsync_inference.hot_model import HotModel, Settings
+from modelsync_inference.hot_model import HotModel
 from modelsync_inference.http_server import DRAIN, build_app
+from modelsync_inference.memory_policy import Policy
+from modelsync_inference.settings import Isolation, Settings
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
 _DRAIN_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 _MIB = 1 << 20
+_SWITCH = {"auto": None, "on": True, "off": False}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +64,35 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", default=1, type=int, help="threads inside one inference (default: %(default)s)")
     parser.add_argument("--workers", default=2, type=int, help="inferences at the same time (default: %(default)s)")
     parser.add_argument(
+        "--isolation",
+        default=Isolation.PROCESS.value,
+        choices=[kind.value for kind in Isolation],
+        help="run each version in a process of its own, or in threads of the server (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--policy",
+        default=Policy.AUTO.value,
+        choices=[policy.value for policy in Policy],
+        help="load a new version beside the old one (availability), instead of it while requests wait (resource), or "
+        "whichever the memory allows (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--memory-budget-mib", type=int, metavar="MIB", help="memory for `auto`; default: what the system has left"
+    )
+    parser.add_argument(
+        "--prepack", default="auto", choices=_SWITCH, help="repack weights for speed; auto: only small models"
+    )
+    parser.add_argument(
+        "--arena", default="auto", choices=_SWITCH, help="keep the memory of runs for the next; auto: only small models"
+    )
+    parser.add_argument(
+        "--queue-seconds", default=5.0, type=float, help="how long requests wait for room (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--load-seconds", default=25.0, type=float, help="patience with a load or a probe (default: %(default)s)"
+    )
+    parser.add_argument("--run-seconds", default=30.0, type=float, help="patience with a run (default: %(default)s)")
+    parser.add_argument(
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
     parser.add_argument(
@@ -79,13 +111,29 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _settings(arguments: argparse.Namespace) -> Settings:
+    budget = arguments.memory_budget_mib
+    return Settings(
+        threads=arguments.threads,
+        isolation=Isolation(arguments.isolation),
+        concurrency=arguments.workers,
+        prepack=_SWITCH[arguments.prepack],
+        arena=_SWITCH[arguments.arena],
+        policy=Policy(arguments.policy),
+        memory_budget=None if budget is None else budget * _MIB,
+        queue_seconds=arguments.queue_seconds,
+        load_seconds=arguments.load_seconds,
+        run_seconds=arguments.run_seconds,
+    )
+
+
 async def _serve(arguments: argparse.Namespace) -> None:
     if not arguments.data.exists():
         logging.getLogger(__name__).warning("%s does not exist yet; waiting for it.", arguments.data)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    model = HotModel(arguments.data, arguments.model, settings=Settings(threads=arguments.threads)).start()
+    model = HotModel(arguments.data, arguments.model, settings=_settings(arguments)).start()
     app = build_app(model, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()

@@ -17,5 +17,9 @@ class RunError(ModelsyncError):
     """The model was given fitting tensors and broke while it ran."""
 
 
+class WorkerDiedError(RunError):
+    """The model's process ended, or was ended because it did not answer."""
+
+
 class ModelRefusedError(RefusedError):
     """A version may not serve: damaged, of a kind that isn't executed, or its probe failed."""

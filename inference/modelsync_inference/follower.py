@@ -11,20 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelsync_inference.artifact import open_artifact
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.loading import load_version, probe_again
 from modelsync_inference.memory import give_back
+from modelsync_inference.memory_policy import MemoryPolicy
 from modelsync_inference.pointer import CANDIDATE, CURRENT, Pointer, PointerRead, VersionRef, read_pointer
 from modelsync_inference.runtime import Runtime
 from modelsync_inference.serving import Loaded, Serving
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 30.0
+_DRAIN_SECONDS = 10.0
 
 READY = "ready"
 SERVING = "serving"
 REFUSED = "refused"
 FAILED = "failed"
+DEFERRED = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,8 @@ class Outcome:
 class Follower:
     """Keeps `serving` in line with the pointers in `folder` (models/NAME).
 
-    `changed` is called after every change of an outcome. `current`, `candidate`, `problems`, `swaps` and
-    `refusals` may be read from any thread.
+    `changed` is called after every change of an outcome; while `deferred`, what serves is not replaced.
+    `current`, `candidate`, `problems`, `swaps` and `refusals` may be read from any thread.
     """
 
     def __init__(
@@ -59,9 +63,12 @@ class Follower:
         serving: Serving,
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        policy: MemoryPolicy | None = None,
+        deferred: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder, self._model, self._runtime, self._serving = folder, model, runtime, serving
         self._changed, self._clock = changed, clock
+        self._policy, self._deferred = policy or MemoryPolicy(), deferred
         self._beside: Loaded | None = None
         self._retry_at = 0.0
         self.current: Outcome | None = None
@@ -78,7 +85,7 @@ class Follower:
         if current.pointer is not None:
             self._follow_current(current.pointer)
         self._follow_candidate(candidate, current.pointer)
-        self._check_health()
+        self._check_health(current.pointer)
         self._free()
 
     def close(self) -> None:
@@ -98,23 +105,52 @@ class Follower:
 
     def _follow_current(self, pointer: Pointer) -> None:
         old = self._serving.loaded
-        settled = self.current is not None and self.current.answers(pointer)
+        settled = self.current is not None and self.current.answers(pointer) and self.current.state != DEFERRED
         if settled and (old is not None or self._clock() < self._retry_at):
             return
         if old is not None and old.ref == pointer.ref:
             self._serving.restart_counters()
             self._settle(CURRENT, pointer, SERVING)
             return
+        if old is not None and self._deferred():
+            if self.current is None or not self.current.answers(pointer):
+                self._settle(CURRENT, pointer, DEFERRED, "the application holds the version that serves.")
+            return
         try:
-            new = self._take_beside(pointer.ref) or self._load(pointer.ref)
+            new = self._take_beside(pointer.ref)
+            if new is None and old is not None and not self._policy.fits_beside(self._folder / pointer.ref.path):
+                new = self._load_instead(pointer.ref, old.ref)
+                if new is None:
+                    return  # still in use; the next look tries again
+            new = new or self._load(pointer.ref)
         except ModelRefusedError as error:
             reason = str(error)
+            old = self._serving.loaded
             if old is None:
                 reason = self._serve_previous(pointer, reason)
             self._settle(CURRENT, pointer, REFUSED, reason)
             return
         self._switch(new)
         self._settle(CURRENT, pointer, SERVING, loaded=new)
+
+    def _load_instead(self, ref: VersionRef, old: VersionRef) -> Loaded | None:
+        """Load `ref` where there is no room for two: the old version goes first, and comes back if the new is refused.
+
+        None: the old one is still in use after `_DRAIN_SECONDS`, and serves on.
+        """
+        if not self._serving.pause(_DRAIN_SECONDS):
+            return None
+        try:
+            self._free()
+            try:
+                new = self._load(ref)
+            except ModelRefusedError:
+                self._switch(self._load(old))
+                raise
+            self._serving.swap(new)  # before the pause ends
+            return new
+        finally:
+            self._serving.resume()
 
     def _serve_previous(self, pointer: Pointer, reason: str) -> str:
         self._retry_at = self._clock() + _RETRY_SECONDS
@@ -147,22 +183,38 @@ class Follower:
         if self._beside is None or self._beside.ref != pointer.ref:
             self._drop_beside()
             try:
+                if serving is not None and not self._policy.fits_beside(self._folder / pointer.ref.path):
+                    open_artifact(self._folder, pointer.ref)
+                    self._settle(CANDIDATE, pointer, READY)  # as far as can be known before the switch
+                    return
                 self._beside = self._load(pointer.ref)
             except ModelRefusedError as error:
                 self._settle(CANDIDATE, pointer, REFUSED, str(error))
                 return
         self._settle(CANDIDATE, pointer, READY, loaded=self._beside)
 
-    def _check_health(self) -> None:
+    def _check_health(self, pointer: Pointer | None) -> None:
+        """Go back, without waiting for anybody, from a version that died or that its probe no longer passes."""
         loaded = self._serving.suspicious()
         if loaded is None or self.current is None or self.current.ref != loaded.ref:
             return
-        try:
-            probe_again(self._folder, loaded)
-        except ModelRefusedError as error:
-            self.current = Outcome(CURRENT, self.current.generation, loaded.ref, FAILED, str(error))
-            _LOG.error("%s: version %s broke: %s", self._model, loaded.ref.version, error)
-            self._changed()
+        if self.current.state != SERVING:
+            return
+        reason = loaded.died
+        if not reason:
+            try:
+                probe_again(self._folder, loaded)
+                return
+            except ModelRefusedError as error:
+                reason = str(error)
+        _LOG.error("%s: version %s broke: %s", self._model, loaded.ref.version, reason)
+        self.current = Outcome(CURRENT, self.current.generation, loaded.ref, FAILED, reason)
+        if pointer is not None and pointer.ref == loaded.ref and pointer.previous is not None:
+            try:
+                self._switch(self._load(pointer.previous))
+            except ModelRefusedError as error:
+                _LOG.error("%s: version %s can't serve either: %s", self._model, pointer.previous.version, error)
+        self._changed()
 
     def _load(self, ref: VersionRef) -> Loaded:
         try:
@@ -171,7 +223,8 @@ class Follower:
             give_back()  # what parsing took, which is more than the model
 
     def _switch(self, new: Loaded) -> None:
-        self._serving.swap(new)
+        if self._serving.loaded is not new:
+            self._serving.swap(new)
         self.swaps += 1
 
     def _take_beside(self, ref: VersionRef) -> Loaded | None:

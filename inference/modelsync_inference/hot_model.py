@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,29 +15,14 @@ from modelsync_inference.daemon_link import DaemonLink, Report
 from modelsync_inference.errors import NotServingError
 from modelsync_inference.follower import SERVING, Follower, Outcome
 from modelsync_inference.memory import resident_bytes
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.runtime import Runtime
+from modelsync_inference.memory_policy import MemoryPolicy
+from modelsync_inference.runtime import Processes, Runtime
 from modelsync_inference.serving import Lease, Prediction, Serving
+from modelsync_inference.settings import Settings, make_runtime
 from modelsync_inference.watch import FolderWatch
 from modelsync_protocol import names
-from modelsync_protocol.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a HotModel keeps up. `threads`: per session, inside one run. With `watch` and `link` off it only polls."""
-
-    threads: int = 1
-    poll_seconds: float = 2.0
-    heartbeat_seconds: float = 5.0
-    watch: bool = True
-    link: bool = True
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
-            raise UsageError("threads, poll_seconds and heartbeat_seconds must be positive.")
 
 
 class HotModel:
@@ -67,9 +52,18 @@ class HotModel:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._ready = threading.Event()
-        self._serving = Serving(self._wake.set)
-        runtime = runtime or OnnxRuntime(self._settings.threads)
-        self._follower = Follower(folder, name, runtime, self._serving, self._changed)
+        self._serving = Serving(self._wake.set, self._settings.queue_seconds)
+        self._runtime = runtime or make_runtime(self._settings, data, name)
+        self._holds = 0
+        self._holds_lock = threading.Lock()
+        self._listeners: tuple[Callable[[Outcome], None], ...] = ()
+        self._told: dict[str, Outcome | None] = {}
+        policy = MemoryPolicy(
+            self._settings.policy, self._settings.memory_budget, self._settings.memory_factor, self._resident
+        )
+        self._follower = Follower(
+            folder, name, self._runtime, self._serving, self._changed, policy=policy, deferred=lambda: self._holds > 0
+        )
         self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
         self._link = None
         if self._settings.link:
@@ -111,6 +105,33 @@ class HotModel:
         with self.lease() as lease:
             return lease.run(inputs, outputs)
 
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While this lasts, what serves is not replaced: a new version is loaded and waits for the end.
+
+        The daemon is told so. Holds may be nested and taken by several threads. A version that breaks is still left.
+        """
+        with self._holds_lock:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._holds_lock:
+                self._holds -= 1
+            self._wake.set()
+
+    def subscribe(self, listener: Callable[[Outcome], None]) -> Callable[[], None]:
+        """Have `listener` called with every new outcome, by the thread that follows; returns how to end that.
+
+        A listener that raises is logged and goes on being called; one that blocks holds up the next swap.
+        """
+        self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return unsubscribe
+
     @property
     def swaps(self) -> int:
         """How many times a version began to serve."""
@@ -129,6 +150,8 @@ class HotModel:
             "serving": loaded and {"version": loaded.ref.version, "digest": loaded.ref.digest},
             "requests": counters.requests,
             "errors": counters.errors,
+            "run_ms": round(counters.run_ms, 3),
+            "rss_bytes": self._resident(),
             "current": _outcome_json(follower.current),
             "candidate": _outcome_json(follower.candidate),
             "problems": dict(follower.problems),
@@ -142,7 +165,7 @@ class HotModel:
 
     def reports(self) -> list[Report]:
         """The reports for the daemon (interfaces §3) as things stand; sending one twice does no harm."""
-        rss = resident_bytes()
+        rss = self._resident()
         return [self._report(o, rss) for o in (self._follower.candidate, self._follower.current) if o is not None]
 
     def _report(self, outcome: Outcome, rss: int) -> Report:
@@ -160,6 +183,7 @@ class HotModel:
             "probe_ms": outcome.probe_ms,
             "requests": counters.requests if counters else 0,
             "errors": counters.errors if counters else 0,
+            "run_us": round(counters.run_ms * 1000) if counters else 0,
             "rss_bytes": rss,
         }
 
@@ -168,6 +192,20 @@ class HotModel:
             self._ready.set()
         if self._link is not None:
             self._link.changed()
+        for outcome in (self._follower.candidate, self._follower.current):
+            if outcome is not None and self._told.get(outcome.pointer) != outcome:
+                self._told[outcome.pointer] = outcome
+                self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        for listener in self._listeners:
+            try:
+                listener(outcome)
+            except Exception:  # somebody else's code must not end the thread that follows
+                _LOG.exception("a listener of %s failed", self.name)
+
+    def _resident(self) -> int:
+        return resident_bytes(self._runtime.pids() if isinstance(self._runtime, Processes) else ())
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -182,6 +220,8 @@ class HotModel:
         if self._watch is not None:
             self._watch.close()
         self._follower.close()
+        if isinstance(self._runtime, Processes):
+            self._runtime.close()
 
     def _obstacle(self) -> str:
         current = self._follower.current

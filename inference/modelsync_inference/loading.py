@@ -15,7 +15,7 @@ from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.probe import read_probe, run_probe
-from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
+from modelsync_inference.runtime import LoadedModel, Runtime, Settling, TensorSpec
 from modelsync_inference.serving import Loaded
 from modelsync_protocol.errors import ModelsyncError
 
@@ -38,6 +38,8 @@ def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
             probe = read_probe(artifact.probe)
             run_probe(model, probe)
             run_probe(model, probe)
+        if isinstance(model, Settling):
+            model.settle()
     except Exception as error:
         if model is not None:
             model.close()

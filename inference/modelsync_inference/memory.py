@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _STATM = Path("/proc/self/statm")
@@ -19,9 +21,20 @@ def give_back() -> None:
         return
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process in bytes; 0 where /proc is missing."""
+def resident_bytes(children: Iterable[int] = ()) -> int:
+    """Memory of this process and of `children`, in bytes, shared pages counted once; 0 where /proc is missing."""
+    children = tuple(children)
+    if children:
+        return sum(_proportional(pid) for pid in (os.getpid(), *children))
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def _proportional(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

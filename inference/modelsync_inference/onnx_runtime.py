@@ -11,6 +11,8 @@ import onnxruntime
 
 from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
+from modelsync_inference.mapped_weights import mapped
+from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.runtime import LoadedModel, TensorSpec
 
 _DATATYPES = {
@@ -33,22 +35,27 @@ _InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 
 class OnnxRuntime:
-    """Loads ONNX files by path, each into a session of its own with `threads` intra-op threads that don't spin."""
+    """Loads ONNX files by path, each into a session of its own whose threads don't spin."""
 
-    def __init__(self, threads: int = 1) -> None:
-        self._threads = threads
+    def __init__(self, choice: Choice | None = None) -> None:
+        self._choice = choice or Choice()
 
     def load(self, path: Path) -> LoadedModel:
         """Load `path`; ModelRefusedError if it is no ONNX model, is damaged, or takes what isn't a tensor."""
+        choice = self._choice
+        light = mapped(path, choice.cache) if choice.cache is not None else None
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = choice.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # ONNX Runtime holds Python's global lock all the while (docs/inference.md), so the thread that loads must not
-        # run at a lower priority: everybody would wait for it to get its turn.
+        options.enable_cpu_mem_arena = choice.arena if choice.arena is not None else light is None
+        if not (choice.prepack if choice.prepack is not None else light is None):
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        # ONNX Runtime holds Python's global lock all the while (docs/inference.md): in a process that serves, the
+        # thread that loads must not run at a lower priority, or everybody would wait for it to get its turn.
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(light or path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common root; whatever it is, this file can't serve
             raise ModelRefusedError(f"ONNX Runtime can't load {path.name}: {_one_line(error)}.") from error
         return OnnxModel(path.name, session)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,25 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Let go of the memory."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A loaded model that wants to know when its probe is over and requests begin."""
+
+    def settle(self) -> None:
+        """The probe is over."""
+
+
+@runtime_checkable
+class Processes(Protocol):
+    """A runtime that holds processes beside this one."""
+
+    def pids(self) -> tuple[int, ...]:
+        """Their ids."""
+
+    def close(self) -> None:
+        """Let go of it; the models are closed already or end with it."""
 
 
 class Runtime(Protocol):

@@ -7,16 +7,18 @@ that is held for some assignments.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from modelsync_inference.datatypes import Array
-from modelsync_inference.errors import InputError, NotServingError, RunError
+from modelsync_inference.errors import InputError, NotServingError, RunError, WorkerDiedError
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.runtime import LoadedModel, TensorSpec, check_inputs, check_outputs
 
 _SUSPICIOUS_ERRORS = 3
+_MAX_QUEUED = 256
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +34,8 @@ class Loaded:
     requests: int = 0
     errors: int = 0
     errors_in_a_row: int = 0
+    died: str = ""
+    busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Runs and broken runs of the serving version since the switch to it."""
+    """Runs and broken runs of the serving version since the switch to it, and the mean time of a run."""
 
     requests: int = 0
     errors: int = 0
+    run_ms: float = 0.0
 
 
 class Lease:
@@ -83,12 +88,13 @@ class Lease:
         loaded = self._held()
         wanted = check_outputs(loaded.model.outputs, outputs)
         feeds = check_inputs(loaded.model.inputs, inputs)
+        started = time.monotonic()
         try:
             values = loaded.model.run(feeds, wanted)
-        except RunError:
-            self._serving.count(loaded, broke=True)
+        except RunError as error:
+            self._serving.count(loaded, time.monotonic() - started, error)
             raise
-        self._serving.count(loaded, broke=False)
+        self._serving.count(loaded, time.monotonic() - started)
         return Prediction(values, self.version, self.digest)
 
     def release(self) -> None:
@@ -113,20 +119,64 @@ class Lease:
 
 @dataclass(eq=False)
 class Serving:
-    """Holds the serving version. `wake` is called when there is work for the thread that frees and probes."""
+    """Holds the serving version. `wake` is called when there is work for the thread that frees and probes.
+
+    While it is paused, because the old version had to make room for the new one, at most `_MAX_QUEUED` callers of
+    `lease` wait up to `queue_seconds`.
+    """
 
     wake: Callable[[], None]
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    queue_seconds: float = 5.0
+    _lock: threading.Condition = field(default_factory=lambda: threading.Condition(threading.Lock()))
     _loaded: Loaded | None = None
     _idle: list[Loaded] = field(default_factory=list)
+    _paused: bool = False
+    _queued: int = 0
 
     def lease(self) -> Lease:
         """Pin the serving version; NotServingError if there is none."""
         with self._lock:
+            if self._loaded is None and self._paused:
+                self._wait_for_resume()
             if self._loaded is None:
                 raise NotServingError("no version of the model serves yet; try again later.")
             self._loaded.leases += 1
             return Lease(self, self._loaded)
+
+    def _wait_for_resume(self) -> None:
+        if self._queued >= _MAX_QUEUED:
+            raise NotServingError(f"{_MAX_QUEUED} requests wait for the new version already; try again later.")
+        self._queued += 1
+        try:
+            if not self._lock.wait_for(lambda: not self._paused, self.queue_seconds):
+                raise NotServingError("the new version is still being loaded; try again later.")
+        finally:
+            self._queued -= 1
+
+    def pause(self, seconds: float) -> bool:
+        """Take the serving version out and wait until nobody uses it; False, and it serves on, if that takes longer.
+
+        Afterwards it is among `take_idle`. `resume` ends the pause, with or without a new version.
+        """
+        with self._lock:
+            old = self._loaded
+            if old is None:
+                self._paused = True
+                return True
+            self._paused, self._loaded, old.retired = True, None, True
+            if old.leases == 0:
+                self._idle.append(old)
+            if self._lock.wait_for(lambda: old.leases == 0, seconds):
+                return True
+            self._paused, self._loaded, old.retired = False, old, False
+            self._lock.notify_all()
+            return False
+
+    def resume(self) -> None:
+        """Let those who wait in `lease` go on."""
+        with self._lock:
+            self._paused = False
+            self._lock.notify_all()
 
     def swap(self, new: Loaded | None) -> None:
         """Let `new` answer from the next request on; the old one is idle once its last lease is released."""
@@ -152,30 +202,39 @@ class Serving:
     def counters(self) -> Counters:
         """Counters of the serving version."""
         with self._lock:
-            return Counters(self._loaded.requests, self._loaded.errors) if self._loaded else Counters()
+            loaded = self._loaded
+            if loaded is None:
+                return Counters()
+            mean = loaded.busy_seconds * 1000 / loaded.requests if loaded.requests else 0.0
+            return Counters(loaded.requests, loaded.errors, mean)
 
     def restart_counters(self) -> None:
         """Begin to count anew, as a new activation of the same version does."""
         with self._lock:
             if self._loaded is not None:
                 self._loaded.requests = self._loaded.errors = self._loaded.errors_in_a_row = 0
+                self._loaded.busy_seconds = 0.0
 
     def suspicious(self) -> Loaded | None:
-        """The serving version if it broke several times in a row; asking resets that."""
+        """The serving version if it died, or broke several times in a row; asking resets the latter."""
         with self._lock:
             loaded = self._loaded
-            if loaded is None or loaded.errors_in_a_row < _SUSPICIOUS_ERRORS:
+            if loaded is None or not (loaded.died or loaded.errors_in_a_row >= _SUSPICIOUS_ERRORS):
                 return None
             loaded.errors_in_a_row = 0
             return loaded
 
-    def count(self, loaded: Loaded, *, broke: bool) -> None:
-        """Count a run of `loaded`."""
+    def count(self, loaded: Loaded, seconds: float, error: RunError | None = None) -> None:
+        """Count a run of `loaded` that took so long, and what broke it."""
         with self._lock:
             loaded.requests += 1
-            loaded.errors += broke
-            loaded.errors_in_a_row = loaded.errors_in_a_row + 1 if broke else 0
-            suspicious = loaded.errors_in_a_row == _SUSPICIOUS_ERRORS and not loaded.retired
+            loaded.busy_seconds += seconds
+            loaded.errors += error is not None
+            loaded.errors_in_a_row = loaded.errors_in_a_row + 1 if error is not None else 0
+            if isinstance(error, WorkerDiedError):
+                loaded.died = str(error)
+            suspicious = bool(loaded.died) or loaded.errors_in_a_row == _SUSPICIOUS_ERRORS
+            suspicious = suspicious and not loaded.retired
         if suspicious:
             self.wake()
 
@@ -186,5 +245,6 @@ class Serving:
             idle = loaded.retired and loaded.leases == 0
             if idle:
                 self._idle.append(loaded)
+                self._lock.notify_all()
         if idle:
             self.wake()

@@ -1,8 +1,8 @@
-"""The contract of the runtime port: ONNX Runtime and the tests' toy runtime both keep it."""
+"""The contract of the runtime port: ONNX Runtime here and in workers, and the tests' toy runtime, all keep it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from modelsync_inference import ModelRefusedError, Runtime, TensorSpec
 from modelsync_inference.onnx_runtime import OnnxRuntime
+from modelsync_inference.process_runtime import ProcessRuntime
 from modelsync_inference.runtime import check_inputs
 from tests.support import tiny_models
 from tests.support.toy_runtime import ToyRuntime, toy
@@ -19,16 +20,26 @@ from tests.support.toy_runtime import ToyRuntime, toy
 ONES = np.ones((2, 3), dtype=np.float32)
 
 
-@pytest.fixture(params=["onnx", "toy"])
-def kind(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Runtime, Callable[[int], Path]]:
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessRuntime]:
+    runtime = ProcessRuntime()
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture(params=["onnx", "process", "toy"])
+def kind(
+    request: pytest.FixtureRequest, tmp_path: Path, processes: ProcessRuntime
+) -> tuple[Runtime, Callable[[int], Path]]:
     path = tmp_path / "model.onnx"
-    build = tiny_models.scaler if request.param == "onnx" else toy
+    build = toy if request.param == "toy" else tiny_models.scaler
 
     def write(factor: int) -> Path:
         path.write_bytes(build(factor))
         return path
 
-    return (OnnxRuntime() if request.param == "onnx" else ToyRuntime()), write
+    runtimes = {"onnx": OnnxRuntime(), "process": processes, "toy": ToyRuntime()}
+    return runtimes[request.param], write
 
 
 Kind = tuple[Runtime, Callable[[int], Path]]
@@ -85,6 +96,7 @@ def test_a_model_with_map_outputs_only_is_refused_with_the_cure(tmp_path: Path) 
         _load(tmp_path, tiny_models.zipmap(only=True))
 
 
+@pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize(
     ("element", "values"),
     [
@@ -98,10 +110,14 @@ def test_a_model_with_map_outputs_only_is_refused_with_the_cure(tmp_path: Path) 
     ],
 )
 def test_every_datatype_passes_through(
-    tmp_path: Path, element: int, values: np.ndarray[tuple[int], np.dtype[np.generic]]
+    tmp_path: Path,
+    processes: ProcessRuntime,
+    isolated: bool,
+    element: int,
+    values: np.ndarray[tuple[int], np.dtype[np.generic]],
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(tiny_models.echo(element))
-    model = OnnxRuntime().load(path)
+    model = (processes if isolated else OnnxRuntime()).load(path)
     echoed = model.run(check_inputs(model.inputs, {"text": values}), ["echo"])["echo"]
     assert [v.decode() if isinstance(v, bytes) else v for v in values.tolist()] == echoed.tolist()

@@ -1,0 +1,241 @@
+"""The runtime port on worker processes: each version in a process of its own, which may crash or hang by itself.
+
+A version is loaded in its worker at the lowest priority while this process serves on, its memory comes back when the
+worker ends, and a worker that crashes or does not answer is killed, told apart by how it ended, and replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelsync_inference import wire
+from modelsync_inference.datatypes import Array
+from modelsync_inference.errors import InputError, ModelRefusedError, RunError, WorkerDiedError
+from modelsync_inference.onnx_choice import Choice
+from modelsync_inference.runtime import LoadedModel, TensorSpec
+from modelsync_inference.spawner import Spawner, SpawnError, Worker
+
+_LOG = logging.getLogger(__name__)
+_HASTE_SHARE = 2
+_MIN_FRESH_SECONDS = 1.0
+_FRESH_RUNS = 100
+_FRESH_FACTOR = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`load_seconds`: for loading, and for each run of the probe. `run_seconds`: for a run that serves.
+
+    A version that has only just begun to serve has less patience, measured by its probe (`_MIN_FRESH_SECONDS` at
+    least), so that one that hangs is found out at its first requests.
+    """
+
+    load_seconds: float = 25.0
+    run_seconds: float = 30.0
+
+
+class ProcessRuntime:
+    """Loads ONNX files in worker processes with `concurrency` runs at a time each; `close` ends them all."""
+
+    def __init__(self, choice: Choice | None = None, concurrency: int = 2, limits: Limits | None = None) -> None:
+        self._choice, self._concurrency, self._limits = choice or Choice(), concurrency, limits or Limits()
+        self._spawner = Spawner()
+
+    def load(self, path: Path) -> LoadedModel:
+        """See Runtime. A crash or a load without end is a refusal like any other."""
+        return ProcessModel(path, self._choice, self._concurrency, self._limits, self._spawner)
+
+    def pids(self) -> tuple[int, ...]:
+        """The workers' process ids, and the one they are forked from."""
+        return self._spawner.pids()
+
+    def close(self) -> None:
+        """End every process."""
+        self._spawner.close()
+
+
+class ProcessModel:
+    """A model in a worker process. Until `settle` its runs are the probe's: unhurried, and on the loading thread."""
+
+    def __init__(self, path: Path, choice: Choice, concurrency: int, limits: Limits, spawner: Spawner) -> None:
+        self._path, self._choice, self._concurrency = path, choice, concurrency
+        self._limits, self._spawner = limits, spawner
+        self._lock = threading.Lock()
+        self._closed = False
+        self._settled = False
+        self._runs = 0
+        self._slowest_probe = 0.0
+        self.deaths = 0
+        self._worker, answer = self._start(quiet=choice.threads == 1)
+        self._free = self._channels(self._worker)
+        self.platform: str = answer["platform"]
+        self.inputs = tuple(_spec(entry) for entry in answer["inputs"])
+        self.outputs = tuple(_spec(entry) for entry in answer["outputs"])
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._worker.pid
+
+    def settle(self) -> None:
+        """The probe is over: from now on runs are requests."""
+        self._settled = True
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """See LoadedModel. A run whose worker died for another reason than this run is tried once more."""
+        if not self._settled:
+            started = time.monotonic()
+            answer = self._run_on(self._worker, self._worker.channels[0], inputs, outputs, self._limits.load_seconds)
+            self._slowest_probe = max(self._slowest_probe, time.monotonic() - started)
+            return answer
+        for attempt in (1, 2):
+            worker, free = self._serving_worker()
+            try:
+                with _taken(free) as channel:
+                    answer = self._run_on(worker, channel, inputs, outputs, self._patience())
+            except WorkerDiedError as error:
+                self._replace(worker)
+                if attempt == 2 or isinstance(error.__cause__, TimeoutError):
+                    raise
+                continue
+            self._runs += 1
+            return answer
+        raise AssertionError
+
+    def close(self) -> None:
+        """End the worker, which gives all of its memory back."""
+        with self._lock:
+            self._closed = True
+            worker = self._worker
+        self._spawner.kill(worker)
+        _close(worker)
+
+    def _patience(self) -> float:
+        if self._runs >= _FRESH_RUNS:
+            return self._limits.run_seconds
+        fresh = max(_MIN_FRESH_SECONDS, _FRESH_FACTOR * self._slowest_probe)
+        return min(self._limits.run_seconds, fresh)
+
+    def _run_on(
+        self,
+        worker: Worker,
+        channel: socket.socket,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        seconds: float,
+    ) -> dict[str, Array]:
+        try:
+            channel.settimeout(seconds)
+            wire.send(channel, {"outputs": list(outputs)}, inputs)
+            header, tensors = wire.receive(channel)
+        except TimeoutError as error:
+            self._spawner.kill(worker)
+            raise WorkerDiedError(f"the model did not answer within {seconds:g} s; its process was ended.") from error
+        except (wire.Ended, OSError) as error:
+            raise WorkerDiedError(f"the model's process {_fate(self._spawner.kill(worker))} while it ran.") from error
+        if "input" in header:
+            raise InputError(str(header["input"]))
+        if "broke" in header:
+            raise RunError(str(header["broke"]))
+        return {name: tensors[name] for name in outputs}
+
+    def _start(self, *, quiet: bool) -> tuple[Worker, dict[str, Any]]:
+        """Start a worker and load; ModelRefusedError. A quiet one that gets no time is tried at normal priority."""
+        seconds = self._limits.load_seconds / _HASTE_SHARE if quiet else self._limits.load_seconds
+        try:
+            worker = self._spawner.spawn(self._concurrency + 1)
+        except SpawnError as error:
+            raise ModelRefusedError(str(error)) from error
+        control = worker.channels[0]
+        control.settimeout(seconds)
+        choice = self._choice
+        order = {
+            "path": str(self._path),
+            "threads": choice.threads,
+            "prepack": choice.prepack,
+            "arena": choice.arena,
+            "cache": str(choice.cache) if choice.cache is not None else None,
+            "quiet": quiet,
+        }
+        try:
+            wire.send(control, order, {})
+            answer, _ = wire.receive(control)
+        except TimeoutError as error:
+            self._spawner.kill(worker)
+            _close(worker)
+            if quiet:
+                return self._start(quiet=False)
+            raise ModelRefusedError(f"loading it did not end within {seconds:g} s; its process was ended.") from error
+        except wire.Ended as error:
+            fate = _fate(self._spawner.kill(worker))
+            _close(worker)
+            raise ModelRefusedError(f"the process that loaded it {fate}.") from error
+        if "refused" in answer:
+            self._spawner.kill(worker)
+            _close(worker)
+            raise ModelRefusedError(str(answer["refused"]))
+        return worker, answer
+
+    def _channels(self, worker: Worker) -> queue.SimpleQueue[socket.socket]:
+        free: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+        for channel in worker.channels[1:]:
+            free.put(channel)
+        return free
+
+    def _serving_worker(self) -> tuple[Worker, queue.SimpleQueue[socket.socket]]:
+        with self._lock:
+            return self._worker, self._free
+
+    def _replace(self, dead: Worker) -> None:
+        """Put a new worker in the place of `dead`, unless somebody else has; RunError if that can't be done."""
+        with self._lock:
+            if self._worker is not dead or self._closed:
+                return
+            self.deaths += 1
+            _LOG.warning("the process of %s ended; it is started again.", self._path.name)
+            try:
+                worker, _ = self._start(quiet=False)
+            except ModelRefusedError as error:
+                raise RunError(f"the model's process can't be started again: {error}") from error
+            self._worker, self._free = worker, self._channels(worker)
+        # Threads that still wait on the dead one's channels see its end and come here too; they may take their time.
+        _close(dead)
+
+
+@contextlib.contextmanager
+def _taken(free: queue.SimpleQueue[socket.socket]) -> Iterator[socket.socket]:
+    channel = free.get()
+    try:
+        yield channel
+    finally:
+        free.put(channel)
+
+
+def _close(worker: Worker) -> None:
+    for channel in worker.channels:
+        channel.close()
+
+
+def _spec(entry: list[Any]) -> TensorSpec:
+    name, datatype, shape = entry
+    return TensorSpec(str(name), str(datatype), None if shape is None else tuple(shape))
+
+
+def _fate(status: int | None) -> str:
+    if status is None:
+        return "ended"
+    if status >= 0:
+        return f"ended with exit code {status}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"

@@ -1,0 +1,73 @@
+"""How a HotModel keeps up, and the runtime that its settings ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from modelsync_inference.memory_policy import Policy
+from modelsync_inference.onnx_choice import Choice
+from modelsync_inference.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.runtime import Runtime
+from modelsync_protocol.errors import UsageError
+
+_CACHE = "inference"
+_MAPPED_FACTOR, _INLINE_FACTOR = 1.1, 3.0
+
+
+class Isolation(StrEnum):
+    """Where models run: in this process (`thread`), or each version in a process of its own (`process`)."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a HotModel keeps up. With `watch` and `link` off it only polls.
+
+    `threads`: per session, inside one run. `concurrency`: runs at the same time in a worker process.
+    `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
+    `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
+    that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
+    """
+
+    threads: int = 1
+    poll_seconds: float = 2.0
+    heartbeat_seconds: float = 5.0
+    watch: bool = True
+    link: bool = True
+    isolation: Isolation = Isolation.THREAD
+    concurrency: int = 2
+    map_weights: bool = True
+    prepack: bool | None = None
+    arena: bool | None = None
+    policy: Policy = Policy.AUTO
+    memory_budget: int | None = None
+    queue_seconds: float = 5.0
+    load_seconds: float = 25.0
+    run_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.concurrency) < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
+            raise UsageError("threads, concurrency, poll_seconds and heartbeat_seconds must be positive.")
+        if min(self.queue_seconds, self.load_seconds, self.run_seconds) <= 0:
+            raise UsageError("queue_seconds, load_seconds and run_seconds must be positive.")
+
+    @property
+    def memory_factor(self) -> float:
+        """Memory that a load takes, in sizes of the model."""
+        return _MAPPED_FACTOR if self.map_weights and not self.prepack else _INLINE_FACTOR
+
+
+def make_runtime(settings: Settings, data: Path, name: str) -> Runtime:
+    """The runtime for model `name` of data directory `data`."""
+    cache = data / _CACHE / name if settings.map_weights else None
+    choice = Choice(settings.threads, settings.prepack, settings.arena, cache)
+    if settings.isolation is Isolation.PROCESS:
+        return ProcessRuntime(choice, settings.concurrency, Limits(settings.load_seconds, settings.run_seconds))
+    # Only here: a server whose models run in workers does not need ONNX Runtime in its own memory.
+    from modelsync_inference.onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(choice)
