@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelsync_inference import wire
 from modelsync_inference.datatypes import Array
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError, WorkerDiedError
@@ -94,9 +96,10 @@ class ProcessModel:
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """See LoadedModel. A run whose worker died for another reason than this run is tried once more."""
         if not self._settled:
-            started = time.monotonic()
-            answer = self._run_on(self._worker, self._worker.channels[0], inputs, outputs, self._limits.load_seconds)
-            self._slowest_probe = max(self._slowest_probe, time.monotonic() - started)
+            with self._lock:
+                started, control = time.monotonic(), self._worker.channels[0]
+                answer = self._run_on(self._worker, control, inputs, outputs, self._limits.load_seconds)
+                self._slowest_probe = max(self._slowest_probe, time.monotonic() - started)
             return answer
         for attempt in (1, 2):
             worker, free = self._serving_worker()
@@ -147,7 +150,7 @@ class ProcessModel:
             raise InputError(str(header["input"]))
         if "broke" in header:
             raise RunError(str(header["broke"]))
-        return {name: tensors[name] for name in outputs}
+        return {name: _as_text(tensors[name]) for name in outputs}
 
     def _start(self, *, quiet: bool) -> tuple[Worker, dict[str, Any]]:
         """Start a worker and load; ModelRefusedError. A quiet one that gets no time is tried at normal priority."""
@@ -229,6 +232,14 @@ def _close(worker: Worker) -> None:
 def _spec(entry: list[Any]) -> TensorSpec:
     name, datatype, shape = entry
     return TensorSpec(str(name), str(datatype), None if shape is None else tuple(shape))
+
+
+def _as_text(tensor: Array) -> Array:
+    if tensor.dtype != np.object_:
+        return tensor
+    text = np.empty(tensor.size, dtype=np.object_)
+    text[:] = [item.decode() if isinstance(item, bytes) else item for item in tensor.ravel().tolist()]
+    return text.reshape(tensor.shape)
 
 
 def _fate(status: int | None) -> str:

@@ -38,7 +38,7 @@ def kind(
         path.write_bytes(build(factor))
         return path
 
-    runtimes = {"onnx": OnnxRuntime(), "process": processes, "toy": ToyRuntime()}
+    runtimes: dict[str, Runtime] = {"onnx": OnnxRuntime(), "process": processes, "toy": ToyRuntime()}
     return runtimes[request.param], write
 
 
