@@ -19,6 +19,13 @@ MAX_STEPS = 1 << 16
 
 LOWEST_STATE = 1 << 16
 
+_STEPS = 64
+"""Steps prepared at a time."""
+
+_LOWEST, _HALF = np.uint32(LOWEST_STATE), np.uint32(16)
+_SLOT_MASK, _SHIFT = np.uint32(TOTAL - 1), np.uint32(PROBABILITY_BITS)
+_FREQUENCY_MASK, _OFFSET_SHIFT = np.uint32(8191), np.uint32(13)
+
 
 def decode_symbols(
     tables: Tables, selectors: NDArray[np.uint8], states: NDArray[np.uint32], words: NDArray[np.uint16]
@@ -31,39 +38,49 @@ def decode_symbols(
     if total > lanes * MAX_STEPS:
         raise FormatError("a frame has too many symbols for its lanes.")
     state = states.astype(np.uint32)
-    slot_mask, shift = np.uint32(TOTAL - 1), np.uint32(PROBABILITY_BITS)
-    place = np.empty(lanes, np.intp)
-    step = np.empty(lanes, np.uint32)
     refill = words.astype(np.uint32)
-    lowest, half, frequency_mask = np.uint32(LOWEST_STATE), np.uint32(16), np.uint32(8191)
-    offset_shift = np.uint32(13)
     used = 0
-    for begin in range(0, total, lanes):
-        end = begin + lanes
-        if end > total:
-            end = total
-            active = end - begin
-            kept, state = state[active:], state[:active]
-            place, step = place[:active], step[:active]
-        else:
-            kept = state[:0]
-        np.left_shift(selectors[begin:end], PROBABILITY_BITS, out=place, dtype=np.intp)
-        place += state & slot_mask
-        tables.symbols.take(place, out=selectors[begin:end], mode="clip")
-        tables.steps.take(place, out=step, mode="clip")
-        state = (step & frequency_mask) * (state >> shift) + (step >> offset_shift)
-        short = np.flatnonzero(state < lowest)
-        if len(short):
-            fresh = refill[used : used + len(short)]
-            if len(fresh) != len(short):
-                raise FormatError("a frame's symbols are cut short.")
-            used += len(short)
-            state[short] = (state[short] << half) | fresh
-        if len(kept):
-            state = np.concatenate([state, kept])
-    if used != len(words) or bool((state >> np.uint32(17)).any()) or bool((state < lowest).any()):
+    whole = total - total % lanes
+    for begin in range(0, whole, lanes * _STEPS):
+        end = min(begin + lanes * _STEPS, whole)
+        used = _run(tables, selectors[begin:end].reshape(-1, lanes), state, refill, used)
+    if whole < total:
+        used = _run(tables, selectors[whole:].reshape(1, -1), state[: total - whole], refill, used)
+    if used != len(words) or bool((state >> np.uint32(17)).any()) or bool((state < _LOWEST).any()):
         raise FormatError("a frame's symbols do not end where they should.")
-    return (state - lowest).astype(np.uint16)
+    return (state - _LOWEST).astype(np.uint16)
+
+
+def _run(
+    tables: Tables, selectors: NDArray[np.uint8], state: NDArray[np.uint32], refill: NDArray[np.uint32], used: int
+) -> int:
+    """Decode rows of one symbol a lane in place, update `state`, and return how many words are used up by now."""
+    rows = selectors.astype(np.intp) << PROBABILITY_BITS
+    width = selectors.shape[1]
+    step, high = np.empty(width, np.uint32), np.empty(width, np.uint32)
+    slots = high.view(np.int32)  # signed: what 32-bit machines index with
+    short = np.empty(width, bool)
+    available = len(refill)
+    symbols, steps = tables.symbols, tables.steps
+    for place, symbol in zip(rows, selectors, strict=True):
+        np.bitwise_and(state, _SLOT_MASK, out=high)
+        place += slots
+        symbols.take(place, out=symbol, mode="clip")
+        steps.take(place, out=step, mode="clip")
+        np.right_shift(state, _SHIFT, out=high)
+        np.bitwise_and(step, _FREQUENCY_MASK, out=state)
+        state *= high
+        step >>= _OFFSET_SHIFT
+        state += step
+        (lanes,) = np.less(state, _LOWEST, out=short).nonzero()
+        count = len(lanes)
+        if count:
+            after = used + count
+            if after > available:
+                raise FormatError("a frame's symbols are cut short.")
+            state[lanes] = (state[lanes] << _HALF) | refill[used:after]
+            used = after
+    return used
 
 
 class RawBits:

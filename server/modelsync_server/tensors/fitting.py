@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,13 @@ _DELTA_LEVEL = 20
 _VALUE_HEADROOM = 6
 """Half octaves from a row's mean magnitude up to the largest value that has a symbol."""
 
-_ROW_BITS = 3.0
+_POWERS = (1.0, 0.5, 2.0)
+"""Levels follow power means of sizes; which one fits depends on how heavy the tails are."""
+
 _CELL_BITS = 4.0
 _MIN_COLUMNS, _MAX_COLUMNS = 8, 1 << 14
-_LARGEST = 1e280
-"""Sizes are taken as at most this, so that sums of them stay finite."""
+_LARGEST = 1e140
+"""Sizes are taken as at most this, so that sums of their squares stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,10 @@ def _levelled(
     size = _sizes(kind, mode, new, guess)
     letters = symbolise.delta_letters(kind, new, guess) if mode is Mode.DELTA else None
     side = _factor_bits(factors) if factors else 0.0
-    for layout in [fixed] if fixed else layouts:
-        for segment, side_bits in _with_levels(
-            replace(plain, columns=layout.columns, column=layout.column), size, layout
-        ):
+    bound = fixed is not None and factors is not None and factors.predictor is not Predictor.GLOBAL
+    for layout, power in product([flat] if bound else layouts, _POWERS):
+        shaped = replace(plain, columns=layout.columns, column=layout.column)
+        for segment, side_bits in _with_levels(shaped, size**power, layout, power):
             segment = replace(segment, base_offset=piece.base_offset if old is not None else None)
             yield Fit(segment, side + side_bits + _bits(segment, new, guess, letters))
 
@@ -130,41 +133,45 @@ def _origin(kind: Numeral, mode: Mode) -> int:
     return 2 * bias + _VALUE_HEADROOM if mode is Mode.VALUE else 2 * (bias + kind.mantissa) + _DELTA_LEVEL
 
 
-def _with_levels(plain: Coded, size: NDArray[np.float64], layout: Layout) -> Iterator[tuple[Coded, float]]:
+def _with_levels(
+    plain: Coded, size: NDArray[np.float64], layout: Layout, power: float
+) -> Iterator[tuple[Coded, float]]:
     origin = _origin(plain.numeral, plain.mode)
     mean = float(size.mean())
-    level = _half_octaves(np.array([mean]))[0] if mean > 0 else 0
+    level = _half_octaves(np.array([mean]), power)[0] if mean > 0 else 0
     yield replace(plain, level=int(level) + origin), 16.0
     if layout.rows < 2 and layout.columns > layout.count // 2:
         return
     counts = np.ones(layout.count)
     if layout.rows > 1:
         row_mean = layout.sums(size, Predictor.ROW) / layout.sums(counts, Predictor.ROW)
-        row_level, rows = _as_bytes(row_mean)
+        row_level, rows = _as_bytes(row_mean, power)
         with_rows = replace(plain, level=row_level + origin, rows=rows)
         yield with_rows, 16.0 + _side_bits(rows)
-        size = size / layout.spread(np.exp2(np.where(row_mean > 0, _half_octaves(row_mean), 0) / 2), Predictor.ROW)
+        size = size / layout.spread(
+            np.exp2(np.where(row_mean > 0, _half_octaves(row_mean, power), 0) * (power / 2)), Predictor.ROW
+        )
     else:
         with_rows = replace(plain, level=origin)
     if _MIN_COLUMNS <= layout.columns <= _MAX_COLUMNS and layout.rows >= 4:
         column_mean = layout.sums(size, Predictor.COLUMN) / layout.sums(counts, Predictor.COLUMN)
-        column_level, columns = _as_bytes(np.maximum(column_mean, float(column_mean.max()) * 1e-6))
+        column_level, columns = _as_bytes(np.maximum(column_mean, float(column_mean.max()) * 1e-6), power)
         if float(column_mean.max()) > 0:
             both = replace(with_rows, level=with_rows.level + column_level, offsets=columns)
             yield both, 16.0 + _side_bits(columns) + (_side_bits(rows) if layout.rows > 1 else 0)
 
 
-def _half_octaves(mean: NDArray[np.float64]) -> NDArray[np.int64]:
-    octaves: NDArray[np.float64] = np.rint(2 * np.log2(np.maximum(mean, 1e-300)))
+def _half_octaves(mean: NDArray[np.float64], power: float) -> NDArray[np.int64]:
+    octaves: NDArray[np.float64] = np.rint(2 / power * np.log2(np.maximum(mean, 1e-300)))
     return octaves.astype(np.int64)
 
 
-def _as_bytes(mean: NDArray[np.float64]) -> tuple[int, NDArray[np.uint8]]:
+def _as_bytes(mean: NDArray[np.float64], power: float) -> tuple[int, NDArray[np.uint8]]:
     """(level, one byte each) so that level + byte are half octaves; byte 0: the mean is zero."""
     active = mean > 0
     if not active.any():
         return 0, np.zeros(len(mean), np.uint8)
-    octaves = _half_octaves(mean)
+    octaves = _half_octaves(mean, power)
     lowest = max(int(octaves[active].min()), int(octaves[active].max()) - 250)
     return lowest - 1, np.where(active, np.clip(octaves - lowest + 1, 1, 255), 0).astype(np.uint8)
 
