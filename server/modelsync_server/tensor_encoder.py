@@ -35,7 +35,13 @@ _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 
 _TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW)
 
+_REFITS = 1
+_UNSEEN_BITS = 14.0
+"""What a symbol is taken to cost that no table has yet."""
+
 Made = tuple[Frame, bytes]
+GroupKey = tuple[int, int, bool]
+"""Segments that share tables: element type, mode, and whether there is a base."""
 
 
 def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: int = _AIM_BYTES) -> Encoded | None:
@@ -54,7 +60,7 @@ def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: 
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     job = _Job(base, target, pool)
     fitted = list(pool.map(job.fit, cutting.pieces(tensors, pairs, spans)))
-    coding, shared, fitted = job.make_tables(fitted)
+    coding, shared, fitted = job.settle(fitted)
     costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
     plan = _plan(runs, Framing(fitted, len(job.base_stream)), costs, aim)
     job.make_tensor_frames(plan, fitted, coding)
@@ -122,11 +128,41 @@ class _Job:
         new, old = self._elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
             return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
-        return Fitted(piece, fitting.fit(piece, new, old).segment)
+        options = fitting.fits(piece, new, old)
+        return Fitted(piece, options[0].segment, tuple(options))
+
+    def refit(self, item: Fitted, coding: Coding, groups: dict[GroupKey, int]) -> Fitted:
+        """Choose again, by what the options cost with these tables."""
+        if len(item.options) < 2:
+            return item
+        costs = []
+        for option in item.options:
+            group = groups.get(_group_key(option.segment))
+            if group is None:
+                costs.append(float("inf"))
+                continue
+            found = self._symbols(item, option.segment)
+            bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
+            costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
+        return replace(item, segment=item.options[int(np.argmin(costs))].segment)
 
     def _symbols(self, item: Fitted, segment: Coded) -> symbolise.Symbols:
         new, old = self._elements(item.piece)
         return symbolise.symbols_of(segment, new, None if segment.base_offset is None else old)
+
+    def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Make tables, let each piece choose again by what they make of it, and make tables of that."""
+        coding, shared, fitted = self.make_tables(fitted)
+        for _ in range(_REFITS):
+            groups = {
+                _group_key(item.segment): item.segment.group for item in fitted if isinstance(item.segment, Coded)
+            }
+            if coding is None:
+                break
+            known = coding
+            fitted = list(self.pool.map(lambda item: self.refit(item, known, groups), fitted))
+            coding, shared, fitted = self.make_tables(fitted)
+        return coding, shared, fitted
 
     def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
         """Number the groups of alike segments, count their symbols and make their tables."""
@@ -256,7 +292,7 @@ def _assembled(plan: Sequence[_Step], finder: encoder._BaseFinder, shared: bytes
     return Encoded(tuple(operations), tuple(payloads), shared)
 
 
-def _group_key(segment: Coded) -> tuple[int, int, bool]:
+def _group_key(segment: Coded) -> GroupKey:
     return segment.numeral.code, segment.mode, segment.base_offset is not None
 
 

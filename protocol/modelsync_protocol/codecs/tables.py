@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ CODE_VALUES: tuple[int, ...] = (
 """The frequency that each code stands for: 0 to 7 exactly, then eight steps an octave up to 4,096."""
 
 
+_VALUES = np.array(CODE_VALUES, np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """Decoding tables of all groups."""
@@ -47,76 +51,61 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Tables for one kind of segments: where each table's contexts begin, and its frequencies (n × 256, sum 4,096)."""
+    """Tables for one kind of segments: where each table's contexts begin, and its codes (n × 256, 0: no symbol)."""
 
     starts: tuple[int, ...]
-    frequencies: NDArray[np.int32]
+    codes: NDArray[np.uint8]
+
+
+def frequencies(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """The 256 frequencies, sum 4,096, that 256 codes stand for; FormatError if they can't."""
+    row = _VALUES[codes]
+    main = int(np.argmax(row))
+    row[main] += TOTAL - int(row.sum())
+    if row[main] < 1:
+        raise FormatError("the header's tables hold frequencies that do not add up.")
+    return row
 
 
 def write(groups: list[Group]) -> bytes:
-    """Encode groups whose frequencies are exactly what `quantised` gives; no groups make no bytes."""
+    """Encode groups; no groups make no bytes."""
     if not groups:
         return b""
-    codes = {value: code for code, value in enumerate(CODE_VALUES)}
     out = bytearray()
     write_varint(out, len(groups))
     for group in groups:
         write_varint(out, len(group.starts))
-        for before, start in zip(group.starts, group.starts[1:], strict=False):
+        for before, start in pairwise(group.starts):
             write_varint(out, start - before)
-        for row in group.frequencies:
+        for row in group.codes:
             present = np.flatnonzero(row)
             low, high = int(present[0]), int(present[-1])
-            out += bytes((low, high))
-            main = int(np.argmax(row))
-            # The most frequent symbol takes what is left, so its own code only has to be the largest.
-            shown = [int(value) for value in row[low : high + 1]]
-            shown[main - low] = max(value for value in CODE_VALUES if value <= row[main])
-            out += bytes(codes[value] for value in shown)
+            out += bytes((low, high)) + row[low : high + 1].tobytes()
     return bytes(out)
 
 
-def quantised(counts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Frequencies (256, sum 4,096) for a table with these counts (not all zero), in values that codes can say."""
-    values = np.array(CODE_VALUES, np.float64)
-    total = float(counts.sum())
-    main = int(np.argmax(counts))
+def quantised(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Codes (256) whose frequencies cost the counted symbols (not all zero) about the fewest bits."""
+    values = _VALUES.astype(np.float64)
     present = counts > 0
-    low, high = 0.0, 8.0
-    best: NDArray[np.int32] | None = None
-    # The scale whose rounded frequencies sum to 4,096 as nearly as can be; the rest goes to the main symbol.
+    low, high = 0.0, 4.0
+    best, least = present.astype(np.uint8), float("inf")
+    # The scale whose rounded frequencies sum to 4,096 as nearly as can be.
     for _ in range(24):
         scale = (low + high) / 2
-        wanted = np.maximum(counts * (TOTAL * scale / total), 1.0)
+        wanted = np.maximum(counts * (TOTAL * scale / float(counts.sum())), 1.0)
         upper = np.searchsorted(values, wanted).clip(1, len(values) - 1)
         nearer = np.where(wanted - values[upper - 1] < values[upper] - wanted, upper - 1, upper)
-        rounded = np.where(present, values[np.maximum(nearer, 1)], 0).astype(np.int32)
-        spare = TOTAL - int(rounded.sum())
-        if rounded[main] + spare >= rounded.max() and rounded[main] + spare >= 1:
-            candidate = rounded.copy()
-            candidate[main] += spare
-            if _restored(candidate, main) and (best is None or abs(spare) <= abs(best[main] - rounded[main])):
-                best = candidate
+        codes = np.where(present, np.maximum(nearer, 1), 0).astype(np.uint8)
+        spare = TOTAL - int(_VALUES[codes].sum())
+        if int(_VALUES[codes].max()) + spare >= 1:
+            bits = -float((counts[present] * np.log2(frequencies(codes)[present])).sum())
+            if bits < least:
+                best, least = codes, bits
         if spare == 0:
             break
         low, high = (scale, high) if spare > 0 else (low, scale)
-    if best is None:
-        best = _flat(counts, main)
     return best
-
-
-def _restored(row: NDArray[np.int32], main: int) -> bool:
-    """Whether a reader would give the remainder to the same symbol."""
-    shown = row.copy()
-    shown[main] = max(value for value in CODE_VALUES if value <= row[main])
-    return int(np.argmax(shown)) == main
-
-
-def _flat(counts: NDArray[np.int64], main: int) -> NDArray[np.int32]:
-    """A fallback for odd counts: every other symbol at 1, the main one takes the rest."""
-    row = (counts > 0).astype(np.int32)
-    row[main] = TOTAL - (int(row.sum()) - 1)
-    return row
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +126,6 @@ def read(data: bytes) -> Tables:
 
 def _read_rows(data: bytes) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
     reader = Reader(data, "the header's tables")
-    values = np.array(CODE_VALUES, np.int32)
     groups: list[NDArray[np.uint8]] = []
     rows: list[NDArray[np.int32]] = []
     for _ in range(reader.varint(MAX_GROUPS) if data else 0):
@@ -150,14 +138,10 @@ def _read_rows(data: bytes) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.in
         for _ in range(count):
             low, high = reader.take(2)
             codes = np.frombuffer(reader.take(max(0, high + 1 - low)), np.uint8)
-            if not len(codes) or codes.max() >= len(values):
+            if not len(codes) or int(codes.max()) >= len(_VALUES):
                 raise FormatError("the header's tables hold a frequency that does not exist.")
-            row = np.zeros(256, np.int32)
-            row[low : high + 1] = values[codes]
-            main = int(np.argmax(row))
-            row[main] += TOTAL - int(row.sum())
-            if row[main] < 1:
-                raise FormatError("the header's tables hold frequencies that do not add up.")
-            rows.append(row)
+            row = np.zeros(256, np.uint8)
+            row[low : high + 1] = codes
+            rows.append(frequencies(row))
     reader.end()
     return groups, rows

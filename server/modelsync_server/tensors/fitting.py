@@ -30,6 +30,9 @@ _POWERS = (1.0, 0.5, 2.0)
 
 _CELL_BITS = 4.0
 _MIN_COLUMNS, _MAX_COLUMNS = 8, 1 << 14
+_NEAR, _NEAR_SMALL, _SMALL_ELEMENTS, _MAX_OPTIONS = 1.02, 1.5, 1 << 13, 6
+"""Which ways are worth a second look with real tables: estimates mislead most about small pieces."""
+
 _LARGEST = 1e140
 """Sizes are taken as at most this, so that sums of their squares stay finite."""
 
@@ -39,11 +42,12 @@ class Fit:
     """A segment for the whole piece (its group is not chosen yet) and what it costs, estimated, in bits."""
 
     segment: Coded
+    side_bits: float
     bits: float
 
 
-def fit(piece: Piece, new: Unsigned, old: Unsigned | None) -> Fit:
-    """Choose for a piece with elements `new`, counterpart `old`."""
+def fits(piece: Piece, new: Unsigned, old: Unsigned | None) -> list[Fit]:
+    """Ways to carry a piece with elements `new`, counterpart `old`, the most promising first."""
     kind = piece.numeral
     layouts = [Layout(width, piece.first % width, piece.count) for width in piece.widths]
     options: list[Fit] = []
@@ -53,7 +57,9 @@ def fit(piece: Piece, new: Unsigned, old: Unsigned | None) -> Fit:
     related = min((option.bits for option in options), default=float("inf"))
     if related > 0.3 * len(new) * 8 * kind.width:
         options += _levelled(piece, Mode.VALUE if _has_values(kind) else Mode.DELTA, new, None, layouts, None, None)
-    return min(options, key=lambda option: option.bits)
+    options.sort(key=lambda option: option.bits)
+    near = options[0].bits * (_NEAR if len(new) > _SMALL_ELEMENTS else _NEAR_SMALL)
+    return [option for option in options[:_MAX_OPTIONS] if option.bits <= near]
 
 
 def _has_values(kind: Numeral) -> bool:
@@ -108,7 +114,7 @@ def _levelled(
         shaped = replace(plain, columns=layout.columns, column=layout.column)
         for segment, side_bits in _with_levels(shaped, size**power, layout, power):
             segment = replace(segment, base_offset=piece.base_offset if old is not None else None)
-            yield Fit(segment, side + side_bits + _bits(segment, new, guess, letters))
+            yield Fit(segment, side + side_bits, side + side_bits + _bits(segment, new, guess, letters))
 
 
 def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ class Coding:
         return cls(
             tuple(models),
             rows,
-            np.concatenate([m.group.frequencies for m in models]).astype(np.uint32).reshape(-1),
+            np.concatenate([m.frequencies for m in models]).astype(np.uint32).reshape(-1),
             np.concatenate([m.starts for m in models]).reshape(-1),
             np.concatenate([m.bits for m in models]).reshape(-1),
         )

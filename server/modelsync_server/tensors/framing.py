@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from modelsync_protocol import caps
 from modelsync_protocol.codecs.segments import Coded, Gap, Same, Segment
 from modelsync_server.encoder import Chunk
+from modelsync_server.tensors.fitting import Fit
 from modelsync_server.tensors.pieces import Piece, part
 
 _ABSORBED_BYTES = 48 * caps.KIB
@@ -25,6 +26,8 @@ class Fitted:
 
     piece: Piece
     segment: Coded | Same
+    options: tuple[Fit, ...] = ()
+    """Ways that `segment` was chosen from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,11 @@ class Model:
     """One group's tables as the encoder needs them."""
 
     group: tables.Group
+    frequencies: NDArray[np.int32]
+    """(row, symbol) → out of 4,096."""
+
     choose: NDArray[np.uint8]
-    """Context → row of `group.frequencies`."""
+    """Context → row."""
 
     bits: NDArray[np.float32]
     """(row, symbol) → cost in bits; infinite where the symbol does not occur."""
@@ -45,12 +48,14 @@ def build(counts: NDArray[np.int64], limit: int) -> Model:
         costs[best] = merged[best]
         del clusters[best + 1], costs[best + 1]
     starts = (0, *(first for first, _ in clusters[1:]))
-    frequencies = np.stack([tables.quantised(row) for _, row in clusters])
+    codes = np.stack([tables.quantised(row) for _, row in clusters])
+    frequencies = np.stack([tables.frequencies(row) for row in codes])
     widths = np.diff([*starts, tables.MAX_CONTEXTS])
     with np.errstate(divide="ignore"):
         bits = (tables.PROBABILITY_BITS - np.log2(frequencies)).astype(np.float32)
     return Model(
-        tables.Group(starts, frequencies),
+        tables.Group(starts, codes),
+        frequencies,
         np.repeat(np.arange(len(clusters), dtype=np.uint8), widths),
         bits,
         (np.cumsum(frequencies, 1) - frequencies).astype(np.uint32),
