@@ -35,7 +35,6 @@ _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 
 _TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW)
 
-_REFITS = 1
 _UNSEEN_BITS = 14.0
 """What a symbol is taken to cost that no table has yet."""
 
@@ -153,12 +152,10 @@ class _Job:
     def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
         """Make tables, let each piece choose again by what they make of it, and make tables of that."""
         coding, shared, fitted = self.make_tables(fitted)
-        for _ in range(_REFITS):
+        if coding is not None:
             groups = {
                 _group_key(item.segment): item.segment.group for item in fitted if isinstance(item.segment, Coded)
             }
-            if coding is None:
-                break
             known = coding
             fitted = list(self.pool.map(lambda item: self.refit(item, known, groups), fitted))
             coding, shared, fitted = self.make_tables(fitted)

@@ -90,6 +90,21 @@ def unordered(kind: Numeral, order: Unsigned) -> Unsigned:
     return result
 
 
+def shortened(kind: Numeral, bits: Unsigned, drop: int) -> Unsigned:
+    """`ordered` without its lowest `drop` bits."""
+    order = ordered(kind, bits)
+    return order >> kind.unsigned_dtype.type(drop) if drop else order
+
+
+def lengthened(kind: Numeral, short: Unsigned, drop: int) -> Unsigned:
+    """Undo `shortened` for elements whose lowest `drop` bits are zero."""
+    if not drop:
+        return unordered(kind, short)
+    result = unordered(kind, short << kind.unsigned_dtype.type(drop))
+    result &= kind.unsigned_dtype.type((1 << 8 * kind.width) - (1 << drop))
+    return result
+
+
 def exponents(kind: Numeral, bits: Unsigned) -> NDArray[np.int16]:
     """Exponent fields of floats, subnormals' as the smallest normal's, which has the same unit in the last place."""
     field = (bits >> kind.unsigned_dtype.type(kind.mantissa)) & kind.unsigned_dtype.type(kind.exponent_mask)

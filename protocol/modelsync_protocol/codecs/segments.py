@@ -6,7 +6,7 @@ FORMAT.md §tensor-frames. Everything that a count here leads to is bounded by t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps
 from modelsync_protocol.codecs import numerals, zstd
 from modelsync_protocol.codecs.numerals import Numeral
+from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
 from modelsync_protocol.codecs.tables import MAX_GROUPS
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_signed, write_varint
@@ -24,7 +25,7 @@ MAX_HEAD_BYTES = caps.MIB
 
 _MAX_LEVEL = 1 << 14
 _MAX_PRECISION = 40
-_HAS_ROWS, _HAS_COLUMNS, _PREDICTOR_SHIFT, _HAS_BASE = 4, 8, 4, 0x40
+_HAS_ROWS, _HAS_COLUMNS, _PREDICTOR_SHIFT, _HAS_BASE, _DROPS = 4, 8, 4, 0x40, 0x80
 
 
 class Mode(IntEnum):
@@ -76,7 +77,8 @@ class Coded:
     """`count` elements of a tensor in rANS symbols: Mode.DELTA against the base (or zero), or Mode.VALUE.
 
     `columns` is the row length in elements, `column` where in a row the first element stands. `rows` and `offsets`
-    are levels (half octaves) per row and per column, the latter beginning at the first element's column.
+    are levels (half octaves) per row and per column, the latter beginning at the first element's column. The lowest
+    `drop` bits of all elements are zero and do not travel.
     """
 
     mode: Mode
@@ -90,6 +92,7 @@ class Coded:
     rows: NDArray[np.uint8] | None = None
     offsets: NDArray[np.uint8] | None = None
     factors: Factors | None = None
+    drop: int = 0
 
     @property
     def length(self) -> int:
@@ -157,7 +160,7 @@ def _write_coded(out: bytearray, side: bytearray, segment: Coded, cursor: int) -
     factors = segment.factors
     flags = segment.mode | (segment.rows is not None and _HAS_ROWS) | (segment.offsets is not None and _HAS_COLUMNS)
     flags |= (factors.predictor if factors else 0) << _PREDICTOR_SHIFT
-    out.append(flags | (segment.base_offset is not None and _HAS_BASE))
+    out.append(flags | (segment.base_offset is not None and _HAS_BASE) | (segment.drop and _DROPS))
     out.append(segment.numeral.code)
     out.append(segment.group)
     write_varint(out, segment.count)
@@ -167,6 +170,8 @@ def _write_coded(out: bytearray, side: bytearray, segment: Coded, cursor: int) -
     write_varint(out, segment.columns)
     write_varint(out, segment.column)
     write_signed(out, segment.level)
+    if segment.drop:
+        write_varint(out, segment.drop)
     if segment.rows is not None:
         side += segment.rows.tobytes()
     if segment.offsets is not None:
@@ -232,6 +237,7 @@ def _read_descriptor(
     _check(count > 0 and columns > 0, "a segment is empty")
     column = reader.varint(columns - 1)
     level = reader.signed(_MAX_LEVEL)
+    drop = _read_drop(reader, kind, mode) if flags & _DROPS else 0
     predictor = Predictor((flags >> _PREDICTOR_SHIFT) & 3)
     plans = []
     if predictor is not Predictor.IDENTITY:
@@ -242,7 +248,14 @@ def _read_descriptor(
             width = reader.varint(4)
             _check(width > 0, "a segment has factors without width")
             plans.append((predictor, precision, lowest, width))
-    return Coded(mode, kind, group, count, base, columns, column, level), plans, flags
+    return Coded(mode, kind, group, count, base, columns, column, level, drop=drop), plans, flags
+
+
+def _read_drop(reader: Reader, kind: Numeral, mode: Mode) -> int:
+    drop = reader.varint(8 * kind.width - 1)
+    most = kind.mantissa - VALUE_TOP_BITS if mode is Mode.VALUE else 8 * kind.width - 1
+    _check(0 < drop <= most, "a segment drops more bits than it has")
+    return drop
 
 
 def _base_offset(reader: Reader, cursor: int, size: int, base_length: int) -> int:
@@ -272,19 +285,7 @@ def _read_side(
             _check(int(np.abs(values).max()) < 1 << 31, "a factor is out of range")
             sets.append((precision, values.astype(np.int32)))
         factors = Factors(plans[0][0], *sets[0], *(sets[1] if len(sets) > 1 else ()))
-    return Coded(
-        segment.mode,
-        segment.numeral,
-        segment.group,
-        segment.count,
-        segment.base_offset,
-        segment.columns,
-        segment.column,
-        segment.level,
-        rows,
-        offsets,
-        factors,
-    )
+    return replace(segment, rows=rows, offsets=offsets, factors=factors)
 
 
 def _check(condition: bool, complaint: str) -> None:

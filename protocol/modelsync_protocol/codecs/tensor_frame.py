@@ -142,20 +142,22 @@ def _apply_delta(segment: Coded, prediction: Unsigned, symbols: NDArray[np.uint8
     if kind.mantissa:
         negative ^= (prediction >> kind.unsigned_dtype.type(8 * kind.width - 1)).astype(bool)
     np.subtract(kind.unsigned_dtype.type(0), magnitude, out=magnitude, where=negative)
-    magnitude += numerals.ordered(kind, prediction)
-    return numerals.unordered(kind, magnitude)
+    magnitude += numerals.shortened(kind, prediction, segment.drop)
+    return numerals.lengthened(kind, magnitude, segment.drop)
 
 
 def _float_values(segment: Coded, level: NDArray[np.int32], symbols: NDArray[np.uint8], raw: rans.RawBits) -> Unsigned:
     kind = segment.numeral
     bits = 8 * kind.width
     below = kind.mantissa - VALUE_TOP_BITS
-    counts = np.full(256, 1 + below, np.uint8)
+    counts = np.full(256, 1 + below - segment.drop, np.uint8)
     counts[VALUE_ZERO], counts[VALUE_ESCAPE] = 1, bits
     fields = raw.take(counts[symbols])
     sign = (fields & np.uint64(1)) << np.uint64(bits - 1)
     top = (level * np.int32(4) - symbols.astype(np.int32) + np.int32(1)).astype(np.int64).view(np.uint64)
-    magnitude = ((top << np.uint64(below)) | (fields >> np.uint64(1))) & np.uint64((1 << (bits - 1)) - 1)
+    magnitude = ((top << np.uint64(below)) | (fields >> np.uint64(1) << np.uint64(segment.drop))) & np.uint64(
+        (1 << (bits - 1)) - 1
+    )
     magnitude[symbols == VALUE_ZERO] = 0
     magnitude |= sign
     np.copyto(magnitude, fields, where=symbols == VALUE_ESCAPE)

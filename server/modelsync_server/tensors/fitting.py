@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modelsync_protocol.codecs import modelling, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
+from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
 from modelsync_server.tensors import prediction, symbolise, table_builder
 from modelsync_server.tensors.pieces import Piece
 from modelsync_server.tensors.prediction import Layout
@@ -106,8 +107,10 @@ def _levelled(
     flat = fixed or layouts[0]
     plain = Coded(mode, kind, 0, piece.count, None if old is None else 0, flat.columns, flat.column, 0, factors=factors)
     guess = None if old is None else modelling.predicted(plain, old, 0)
-    size = _sizes(kind, mode, new, guess)
-    letters = symbolise.delta_letters(kind, new, guess) if mode is Mode.DELTA else None
+    drop = _zero_bits(kind, mode, new)
+    plain = replace(plain, drop=drop)
+    size = _sizes(kind, mode, new, guess, drop)
+    letters = symbolise.delta_letters(kind, new, guess, drop) if mode is Mode.DELTA else None
     side = _factor_bits(factors) if factors else 0.0
     bound = fixed is not None and factors is not None and factors.predictor is not Predictor.GLOBAL
     for layout, power in product([flat] if bound else layouts, _POWERS):
@@ -117,7 +120,17 @@ def _levelled(
             yield Fit(segment, side + side_bits, side + side_bits + _bits(segment, new, guess, letters))
 
 
-def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None) -> NDArray[np.float64]:
+def _zero_bits(kind: Numeral, mode: Mode, new: Unsigned) -> int:
+    """How many of the lowest bits are zero in all elements (float16 values stored as float32, say)."""
+    if kind.width == 1:
+        return 0
+    used = int(np.bitwise_or.reduce(new))
+    zeros = (used & -used).bit_length() - 1 if used else 0
+    most = kind.mantissa - VALUE_TOP_BITS if mode is Mode.VALUE else 8 * kind.width - 2
+    return min(zeros, most)
+
+
+def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None, drop: int) -> NDArray[np.float64]:
     """Magnitudes that levels follow: differences or values, as floats; 0 for what is not finite."""
     if kind.mantissa:
         with np.errstate(invalid="ignore", over="ignore"):
@@ -128,21 +141,21 @@ def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None) -> 
     if mode is Mode.VALUE:
         values = (new.view(np.int8) if kind.signed else new).astype(np.float64)
         return np.abs(values - np.median(values))
-    return symbolise.differences(kind, new, guess)[0].astype(np.float64)
+    return symbolise.differences(kind, new, guess, drop)[0].astype(np.float64)
 
 
-def _origin(kind: Numeral, mode: Mode) -> int:
+def _origin(kind: Numeral, mode: Mode, drop: int) -> int:
     """Half octaves to add to log2(size) · 2 for the level in a payload's units."""
     if not kind.mantissa:
         return _DELTA_LEVEL
     bias = kind.exponent_mask // 2
-    return 2 * bias + _VALUE_HEADROOM if mode is Mode.VALUE else 2 * (bias + kind.mantissa) + _DELTA_LEVEL
+    return 2 * bias + _VALUE_HEADROOM if mode is Mode.VALUE else 2 * (bias + kind.mantissa - drop) + _DELTA_LEVEL
 
 
 def _with_levels(
     plain: Coded, size: NDArray[np.float64], layout: Layout, power: float
 ) -> Iterator[tuple[Coded, float]]:
-    origin = _origin(plain.numeral, plain.mode)
+    origin = _origin(plain.numeral, plain.mode, plain.drop)
     mean = float(size.mean())
     level = _half_octaves(np.array([mean]), power)[0] if mean > 0 else 0
     yield replace(plain, level=int(level) + origin), 16.0

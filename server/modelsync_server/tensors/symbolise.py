@@ -38,25 +38,27 @@ def symbols_of(segment: Coded, new: Unsigned, old: Unsigned | None) -> Symbols:
     prediction = None if old is None else modelling.predicted(segment, old, 0)
     contexts = modelling.contexts(segment, level, quiet, prediction)
     if segment.mode is Mode.DELTA:
-        letters = delta_letters(segment.numeral, new, prediction)
+        letters = delta_letters(segment.numeral, new, prediction, segment.drop)
     elif segment.numeral.mantissa:
-        letters = _float_letters(segment.numeral, new, level)
+        letters = _float_letters(segment.numeral, new, level, segment.drop)
     else:
         letters = Letters(new, np.zeros(len(new), np.uint8), np.zeros(len(new), np.uint64))
     return Symbols(contexts, letters.symbols, letters.counts, letters.fields)
 
 
-def differences(kind: Numeral, new: Unsigned, prediction: Unsigned | None) -> tuple[Unsigned, NDArray[np.bool_]]:
+def differences(
+    kind: Numeral, new: Unsigned, prediction: Unsigned | None, drop: int = 0
+) -> tuple[Unsigned, NDArray[np.bool_]]:
     """Magnitude and sign of new − prediction in the order-preserving integers."""
     reference = np.zeros_like(new) if prediction is None else prediction
-    delta = numerals.ordered(kind, new) - numerals.ordered(kind, reference)
+    delta = numerals.shortened(kind, new, drop) - numerals.shortened(kind, reference, drop)
     negative = delta.view(kind.signed_dtype) < 0
     return np.where(negative, kind.unsigned_dtype.type(0) - delta, delta), negative
 
 
-def delta_letters(kind: Numeral, new: Unsigned, prediction: Unsigned | None) -> Letters:
+def delta_letters(kind: Numeral, new: Unsigned, prediction: Unsigned | None, drop: int) -> Letters:
     """Symbols and raw bits in Mode.DELTA."""
-    magnitude, negative = differences(kind, new, prediction)
+    magnitude, negative = differences(kind, new, prediction, drop)
     if kind.mantissa and prediction is not None:
         negative = negative ^ (prediction >> kind.unsigned_dtype.type(8 * kind.width - 1)).astype(bool)
     length = bit_lengths(magnitude)
@@ -81,7 +83,7 @@ def bit_lengths(magnitude: Unsigned) -> NDArray[np.uint8]:
     return np.where(high > 0, bit_lengths(high) + np.uint8(32), bit_lengths(low)).astype(np.uint8)
 
 
-def _float_letters(kind: Numeral, new: Unsigned, level: NDArray[np.int32]) -> Letters:
+def _float_letters(kind: Numeral, new: Unsigned, level: NDArray[np.int32], drop: int) -> Letters:
     bits, below = 8 * kind.width, kind.mantissa - VALUE_TOP_BITS
     wide = new.astype(np.uint64)
     magnitude = wide & np.uint64((1 << (bits - 1)) - 1)
@@ -90,8 +92,8 @@ def _float_letters(kind: Numeral, new: Unsigned, level: NDArray[np.int32]) -> Le
     near = (distance >= 0) & (distance < VALUE_ESCAPE - 1)
     symbol = np.where(near, distance + 1, VALUE_ESCAPE).astype(np.uint8)
     symbol[magnitude == 0] = VALUE_ZERO
-    fields = ((magnitude & np.uint64((1 << below) - 1)) << np.uint64(1)) | sign
+    fields = ((magnitude & np.uint64((1 << below) - 1)) >> np.uint64(drop) << np.uint64(1)) | sign
     fields = np.where(symbol == VALUE_ESCAPE, wide, np.where(symbol == VALUE_ZERO, sign, fields))
-    counts = np.full(256, 1 + below, np.uint8)
+    counts = np.full(256, 1 + below - drop, np.uint8)
     counts[VALUE_ZERO], counts[VALUE_ESCAPE] = 1, bits
     return Letters(symbol, counts[symbol], fields)

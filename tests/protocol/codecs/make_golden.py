@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,19 @@ def integers() -> Iterator[Vector]:
         yield frame(f"integers-{kind.name}", codecs.RANS_DELTA, parts)
 
 
+def dropped() -> Iterator[Vector]:
+    """Elements whose lowest bits are zero: bfloat16 values as binary32, and thousands as int64."""
+    old, new = (bits.astype("<u4") << np.uint32(16) for bits in float_pair(numerals.BF16, 2))
+    level = 2 * (127 + 7) - 10
+    parts: list[tuple[Segment, bytes, bytes]] = [
+        (Coded(Mode.DELTA, numerals.F32, 0, len(new), 0, COLUMNS, 0, level, drop=16), new.tobytes(), old.tobytes()),
+        (Coded(Mode.VALUE, numerals.F32, 1, len(new), None, COLUMNS, 0, 2 * 127, drop=16), new.tobytes(), b""),
+    ]
+    whole = np.arange(-240, 240, dtype="<i8") << 40
+    parts.append((Coded(Mode.DELTA, numerals.I64, 2, 480, None, 480, 0, 40, drop=40), whole.tobytes(), b""))
+    yield frame("dropped", codecs.RANS_DELTA, parts)
+
+
 def frame(name: str, encoding: int, parts: Sequence[tuple[Segment, bytes, bytes]]) -> Vector:
     """Lay the parts' bases out one after the other, make tables for their groups, write the frame."""
     base, target = bytearray(), bytearray()
@@ -136,19 +149,7 @@ def frame(name: str, encoding: int, parts: Sequence[tuple[Segment, bytes, bytes]
         if isinstance(segment, Coded):
             at = len(base) if segment.base_offset is not None else None
             group = groups.index(segment.group)
-            segment = Coded(
-                segment.mode,
-                segment.numeral,
-                group,
-                segment.count,
-                at,
-                segment.columns,
-                segment.column,
-                segment.level,
-                segment.rows,
-                segment.offsets,
-                segment.factors,
-            )
+            segment = replace(segment, group=group, base_offset=at)
             dtype = segment.numeral.unsigned_dtype
             found = symbolise.symbols_of(
                 segment, np.frombuffer(new, dtype), None if at is None else np.frombuffer(old, dtype)
@@ -184,7 +185,7 @@ def main() -> None:
     """Write all vectors and their list."""
     OUT.mkdir(parents=True, exist_ok=True)
     listed = []
-    for vector in [*floats(), *integers(), *records()]:
+    for vector in [*floats(), *integers(), *dropped(), *records()]:
         data = codecs.decode(vector.encoding, vector.payload, len(vector.target), vector.base, b"", vector.tables)
         assert data == vector.target, vector.name
         for part in ("payload", "base", "tables"):

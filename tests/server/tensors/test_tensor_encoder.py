@@ -123,6 +123,19 @@ def test_a_fine_tuned_matrix_takes_less_than_any_zstd(pool: ThreadPoolExecutor, 
     assert encoded.cost < encode_update(base, target, pool).cost * 0.85
 
 
+def test_bits_that_are_always_zero_do_not_travel(pool: ThreadPoolExecutor) -> None:
+    half = random_bits("f16", (300, 300), 1, False)
+    wide = half.view("<f2").astype("<f4").view("<u4")
+    nudged = tuned("f16", half, 2, 1e-3).view("<f2").astype("<f4").view("<u4")
+    base = source({"m.safetensors": safetensors({"w": ("f32", wide)})})
+    target = source({"m.safetensors": safetensors({"w": ("f32", nudged)})})
+    narrow = [source({"m.safetensors": safetensors({"w": ("f16", b)})}) for b in (half, tuned("f16", half, 2, 1e-3))]
+    for wide_base, narrow_base in ((base, narrow[0]), (None, None)):
+        encoded = check(encode_tensors(wide_base, target, pool), wide_base, target)
+        compact = check(encode_tensors(narrow_base, narrow[1], pool), narrow_base, narrow[1])
+        assert encoded.cost < compact.cost * 1.08
+
+
 def test_tensors_of_a_first_install_take_less_than_zstd(pool: ThreadPoolExecutor) -> None:
     bits = random_bits("f32", (500, 300), 1, False)
     target = source({"m.safetensors": safetensors({"w": ("f32", bits)})})
