@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(pull)
     pull.add_argument("--trust", type=Path, metavar="FILE", help="root.json; needed for an empty data directory")
     pull.add_argument("--ca", type=Path, metavar="FILE", help="PEM file to check the origin's certificate against")
+    pull.add_argument("--sas-file", type=Path, metavar="FILE", help="file with the secret query (SAS) of the origin")
+    pull.add_argument("--proxy", metavar="URL", help="HTTP proxy on the way to the origin")
     pull.add_argument("--version", type=int, metavar="N", help="this version instead of the newest")
     pull.add_argument("--json", action="store_true", help="print one JSON document")
     pull.set_defaults(command=_pull)
@@ -91,18 +93,29 @@ def _run(options: argparse.Namespace) -> None:
 
     from modelsync_daemon import config
     from modelsync_daemon.service import serve
+    from modelsync_daemon.zygote import Zygote
 
     if options.verbose:
         logging.getLogger("modelsync_daemon").setLevel(logging.INFO)
     settings = config.load(options.config) if options.config else config.from_environment(os.environ)
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, Zygote.start()))
 
 
 def _pull(options: argparse.Namespace) -> None:
     from modelsync_daemon.oneshot import pull
 
     with _progress(options.name) as show:
-        result = pull(options.name, options.origin, options.data, options.trust, options.ca, options.version, show)
+        result = pull(
+            options.name,
+            options.origin,
+            options.data,
+            options.trust,
+            options.ca,
+            options.version,
+            show,
+            sas_file=options.sas_file,
+            proxy=options.proxy,
+        )
     if options.json:
         _print_json(result)
     else:

@@ -17,7 +17,19 @@ from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, parse_win
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
 
-_PATHS = frozenset({"data", "trust", "connection_string_file", "ca", "origin_ca"})
+_PATHS = frozenset(
+    {
+        "data",
+        "trust",
+        "connection_string_file",
+        "ca",
+        "origin_ca",
+        "origin_sas_file",
+        "x509_cert",
+        "x509_key",
+        "dps_key_file",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Settings:
     ca: Path | None = None
     origin: str | None = None
     origin_ca: Path | None = None
+    origin_sas_file: Path | None = None
+    proxy: str | None = None
     socket_group: str | None = None
     metrics: bool = True
     keep_alive_seconds: int = MAX_KEEP_ALIVE_SECONDS

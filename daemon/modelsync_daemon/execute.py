@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.body import Body
-from modelsync_daemon.origin_client import Origin
 from modelsync_daemon.seeds import StreamReader
+from modelsync_daemon.transfer import ObjectReader, ObjectSource
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.plan import OWN, CopyStep, FrameStep, Plan
@@ -39,7 +38,7 @@ class Executor:
         plan: Plan,
         assembly: Assembly,
         seeds: Sequence[StreamReader],
-        origin: Origin,
+        origin: ObjectSource,
         *,
         journal: Advance | None,
         progress: Callable[[int], None],
@@ -50,9 +49,9 @@ class Executor:
         self._origin = origin
         self._journal = journal
         self._progress = progress
-        self._bodies: OrderedDict[int, Body] = OrderedDict()
+        self._bodies: OrderedDict[int, ObjectReader] = OrderedDict()
 
-    async def run(self, first_step: int = 0, body: Body | None = None, linked: Linked | None = None) -> None:
+    async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Linked | None = None) -> None:
         """Do the steps from `first_step` on. `body` is request 0, already open; `linked` says what needs no copy."""
         if body is not None:
             self._bodies[0] = body

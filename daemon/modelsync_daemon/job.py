@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from modelsync_protocol import errors
-from modelsync_protocol.errors import LocalError, ModelsyncError
+from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,9 @@ class Job:
     rate_limit: int | None = None
     byte_limit: int | None = None
     quarantined: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    proxy: str | None = None
+    pushed: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""
@@ -35,7 +38,7 @@ class Job:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Job:
         """The reverse of `document`."""
-        return cls(**{**document, "quarantined": tuple(document["quarantined"])})
+        return cls(**{**document, **{key: tuple(document[key]) for key in ("quarantined", "secrets")}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class WorkerDied(LocalError):
     """The worker ended without an answer: killed, out of memory, or broken."""
 
 
+class AccessRefused(UnreachableError):
+    """The origin refuses the secret it is asked with, and no other came in time."""
+
+
 class BudgetExceeded(ModelsyncError):
     """The plan needs more bytes than the budget has left; nothing was fetched."""
 
@@ -85,6 +92,7 @@ class Preparer(Protocol):
 _KINDS: dict[str, type[ModelsyncError]] = {
     "usage": errors.UsageError,
     "refused": errors.RefusedError,
+    "access": AccessRefused,
     "unreachable": errors.UnreachableError,
     "local": errors.LocalError,
     "budget": BudgetExceeded,

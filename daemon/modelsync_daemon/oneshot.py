@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modelsync_daemon.access import FILE_NAME
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
@@ -30,6 +31,9 @@ def pull(
     origin_ca: Path | None,
     version: int | None,
     show: Callable[[int, int], None],
+    *,
+    sas_file: Path | None = None,
+    proxy: str | None = None,
 ) -> dict[str, Any]:
     """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
 
@@ -40,7 +44,7 @@ def pull(
         twin.check_origin(origin)
     except ValueError as error:
         raise UsageError(f"--origin {error}") from error
-    for option, path in (("--trust", trust_root), ("--ca", origin_ca)):
+    for option, path in (("--trust", trust_root), ("--ca", origin_ca), ("--sas-file", sas_file)):
         if path is not None and not path.is_file():
             raise UsageError(f"{option} {path} is not a readable file.")
     data = DataDir(data_root)
@@ -54,6 +58,8 @@ def pull(
             origin_ca=str(origin_ca) if origin_ca else None,
             trust_root=str(trust_root) if trust_root else None,
             quarantined=tuple(database.quarantined(name)),
+            secrets=tuple(str(path.absolute()) for path in (sas_file, data.root / FILE_NAME) if path),
+            proxy=proxy,
         )
         return _pull(job, data, database, show)
 

@@ -18,10 +18,13 @@ from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+from yarl import URL
 
+from modelsync_daemon.access import Access, joined
 from modelsync_daemon.body import Body
+from modelsync_daemon.job import AccessRefused
 from modelsync_daemon.tcpinfo import carried
-from modelsync_daemon.transfer import READ_BYTES, Rate, Transient, check_status, reason
+from modelsync_daemon.transfer import READ_BYTES, AccessDenied, Rate, Transient, check_status, reason
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
 _RECEIVE_BUFFER_BYTES = 96 * 1024
@@ -59,8 +62,10 @@ class _CountedSocket(socket.socket):
 class Origin:
     """One origin. Use as an async context manager, from one event loop.
 
-    `url` may carry a query (a SAS), which stays behind each path. `ca` is a PEM file to trust instead of the
-    system's. After `stall_seconds` without a byte the call in progress raises UnreachableError. `rate_limit` is in
+    `url` may carry a query (a SAS), which stays behind each path; `access` adds a secret one, and when that is refused
+    another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to trust
+    instead of the system's. After `stall_seconds` without a byte the call in progress raises UnreachableError.
+    `rate_limit` is in
     bytes a second. `on_traffic(received, sent)` gets increments of the wire's bytes.
     """
 
@@ -72,6 +77,8 @@ class Origin:
         stall_seconds: float = 60.0,
         rate_limit: int | None = None,
         on_traffic: Callable[[int, int], None] = lambda received, sent: None,
+        access: Access | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._parts = urlsplit(url)
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
@@ -79,6 +86,8 @@ class Origin:
         self._stall = stall_seconds
         self._rate = Rate(rate_limit)
         self._on_traffic = on_traffic
+        self._access = access or Access(())
+        self._proxy = proxy
         self._context = _tls(ca) if self._parts.scheme == "https" else None
         self._live: set[_CountedSocket] = set()
         self._closed = [0, 0]
@@ -166,10 +175,13 @@ class Origin:
         """One request; the caller closes the answer. Raises Transient, or RefusedError for a bad certificate."""
         assert self._session is not None
         base = self._parts
-        url = urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{path}", base.query, ""))
+        secret = self._access.query
+        query = joined(base.query, secret)
+        # Encoded: a signature holds %2B and the like, which must go out as they are.
+        url = URL(urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{path}", query, "")), encoded=True)
         self._requests += 1
         try:
-            response = await self._session.request(method, url, headers=headers, max_redirects=3)
+            response = await self._session.request(method, url, headers=headers, max_redirects=3, proxy=self._proxy)
         except aiohttp.ClientConnectorCertificateError as error:
             raise RefusedError(
                 f"the certificate of {base.hostname} is not trusted ({error.certificate_error}); "
@@ -177,6 +189,13 @@ class Origin:
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Transient(f"{base.hostname} can't be reached ({reason(error)}); check the line.") from error
+        if response.status in (401, 403) and secret:
+            response.close()
+            self._access.refused(secret)
+            raise AccessDenied(
+                f"{base.hostname} refuses the secret it is asked with ({response.status}): it may have expired; "
+                "send a new one with the direct method `secret`."
+            )
         if base.scheme == "https" and response.url.scheme != "https":
             response.close()
             raise RefusedError(f"{base.hostname} redirects to a connection without TLS; that is refused.")
@@ -197,7 +216,8 @@ class Origin:
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 if time.monotonic() + wait > deadline:
                     text = str(error) if isinstance(error, Transient) else f"the transfer broke ({reason(error)})."
-                    raise UnreachableError(f"{text} Gave up after {self._stall:.0f} s without progress.") from error
+                    kind = AccessRefused if isinstance(error, AccessDenied) else UnreachableError
+                    raise kind(f"{text} Gave up after {self._stall:.0f} s without progress.") from error
                 await asyncio.sleep(wait)
 
     async def throttle(self, count: int) -> None:

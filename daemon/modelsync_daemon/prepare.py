@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from modelsync_daemon.origin_client import Origin, Traffic
 from modelsync_daemon.pushed import PushedOrigin
 from modelsync_daemon.seeds import StreamReader, load_seed
 from modelsync_daemon.transfer import ObjectChanged, ObjectReader, ObjectSource
-from modelsync_daemon.trust import ObjectMissing, Resolved, TrustStore
+from modelsync_daemon.trust import Fetch, ObjectMissing, Resolved, TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError, UsageError
@@ -115,9 +116,25 @@ class OverBudget(ModelsyncError):
         self.left = left
 
 
-async def prepare(request: PrepareRequest, database: Database, listener: Listener) -> Prepared:
+class Trust(Protocol):
+    """What is needed of a trust store; TrustStore is one, TrustChild another."""
+
+    def seed(self, root_json: bytes) -> None:
+        """As TrustStore.seed."""
+
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
+        """As TrustStore.resolve."""
+
+
+async def prepare(
+    request: PrepareRequest,
+    database: Database,
+    listener: Listener,
+    open_trust: Callable[[Path], Trust] = TrustStore,
+) -> Prepared:
     """Bring the requested version onto the disk, going on from where an earlier attempt was stopped.
 
+    `open_trust` opens the trust store in a folder.
     Raises UsageError, RefusedError (trust, damage, quarantine), OverBudget, UnreachableError or LocalError; what is
     durable by then is kept for the next attempt.
     """
@@ -127,7 +144,7 @@ async def prepare(request: PrepareRequest, database: Database, listener: Listene
     source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener)
     async with source as origin:
         listener.state("resolving")
-        resolved = await _resolve(request, data, origin)
+        resolved = await _resolve(request, open_trust(data.trust), origin)
         if resolved.digest in request.quarantined:
             raise RefusedError(
                 f"{request.name} version {resolved.version} was refused before and is quarantined; "
@@ -161,8 +178,7 @@ def _origin(request: PrepareRequest, listener: Listener) -> Origin:
     )
 
 
-async def _resolve(request: PrepareRequest, data: DataDir, origin: ObjectSource) -> Resolved:
-    trust = TrustStore(data.trust)
+async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) -> Resolved:
     if request.trust_root is not None:
         try:
             root = request.trust_root.read_bytes()

@@ -11,7 +11,8 @@ from typing import Any
 
 from modelsync_daemon.database import Database
 from modelsync_daemon.job import Job, Outcome
-from modelsync_daemon.prepare import PrepareRequest, prepare
+from modelsync_daemon.prepare import PrepareRequest, Trust, prepare
+from modelsync_daemon.trust import TrustStore
 
 
 class _Listener:
@@ -31,8 +32,26 @@ class _Listener:
         self._emit({"event": "wire", "received": received_delta, "sent": sent_delta})
 
 
-async def run(job: Job, database: Database, emit: Callable[[Mapping[str, Any]], None]) -> Outcome:
-    """Do `job`, telling `emit` of every event. Raises ModelsyncError."""
+class _Quiet:
+    """Tells nobody."""
+
+    def state(self, state: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Nothing."""
+
+    def wire(self, received_delta: int, sent_delta: int) -> None:
+        """Nothing."""
+
+
+async def run(
+    job: Job,
+    database: Database,
+    emit: Callable[[Mapping[str, Any]], None],
+    open_trust: Callable[[Path], Trust] = TrustStore,
+) -> Outcome:
+    """Do `job`, telling `emit` of every event; `open_trust` as of prepare. Raises ModelsyncError."""
     request = PrepareRequest(
         name=job.name,
         version=job.version,
@@ -44,8 +63,13 @@ async def run(job: Job, database: Database, emit: Callable[[Mapping[str, Any]], 
         rate_limit=job.rate_limit,
         byte_limit=job.byte_limit,
         quarantined=frozenset(job.quarantined),
+        secrets=tuple(Path(path) for path in job.secrets),
+        proxy=job.proxy,
+        pushed=None if job.pushed is None else Path(job.pushed),
     )
-    prepared = await prepare(request, database, _Listener(job.name, database, emit))
+    # What is only staged leaves the model's state alone: it goes on as it is.
+    listener = _Listener(job.name, database, emit) if job.pushed is None else _Quiet()
+    prepared = await prepare(request, database, listener, open_trust)
     return Outcome(
         name=prepared.name,
         version=prepared.version,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from modelsync_daemon import ledger as budget
-from modelsync_daemon import operations, reconcile, status
+from modelsync_daemon import methods, operations, reconcile, status
 from modelsync_daemon import processes as reports
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff
@@ -28,13 +28,14 @@ from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
 from modelsync_daemon.pointer import Pointer
 from modelsync_daemon.processes import Processes, Report
+from modelsync_daemon.pushing import Pushing
 from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
 from modelsync_daemon.state import PREPARING, SWITCHING, State
 from modelsync_daemon.update import Updates
 from modelsync_daemon.waiting import within
 from modelsync_daemon.wishes import Wishes
 from modelsync_protocol import names, twin
-from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UsageError
+from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError
 from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
@@ -77,6 +78,7 @@ class Resident:
             patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds),
             self._changed,
         )
+        self._pushing = Pushing(settings, data, database, preparer)
         self._updates = Updates(
             settings,
             data,
@@ -85,6 +87,7 @@ class Resident:
             self.wishes,
             self.activation,
             preparer,
+            self._pushing,
             self._changed,
             network,
             refused,
@@ -189,29 +192,19 @@ class Resident:
 
     async def method(self, name: str, payload: Any) -> MethodAnswer:
         """A direct method; never raises."""
+        return await methods.answer(self, name, payload)
+
+    async def apply(self, payload: Any) -> dict[str, Any]:
+        """Stage a pushed update. Raises UsageError or RefusedError; the desired version then fetches as usual."""
         try:
-            model = payload.get("model") if isinstance(payload, Mapping) else None
-            if name == "status":
-                return MethodAnswer(200, self.status())
-            if name == "sync":
-                self.sync()
-                return MethodAnswer(202, {})
-            if name not in ("rollback", "hold", "release"):
-                return MethodAnswer(404, {"error": "the methods are status, sync, rollback, hold and release."})
-            if not isinstance(model, str):
-                return MethodAnswer(400, {"error": 'the payload names no model: {"model":"NAME"}.'})
-            if name == "rollback":
-                back = await self.rollback(model)
-                return MethodAnswer(200, operations.describe(back))
-            if name == "hold":
-                await self.hold(model)
-            else:
-                self.release(model)
-            return MethodAnswer(200, {})
-        except UsageError as error:
-            return MethodAnswer(400, {"error": str(error)})
-        except ModelsyncError as error:
-            return MethodAnswer(409, {"error": str(error)})
+            outcome = await self._pushing.apply(payload, self._running.__contains__)
+        finally:
+            self._kick.set()
+        return {"model": outcome.name, "version": outcome.version, "digest": outcome.digest}
+
+    def access_renewed(self) -> None:
+        """A new secret for the origin is there: what waits for one goes on now."""
+        self._hurry("access")
 
     def _known(self, name: str) -> None:
         names.check_model_name(name)
@@ -253,6 +246,8 @@ class Resident:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
         deadlines = []
         for name in sorted({row.name for row in self.database.models()} | set(self.wishes.desired.models)):
+            if self._pushing.busy(name):
+                continue
             wish = self.wishes.of(name)
             running = self._running.get(name)
             if running is not None:
@@ -274,6 +269,7 @@ class Resident:
         current = self.data.read_pointer(name)
         now = self.database.clock()
         row = self.database.model(name)
+        staged = self._pushing.staged(name, wish) is not None  # needs neither origin nor time window
         return Facts(
             row=row,
             wish=wish,
@@ -281,9 +277,9 @@ class Resident:
             serving=current.reference if current else None,
             present=bool(row.since) or current is not None or bool(self.data.installed(name)),
             quarantined=self.database.quarantined(name),
-            origin=self._updates.origin(),
+            origin="pushed" if staged else self._updates.origin(),
             held_by_policy=self._updates.policy().hold,
-            opens=budget.seconds_to_open(self._updates.policy(), now),
+            opens=0.0 if staged else budget.seconds_to_open(self._updates.policy(), now),
         )
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Protocol
 
 import aiohttp
 
@@ -20,8 +21,44 @@ class Transient(UnreachableError):
     """A failure that the next attempt may not meet."""
 
 
+class AccessDenied(Transient):
+    """The origin refuses the secret in use; a new one may be on its way."""
+
+
 class ObjectChanged(UnreachableError):
     """The object is another one than when its download began (its ETag changed)."""
+
+
+class ObjectReader(Protocol):
+    """Reads one range of one object in order; see body.Body."""
+
+    position: int
+    etag: str
+
+    async def read(self, count: int) -> bytes:
+        """Exactly the next `count` bytes."""
+
+    def unread(self, data: bytes) -> None:
+        """Give back the last bytes that were read."""
+
+    async def skip_to(self, position: int) -> None:
+        """Go forward to `position` of the object."""
+
+    def close(self) -> None:
+        """Drop what is open."""
+
+
+class ObjectSource(Protocol):
+    """Where objects come from: the network (origin_client.py) or a push (pushed.py)."""
+
+    async def get(self, path: str, limit: int) -> bytes:
+        """A whole object of at most `limit` bytes; ObjectMissing."""
+
+    async def size(self, path: str) -> int | None:
+        """Size of an object in bytes, if it is there and the source knows."""
+
+    def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> ObjectReader:
+        """A reader of bytes `offset` to `end` of an object."""
 
 
 class Rate:
@@ -55,4 +92,6 @@ def reason(error: BaseException) -> str:
     """A few words on a failed transfer."""
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, aiohttp.ClientResponseError):  # its text holds the URL, which may hold a secret
+        return error.message[:120] or type(error).__name__
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:120]

@@ -104,12 +104,13 @@ class TrustStore:
                 "give the right root.json, or an empty data directory."
             )
 
-    def resolve(self, model: str, version: int | None, fetch: Fetch) -> Resolved:
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
         """Bring the metadata up to date and say what `version` of `model` is; None means the newest.
 
         RefusedError: unknown or withdrawn, badly signed, older than seen before, expired, or too large.
         UnreachableError: the origin can't be reached or lacks metadata. LocalError: this machine. Nothing that did
-        not verify is kept; the call may be killed at any point and repeated.
+        not verify is kept; the call may be killed at any point and repeated. `bundle_only`: a bundle is all that
+        `fetch` has, so its word on the newest root must do for now (the question stays due).
         """
         from modelsync_daemon import tufclient
 
@@ -122,7 +123,7 @@ class TrustStore:
         if bundle is None:
             return self._resolve(model, version, fetch, None, missing_roots)
         try:
-            return self._resolve(model, version, fetch, bundle, missing_roots)
+            return self._resolve(model, version, fetch, bundle, missing_roots, bundle_only)
         except RefusedError as refusal:
             # A bundle is only a cache: a stale or damaged one must not stop what the origin's own metadata allows.
             try:
@@ -131,14 +132,20 @@ class TrustStore:
                 raise refusal from None
 
     def _resolve(
-        self, model: str, version: int | None, fetch: Fetch, bundle: Bundle | None, missing_roots: set[str]
+        self,
+        model: str,
+        version: int | None,
+        fetch: Fetch,
+        bundle: Bundle | None,
+        missing_roots: set[str],
+        bundle_only: bool = False,
     ) -> Resolved:
         from modelsync_daemon import tufclient
 
         clock, wall = self._read_clock(), self._wall_clock()
 
         def session() -> tufclient.Session:
-            seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall)
+            seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall) and not bundle_only
             return tufclient.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots)
 
         current = session()
@@ -153,7 +160,7 @@ class TrustStore:
             current.refresh(clock.reference(wall))
         learned = max(BUILD_TIME, current.root_issued(), current.timestamp_issued())
         floor = max(clock.floor, learned) if current.timestamp_keys() == clock.keys else learned
-        asked = int(wall) if current.asked_root else clock.root_asked
+        asked = int(wall) if current.asked_root and not bundle_only else clock.root_asked
         self._write_clock(Clock(floor, current.timestamp_keys(), asked), clock)
         return current.resolved(version)
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from modelsync_daemon import access
 from modelsync_daemon import ledger as budget
 from modelsync_daemon.activation import Activation
 from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff
 from modelsync_daemon.config import Settings
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.job import BudgetExceeded, EventCallback, Job, Outcome, Preparer, WorkerDied
+from modelsync_daemon.job import AccessRefused, BudgetExceeded, EventCallback, Job, Outcome, Preparer, WorkerDied
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.pointer import Reference
+from modelsync_daemon.pushing import Pushing
 from modelsync_daemon.reconcile import fingerprint
 from modelsync_daemon.state import State
 from modelsync_daemon.wishes import Wishes
@@ -41,13 +44,14 @@ class Updates:
         wishes: Wishes,
         activation: Activation,
         preparer: Preparer,
+        pushing: Pushing,
         changed: Callable[[], None],
         network: Backoff = NETWORK,
         refused: Backoff = REFUSED,
     ) -> None:
         self._settings, self._data, self._database, self._ledger = settings, data, database, ledger
         self._wishes, self._activation, self._preparer, self._changed = wishes, activation, preparer, changed
-        self._network, self._refused = network, refused
+        self._network, self._refused, self._pushing = network, refused, pushing
         self._progress_told = 0.0
         self.progress: dict[str, tuple[int, int]] = {}
 
@@ -84,7 +88,8 @@ class Updates:
             progressed = self._on_worker(name, event) or progressed
 
         try:
-            outcome = await self._prepare(name, wish, on_event)
+            outcome = self._pushing.staged(name, wish) or await self._prepare(name, wish, on_event)
+            self._pushing.forget(name)
         except UnreachableError as error:
             held = self._held(name, wish)
             if held is None:
@@ -112,12 +117,19 @@ class Updates:
             rate_limit=policy.rate_limit,
             byte_limit=self._ledger.left(policy),
             quarantined=tuple(self._database.quarantined(name)),
+            secrets=tuple(map(str, self._secrets())),
+            proxy=self._settings.proxy,
         )
         try:
             async with asyncio.timeout(budget.seconds_to_close(policy, self._database.clock())):
                 return await self._preparer.prepare(job, on_event)
         except TimeoutError:
             raise _WindowClosed("the time window for fetching closed; it goes on when the next one opens.") from None
+
+    def _secrets(self) -> list[Path]:
+        """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""
+        mounted = self._settings.origin_sas_file
+        return [*([mounted] if mounted else []), self._data.root / access.FILE_NAME]
 
     def _on_worker(self, name: str, event: Mapping[str, Any]) -> bool:
         """Take in a worker's event; True if the fetch moved on."""
@@ -151,7 +163,8 @@ class Updates:
         attempts = 1 if progressed else max(row.attempts, 1)
         code, wait = "refused", self._refused.seconds(attempts)
         if isinstance(error, UnreachableError):
-            code, wait = "offline", self._network.seconds(attempts)
+            code = "access" if isinstance(error, AccessRefused) else "offline"
+            wait = self._network.seconds(attempts)
         elif isinstance(error, BudgetExceeded):
             code, wait = "budget", budget.seconds_to_next_day(now) + 1
         elif isinstance(error, _WindowClosed):

@@ -58,6 +58,9 @@ MAX_UPDATE_HEADER_BYTES = 24 * MIB
 MAX_PACK_BYTES = 64 * MIB
 """A pack, bytes."""
 
+MAX_PUSH_BYTES = 96 * KIB
+"""A pushed update: the direct method's payload, base85 in JSON (IoT Hub takes 128 KiB)."""
+
 MAX_BUNDLE_BYTES = 1 * MIB
 """A trust bundle, decompressed, bytes."""
 

@@ -141,7 +141,7 @@ def twin_get(
     device: DeviceArgument, module: ModuleOption = None, service: ServiceOption = None, state: StateOption = None
 ) -> None:
     """Print the twin as JSON."""
-    _echo(_ask(service, state, lambda client: client.twin(device, module)))
+    _echo(ask_hub(service, state, lambda client: client.twin(device, module)))
 
 
 @twin_app.command("set")
@@ -156,7 +156,7 @@ def twin_set(
     value = _json_argument(patch)
     if not isinstance(value, dict):
         raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
-    _echo(_ask(service, state, lambda client: client.set_desired(device, value, module)))
+    _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
 
 
 @twin_app.command("invoke")
@@ -175,11 +175,12 @@ def twin_invoke(
     async def call(client: ServiceClient) -> MethodResult:
         return await client.invoke(device, method, value, module, response_seconds=timeout)
 
-    answer = _ask(service, state, call)
+    answer = ask_hub(service, state, call)
     _echo({"status": answer.status, "payload": answer.payload})
 
 
-def _ask(service: str | None, state: Path | None, ask: Callable[[ServiceClient], Awaitable[_T]]) -> _T:
+def ask_hub(service: str | None, state: Path | None, ask: Callable[[ServiceClient], Awaitable[_T]]) -> _T:
+    """Connect to the hub that the options name, and return what `ask` does there."""
     connection = _connection(service, state)
 
     async def run() -> _T:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from modelsync_server.trust import Repository
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's directory.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RoleArgument = Annotated[

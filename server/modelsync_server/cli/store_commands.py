@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="The store's directory.")]
+StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelsync_protocol.errors import UsageError
 from modelsync_server.store.directory import DirectoryStore
@@ -29,8 +31,12 @@ __all__ = [
     "TagMismatch",
     "Tagged",
     "create_store",
+    "device_access",
     "open_store",
 ]
+
+if TYPE_CHECKING:
+    from modelsync_server.store.azure_account import DeviceAccess
 
 _AZURE = "azblob://"
 
@@ -63,6 +69,16 @@ def create_store(url: str) -> Store:
     except OSError as error:
         raise local_error(path, error) from error
     return DirectoryStore(path)
+
+
+async def device_access(url: str, lifetime: timedelta) -> DeviceAccess:
+    """A read-only SAS for the devices of a blob store; UsageError for a directory, which needs none."""
+    if not url.startswith(_AZURE):
+        raise UsageError(f"{url} is no blob store: devices need no SAS for it.")
+    store = _azure(url, create=False)
+    from modelsync_server.store import azure_account
+
+    return await azure_account.device_access(azure_account.BlobAddress.parse(store.url), lifetime)
 
 
 def _azure(url: str, *, create: bool) -> Store:
