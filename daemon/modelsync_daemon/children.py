@@ -5,35 +5,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
+from typing import Protocol
 
 from modelsync_daemon.datadir import Lock
 from modelsync_daemon.job import EventCallback, Job, Outcome, WorkerDied, error_of
+from modelsync_daemon.zygote import Zygote, ZygoteGone
+
+_log = logging.getLogger(__name__)
 
 _LINE_BYTES = 1024 * 1024
 WORKER_COMMAND = (sys.executable, "-P", "-m", "modelsync_daemon.worker")
 
 
-class ChildPreparer:
-    """A Preparer that does each job in a short-lived child process, so that its memory comes back."""
+class Child(Protocol):
+    """A running worker; asyncio's Process is one."""
 
-    def __init__(self, lock: Lock, command: Sequence[str] = WORKER_COMMAND) -> None:
+    @property
+    def stdin(self) -> asyncio.StreamWriter | None:
+        """Where the job is written."""
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """Where events are read."""
+
+    def kill(self) -> None:
+        """SIGKILL; ProcessLookupError if it has ended."""
+
+    async def wait(self) -> int:
+        """The exit code, or minus the signal."""
+
+
+class ChildPreparer:
+    """A Preparer that does each job in a short-lived child process, so that its memory comes back.
+
+    Children are forked off `zygote` where there is one that lives, else started with `command`.
+    """
+
+    def __init__(self, lock: Lock, command: Sequence[str] = WORKER_COMMAND, zygote: Zygote | None = None) -> None:
         self._lock = lock
         self._command = tuple(command)
+        self._zygote = zygote
         self._one = asyncio.Semaphore(1)
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError."""
         async with self._one:
             try:
-                child = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    pass_fds=(self._lock.fileno(),),
-                    limit=_LINE_BYTES,
-                )
+                child = await self._start()
             except OSError as error:
                 raise WorkerDied(f"the worker can't be started ({error.strerror}); free some memory.") from error
             try:
@@ -43,7 +64,22 @@ class ChildPreparer:
                     child.kill()
                 await asyncio.shield(child.wait())
 
-    async def _converse(self, child: asyncio.subprocess.Process, job: Job, on_event: EventCallback) -> Outcome:
+    async def _start(self) -> Child:
+        if self._zygote is not None:
+            try:
+                return await self._zygote.spawn(self._lock.fileno())
+            except ZygoteGone as error:
+                _log.warning("workers are started as fresh processes from now on: %s", error)
+                self._zygote = None
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(self._lock.fileno(),),
+            limit=_LINE_BYTES,
+        )
+
+    async def _converse(self, child: Child, job: Job, on_event: EventCallback) -> Outcome:
         assert child.stdin is not None and child.stdout is not None
         with contextlib.suppress(ConnectionError):  # a child that died at once shows as the end of its output
             child.stdin.write(json.dumps(job.document()).encode() + b"\n")

@@ -15,13 +15,14 @@ from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.notify import Notify
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.socket_api import SocketApi
+from modelsync_daemon.zygote import Zygote
 from modelsync_protocol.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises ModelsyncError if it can't start."""
+async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
+    """Run until SIGTERM or SIGINT; workers are forked off `zygote`, if given. Raises ModelsyncError at the start."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -30,7 +31,7 @@ async def serve(settings: Settings) -> None:
             raise UsageError(f"the setting {key} names {path}, which is not a file.")
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
-        resident = Resident(settings, data, database, ChildPreparer(lock), _plane(settings))
+        resident = Resident(settings, data, database, ChildPreparer(lock, zygote=zygote), _plane(settings))
         api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
         await api.start()
         notify = Notify()

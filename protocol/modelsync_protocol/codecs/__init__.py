@@ -5,7 +5,9 @@ Reserved ids: 6 low rank, 7 tree columns.
 
 from __future__ import annotations
 
-from modelsync_protocol.codecs import rans_delta, rans_new, subtract, transpose, zstd
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from modelsync_protocol.codecs.port import Encoding, Tables
 from modelsync_protocol.errors import FormatError
 
@@ -20,14 +22,40 @@ TRANSPOSE = 8
 WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
-ENCODINGS: dict[int, Encoding] = {
-    ZSTD: zstd.Plain(),
-    ZSTD_PATCH: zstd.PatchFrom(),
-    SUBTRACT: subtract.Subtract(),
-    RANS_DELTA: rans_delta.RansDelta(),
-    RANS_NEW: rans_new.RansNew(),
-    TRANSPOSE: transpose.Transpose(),
+_MODULES = {
+    ZSTD: ("zstd", "Plain"),
+    ZSTD_PATCH: ("zstd", "PatchFrom"),
+    SUBTRACT: ("subtract", "Subtract"),
+    RANS_DELTA: ("rans_delta", "RansDelta"),
+    RANS_NEW: ("rans_new", "RansNew"),
+    TRANSPOSE: ("transpose", "Transpose"),
 }
+
+
+class _Encodings(Mapping[int, Encoding]):
+    """Loads an encoding when it is first used: numpy costs a device 6 MiB, which it may need for something else."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[int, Encoding] = {}
+
+    def __getitem__(self, number: int) -> Encoding:
+        if number not in self._loaded:
+            module, name = _MODULES[number]
+            made: Encoding = getattr(import_module(f"{__name__}.{module}"), name)()
+            self._loaded[number] = made
+        return self._loaded[number]
+
+    def __contains__(self, number: object) -> bool:
+        return number in _MODULES
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+ENCODINGS: Mapping[int, Encoding] = _Encodings()
 """Encodings that have a payload."""
 
 
