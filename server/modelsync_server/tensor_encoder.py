@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import tables
 from modelsync_protocol.codecs.numerals import Unsigned
-from modelsync_protocol.codecs.segments import Coded, Same
+from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Same
 from modelsync_protocol.codecs.sizing import quick_size
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
@@ -28,7 +28,7 @@ from modelsync_server.tensors.frame_writer import Coding
 from modelsync_server.tensors.framing import Estimate, Fitted, Framing
 from modelsync_server.tensors.pieces import Piece, elements
 
-_AIM_BYTES = 250 * caps.KIB
+_AIM_BYTES = 255 * caps.KIB
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 """A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
@@ -237,17 +237,20 @@ class _Job:
     def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
         segments = frames.segments(begin, end)
+        if len(segments) > MAX_SEGMENTS and len(chunks) > 1:
+            return self._halves(chunks, frames, coding)
         low, high = frames.base_range(segments, end - begin)
         base, data = bytes(self.base_stream[low:high]), bytes(self.target.stream[begin:end])
         payload = frame_writer.write(framing.placed(segments, low, high), data, base, b"", coding)
         if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
-            middle = len(chunks) // 2
-            return [
-                *self._tensor_frame(chunks[:middle], frames, coding),
-                *self._tensor_frame(chunks[middle:], frames, coding),
-            ]
+            return self._halves(chunks, frames, coding)
         frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))
         return [self._smallest(frame, payload, data, base, begin)]
+
+    def _halves(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
+        middle = len(chunks) // 2
+        parts = (chunks[:middle], chunks[middle:])
+        return [made for part in parts for made in self._tensor_frame(part, frames, coding)]
 
     def _smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""

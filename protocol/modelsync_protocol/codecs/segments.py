@@ -23,6 +23,9 @@ from modelsync_protocol.wire import Reader, write_signed, write_varint
 MAX_HEAD_BYTES = caps.MIB
 """Descriptors and side data of one frame, decoded, bytes."""
 
+MAX_SEGMENTS = 1 << 14
+"""Segments of one frame: bounds the decoder's time, as each costs some whatever its size."""
+
 _MAX_LEVEL = 1 << 14
 _MAX_PRECISION = 40
 _HAS_ROWS, _HAS_COLUMNS, _PREDICTOR_SHIFT, _HAS_BASE, _DROPS = 4, 8, 4, 0x40, 0x80
@@ -204,7 +207,7 @@ def read(reader: Reader, length: int, base_length: int) -> Head:
     lane_bits, words = inner.varint(12), inner.varint(caps.MAX_PAYLOAD_BYTES // 2)
     unfinished: list[tuple[Segment, Sequence[tuple[Predictor, int, int, int]], int]] = []
     position = cursor = 0
-    for _ in range(inner.varint(min(length, MAX_HEAD_BYTES))):
+    for _ in range(inner.varint(MAX_SEGMENTS)):
         segment, plan, flags = _read_descriptor(inner, length - position, base_length, cursor)
         unfinished.append((segment, plan, flags))
         position += segment.length

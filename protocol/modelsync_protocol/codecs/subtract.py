@@ -21,6 +21,7 @@ from modelsync_protocol.wire import Reader, write_signed, write_varint
 
 _WIDTHS = (1, 2, 4, 8)
 _MAX_CONTROL_BYTES = caps.MIB
+_MAX_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def _best(target: bytes, base: bytes, dictionary: bytes) -> tuple[int, _Parts]:
 def _read_blocks(control: Reader, length: int, base_length: int) -> tuple[list[Block], int]:
     blocks: list[Block] = []
     position = covered = cursor = 0
-    for _ in range(control.varint(length)):
+    for _ in range(control.varint(_MAX_BLOCKS)):
         fresh = control.varint(length - position)
         size = control.varint(length - position - fresh)
         place = cursor + control.signed(caps.MAX_BASE_BYTES)
