@@ -120,7 +120,8 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     daemon = await world.run()
     await world.serves(2)
     async with ServiceClient(world.hub.service) as service:
-        answer = await service.invoke("pi", "rollback", {"model": NAME})
+        # What the twin shows may date from before the kill; the method waits for the new daemon's connection.
+        answer = await service.invoke("pi", "rollback", {"model": NAME}, connect_seconds=30)
         assert (answer.status, answer.payload["version"]) == (200, 1)
         status = await service.invoke("pi", "status")
         assert status.payload["models"][NAME]["state"] == "rolled back" and status.payload["models"][NAME]["hold"]
