@@ -6,6 +6,7 @@ frame by frame. The result depends on the inputs alone, not on the number of thr
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -256,10 +257,12 @@ class _Job:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
         made = frame, payload
         near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR
-        for encoding, dictionary in ((codecs.ZSTD_PATCH, base), (codecs.ZSTD, b"")):
-            if (encoding == codecs.ZSTD_PATCH and not base) or (
-                len(payload) <= caps.MAX_PAYLOAD_BYTES and quick_size(data, dictionary) > len(payload) * near + 64
-            ):
+        bound = len(payload) * near + 64 if len(payload) <= caps.MAX_PAYLOAD_BYTES else float("inf")
+        ways = [(codecs.ZSTD_PATCH, base)] if base else []
+        quick = [(quick_size(data, dictionary), way, dictionary) for way, dictionary in [*ways, (codecs.ZSTD, b"")]]
+        bound = min(bound, min(size for size, _, _ in quick) * _NEAR)
+        for size, encoding, dictionary in quick:
+            if size > bound:
                 continue
             other = codecs.ENCODINGS[encoding].encode(data, dictionary, b"")
             offset = frame.base_offset if dictionary else 0
@@ -271,13 +274,19 @@ class _Job:
 
 
 def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
-    """Pieces that touch no frame which zstd won after all."""
-    lost = [
+    """Pieces that some tensor frame carries: not only opaque stretches, or frames which zstd won after all."""
+    won = [
         (step.chunks[0][0], step.chunks[-1][0] + step.chunks[-1][1])
         for step in plan
-        if step.kind == "tensors" and not any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made)
+        if any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made)
     ]
-    return [f for f in fitted if not any(f.piece.offset < end and f.piece.end > begin for begin, end in lost)]
+    starts = [begin for begin, _ in won]
+
+    def survives(piece: Piece) -> bool:
+        index = bisect_left(starts, piece.end) - 1
+        return index >= 0 and won[index][1] > piece.offset
+
+    return [item for item in fitted if survives(item.piece)]
 
 
 def _assembled(plan: Sequence[_Step], finder: encoder._BaseFinder, shared: bytes) -> Encoded:

@@ -163,6 +163,15 @@ def test_counterparts_far_apart_still_decode_within_the_caps(pool: ThreadPoolExe
     check(encode_tensors(base, target, pool), base, target)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "i8", "i64"])
+def test_noise_fits_the_caps(pool: ThreadPoolExecutor, dtype: str) -> None:
+    shape = (700_000 // numerals.BY_NAME[dtype].width,)
+    old, new = (random_bits(dtype, shape, seed, True) for seed in (1, 2))
+    base, target = (source({"m.safetensors": safetensors({"w": (dtype, bits)})}) for bits in (old, new))
+    encoded = check(encode_tensors(base, target, pool), base, target)
+    assert encoded.cost < target.manifest.size * 1.001 + 200
+
+
 def test_in_file_duplicates_travel_once(pool: ThreadPoolExecutor) -> None:
     bits = random_bits("f32", (300, 300), 1, False)
     target = source({"m.safetensors": safetensors({"a": ("f32", bits), "b": ("f32", bits)})})
