@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from azure.iot.device import MethodRequest, MethodResponse, exceptions
-from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 
+from modelsync_daemon import identity
 from modelsync_daemon.azure_internals import SocketCounter, stop_token_alarm
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
 from modelsync_daemon.waiting import within
-from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 CALL_SECONDS = 60.0
 EDGE_CALL_SECONDS = 150.0
@@ -79,7 +79,10 @@ class AzureControlPlane:
         await self.close()
         self._loop = asyncio.get_running_loop()
         self._lost = lost = asyncio.Event()
-        client = await self._call("reach", _in_thread(self._build))
+        assignment = None
+        if self._settings.dps_scope:
+            assignment = await self._call("get a hub assigned:", identity.provision(self._settings, self._counter))
+        client = await self._call("reach", _in_thread(identity.build_client, self._settings, assignment))
         self._client = client
         self._counter.attach(client)
         try:
@@ -94,7 +97,9 @@ class AzureControlPlane:
             ):
                 # The setter blocks until the hub's SUBACK: never on this loop.
                 await self._call("subscribe at", _in_thread(setattr, client, attribute, handler))
-        except ModelsyncError:
+        except ModelsyncError as error:
+            if assignment is not None and isinstance(error, RefusedError):
+                identity.forget_assignment(self._settings)
             await self.close()
             raise
 
@@ -131,28 +136,6 @@ class AzureControlPlane:
             with contextlib.suppress(Exception):
                 await within(2.0, client.shutdown())
 
-    def _build(self) -> Any:
-        options: dict[str, Any] = {
-            "keep_alive": self._settings.keep_alive_seconds,
-            "sastoken_ttl": self._settings.token_seconds,
-            "connection_retry": False,
-            "auto_connect": False,
-            "ensure_desired_properties": False,
-        }
-        try:
-            if self._settings.edge:
-                return IoTHubModuleClient.create_from_edge_environment(**options)
-            text = self._settings.read_connection_string() or ""
-            ca = self._settings.read_ca()
-            if ca is not None:
-                options["server_verification_cert"] = ca
-            kind = IoTHubModuleClient if ";moduleid=" in text.lower() else IoTHubDeviceClient
-            return kind.create_from_connection_string(text, **options)
-        except (ValueError, KeyError) as error:
-            raise UsageError(f"the hub's connection string can't be used ({error}); copy it anew.") from error
-        except OSError as error:
-            raise UnreachableError(f"IoT Edge's workload API does not answer ({error}).") from error
-
     def _connected(self) -> Any:
         if self._client is None or self._lost.is_set():
             raise UnreachableError("there is no connection to the hub; it is being tried again.")
@@ -166,7 +149,9 @@ class AzureControlPlane:
             raise
         except exceptions.CredentialError as error:
             self._lost.set()
-            raise RefusedError("the hub refuses this device's credentials; check its connection string.") from error
+            raise RefusedError(
+                "the hub refuses this device's credentials; check its connection string or certificate."
+            ) from error
         except (TimeoutError, asyncio.CancelledError) as error:
             self._lost.set()
             if isinstance(error, asyncio.CancelledError):

@@ -54,17 +54,24 @@ class SocketCounter:
 
     def _opened(self, connection: Any) -> None:
         with self._lock:
-            self._current = connection
+            self._current = _tcp(connection)
 
     def _closed(self, connection: Any) -> None:
         with self._lock:
-            received, sent = tcpinfo.carried(connection)
+            received, sent = tcpinfo.carried(_tcp(connection))
             self._done = (self._done[0] + received, self._done[1] + sent)
             self._current = None
 
 
+def _tcp(connection: Any) -> Any:
+    """The socket under paho's WebSocket wrapper."""
+    return connection if hasattr(connection, "getsockopt") else getattr(connection, "_socket", connection)
+
+
 def _stages(client: Any) -> Iterator[Any]:
-    stage = getattr(getattr(client, "_mqtt_pipeline", None), "_pipeline", None)
+    # A hub client has `_mqtt_pipeline`, the provisioning client `_pipeline`.
+    pipeline = getattr(client, "_mqtt_pipeline", None) or getattr(client, "_pipeline", None)
+    stage = getattr(pipeline, "_pipeline", None)
     while stage is not None:
         yield stage
         stage = getattr(stage, "next", None)

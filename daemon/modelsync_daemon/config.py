@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, parse_window
@@ -41,6 +42,14 @@ class Settings:
     connection_string: str | None = None
     connection_string_file: Path | None = None
     edge: bool = False
+    x509_cert: Path | None = None
+    x509_key: Path | None = None
+    dps_scope: str | None = None
+    dps_registration: str | None = None
+    dps_key_file: Path | None = None
+    dps_host: str = "global.azure-devices-provisioning.net"
+    gateway: str | None = None
+    websockets: bool = False
     ca: Path | None = None
     origin: str | None = None
     origin_ca: Path | None = None
@@ -60,9 +69,13 @@ class Settings:
     windows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge]
+        sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
         if sum(sources) > 1:
-            raise UsageError("set only one of connection_string, connection_string_file and edge.")
+            raise UsageError("set only one of connection_string, connection_string_file, edge and dps_scope.")
+        if self.dps_scope and not (self.dps_registration and (self.dps_key_file or self.x509_cert)):
+            raise UsageError("dps_scope needs dps_registration, and dps_key_file or x509_cert and x509_key.")
+        if bool(self.x509_cert) != bool(self.x509_key):
+            raise UsageError("x509_cert and x509_key belong together: set both or none.")
         limits = {
             "keep_alive_seconds": (5, MAX_KEEP_ALIVE_SECONDS),
             "token_seconds": (300, 365 * 86400),
@@ -82,6 +95,8 @@ class Settings:
             if self.origin is not None:
                 check_origin(self.origin)
             _ = self.policy
+            if self.proxy is not None:
+                _check_proxy(self.proxy)
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
 
@@ -98,7 +113,7 @@ class Settings:
     @property
     def has_hub(self) -> bool:
         """Whether there is a control plane to connect to."""
-        return bool(self.connection_string or self.connection_string_file or self.edge)
+        return bool(self.connection_string or self.connection_string_file or self.edge or self.dps_scope)
 
     def read_connection_string(self) -> str | None:
         """The device's connection string, without line ends; read anew each time, so that it may be rotated.
@@ -110,14 +125,25 @@ class Settings:
             text = _read_text(self.connection_string_file, "connection_string_file").strip()
         if text is not None:
             keys = {part.partition("=")[0] for part in text.split(";")}
-            lacking = sorted({"HostName", "DeviceId", "SharedAccessKey"} - keys)
+            proof = set() if self.x509_cert else {"SharedAccessKey"}
+            lacking = sorted(({"HostName", "DeviceId"} | proof) - keys)
             if lacking:
                 raise UsageError(f"the hub's connection string lacks {', '.join(lacking)}; copy it anew.")
         return text
 
+    def read_dps_key(self) -> str:
+        """The enrolment's symmetric key, base64; UsageError if its file can't be read."""
+        return "" if self.dps_key_file is None else _read_text(self.dps_key_file, "dps_key_file").strip()
+
     def read_ca(self) -> str | None:
         """PEM text that the hub's certificate is checked against, or None for the system's."""
         return None if self.ca is None else _read_text(self.ca, "ca")
+
+
+def _check_proxy(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname or parts.port is None or parts.path.strip("/"):
+        raise ValueError("proxy is not of the form http://[user:password@]host:port.")
 
 
 def load(path: Path) -> Settings:

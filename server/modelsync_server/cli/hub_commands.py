@@ -112,12 +112,20 @@ def device_add(
     module: ModuleOption = None,
     state: StateOption = None,
     host: Annotated[str | None, typer.Option(help="The hub's address, if it never ran.")] = None,
+    x509: Annotated[
+        Path | None, typer.Option(help="Folder for a new certificate and key (cert.pem, key.pem) instead of a key.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help='{"device","module","connection_string"}.')] = False,
 ) -> None:
     """Register a device or module and print its connection string; repeating it changes nothing."""
+    from modelsync_server.hub import certificates
+
     identity = Identity(device, module)
     with State(_directory(state or _inherited(context))) as opened:
         text = add_device(opened, identity, host)
+        if x509 is not None:
+            certificates.issue_client(opened.directory, device, x509)
+            text = ";".join(part for part in text.split(";") if not part.startswith("SharedAccessKey=")) + ";x509=true"
     line = {"device": device, "module": module, "connection_string": text}
     typer.echo(json.dumps(line) if as_json else text)
 

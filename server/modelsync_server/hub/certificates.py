@@ -36,6 +36,36 @@ class Certificates:
         context.load_cert_chain(self.server, self.server_key)
         return context
 
+    def device_context(self) -> ssl.SSLContext:
+        """The same, and clients may show a certificate of the hub's CA."""
+        context = self.server_context()
+        context.load_verify_locations(self.ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+
+def issue_client(directory: Path, name: str, folder: Path) -> None:
+    """Write `cert.pem` and `key.pem` for the device `name` into `folder`, signed by the hub's CA. Raises LocalError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ca_path, ca_key_path = directory / "ca.pem", directory / "ca-key.pem"
+        if not (ca_path.exists() and ca_key_path.exists()):
+            _make_ca(ca_path, ca_key_path)
+        ca, ca_key = x509.load_pem_x509_certificate(ca_path.read_bytes()), _load_key(ca_key_path)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            _builder(subject, ca.subject, key.public_key(), ca_key.public_key(), _SERVER_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(ca_key, hashes.SHA256())
+        )
+        _write_key(folder / "key.pem", key)
+        _write(folder / "cert.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    except (OSError, ValueError) as error:
+        raise LocalError(f"a certificate for {name} can't be written to {folder}: {error}.") from error
+
 
 def ensure(directory: Path, host: str) -> Certificates:
     """Return certificates whose server names `host` (address or name) and `localhost`.
@@ -70,9 +100,7 @@ def _make_ca(ca_path: Path, key_path: Path) -> None:
 
 def _make_server(paths: Certificates, ca_key_path: Path, host: str) -> None:
     ca = x509.load_pem_x509_certificate(paths.ca.read_bytes())
-    ca_key = serialization.load_pem_private_key(ca_key_path.read_bytes(), password=None)
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"{ca_key_path.name} is not an elliptic-curve key")
+    ca_key = _load_key(ca_key_path)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelsync local hub")])
     certificate = (
@@ -139,6 +167,13 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"{path.name} is not an elliptic-curve key")
+    return key
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

@@ -148,6 +148,12 @@ class _Connection:
     def _name(self) -> str:
         return "a stranger" if self._admission is None else str(self._admission.identity)
 
+    def _certificate_name(self) -> str | None:
+        """The common name of the client's certificate, which TLS has checked; None without one."""
+        certificate = self._writer.get_extra_info("peercert") or {}
+        names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+        return str(names[0]) if names else None
+
     def _next_deadline(self, now: float) -> float:
         if self._admission is None:
             return self._deadline
@@ -158,7 +164,7 @@ class _Connection:
         if self._admission is None:
             if not isinstance(packet, mqtt.Connect):
                 raise mqtt.MqttError("the first packet is not CONNECT.")
-            admission = self._side.devices.admit(packet)
+            admission = self._side.devices.admit(packet, self._certificate_name())
             present = self._side.devices.attach(admission, self)
             self._admission = admission
             self._decoder.limit = mqtt.MAX_PACKET_BYTES

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -105,8 +106,8 @@ class Devices:
 
     # Connections
 
-    def admit(self, packet: mqtt.Connect) -> Admission:
-        """Check client id, user name and token; raise ConnectRefused."""
+    def admit(self, packet: mqtt.Connect, certificate: str | None = None) -> Admission:
+        """Check client id, user name, and token or the common name of a certificate; raise ConnectRefused."""
         try:
             identity = from_client_id(packet.client_id)
         except UsageError as error:
@@ -121,14 +122,17 @@ class Devices:
         device = self._state.find(Identity(identity.device))
         if device is None or not device.enabled:
             raise ConnectRefused(mqtt.NOT_AUTHORISED, f"{identity}: its device is disabled")
+        idle = 1.5 * packet.keep_alive if packet.keep_alive else MAX_SERVER_IDLE_SECONDS
+        idle = min(idle, MAX_SERVER_IDLE_SECONDS)
+        if not packet.password and certificate == identity.device:
+            return Admission(identity, packet.clean_session, math.inf, idle)
         try:
             token = sas.parse((packet.password or b"").decode("utf-8", "replace"))
             resources = [f"{name}/{identity.resource}" for name in self._host_names]
             sas.check(token, registration.keys, resources, self._clock())
         except sas.SasError as error:
             raise ConnectRefused(mqtt.NOT_AUTHORISED, f"{identity}: token refused: {error}") from error
-        idle = 1.5 * packet.keep_alive if packet.keep_alive else MAX_SERVER_IDLE_SECONDS
-        return Admission(identity, packet.clean_session, token.expiry, min(idle, MAX_SERVER_IDLE_SECONDS))
+        return Admission(identity, packet.clean_session, token.expiry, idle)
 
     def attach(self, admission: Admission, link: Link) -> bool:
         """Take over the identity for `link`, dropping an older one; return whether a stored session is resumed."""

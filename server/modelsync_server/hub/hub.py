@@ -93,7 +93,7 @@ class Hub:
             policies={POLICY: policy_key(self.state)},
             clock=self._clock,
         )
-        self.device_side = DeviceSide(self.devices, context, self._clock, self._outgoing, self._limits)
+        self.device_side = DeviceSide(self.devices, paths.device_context(), self._clock, self._outgoing, self._limits)
         try:
             stack.push_async_callback(service.stop)
             service_port = await service.start(host, self.address.service_port, context)
