@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 _DRAIN_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 _MIB = 1 << 20
+_SWITCH_INTERVAL = 0.001
 _SWITCH = {"auto": None, "on": True, "off": False}
 
 
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         arguments = _parse(argv)
         logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+        # Requests must not feel the thread that follows the pointers, nor the collector our modules' objects.
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        gc.freeze()
         asyncio.run(_serve(arguments))
         code = 0
     except ModelsyncError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +12,11 @@ _STATM = Path("/proc/self/statm")
 
 
 def give_back() -> None:
-    """Collect garbage and return the allocator's free pages, without which every reload grows the process."""
-    gc.collect()
+    """Return the allocator's free pages to the system, without which every reload grows the process.
+
+    No garbage is collected: sessions and tensors go with their last reference, and a full collection of a server's
+    heap would hold every thread up for ten milliseconds or more.
+    """
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # not glibc: there is nothing to ask

@@ -1,6 +1,6 @@
 """The runtime port on worker processes: each version in a process of its own, which may crash or hang by itself.
 
-A version is loaded in its worker at the lowest priority while this process serves on, its memory comes back when the
+A version is loaded in its worker at low priority while this process serves on, its memory comes back when the
 worker ends, and a worker that crashes or does not answer is killed, told apart by how it ended, and replaced.
 """
 
@@ -77,6 +77,7 @@ class ProcessModel:
         self._settled = False
         self._runs = 0
         self._slowest_probe = 0.0
+        self._last_probe: tuple[Mapping[str, Array], Sequence[str]] | None = None
         self.deaths = 0
         self._worker, answer = self._start(quiet=choice.threads == 1)
         self._free = self._channels(self._worker)
@@ -90,8 +91,25 @@ class ProcessModel:
         return self._worker.pid
 
     def settle(self) -> None:
-        """The probe is over: from now on runs are requests."""
+        """The probe is over: from now on runs are requests. Every serving thread runs once, for its first is slow."""
+        self._hand_over(self._worker)
+        if self._last_probe is not None:
+            inputs, outputs = self._last_probe
+            for channel in self._worker.channels[1:]:
+                with contextlib.suppress(InputError, RunError):
+                    self._run_on(self._worker, channel, inputs, outputs, self._limits.load_seconds)
+        self._last_probe = None
         self._settled = True
+
+    def _hand_over(self, worker: Worker) -> None:
+        """End the worker's loading thread; its serving threads begin. WorkerDiedError."""
+        try:
+            worker.channels[0].settimeout(self._limits.load_seconds)
+            wire.send(worker.channels[0], {}, {})
+            wire.receive(worker.channels[0])
+        except (wire.Ended, OSError) as error:
+            fate = _fate(self._spawner.kill(worker))
+            raise WorkerDiedError(f"the model's process {fate} before it served.") from error
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """See LoadedModel. A run whose worker died for another reason than this run is tried once more."""
@@ -100,6 +118,7 @@ class ProcessModel:
                 started, control = time.monotonic(), self._worker.channels[0]
                 answer = self._run_on(self._worker, control, inputs, outputs, self._limits.load_seconds)
                 self._slowest_probe = max(self._slowest_probe, time.monotonic() - started)
+                self._last_probe = (inputs, outputs)
             return answer
         for attempt in (1, 2):
             worker, free = self._serving_worker()
@@ -208,7 +227,8 @@ class ProcessModel:
             _LOG.warning("the process of %s ended; it is started again.", self._path.name)
             try:
                 worker, _ = self._start(quiet=False)
-            except ModelRefusedError as error:
+                self._hand_over(worker)
+            except (ModelRefusedError, WorkerDiedError) as error:
                 raise RunError(f"the model's process can't be started again: {error}") from error
             self._worker, self._free = worker, self._channels(worker)
         # Threads that still wait on the dead one's channels see its end and come here too; they may take their time.

@@ -1,10 +1,12 @@
 """A worker process: loads one model and answers runs on its channels. It knows no versions, pointers or requests.
 
-The first channel's thread loads and probes at the lowest priority, so that requests don't feel it; the others serve.
+A thread of low priority loads and probes by way of the first channel, so that requests don't feel it; then the others
+serve, one thread each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -17,20 +19,34 @@ from modelsync_inference.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtime import LoadedModel
 from modelsync_protocol.errors import ModelsyncError
 
+_NICE = 10
+"""Priority of the thread that loads: what serves comes first, and yet a busy machine does not starve it."""
+
 
 def serve(channels: list[socket.socket]) -> None:
     """Load what the first message on the first channel names, and answer until that channel is closed."""
     control, *others = channels
-    first = threading.Thread(target=_serve_first, args=(control, others), daemon=True)
-    first.start()
-    first.join()
+    loaded: list[LoadedModel] = []
+    loader = threading.Thread(target=_load_and_probe, args=(control, loaded), daemon=True)
+    loader.start()
+    loader.join()
+    if not loaded:
+        return
+    # The loader's thread is over before anything is served: one of low priority that still held the interpreter's
+    # lock or the memory map's would hold up the others.
+    for channel in others:
+        threading.Thread(target=_answer, args=(channel, loaded[0]), daemon=True).start()
+    with contextlib.suppress(wire.Ended):
+        wire.send(control, {}, {})
+        _answer(control, loaded[0])
 
 
-def _serve_first(control: socket.socket, others: list[socket.socket]) -> None:
+def _load_and_probe(control: socket.socket, loaded: list[LoadedModel]) -> None:
+    """Load, and answer the probe's runs until the message that ends it; `loaded` stays empty if it comes to nothing."""
     try:
         order, _ = wire.receive(control)
         if order["quiet"]:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         cache = order["cache"]
         choice = Choice(order["threads"], order["prepack"], order["arena"], Path(cache) if cache else None)
         try:
@@ -40,17 +56,19 @@ def _serve_first(control: socket.socket, others: list[socket.socket]) -> None:
             return
         inputs, outputs = ([[s.name, s.datatype, s.shape] for s in specs] for specs in (model.inputs, model.outputs))
         wire.send(control, {"platform": model.platform, "inputs": inputs, "outputs": outputs}, {})
-        for channel in others:
-            threading.Thread(target=_answer, args=(channel, model), daemon=True).start()
         _answer(control, model)
+        loaded.append(model)
     except wire.Ended:
         return
 
 
 def _answer(channel: socket.socket, model: LoadedModel) -> None:
+    """Answer runs until a message that is none; at the end of the connection the process has nothing left to do."""
     try:
         while True:
             request, feeds = wire.receive(channel)
+            if "outputs" not in request:
+                return
             try:
                 outputs = model.run(feeds, request["outputs"])
             except InputError as error:
@@ -60,4 +78,4 @@ def _answer(channel: socket.socket, model: LoadedModel) -> None:
             else:
                 wire.send(channel, {}, outputs)
     except wire.Ended:
-        return
+        os._exit(0)
