@@ -58,6 +58,7 @@ class Settings:
     socket_group: str | None = None
     metrics: bool = True
     keep_alive_seconds: int = MAX_KEEP_ALIVE_SECONDS
+    connect_every: int | None = None
     token_seconds: int = 86400
     reconcile_seconds: int = 21600
     probation_seconds: int = 60
@@ -78,6 +79,7 @@ class Settings:
             raise UsageError("x509_cert and x509_key belong together: set both or none.")
         limits = {
             "keep_alive_seconds": (5, MAX_KEEP_ALIVE_SECONDS),
+            "connect_every": (60, 7 * 86400),
             "token_seconds": (300, 365 * 86400),
             "reconcile_seconds": (1, 7 * 86400),
             "probation_seconds": (0, 7 * 86400),

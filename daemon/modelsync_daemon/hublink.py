@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff, jitter
@@ -22,7 +23,21 @@ from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
 _STEADY_SECONDS = 30.0
 _HINT_SECONDS = 0.2
 _HOUR = 3600.0
+_LINGER_SECONDS = 5.0
+"""In check-in mode, how long the line stays open after the last thing happened: an operator's call may follow."""
+
 _log = logging.getLogger(__name__)
+
+
+_DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """Connect only now and then: about every `every_seconds` (less a random fifth), until `busy()` is over."""
+
+    every_seconds: float
+    busy: Callable[[], bool]
 
 
 class HubLink:
@@ -38,9 +53,11 @@ class HubLink:
         reconcile_seconds: float,
         network: Backoff = NETWORK,
         refused: Backoff = REFUSED,
+        check_in: CheckIn | None = None,
     ) -> None:
         self._plane, self._outbox, self._ledger, self._on_twin = plane, outbox, ledger, on_twin
         self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
+        self._check_in = check_in
         self._wake = asyncio.Event()
         self._read_due = False
         self._seen: int | None = None
@@ -79,6 +96,14 @@ class HubLink:
                 except ModelsyncError as error:
                     reason = str(error)
                 self.count()
+                if reason == _DONE and self._check_in is not None:
+                    attempts = 0
+                    await self._plane.close()
+                    self.count()
+                    self._ledger.flush()
+                    with contextlib.suppress(TimeoutError):
+                        await within(jitter(self._check_in.every_seconds), self._sync_asked())
+                    continue
                 attempts = 1 if time.monotonic() - begin > _STEADY_SECONDS else attempts + 1
                 wait = backoff.seconds(attempts)
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
@@ -98,8 +123,13 @@ class HubLink:
         lost = asyncio.ensure_future(self._plane.wait_lost())
         lost.add_done_callback(lambda _: self._wake.set())
         due = time.monotonic() + jitter(self._reconcile_seconds)
+        leave = time.monotonic() + _LINGER_SECONDS
         try:
             while not lost.done():
+                if self._wake.is_set() or (self._check_in is not None and self._check_in.busy()):
+                    leave = time.monotonic() + _LINGER_SECONDS
+                elif self._check_in is not None and time.monotonic() >= leave:
+                    return _DONE
                 self._wake.clear()
                 await self._send()
                 if self._read_due or time.monotonic() >= due:
@@ -107,8 +137,9 @@ class HubLink:
                     due = time.monotonic() + jitter(self._reconcile_seconds)
                 self.count()
                 if not self._wake.is_set():
+                    look = due if self._check_in is None else min(due, leave)
                     with contextlib.suppress(TimeoutError):
-                        await within(max(0.05, min(_HOUR, due - time.monotonic())), self._wake.wait())
+                        await within(max(0.05, min(_HOUR, look - time.monotonic())), self._wake.wait())
                 if self._read_due:
                     await asyncio.sleep(_HINT_SECONDS)  # notices come in bursts
             return lost.result()

@@ -22,7 +22,7 @@ from modelsync_daemon.config import Settings
 from modelsync_daemon.control import ControlPlane, MethodAnswer
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.hublink import HubLink
+from modelsync_daemon.hublink import CheckIn, HubLink
 from modelsync_daemon.job import Preparer, WorkerDied
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
@@ -105,6 +105,7 @@ class Resident:
                 settings.reconcile_seconds,
                 network,
                 refused,
+                None if settings.connect_every is None else CheckIn(settings.connect_every, self._busy),
             )
         )
         self._running: dict[str, _Running] = {}
@@ -201,6 +202,10 @@ class Resident:
         finally:
             self._kick.set()
         return {"model": outcome.name, "version": outcome.version, "digest": outcome.digest}
+
+    def _busy(self) -> bool:
+        """Whether an update is under way or a report is due: a check-in lasts as long."""
+        return bool(self._running) or self._dirty.is_set()
 
     def access_renewed(self) -> None:
         """A new secret for the origin is there: what waits for one goes on now."""

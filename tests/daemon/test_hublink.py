@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from modelsync_daemon import hublink
 from modelsync_daemon.database import Database
 from modelsync_daemon.outbox import Outbox
 from modelsync_protocol.errors import RefusedError, UnreachableError
@@ -98,6 +101,36 @@ async def test_an_offline_devices_report_waits_and_coalesces(tmp_path: Path) -> 
     async with device(tmp_path, plane) as pi:
         await pi.until(lambda: pi.shown_model().get("hold"), "the hold's report")
         assert len(plane.patches) <= count + 2
+
+
+async def test_a_checking_in_device_hangs_up_when_all_is_done_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hublink, "_LINGER_SECONDS", 0.4)
+    async with device(tmp_path, connect_every=86400) as pi:
+        await pi.until(lambda: pi.plane.connects == 1 and not pi.plane.connected, "hanging up")
+        pi.wish(1)
+        await asyncio.sleep(0.3)
+        assert pi.plane.connects == 1, "nothing is told to a device that is away"
+        pi.preparer.block.clear()
+        pi.resident.sync()
+        await pi.is_in("fetching")
+        await asyncio.sleep(0.8)
+        assert pi.plane.connected, "it stays while it works"
+        pi.preparer.block.set()
+        await pi.serves(1)
+        await pi.until(lambda: not pi.plane.connected, "hanging up again")
+        assert pi.shown_model()["state"] == "active", "and not before its report is out"
+        assert pi.plane.connects == 2
+
+
+async def test_check_ins_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hublink, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(hublink, "jitter", lambda seconds: seconds / 1000)
+    async with device(tmp_path, connect_every=60) as pi:
+        await pi.until(lambda: pi.plane.connects >= 4, "four check-ins")
+        pi.wish(1)
+        await pi.serves(1)
 
 
 def test_the_outbox_keeps_one_document_and_sends_what_differs(tmp_path: Path) -> None:
