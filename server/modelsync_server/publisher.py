@@ -19,6 +19,7 @@ from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server import pricing
+from modelsync_server.advice import Advice, advise
 from modelsync_server.artifact import snapshot
 from modelsync_server.choosing import smallest_update
 from modelsync_server.encoder import Source
@@ -56,6 +57,8 @@ class Published:
     chunks: int
     install_bytes: int
     updates: tuple[UpdatePrice, ...]
+    advice: tuple[Advice, ...]
+    """What would have made the update from the last version cheaper."""
     fresh: bool
     """False: these bytes were the newest version already, and nothing was published."""
 
@@ -93,7 +96,7 @@ async def publish(
             number = _number(catalogue, name, target.manifest.digest, version)
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
-            await _write_objects(
+            advice = await _write_objects(
                 store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
             )
             entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
@@ -103,12 +106,18 @@ async def publish(
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, fresh=fresh)
+            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, advice, fresh)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
 
 async def _describe(
-    store: Store, name: str, version: int, manifest: Manifest, published: Mapping[int, str], *, fresh: bool
+    store: Store,
+    name: str,
+    version: int,
+    manifest: Manifest,
+    published: Mapping[int, str],
+    advice: Sequence[Advice],
+    fresh: bool,
 ) -> Published:
     sizes = await published_sizes(store, manifest.digest)
     prices = tuple(
@@ -118,7 +127,16 @@ async def _describe(
     )
     install = await pricing.install_bytes(store, manifest.digest)
     return Published(
-        name, version, manifest.digest, manifest.size, len(manifest.files), manifest.chunk_count, install, prices, fresh
+        name,
+        version,
+        manifest.digest,
+        manifest.size,
+        len(manifest.files),
+        manifest.chunk_count,
+        install,
+        prices,
+        tuple(advice),
+        fresh,
     )
 
 
@@ -150,8 +168,9 @@ def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> l
 
 async def _write_objects(
     store: Store, target: Source, bases: Sequence[str], pool: ThreadPoolExecutor, progress: Progress
-) -> None:
-    """Write packs and updates, then the manifest that refers to the packs."""
+) -> list[Advice]:
+    """Write packs, the manifest that refers to them, and updates; return advice on the first of the updates."""
+    advice: list[Advice] = []
     digest = target.manifest.digest
     if not await has_manifest(store, digest):
         progress("packing", 0, target.manifest.size)
@@ -171,12 +190,16 @@ async def _write_objects(
         try:
             async with materialised(store, base) as source:
                 data = await asyncio.to_thread(_update, source, target, pool)
+                if number == 1:
+                    progress("measuring", 0, target.manifest.size)
+                    advice = await asyncio.to_thread(advise, source, target, len(data), pool)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
         if len(data) < install:
             with suppress(AlreadyExists):
                 await store.create(names.update_object(digest, base), data)
+    return advice
 
 
 async def _known(store: Store, bases: Sequence[str]) -> Known:

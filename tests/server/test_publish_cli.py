@@ -73,7 +73,8 @@ def test_publish_prints_the_keys_of_the_contract(run: Run, store: Path, tmp_path
     model = tmp_path / "model.bin"
     model.write_bytes(b"one " * 200)
     first = run("publish", store, "m", model, "--json").json
-    assert list(first) == ["name", "version", "manifest", "size", "files", "chunks", "install_bytes", "updates"]
+    contract = ["name", "version", "manifest", "size", "files", "chunks", "install_bytes", "updates"]
+    assert list(first) == [*contract, "advice"]
     assert (first["name"], first["version"], first["size"], first["files"], first["chunks"]) == ("m", 1, 800, 1, 1)
     assert first["updates"] == []
     assert (store / "manifests" / first["manifest"]).is_file()

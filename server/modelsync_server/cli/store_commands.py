@@ -59,6 +59,7 @@ def publish(
         "chunks": result.chunks,
         "install_bytes": result.install_bytes,
         "updates": [{"from": u.base, "bytes": u.bytes, "requests": u.requests} for u in result.updates],
+        "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
     if as_json:
         _print(document)
@@ -70,6 +71,8 @@ def publish(
     typer.echo(f"  first install {result.install_bytes:>12,} bytes")
     for item in result.updates:
         typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes")
+    for note in result.advice:
+        typer.echo(f"  hint: {note.text}")
 
 
 def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
