@@ -6,11 +6,15 @@ serve, one thread each.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import socket
 import threading
 from pathlib import Path
+
+import numpy as np
+import onnxruntime
 
 from modelsync_inference import wire
 from modelsync_inference.errors import InputError
@@ -21,6 +25,21 @@ from modelsync_protocol.errors import ModelsyncError
 
 _NICE = 10
 """Priority of the thread that loads: what serves comes first, and yet a busy machine does not starve it."""
+
+_TINY = (
+    b"CAgSADpOChEKAXgKAXgSAWEiBk1hdE11bAoMCgFhEgF5IgRSZWx1EgF3WhMKAXgSDgoMCAESCAoCCAEK"
+    b"AggBYhMKAXkSDgoMCAESCAoCCAEKAggBQgQKABAR"
+)
+"""An ONNX model of opset 17, y = Relu(MatMul(x, x)) with x FP32 [1, 1], in base64."""
+
+
+def warm_up() -> None:
+    """Have ONNX Runtime set up, in the process that workers are forked from, what every first session sets up."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # none but this one: a fork would lose them
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(base64.b64decode(_TINY), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.ones((1, 1), dtype=np.float32)})
 
 
 def serve(channels: list[socket.socket]) -> None:

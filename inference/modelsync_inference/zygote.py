@@ -28,6 +28,7 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent drains first; it closes the socket when it is done
         signal.signal(number, signal.SIG_IGN)
+    worker.warm_up()
     gc.collect()
     gc.freeze()  # so that a child's collector does not write to pages that it shares with us
     requests.send(b'{"ready":true}')
