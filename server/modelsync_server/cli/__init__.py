@@ -7,7 +7,14 @@ import sys
 import typer
 
 from modelsync_protocol.errors import ModelsyncError
-from modelsync_server.cli import device_commands, hub_commands, keys_commands, serve_command, store_commands
+from modelsync_server.cli import (
+    device_commands,
+    hub_commands,
+    keys_commands,
+    serve_command,
+    store_commands,
+    trigger_commands,
+)
 
 app = typer.Typer(
     name="modelsync",
@@ -16,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (store_commands, keys_commands, serve_command, hub_commands, device_commands):
+for commands in (store_commands, keys_commands, serve_command, hub_commands, device_commands, trigger_commands):
     commands.register(app)
 
 
