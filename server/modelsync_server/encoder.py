@@ -62,16 +62,16 @@ class Source:
 
 def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
     """Encode `target` for a device that holds `base`: chunks that the base has are copied, the rest leans on it."""
-    return _encode_runs(base, target, _BaseFinder(base.manifest, target.manifest), pool)
+    return _encode_runs(base, target, BaseFinder(base.manifest, target.manifest), pool)
 
 
 def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
     """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
-    return _encode_units(_units(chunks), _Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
+    return encode_units(cut_units(chunks), Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
 
 
-def _encode_runs(base: Source, target: Source, finder: _BaseFinder, pool: Executor) -> Encoded:
-    context = _Context(target, base, finder)
+def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor) -> Encoded:
+    context = Context(target, base, finder)
     plan: list[tuple[bool, list[Chunk]]] = []
     for chunk in target.manifest.chunks():
         changed = finder.find(chunk) is None
@@ -79,9 +79,9 @@ def _encode_runs(base: Source, target: Source, finder: _BaseFinder, pool: Execut
             plan[-1][1].append(chunk)
         else:
             plan.append((changed, [chunk]))
-    plan = _joined(plan)
-    units = [_units(chunks) if changed else [] for changed, chunks in plan]
-    frames = iter(_encode_units([unit for group in units for unit in group], context, pool))
+    plan = join_short_runs(plan)
+    units = [cut_units(chunks) if changed else [] for changed, chunks in plan]
+    frames = iter(encode_units([unit for group in units for unit in group], context, pool))
     operations: list[Op] = []
     payloads: list[bytes] = []
     for changed, chunks in plan:
@@ -93,11 +93,11 @@ def _encode_runs(base: Source, target: Source, finder: _BaseFinder, pool: Execut
                 payloads.append(payload)
                 remaining -= frame.length
         else:
-            _append_copies(operations, chunks, finder)
+            append_copies(operations, chunks, finder)
     return Encoded(tuple(operations), tuple(payloads))
 
 
-def _joined(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk]]]:
+def join_short_runs(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk]]]:
     """Turn short unchanged runs between changed ones into changed ones: a frame more would cost more."""
     result: list[tuple[bool, list[Chunk]]] = []
     for number, (changed, chunks) in enumerate(plan):
@@ -111,7 +111,7 @@ def _joined(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk
     return result
 
 
-def _append_copies(operations: list[Op], chunks: Sequence[Chunk], finder: _BaseFinder) -> None:
+def append_copies(operations: list[Op], chunks: Sequence[Chunk], finder: BaseFinder) -> None:
     for chunk in chunks:
         found = finder.find(chunk)
         assert found is not None
@@ -122,7 +122,7 @@ def _append_copies(operations: list[Op], chunks: Sequence[Chunk], finder: _BaseF
             operations.append(Copy(chunk[1], found.offset, found.own))
 
 
-def _units(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+def cut_units(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     """Cut a run into pieces of at most a frame's decoded size."""
     units: list[list[Chunk]] = []
     size = caps.MAX_FRAME_BYTES
@@ -135,7 +135,7 @@ def _units(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     return units
 
 
-def _encode_units(units: Sequence[list[Chunk]], context: _Context, pool: Executor) -> list[tuple[Frame, bytes]]:
+def encode_units(units: Sequence[list[Chunk]], context: Context, pool: Executor) -> list[tuple[Frame, bytes]]:
     jobs = [job for group in pool.map(context.split, units) for job in group]
     encoded = pool.map(context.encode, jobs)
     return [item for group in encoded for item in group]
@@ -159,14 +159,14 @@ class _Job:
     done: tuple[Frame, bytes] | None = None
 
 
-class _Context:
+class Context:
     """Chooses what frames lean on, and encodes them."""
 
     def __init__(
         self,
         target: Source,
         base: Source | None,
-        finder: _BaseFinder | None,
+        finder: BaseFinder | None,
         *,
         aim: int = _AIM_BYTES,
         most: int = _PAYLOAD_BYTES,
@@ -258,7 +258,7 @@ class _Context:
         return (begin, end - begin) if end > begin else (0, 0)
 
 
-class _BaseFinder:
+class BaseFinder:
     """Finds the target's chunks in the base (or earlier in the target), and the base's counterpart of any place."""
 
     def __init__(self, base: Manifest, target: Manifest) -> None:

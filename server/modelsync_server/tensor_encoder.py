@@ -55,7 +55,7 @@ def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: 
     pairs: dict[int, pairing.Tensor] = {}
     if base is not None:
         pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
-    finder = encoder._BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
+    finder = encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = _runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     job = _Job(base, target, pool)
@@ -69,7 +69,7 @@ def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: 
         # Tables that only lost frames wanted would still have to be carried.
         coding, shared, survivors = job.make_tables(survivors)
         job.make_tensor_frames(plan, survivors, coding)
-    context = encoder._Context(target, base, finder if base is not None else None)
+    context = encoder.Context(target, base, finder if base is not None else None)
     for step in plan:
         if step.kind == "opaque":
             job.make_opaque_frames(step, context)
@@ -97,7 +97,7 @@ def _plan(
     return steps
 
 
-def _runs(target: Manifest, finder: encoder._BaseFinder) -> list[tuple[bool, list[Chunk]]]:
+def _runs(target: Manifest, finder: encoder.BaseFinder) -> list[tuple[bool, list[Chunk]]]:
     runs: list[tuple[bool, list[Chunk]]] = []
     for chunk in target.chunks():
         changed = finder.find(chunk) is None
@@ -105,7 +105,7 @@ def _runs(target: Manifest, finder: encoder._BaseFinder) -> list[tuple[bool, lis
             runs[-1][1].append(chunk)
         else:
             runs.append((changed, [chunk]))
-    return encoder._joined(runs)
+    return encoder.join_short_runs(runs)
 
 
 class _Job:
@@ -228,9 +228,9 @@ class _Job:
         for step, made in zip(wanted, results, strict=True):
             step.made = made
 
-    def make_opaque_frames(self, step: _Step, context: encoder._Context) -> None:
+    def make_opaque_frames(self, step: _Step, context: encoder.Context) -> None:
         """Encode a stretch without tensors."""
-        made = encoder._encode_units(encoder._units(step.chunks), context, self.pool)
+        made = encoder.encode_units(encoder.cut_units(step.chunks), context, self.pool)
         positions = accumulate((frame.length for frame, _ in made), initial=step.chunks[0][0])
         jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
         step.made = list(self.pool.map(lambda j: alternatives.best(j[0], j[1], j[2], self.base, self.target), jobs))
@@ -289,12 +289,12 @@ def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
     return [item for item in fitted if survives(item.piece)]
 
 
-def _assembled(plan: Sequence[_Step], finder: encoder._BaseFinder, shared: bytes) -> Encoded:
+def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes) -> Encoded:
     operations: list[Op] = []
     payloads: list[bytes] = []
     for step in plan:
         if step.kind == "copy":
-            encoder._append_copies(operations, step.chunks, finder)
+            encoder.append_copies(operations, step.chunks, finder)
         for frame, payload in step.made:
             operations.append(frame)
             payloads.append(payload)

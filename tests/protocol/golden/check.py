@@ -19,7 +19,10 @@ from modelsync_protocol.ops import Copy, Frame, Op
 GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
 CODECS = GOLDEN / "codecs"
-SEALS = {"v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81"}
+SEALS = {
+    "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
+    "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
+}
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
 
 Check = Callable[[], None]
