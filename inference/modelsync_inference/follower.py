@@ -208,12 +208,13 @@ class Follower:
             except ModelRefusedError as error:
                 reason = str(error)
         _LOG.error("%s: version %s broke: %s", self._model, loaded.ref.version, reason)
-        self.current = Outcome(CURRENT, self.current.generation, loaded.ref, FAILED, reason)
+        generation = self.current.generation
         if pointer is not None and pointer.ref == loaded.ref and pointer.previous is not None:
             try:
                 self._switch(self._load(pointer.previous))
             except ModelRefusedError as error:
                 _LOG.error("%s: version %s can't serve either: %s", self._model, pointer.previous.version, error)
+        self.current = Outcome(CURRENT, generation, loaded.ref, FAILED, reason)
         self._changed()
 
     def _load(self, ref: VersionRef) -> Loaded:

@@ -19,6 +19,8 @@ from modelsync_inference.runtime import LoadedModel, TensorSpec, check_inputs, c
 
 _SUSPICIOUS_ERRORS = 3
 _MAX_QUEUED = 256
+_FRESH_REQUESTS = 1000
+_MAX_DEATHS = 3
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +36,7 @@ class Loaded:
     requests: int = 0
     errors: int = 0
     errors_in_a_row: int = 0
+    deaths: int = 0
     died: str = ""
     busy_seconds: float = 0.0
 
@@ -232,7 +235,10 @@ class Serving:
             loaded.errors += error is not None
             loaded.errors_in_a_row = loaded.errors_in_a_row + 1 if error is not None else 0
             if isinstance(error, WorkerDiedError):
-                loaded.died = str(error)
+                loaded.deaths += 1
+                # Later on it may be the request that is to blame: one bad client must not take a proven version out.
+                if loaded.requests <= _FRESH_REQUESTS or loaded.deaths >= _MAX_DEATHS:
+                    loaded.died = str(error)
             suspicious = bool(loaded.died) or loaded.errors_in_a_row == _SUSPICIOUS_ERRORS
             suspicious = suspicious and not loaded.retired
         if suspicious:
