@@ -40,6 +40,12 @@ format: setup
 demo: setup
 	$(BIN)/python -m examples.demo
 
+# CORPUS=DIR measures the pairs in DIR instead of the repository's own models.
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(BIN)/python -m bench.speed $(if $(CORPUS),--corpus $(CORPUS))
+	$(BIN)/python -m bench.idle
+
 lock:
 	$(BIN)/python -m piptools compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host --strip-extras -o requirements/dev.txt requirements/dev.in
