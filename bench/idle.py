@@ -76,11 +76,12 @@ async def _idle(hub: Hub, config: Path, root: Path, relay: Relay, seconds: int) 
     await daemon.start("modelsyncd", "run", "--config", str(config), ready=False)
     try:
         await _settled(hub)
-        before, spent = _usage(daemon.pid), relay.counts()
+        processes = [daemon.pid, *_children(daemon.pid)]
+        before, spent = [_usage(pid) for pid in processes], relay.counts()
         await asyncio.sleep(seconds)
-        after, later = _usage(daemon.pid), relay.counts()
-        status = Path(f"/proc/{daemon.pid}/smaps_rollup").read_text()
-        memory = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith("kB")}
+        after, later = [_usage(pid) for pid in processes], relay.counts()
+        memory = _memory(daemon.pid)
+        family = [memory, *(_memory(child) for child in _children(daemon.pid))]
     finally:
         await daemon.stop()
     # A second start has nothing to fetch: all it does on the hub's line is to connect and read the twin.
@@ -95,9 +96,9 @@ async def _idle(hub: Hub, config: Path, root: Path, relay: Relay, seconds: int) 
     return {
         "seconds": seconds,
         "rss_kib": memory["Rss"],
-        "private_kib": memory["Private_Clean"] + memory["Private_Dirty"],
-        "wakeups_per_second": round((after[0] - before[0]) / seconds, 2),
-        "cpu_seconds_per_hour": round((after[1] - before[1]) * 3600 / seconds, 1),
+        "pss_of_all_processes_kib": sum(one["Pss"] for one in family),
+        "wakeups_per_second": round((sum(a[0] for a in after) - sum(b[0] for b in before)) / seconds, 2),
+        "cpu_seconds_per_hour": round((sum(a[1] for a in after) - sum(b[1] for b in before)) * 3600 / seconds, 1),
         "bytes_while_idle": _bytes(later - spent),
         "connection_bytes": connection,
     }
@@ -128,6 +129,16 @@ async def _settled(hub: Hub) -> None:
             raise SystemExit(f"the daemon did not settle; it reports {reported}")
         await asyncio.sleep(0.1)
     await asyncio.sleep(5)
+
+
+def _memory(pid: int) -> dict[str, int]:
+    """The kernel's account of a process, KiB; Pss counts shared pages in part, so that processes add up."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _usage(pid: int) -> tuple[int, float]:
