@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from modelsync_inference.acceptance import check_latency, check_memory
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.memory import resident_bytes
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.probe import read_probe, run_probe
-from modelsync_inference.runtime import LoadedModel, Runtime, Settling, TensorSpec
+from modelsync_inference.runtime import LoadedModel, Processes, Runtime, Settling, TensorSpec
 from modelsync_inference.serving import Loaded
 from modelsync_protocol.errors import ModelsyncError
 
@@ -29,17 +31,22 @@ def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
     model: LoadedModel | None = None
     try:
         artifact = open_artifact(folder, ref)
+        probe = None if artifact.probe is None else read_probe(artifact.probe)
+        before = _held(runtime) if probe is not None and probe.limits.memory_bytes is not None else 0
         model = runtime.load(artifact.model)
         loaded_at = time.monotonic()
-        if artifact.probe is None:
+        if probe is None:
             _warm_up(model)
         else:
             # Twice: the first run pays for allocations that the requests should not pay for.
-            probe = read_probe(artifact.probe)
             run_probe(model, probe)
             run_probe(model, probe)
+            if probe.limits.memory_bytes is not None:
+                check_memory(_held(runtime) - before, probe.limits.memory_bytes)
         if isinstance(model, Settling):
             model.settle()
+        if probe is not None and probe.limits.latency_ms is not None:  # at the priority of requests
+            check_latency(model, [case.inputs for case in probe.cases], probe.limits.latency_ms)
     except Exception as error:
         if model is not None:
             model.close()
@@ -56,6 +63,10 @@ def probe_again(folder: Path, loaded: Loaded) -> None:
     artifact = open_artifact(folder, loaded.ref)
     if artifact.probe is not None:
         run_probe(loaded.model, read_probe(artifact.probe))
+
+
+def _held(runtime: Runtime) -> int:
+    return resident_bytes(runtime.pids() if isinstance(runtime, Processes) else ())
 
 
 def _warm_up(model: LoadedModel) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modelsync_inference.acceptance import (
+    Limits,
+    Signature,
+    check_signature,
+    decimal,
+    parse_limits,
+    parse_signature,
+)
 from modelsync_inference.datatypes import BYTES, Array, datatype_of
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtime import LoadedModel, check_inputs
@@ -20,10 +28,14 @@ from modelsync_protocol import caps
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far a value may be off: |actual - recorded| <= absolute + relative * |recorded|."""
+    """How far a value may be off: |actual - recorded| <= absolute + relative * |recorded|.
+
+    `top1`: the share of rows, over all cases, whose largest value has to stand in the same place; None: not looked at.
+    """
 
     absolute: float = 0.0
     relative: float = 0.0
+    top1: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +48,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """All cases of a version and their common tolerance."""
+    """All cases of a version, their common tolerance and those of single outputs, and what else is asked of it."""
 
     cases: tuple[Case, ...]
     tolerance: Tolerance
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    signature: Signature = field(default_factory=Signature)
+    limits: Limits = field(default_factory=Limits)
+
+    def tolerance_of(self, output: str) -> Tolerance:
+        """The tolerance that holds for `output`."""
+        return self.tolerances.get(output, self.tolerance)
 
 
 def read_probe(path: Path) -> Probe:
@@ -65,11 +84,19 @@ def parse_probe(data: bytes) -> Probe:
         cases = tuple(_case(case) for case in document["cases"])
     except InputError as error:
         raise ModelRefusedError(f"the probe file can't be used: {error}") from error
-    return Probe(cases, _tolerance(document.get("tolerance", {})))
+    return Probe(
+        cases,
+        _tolerance(document.get("tolerance", {})),
+        _tolerances(document.get("tolerances", {})),
+        parse_signature(document.get("signature")),
+        parse_limits(document.get("limits")),
+    )
 
 
 def run_probe(model: LoadedModel, probe: Probe) -> None:
     """Run every case; ModelRefusedError names the case, the tensor and the numbers that differ."""
+    check_signature(model, probe.signature)
+    agreement: dict[str, tuple[int, int]] = {}
     for number, case in enumerate(probe.cases, start=1):
         where = f"probe case {number} of {len(probe.cases)}"
         known = [spec.name for spec in model.outputs]
@@ -81,9 +108,20 @@ def run_probe(model: LoadedModel, probe: Probe) -> None:
         except (InputError, RunError) as error:
             raise ModelRefusedError(f"{where} does not run: {error}") from error
         for name, expected in case.outputs.items():
-            problem = difference(expected, answers[name], probe.tolerance)
+            tolerance = probe.tolerance_of(name)
+            problem = difference(expected, answers[name], tolerance)
             if problem is not None:
                 raise ModelRefusedError(f"{where}: output {name!r} {problem}.")
+            if tolerance.top1 is not None:
+                (agreed, rows), (more, of) = agreement.get(name, (0, 0)), _agreeing(expected, answers[name])
+                agreement[name] = (agreed + more, rows + of)
+    for name, (agreed, rows) in agreement.items():
+        wanted = probe.tolerance_of(name).top1 or 0.0
+        if agreed < wanted * rows:
+            raise ModelRefusedError(
+                f"output {name!r} agrees with what was recorded in {agreed} of {rows} rows (top 1); "
+                f"{wanted:.4g} of them have to."
+            )
 
 
 def difference(expected: Array, actual: Array, tolerance: Tolerance) -> str | None:
@@ -115,6 +153,8 @@ def _excess(expected: Array, actual: Array, tolerance: Tolerance) -> Array:
     # Only unequal values go through floating point, so that large integers are compared exactly.
     unequal = (actual != expected) & ~((actual != actual) & (expected != expected))
     want, got = expected.astype(np.float64), actual.astype(np.float64)
+    if tolerance.absolute == math.inf:
+        return np.zeros(expected.shape)  # only the order of the values counts
     with np.errstate(all="ignore"):
         excess = np.abs(got - want) - (tolerance.absolute + tolerance.relative * np.abs(want))
     excess = np.where(np.isfinite(got) & np.isfinite(want), excess, np.inf)
@@ -149,14 +189,20 @@ def _tolerance(value: Any) -> Tolerance:
         return Tolerance()
     if not isinstance(value, dict):
         raise ModelRefusedError("the probe's tolerance is not an object.")
-    return Tolerance(_decimal(value.get("absolute", "0")), _decimal(value.get("relative", "0")))
+    top1 = decimal(value["top1"]) if "top1" in value else None
+    if top1 is not None and "absolute" not in value and "relative" not in value:
+        return Tolerance(math.inf, math.inf, top1)
+    return Tolerance(decimal(value.get("absolute", "0")), decimal(value.get("relative", "0")), top1)
 
 
-def _decimal(text: object) -> float:
-    try:
-        number = Decimal(text) if isinstance(text, str) else Decimal("NaN")
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number < 0:
-        raise ModelRefusedError(f'the probe\'s tolerance {text!r:.40} is not a decimal string such as "0.001".')
-    return float(number)
+def _tolerances(value: Any) -> dict[str, Tolerance]:
+    if not isinstance(value, dict):
+        raise ModelRefusedError("the probe's tolerances are not an object.")
+    return {name: _tolerance(entry) for name, entry in value.items()}
+
+
+def _agreeing(expected: Array, actual: Array) -> tuple[int, int]:
+    """In how many rows the largest value stands in the same place (of labels: is the same), and how many there are."""
+    if expected.ndim >= 2 and expected.dtype.kind == "f" and expected.shape[-1] > 0:
+        expected, actual = expected.argmax(axis=-1), actual.argmax(axis=-1)
+    return int((expected == actual).sum()), expected.size
