@@ -1,0 +1,131 @@
+"""Every file in deploy/ and examples/pipelines/ passes its schema, and says nothing that this program does not know.
+
+The schemas lie beside, packed: GitHub workflows, IoT Edge deployments and Prometheus rules from SchemaStore
+(Apache-2.0), Azure Pipelines from microsoft/azure-pipelines-vscode (MIT), Kubernetes 1.31 from its OpenAPI
+description (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from modelsync_daemon import config
+from modelsync_protocol import twin
+
+ROOT = Path(__file__).resolve().parents[2]
+EDGE = ROOT / "deploy" / "iotedge"
+CLUSTER = sorted((ROOT / "deploy" / "k3s").glob("*.yaml"))
+PIPELINES = ROOT / "examples" / "pipelines"
+
+
+def _schema(name: str) -> Any:
+    return json.loads(gzip.decompress((Path(__file__).parent / "schemas" / f"{name}.json.gz").read_bytes()))
+
+
+def _check(document: Any, schema: Any) -> None:
+    jsonschema.validators.validator_for(schema)(schema).validate(document)
+
+
+def _yaml(path: Path) -> list[Any]:
+    # BaseLoader's booleans: YAML 1.1 reads the workflow's key `on` as true.
+    loaded = [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
+    return [{"on" if key is True else key: value for key, value in document.items()} for document in loaded]
+
+
+def test_the_deployment_manifest_passes_its_schema() -> None:
+    document = json.loads((EDGE / "deployment.json").read_text())
+    _check(document, _schema("azure-iot-edge-deployment-2.0"))
+    modules = document["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
+    binds = set()
+    for module in modules.values():
+        options = json.loads(module["settings"]["createOptions"])
+        assert options["HostConfig"]["Memory"] >= 128 << 20, "a limit, and not less than a worker needs"
+        binds |= set(options["HostConfig"]["Binds"])
+    assert len(binds) == 1, "daemon and scoring share one directory"
+    for key in modules["modelsync"]["env"]:
+        assert key.removeprefix("MODELSYNC_").lower() in config.SETTINGS
+    desired = twin.parse_desired(document["modulesContent"]["modelsync"]["properties.desired"])
+    assert desired.models["anomaly"].version == 1 and not desired.problems
+
+
+@pytest.mark.parametrize("path", sorted(EDGE.glob("*.layered.json")), ids=lambda path: path.name)
+def test_a_layered_deployment_sets_only_the_modules_twin(path: Path) -> None:
+    document = json.loads(path.read_text())
+    assert set(document) <= {"id", "priority", "targetCondition", "labels", "content", "metrics"}
+    assert re.fullmatch(r"[a-z0-9-]{1,128}", document["id"]) and document["priority"] > 0
+    [(module, patch)] = document["content"]["modulesContent"].items()
+    assert module == "modelsync"
+    desired: dict[str, Any] = {}
+    for key, value in patch.items():
+        place = desired
+        *parents, last = key.removeprefix("properties.desired.").split(".")
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = value
+    understood = twin.parse_desired(desired)
+    assert not understood.problems and (understood.models or understood.origin)
+    for query in document.get("metrics", {}).get("queries", {}).values():
+        assert query.startswith("SELECT deviceId FROM devices.modules WHERE ")
+
+
+def test_the_alert_rules_pass_their_schema_and_name_metrics_that_exist() -> None:
+    [document] = _yaml(EDGE / "alerts.yaml")
+    _check(document, _schema("prometheus.rules"))
+    source = (ROOT / "daemon" / "modelsync_daemon" / "metrics.py").read_text()
+    for metric in re.findall(r"modelsync_[a-z_]+", (EDGE / "alerts.yaml").read_text()):
+        assert metric in source, metric
+
+
+@pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.name)
+def test_cluster_manifests_pass_the_kubernetes_schema(path: Path) -> None:
+    schema = _schema("kubernetes")
+    for document in _yaml(path):
+        kind = schema["kinds"][document["kind"]]
+        _check(document, {**kind, "definitions": schema["definitions"]})
+        if document["kind"] == "ConfigMap":
+            (text,) = document["data"].values()
+            import tomllib
+
+            config.from_mapping(tomllib.loads(text), Path("/"), "the ConfigMap")
+
+
+def test_the_schemas_find_mistakes() -> None:
+    schema = _schema("kubernetes")
+    [broken] = [item for item in _yaml(CLUSTER[0]) if item["kind"] == "DaemonSet"]
+    broken["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    with pytest.raises(jsonschema.ValidationError):
+        _check(broken, {**schema["kinds"]["DaemonSet"], "definitions": schema["definitions"]})
+    deployment = json.loads((EDGE / "deployment.json").read_text())
+    deployment["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]["modelsync"]["status"] = "run"
+    with pytest.raises(jsonschema.ValidationError):
+        _check(deployment, _schema("azure-iot-edge-deployment-2.0"))
+
+
+@pytest.mark.parametrize("name", ["github-workflow", "azure-pipelines"])
+def test_the_pipelines_pass_their_schemas_and_their_commands_exist(name: str) -> None:
+    path = PIPELINES / f"{name}.yml"
+    [document] = _yaml(path)
+    _check(document, _schema(name))
+    text = path.read_text().replace("\\\n", " ")
+    used = [line.strip().split() for line in re.findall(r"^\s+modelsync .*$", text, re.MULTILINE)]
+    assert {words[1] for words in used} == {"publish", "push"}
+    for words in used:
+        help_text = subprocess.run(
+            [Path(sys.executable).with_name("modelsync"), words[1], "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"COLUMNS": "200", "NO_COLOR": "1"},
+        ).stdout
+        for option in (word for word in words if word.startswith("--")):
+            assert option in help_text, f"{words[1]} has no {option}"
