@@ -1,0 +1,83 @@
+"""Workers that are forked off a zygote: they run, they are told from dead ones, and a dead zygote is no dead end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def run(body: str) -> str:
+    """Run `body` in a process without threads, where `zygote` is started and `lock` is a descriptor."""
+    script = f"""
+import asyncio, os, signal, sys
+from modelsync_daemon.zygote import Zygote, ZygoteGone
+zygote = Zygote.start()
+lock = os.open("/dev/null", os.O_RDONLY)
+async def main():
+{textwrap.indent(textwrap.dedent(body), "    ")}
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_worker_without_a_job_ends_with_zero() -> None:
+    assert (
+        run("""
+        child = await zygote.spawn(lock)
+        child.stdin.close()
+        print(await child.wait())
+    """)
+        == "0\n"
+    )
+
+
+def test_workers_come_one_after_the_other_and_a_killed_one_is_known_by_its_signal() -> None:
+    assert (
+        run("""
+        for _ in range(3):
+            child = await zygote.spawn(lock)
+            child.kill()
+            print(await child.wait())
+    """)
+        == "-9\n" * 3
+    )
+
+
+def test_worker_answers_a_job_that_can_not_be_done_with_an_error_event() -> None:
+    out = run("""
+        child = await zygote.spawn(lock)
+        child.stdin.write(b'{"name": "m", "version": 1}\\n')
+        await child.stdin.drain()
+        print((await child.stdout.readline()).decode())
+        print(await child.wait())
+    """)
+    assert '"event": "error"' in out and out.endswith("0\n")
+
+
+def test_dead_zygote_is_noticed() -> None:
+    out = run("""
+        child = await zygote.spawn(lock)
+        parent = int(open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[1])
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        try:
+            await zygote.spawn(lock)
+        except ZygoteGone:
+            print("gone")
+    """)
+    assert out == "gone\n"
+
+
+def test_zygote_and_worker_die_with_the_resident() -> None:
+    out = run("""
+        child = await zygote.spawn(lock)
+        parent = int(open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[1])
+        print(parent, child.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL) if os.fork() == 0 else os._exit(0)
+    """)
+    for pid in out.split():
+        deadline = subprocess.run(["timeout", "10", "tail", f"--pid={pid}", "-f", "/dev/null"], check=False)
+        assert deadline.returncode == 0, f"process {pid} outlived the resident"
