@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import aiohttp
 
 from modelsync_daemon.transfer import READ_BYTES, ObjectChanged, Transient, check_status, reason
 from modelsync_protocol.errors import FormatError
 
-if TYPE_CHECKING:
-    from modelsync_daemon.origin_client import Origin
-
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Sender(Protocol):
+    """What a body needs of its origin (origin_client.Origin)."""
+
+    async def send(self, method: str, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """One request."""
+
+    async def persist(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Try until it works or the line has been silent for too long."""
+
+    async def throttle(self, count: int) -> None:
+        """`count` bytes have come: wait as the rate limit asks."""
 
 
 class Body:
     """Reads one range of one object in order, going on where it was whenever the line breaks."""
 
-    def __init__(self, origin: Origin, path: str, position: int, end: int, whole: bool, etag: str) -> None:
+    def __init__(self, origin: Sender, path: str, position: int, end: int, whole: bool, etag: str) -> None:
         self.path = path
         self.position = position
         self.etag = etag

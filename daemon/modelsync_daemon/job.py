@@ -102,7 +102,7 @@ _KINDS: dict[str, type[ModelsyncError]] = {
 
 def kind_of(error: BaseException) -> str:
     """The word by which an error travels from worker to resident."""
-    if type(error).__name__ == "OverBudget":  # prepare.OverBudget, which this module must not import
+    if type(error).__name__ == "OverBudget":  # preparation.OverBudget, which this module must not import
         return "budget"
     for kind, root in _KINDS.items():
         if isinstance(error, root):

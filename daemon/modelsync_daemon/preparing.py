@@ -11,7 +11,8 @@ from typing import Any
 
 from modelsync_daemon.database import Database
 from modelsync_daemon.job import Job, Outcome
-from modelsync_daemon.prepare import PrepareRequest, Trust, prepare
+from modelsync_daemon.preparation import PrepareRequest, Trust
+from modelsync_daemon.prepare import prepare
 from modelsync_daemon.trust import TrustStore
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.prepare import Prepared, PrepareRequest, prepare
+from modelsync_daemon.preparation import Prepared, PrepareRequest
+from modelsync_daemon.prepare import prepare
 
 
 class Silent:
