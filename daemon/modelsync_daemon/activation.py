@@ -26,6 +26,9 @@ _MAX_DEATHS = 3
 _MAX_STARTS = 3
 _MIN_ERRORS = 5
 _ERROR_RATE_RISE = 0.1
+_MIN_TIMED_REQUESTS = 50
+_SLOWER = 4.0
+_SLOWER_BY_MICROSECONDS = 2000
 
 
 class NotServing(ModelsyncError):
@@ -41,6 +44,17 @@ class Patience:
     probe: float = 60.0
     probation: float = 60.0
     settle: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How the version before the switch did: the share of runs that failed, and the mean microseconds of one.
+
+    0: not known, and then it is not compared.
+    """
+
+    error_rate: float = 0.0
+    run_us: float = 0.0
 
 
 class Activation:
@@ -79,7 +93,7 @@ class Activation:
         await self._settle(name)
         previous = old.previous if old and old.reference == reference else old.reference if old else None
         pointer = Pointer(name, reference, generation, previous)
-        rate = self._error_rate(name)
+        before = self._how_it_did(name)
         try:
             await self._probe(pointer)
         except NotServing as error:
@@ -90,7 +104,7 @@ class Activation:
             return
         self._step(name, State.ACTIVATING)
         self._point(pointer)
-        await self._after_switch(pointer, rate, retry)
+        await self._after_switch(pointer, before, retry)
 
     async def resume(self, name: str, retry: str = "") -> bool:
         """Go on with a switch that a restart interrupted; False if its version must be prepared again."""
@@ -107,7 +121,7 @@ class Activation:
                 self._fall_back(current, "the device restarted again and again while it was on probation.", retry)
                 return True
             await self._settle(name)
-            await self._probation(current, 0.0, retry)
+            await self._probation(current, Before(), retry)
             return True
         if row.state == State.ACTIVATING and row.intent in (ROLLBACK, FALLBACK):
             if self._data.find(name, target) is None:
@@ -121,7 +135,7 @@ class Activation:
         if row.state == State.ACTIVATING and current and pointed and current.generation == row.generation:
             self._drop_candidate(name)
             await self._settle(name)
-            await self._after_switch(current, 0.0, retry)
+            await self._after_switch(current, Before(), retry)
             return True
         if self._data.find(name, target) is None:
             return False
@@ -213,6 +227,8 @@ class Activation:
                     deaths += 1
                     if deaths >= 2:
                         raise NotServing("the inference process died twice while it loaded this version.")
+                elif event.state == reports.DEFERRED:
+                    deadline = time.monotonic() + self._patience.probe  # the application keeps us waiting, and says so
                 elif event.pointer == "candidate" and event.generation == pointer.generation:
                     if event.state != reports.READY:
                         raise NotServing(event.reason or "the inference process refused it.")
@@ -220,7 +236,7 @@ class Activation:
                     if not waiting:
                         return
 
-    async def _after_switch(self, pointer: Pointer, rate: float, retry: str) -> None:
+    async def _after_switch(self, pointer: Pointer, before: Before, retry: str) -> None:
         name = pointer.name
         if not self._processes.registered(name):
             self._finish(pointer)
@@ -231,7 +247,7 @@ class Activation:
             self._fall_back(pointer, str(error), retry)
             return
         self._step(name, State.PROBATION, starts=0)
-        await self._probation(pointer, rate, retry)
+        await self._probation(pointer, before, retry)
 
     async def _await_serving(self, pointer: Pointer) -> None:
         if any(_is_about(report, pointer) and report.state == reports.SERVING for report in self._last(pointer)):
@@ -246,10 +262,12 @@ class Activation:
                 if isinstance(event, Report) and _is_about(event, pointer):
                     if event.state == reports.SERVING:
                         return
+                    if event.state == reports.DEFERRED:
+                        deadline = time.monotonic() + self._patience.probe
                     if event.state in (reports.REFUSED, reports.FAILED):
                         raise NotServing(event.reason or "the inference process can't serve it.")
 
-    async def _probation(self, pointer: Pointer, rate: float, retry: str) -> None:
+    async def _probation(self, pointer: Pointer, before: Before, retry: str) -> None:
         since = self._database.model(pointer.name).since
         left = self._patience.probation - max(0.0, self._database.clock() - since)
         deadline = time.monotonic() + max(0.0, min(left, self._patience.probation))
@@ -262,7 +280,7 @@ class Activation:
                     if deaths >= _MAX_DEATHS:
                         trouble = f"the inference process ended {deaths} times while it was on probation."
                 elif isinstance(event, Report) and _is_about(event, pointer):
-                    trouble = _trouble(event, rate)
+                    trouble = _trouble(event, before)
                 if trouble is not None:
                     self._fall_back(pointer, trouble, retry)
                     return
@@ -324,10 +342,12 @@ class Activation:
     def _last(self, pointer: Pointer) -> list[Report]:
         return self._processes.last(pointer.name)
 
-    def _error_rate(self, name: str) -> float:
+    def _how_it_did(self, name: str) -> Before:
         served = [report for report in self._processes.last(name) if report.state == reports.SERVING]
         requests = sum(report.requests for report in served)
-        return sum(report.errors for report in served) / requests if requests else 0.0
+        timed = [report.run_us for report in served if report.run_us and report.requests >= _MIN_TIMED_REQUESTS]
+        errors = sum(report.errors for report in served)
+        return Before(errors / requests if requests else 0.0, sum(timed) / len(timed) if timed else 0.0)
 
     def _step(self, name: str, state: State, **details: object) -> None:
         self._database.transition(name, state, **details)
@@ -338,11 +358,17 @@ def _is_about(report: Report, pointer: Pointer) -> bool:
     return report.pointer == "current" and report.generation == pointer.generation and report.digest == pointer.digest
 
 
-def _trouble(report: Report, rate: float) -> str | None:
+def _trouble(report: Report, before: Before) -> str | None:
     if report.state in (reports.REFUSED, reports.FAILED):
         return report.reason or "the inference process can't serve it."
-    if report.errors >= _MIN_ERRORS and report.errors / max(report.requests, 1) > rate + _ERROR_RATE_RISE:
+    if report.errors >= _MIN_ERRORS and report.errors / max(report.requests, 1) > before.error_rate + _ERROR_RATE_RISE:
         return f"{report.errors} of {report.requests} requests failed since the switch."
+    limit = max(before.run_us * _SLOWER, before.run_us + _SLOWER_BY_MICROSECONDS)
+    if before.run_us and report.requests >= _MIN_TIMED_REQUESTS and report.run_us > limit:
+        return (
+            f"a run takes {report.run_us / 1000:.1f} ms on average since the switch; "
+            f"the version before took {before.run_us / 1000:.1f} ms."
+        )
     return None
 
 

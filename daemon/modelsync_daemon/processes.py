@@ -14,8 +14,8 @@ from typing import Any
 from modelsync_protocol import names
 from modelsync_protocol.errors import UsageError
 
-READY, SERVING, REFUSED, FAILED = "ready", "serving", "refused", "failed"
-_STATES = (READY, SERVING, REFUSED, FAILED)
+READY, SERVING, REFUSED, FAILED, DEFERRED = "ready", "serving", "refused", "failed", "deferred"
+_STATES = (READY, SERVING, REFUSED, FAILED, DEFERRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Report:
     reason: str = ""
     requests: int = 0
     errors: int = 0
+    run_us: int = 0
 
     @classmethod
     def parse(cls, document: object) -> Report:
@@ -51,6 +52,7 @@ class Report:
             reason=" ".join(str(document.get("reason") or "").split())[:240],
             requests=_count(document, "requests"),
             errors=_count(document, "errors"),
+            run_us=_count(document, "run_us"),
         )
 
 

@@ -273,6 +273,7 @@ class Inference:
         self.probed: list[int] = []
         self.die_on_candidate = 0
         self.errors = 0
+        self.defers = False
 
     def start(self) -> asyncio.Task[None]:
         """Register and follow until cancelled."""
@@ -309,7 +310,7 @@ class Inference:
                 "refused" if refused else "ready", candidate, "candidate", "probe case 0 differs." if refused else ""
             )
         current = self.device.data.read_pointer(NAME)
-        if current is not None and self.serving != current.generation:
+        if current is not None and self.serving != current.generation and not self.defers:
             self.serving = current.generation
             self.say("serving", current, "current", errors=self.errors)
         return True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelsync_daemon.activation import Patience
 from modelsync_daemon.job import BudgetExceeded
+from modelsync_daemon.processes import Report
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, Device, Inference, MemoryControlPlane, device, reference
 
@@ -294,6 +295,64 @@ async def test_errors_on_probation_roll_back_without_the_cloud(tmp_path: Path) -
         current = pi.current()
         assert current and current.version == 1 and current.generation == 3 and current.previous is None
         assert list(pi.database.quarantined(NAME)) == [reference(2).digest]
+
+
+async def test_a_slower_version_on_probation_rolls_back_without_the_cloud(tmp_path: Path) -> None:
+    async with device(tmp_path, patience=Patience(probe=5, probation=60, settle=0)) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        process = Inference(pi)
+        process.start()
+        await pi.until(lambda: process.serving == 1)
+        _time(pi, process, requests=1000, run_us=2000)
+        pi.wish(2)
+        await pi.is_in("probation")
+        _time(pi, process, requests=10, run_us=90_000)
+        _time(pi, process, requests=100, run_us=7_900)
+        await asyncio.sleep(0.05)
+        assert pi.row().state == "probation"
+        _time(pi, process, requests=100, run_us=8_100)
+        await pi.is_in("rolled back", "serving")
+        assert pi.row().error_text == (
+            "a run takes 8.1 ms on average since the switch; the version before took 2.0 ms."
+        )
+
+
+def _time(pi: Device, process: Inference, requests: int, run_us: int) -> None:
+    current = pi.current()
+    assert current
+    report = Report(
+        process.pid,
+        "current",
+        current.generation,
+        current.version,
+        current.digest,
+        "serving",
+        requests=requests,
+        run_us=run_us,
+    )
+    pi.resident.report(NAME, report)
+
+
+async def test_an_application_that_defers_the_switch_is_waited_for(tmp_path: Path) -> None:
+    async with device(tmp_path, patience=Patience(probe=0.3, probation=0.05, settle=0)) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        process = Inference(pi)
+        process.start()
+        await pi.until(lambda: process.serving == 1)
+        process.defers = True
+        pi.wish(2)
+        await pi.is_in("activating")
+        current = pi.current()
+        assert current
+        for _ in range(10):
+            process.say("deferred", current, "current", "the application holds the version that serves.")
+            await asyncio.sleep(0.1)
+        assert pi.row().state == "activating"
+        process.say("serving", current, "current")
+        await pi.is_in("active")
+        assert not pi.database.quarantined(NAME)
 
 
 async def test_a_crash_loop_on_probation_rolls_back(tmp_path: Path) -> None:
