@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from modelsync_protocol import names
+from modelsync_protocol.errors import UsageError
 from modelsync_server.hub.service_client import ServiceClient
 from modelsync_server.origin import application
 from modelsync_server.pushing import PushResult, push
@@ -197,3 +198,17 @@ async def test_a_pushed_logistic_regression_costs_at_most_9000_bytes_on_the_wire
     (tmp_path / "figures.json").write_text(json.dumps({"update": result.pushed, "up": spent.up, "down": spent.down}))
     assert world.asked == []
     assert total <= BUDGET_BYTES, f"{total} bytes for an update of {result.pushed}"
+
+
+async def test_a_twin_over_its_limits_is_refused_before_sending_with_the_number(world: World) -> None:
+    world.cloud.hub.add_device("pi")
+    filler = {f"k{number}": "x" * 3000 for number in range(10)}
+    async with ServiceClient(world.cloud.hub.service) as service:
+        await service.set_desired("pi", {"a": filler})
+        before = (await service.twin("pi"))["properties"]["desired"]["$version"]
+        with pytest.raises(UsageError, match=r"33\d\d\d bytes"):
+            await service.set_desired("pi", {"b": {"k": "y" * 3900}})
+        with pytest.raises(UsageError, match="4096"):
+            await service.set_desired("pi", {"b": "y" * 4097})
+        assert (await service.twin("pi"))["properties"]["desired"]["$version"] == before
+        await service.set_desired("pi", {"a": None, "b": {"k": "y" * 3900}})

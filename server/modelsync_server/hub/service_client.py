@@ -17,9 +17,12 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
+from modelsync_protocol import twin
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError, UsageError
 from modelsync_server.hub import sas
+from modelsync_server.hub import twin as documents
 from modelsync_server.hub.connection_string import ServiceConnection
+from modelsync_server.hub.errors import HubError
 from modelsync_server.hub.identity import Identity
 
 API_VERSION = "2021-04-12"
@@ -28,6 +31,7 @@ _TOKEN_MARGIN_SECONDS = 300
 _ANSWER_SECONDS = 30.0
 _RETRIES = 3
 _RETRY_SECONDS = 0.5
+_SMALL_PATCH_BYTES = 1024
 
 Json = dict[str, Any]
 
@@ -92,9 +96,27 @@ class ServiceClient:
     ) -> Json:
         """Merge `patch` into the desired properties (null deletes); return the new twin.
 
-        With `etag` (a twin's "etag") TwinConflictError if it was changed meanwhile.
+        With `etag` (a twin's "etag") TwinConflictError if it was changed meanwhile. UsageError, with the number and
+        before anything is sent, for what no twin can hold; small patches are left to the hub's own sum.
         """
+        await self._check_limits(device, patch, module)
         return await self.update_twin(device, {"properties": {"desired": patch}}, module, etag=etag)
+
+    async def _check_limits(self, device: str, patch: Json, module: str | None) -> None:
+        try:
+            documents.check_patch(patch, "desired")
+        except HubError as error:
+            raise UsageError(f"a twin can't hold this: {error.message}") from error
+        if documents.size(patch) <= _SMALL_PATCH_BYTES:
+            return
+        before = (await self.twin(device, module)).get("properties", {}).get("desired", {})
+        plain = {key: value for key, value in before.items() if not key.startswith("$")}
+        after = documents.size(twin.merge(plain, patch))
+        if after > documents.MAX_SECTION_BYTES:
+            raise UsageError(
+                f"the desired properties would have {after} bytes and a twin holds {documents.MAX_SECTION_BYTES}; "
+                "take old entries out first (null deletes)."
+            )
 
     async def update_twin(self, device: str, body: Json, module: str | None = None, *, etag: str | None = None) -> Json:
         """PATCH a twin with `{"tags":…,"properties":{"desired":…}}`; return the new twin."""
