@@ -1,5 +1,6 @@
 """modelsync's hot-swapping model handle and Open Inference Protocol server."""
 
+from modelsync_inference.async_model import AsyncHotModel, AsyncLease
 from modelsync_inference.errors import InputError, ModelRefusedError, NotServingError, RunError, WorkerDiedError
 from modelsync_inference.follower import Outcome
 from modelsync_inference.hot_model import HotModel
@@ -7,11 +8,15 @@ from modelsync_inference.memory_policy import Policy
 from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
 from modelsync_inference.serving import Lease, Prediction
 from modelsync_inference.settings import Isolation, Settings
+from modelsync_inference.trial import Label, TrialRules
 
 __all__ = [
+    "AsyncHotModel",
+    "AsyncLease",
     "HotModel",
     "InputError",
     "Isolation",
+    "Label",
     "Lease",
     "LoadedModel",
     "ModelRefusedError",
@@ -23,5 +28,6 @@ __all__ = [
     "Runtime",
     "Settings",
     "TensorSpec",
+    "TrialRules",
     "WorkerDiedError",
 ]

@@ -20,6 +20,7 @@ from modelsync_inference.hot_model import HotModel
 from modelsync_inference.http_server import DRAIN, build_app
 from modelsync_inference.memory_policy import Policy
 from modelsync_inference.settings import Isolation, Settings
+from modelsync_inference.trial import TrialRules
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
@@ -97,6 +98,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--load-seconds", default=25.0, type=float, help="patience with a load or a probe (default: %(default)s)"
     )
     parser.add_argument("--run-seconds", default=30.0, type=float, help="patience with a run (default: %(default)s)")
+    parser.add_argument("--canary", default=0.0, type=float, help="share of requests for a version on trial, 0 to 1")
+    parser.add_argument("--shadow", default=0.0, type=float, help="share that it is given as well, to compare answers")
+    parser.add_argument("--trial-seconds", default=30.0, type=float, help="length of a trial (default: %(default)s)")
+    parser.add_argument("--min-agreement", default=0.0, type=float, help="share of rows that have to agree, 0 to 1")
     parser.add_argument(
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
@@ -129,6 +134,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         queue_seconds=arguments.queue_seconds,
         load_seconds=arguments.load_seconds,
         run_seconds=arguments.run_seconds,
+        trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
     )
 
 

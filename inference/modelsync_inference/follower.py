@@ -19,6 +19,7 @@ from modelsync_inference.memory_policy import MemoryPolicy
 from modelsync_inference.pointer import CANDIDATE, CURRENT, Pointer, PointerRead, VersionRef, read_pointer
 from modelsync_inference.runtime import Runtime
 from modelsync_inference.serving import Loaded, Serving
+from modelsync_inference.trial import Trial, TrialRules
 
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 30.0
@@ -29,6 +30,7 @@ SERVING = "serving"
 REFUSED = "refused"
 FAILED = "failed"
 DEFERRED = "deferred"
+_ON_TRIAL = "it is on trial beside the version that serves."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,13 @@ class Follower:
         clock: Callable[[], float] = time.monotonic,
         policy: MemoryPolicy | None = None,
         deferred: Callable[[], bool] = lambda: False,
+        trials: TrialRules | None = None,
     ) -> None:
         self._folder, self._model, self._runtime, self._serving = folder, model, runtime, serving
         self._changed, self._clock = changed, clock
         self._policy, self._deferred = policy or MemoryPolicy(), deferred
+        self._trials = trials or TrialRules()
+        self._passed: VersionRef | None = None
         self._beside: Loaded | None = None
         self._retry_at = 0.0
         self.current: Outcome | None = None
@@ -123,6 +128,11 @@ class Follower:
                 if new is None:
                     return  # still in use; the next look tries again
             new = new or self._load(pointer.ref)
+            if old is not None and self._serving.loaded is old and self._on_trial(new):
+                self._beside = new
+                if self.current is None or not self.current.answers(pointer):
+                    self._settle(CURRENT, pointer, DEFERRED, _ON_TRIAL)
+                return
         except ModelRefusedError as error:
             reason = str(error)
             old = self._serving.loaded
@@ -168,12 +178,14 @@ class Follower:
         pointer = read.pointer
         taken = pointer is not None and current is not None and pointer.ref == current.ref
         if pointer is None or (taken and current is not None and current.generation >= pointer.generation):
-            self._drop_beside()
+            if self._beside is None or current is None or self._beside.ref != current.ref:
+                self._drop_beside()
             if self.candidate is not None:
                 self.candidate = None
                 self._changed()
             return
-        if self.candidate is not None and self.candidate.answers(pointer):
+        answered = self.candidate is not None and self.candidate.answers(pointer)
+        if answered and self.candidate is not None and self.candidate.state != DEFERRED:
             return
         serving = self._serving.loaded
         if serving is not None and serving.ref == pointer.ref:
@@ -191,7 +203,33 @@ class Follower:
             except ModelRefusedError as error:
                 self._settle(CANDIDATE, pointer, REFUSED, str(error))
                 return
+        try:
+            if serving is not None and self._on_trial(self._beside):
+                if not answered:
+                    self._settle(CANDIDATE, pointer, DEFERRED, _ON_TRIAL, loaded=self._beside)
+                return
+        except ModelRefusedError as error:
+            self._settle(CANDIDATE, pointer, REFUSED, str(error))
+            self._drop_beside()
+            return
         self._settle(CANDIDATE, pointer, READY, loaded=self._beside)
+
+    def _on_trial(self, loaded: Loaded) -> bool:
+        """Whether `loaded` goes on with its trial, which begins now if it has had none; ModelRefusedError."""
+        if not self._trials.wanted or self._passed == loaded.ref:
+            return False
+        trial = self._serving.trial_of(loaded)
+        if trial is None:
+            trial = Trial(self._trials, self._clock)
+            self._serving.begin_trial(loaded, trial)
+        try:
+            if trial.goes_on():
+                return True
+        except ModelRefusedError:
+            self._serving.retire(loaded)
+            raise
+        self._passed = loaded.ref
+        return False
 
     def _check_health(self, pointer: Pointer | None) -> None:
         """Go back, without waiting for anybody, from a version that died or that its probe no longer passes."""
@@ -235,10 +273,10 @@ class Follower:
         return taken
 
     def _drop_beside(self) -> None:
-        if self._beside is not None:
-            self._beside.model.close()
-            self._beside = None
-            give_back()
+        beside, self._beside = self._beside, None
+        if beside is not None and not beside.retired:
+            self._serving.retire(beside)  # a canary's last answers are still to come
+        self._free()
 
     def _free(self) -> None:
         idle = self._serving.take_idle()

@@ -62,7 +62,14 @@ class HotModel:
             self._settings.policy, self._settings.memory_budget, self._settings.memory_factor, self._resident
         )
         self._follower = Follower(
-            folder, name, self._runtime, self._serving, self._changed, policy=policy, deferred=lambda: self._holds > 0
+            folder,
+            name,
+            self._runtime,
+            self._serving,
+            self._changed,
+            policy=policy,
+            deferred=lambda: self._holds > 0,
+            trials=self._settings.trials,
         )
         self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
         self._link = None
@@ -152,6 +159,7 @@ class HotModel:
             "errors": counters.errors,
             "run_ms": round(counters.run_ms, 3),
             "rss_bytes": self._resident(),
+            "trial": self._serving.statistics(),
             "current": _outcome_json(follower.current),
             "candidate": _outcome_json(follower.candidate),
             "problems": dict(follower.problems),
@@ -185,6 +193,7 @@ class HotModel:
             "errors": counters.errors if counters else 0,
             "run_us": round(counters.run_ms * 1000) if counters else 0,
             "rss_bytes": rss,
+            "trial": self._serving.statistics(),
         }
 
     def _changed(self) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 from modelsync_inference.datatypes import Array
 from modelsync_inference.errors import InputError, NotServingError, RunError, WorkerDiedError
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.runtime import LoadedModel, TensorSpec, check_inputs, check_outputs
+from modelsync_inference.trial import Label, Trial
 
 _SUSPICIOUS_ERRORS = 3
 _MAX_QUEUED = 256
@@ -48,6 +51,7 @@ class Prediction:
     outputs: Mapping[str, Array]
     version: int
     digest: str
+    label: Label = Label.STABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,9 @@ class Counters:
 class Lease:
     """The right to run one version until `release` (or the end of `with`); swaps don't touch it."""
 
-    def __init__(self, serving: Serving, loaded: Loaded) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, loaded: Loaded, trial: Trial | None = None) -> None:
+        self._serving, self._trial = serving, trial
+        self.label = Label.STABLE if trial is None else Label.CANARY
         self._loaded: Loaded | None = loaded
         self.version = loaded.ref.version
         self.digest = loaded.ref.digest
@@ -96,9 +101,15 @@ class Lease:
             values = loaded.model.run(feeds, wanted)
         except RunError as error:
             self._serving.count(loaded, time.monotonic() - started, error)
+            if self._trial is not None:
+                self._trial.count_canary(broke=True)
             raise
         self._serving.count(loaded, time.monotonic() - started)
-        return Prediction(values, self.version, self.digest)
+        if self._trial is not None:
+            self._trial.count_canary(broke=False)
+        else:
+            self._serving.shadow(feeds, wanted, values)
+        return Prediction(values, self.version, self.digest, self.label)
 
     def release(self) -> None:
         """Give the version back; may be repeated."""
@@ -135,10 +146,16 @@ class Serving:
     _idle: list[Loaded] = field(default_factory=list)
     _paused: bool = False
     _queued: int = 0
+    _tried: tuple[Loaded, Trial] | None = None
+    _shadows: ThreadPoolExecutor | None = None
 
     def lease(self) -> Lease:
-        """Pin the serving version; NotServingError if there is none."""
+        """Pin the serving version, or the canary if it is its turn; NotServingError if there is none."""
         with self._lock:
+            if self._tried is not None and self._loaded is not None and self._tried[1].takes_canary():
+                loaded, trial = self._tried
+                loaded.leases += 1
+                return Lease(self, loaded, trial)
             if self._loaded is None and self._paused:
                 self._wait_for_resume()
             if self._loaded is None:
@@ -185,6 +202,9 @@ class Serving:
         """Let `new` answer from the next request on; the old one is idle once its last lease is released."""
         with self._lock:
             old, self._loaded = self._loaded, new
+            self._tried = None
+            if new is not None:
+                self._restart(new)
             if old is not None:
                 old.retired = True
                 if old.leases == 0:
@@ -215,8 +235,62 @@ class Serving:
         """Begin to count anew, as a new activation of the same version does."""
         with self._lock:
             if self._loaded is not None:
-                self._loaded.requests = self._loaded.errors = self._loaded.errors_in_a_row = 0
-                self._loaded.busy_seconds = 0.0
+                self._restart(self._loaded)
+
+    def _restart(self, loaded: Loaded) -> None:
+        loaded.requests = loaded.errors = loaded.errors_in_a_row = 0
+        loaded.busy_seconds = 0.0
+
+    def begin_trial(self, loaded: Loaded, trial: Trial) -> None:
+        """Let `loaded` have its share of the requests, beside the serving version."""
+        with self._lock:
+            self._tried = (loaded, trial)
+
+    def trial_of(self, loaded: Loaded) -> Trial | None:
+        """The trial that `loaded` is on."""
+        with self._lock:
+            return self._tried[1] if self._tried is not None and self._tried[0] is loaded else None
+
+    def statistics(self) -> dict[str, Any] | None:
+        """The counters of the trial that is on."""
+        with self._lock:
+            return None if self._tried is None else self._tried[1].statistics()
+
+    def retire(self, loaded: Loaded) -> None:
+        """Take a version that does not serve out of its trial; it is idle once its last lease is released."""
+        with self._lock:
+            if self._tried is not None and self._tried[0] is loaded:
+                self._tried = None
+            loaded.retired = True
+            if loaded.leases == 0:
+                self._idle.append(loaded)
+
+    def shadow(self, feeds: Mapping[str, Array], outputs: Sequence[str], answers: dict[str, Array]) -> None:
+        """Give the version on trial the same request, after the answer and in a thread of its own."""
+        with self._lock:
+            if self._tried is None or not self._tried[1].takes_shadow():
+                return
+            loaded, trial = self._tried
+            loaded.leases += 1
+            self._shadows = self._shadows or ThreadPoolExecutor(1, thread_name_prefix="modelsync-shadow")
+            self._shadows.submit(self._run_shadow, loaded, trial, feeds, outputs, answers)
+
+    def _run_shadow(
+        self,
+        loaded: Loaded,
+        trial: Trial,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str],
+        answers: dict[str, Array],
+    ) -> None:
+        shadow = None
+        try:
+            shadow = loaded.model.run(feeds, outputs)
+        except (InputError, RunError):
+            pass  # counted below
+        finally:
+            trial.end_shadow(answers, shadow)
+            self.give_back(loaded)
 
     def suspicious(self) -> Loaded | None:
         """The serving version if it died, or broke several times in a row; asking resets the latter."""

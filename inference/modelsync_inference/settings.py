@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from modelsync_inference.memory_policy import Policy
 from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.process_runtime import Limits, ProcessRuntime
 from modelsync_inference.runtime import Runtime
+from modelsync_inference.trial import TrialRules
 from modelsync_protocol.errors import UsageError
 
 _CACHE = "inference"
@@ -31,6 +32,7 @@ class Settings:
     `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
     `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
     that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
+    `trials`: see TrialRules.
     """
 
     threads: int = 1
@@ -48,6 +50,7 @@ class Settings:
     queue_seconds: float = 5.0
     load_seconds: float = 25.0
     run_seconds: float = 30.0
+    trials: TrialRules = field(default_factory=TrialRules)
 
     def __post_init__(self) -> None:
         if min(self.threads, self.concurrency) < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
