@@ -80,6 +80,10 @@ def _indices(segment: Coded, along: Predictor, begin: int, count: int) -> NDArra
     row, column = divmod(first + begin, columns)
     if column + count <= columns:
         return np.full(count, row, np.int32)
-    result: NDArray[np.int32] = np.arange(column, column + count, dtype=np.int32) // np.int32(columns)
+    if columns > count:  # two rows, of which column and width may be beyond 32 bits
+        result = np.full(count, row, np.int32)
+        result[columns - column :] += np.int32(1)
+        return result
+    result = np.arange(column, column + count, dtype=np.int32) // np.int32(columns)
     result += np.int32(row)
     return result
