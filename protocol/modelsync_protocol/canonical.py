@@ -40,6 +40,15 @@ def decode(data: bytes, *, what: str, limit: int) -> Any:
         raise FormatError(f"{what} is not valid JSON: {error}.") from error
 
 
+def check_structure(data: bytes, *, what: str, lists: int, items: int) -> None:
+    """Refuse JSON text with more brackets than `lists` or more commas than `items`, in strings or not.
+
+    An empty list is thirty times larger in memory than as text, so a limit on the text's length bounds little.
+    """
+    if data.count(b"[") + data.count(b"{") > lists or data.count(b",") > items:
+        raise FormatError(f"{what} has more parts than allowed.")
+
+
 def digest(data: bytes) -> str:
     """SHA-256 of `data` in lower-case hex."""
     return hashlib.sha256(data).hexdigest()

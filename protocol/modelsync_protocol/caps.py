@@ -70,5 +70,8 @@ MAX_PROBE_BYTES = 8 * MIB
 MAX_TWIN_BYTES = 32 * KIB
 """Desired or reported properties, bytes (IoT Hub's limit)."""
 
+MAX_TENSORS = 100_000
+"""Tensors of one model file; a file with more is opaque."""
+
 MAX_TABLES_BYTES = 4 * MIB
 """Tables in an object's header, bytes."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
+from modelsync_protocol import caps
 from modelsync_protocol.containers import numpy_files, onnx, pickles, safetensors, tflite, torch_files
 from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
@@ -33,7 +35,8 @@ _CUT_BY_CONTENT = frozenset({".pkl", ".pickle", ".joblib"})
 def tensors(path: str, data: memoryview) -> list[TensorRange]:
     """Return the tensors of a model file, ascending by offset and disjoint, none of them empty.
 
-    A file whose suffix names no known container, or that does not parse, is opaque: the answer is empty.
+    A file whose suffix names no known container, that does not parse, or that has more than caps.MAX_TENSORS tensors
+    is opaque: the answer is empty.
     Overlapping or shared ranges are given once.
     """
     suffix = _suffix(path)
@@ -41,9 +44,12 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
     if reader is None:
         return []
     try:
-        found = sorted(reader(data), key=lambda tensor: (tensor.offset, tensor.length))
+        found = list(islice(reader(data), caps.MAX_TENSORS + 1))
     except FormatError:
         return []
+    if len(found) > caps.MAX_TENSORS:
+        return []
+    found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[TensorRange] = []
     end = 0
     for tensor in found:
@@ -65,9 +71,10 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     if not path.lower().endswith(".onnx"):
         return []
     try:
-        return list(onnx.external_tensors(data))
+        found = list(islice(onnx.external_tensors(data), caps.MAX_TENSORS + 1))
     except FormatError:
         return []
+    return found if len(found) <= caps.MAX_TENSORS else []
 
 
 def _suffix(path: str) -> str:

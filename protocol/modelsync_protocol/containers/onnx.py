@@ -13,7 +13,10 @@ from modelsync_protocol.errors import FormatError
 
 _MAX_DEPTH = 32
 _MAX_RANK = 32
-_MAX_TEXT_BYTES = 1024
+_MAX_NAME_BYTES = 512
+"""Of a tensor's name, and of the path to its graph."""
+
+_MAX_LOCATION_BYTES = 1024
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
 _NODE_ATTRIBUTE = 5
@@ -55,11 +58,13 @@ def external_tensors(data: memoryview) -> Iterator[ExternalTensor]:
 
 
 def _walk(data: memoryview) -> Iterator[TensorRange | ExternalTensor]:
-    graphs = [f for f in fields(data, 0, len(data)) if f.number == _MODEL_GRAPH and f.kind == BYTES]
-    if not graphs:
+    seen = False
+    for number, kind, begin, end, _ in fields(data, 0, len(data)):
+        if number == _MODEL_GRAPH and kind == BYTES:
+            seen = True
+            yield from _graph(data, begin, end, "", 0)
+    if not seen:
         raise FormatError("the file holds no ONNX graph.")
-    for graph in graphs:
-        yield from _graph(data, graph.begin, graph.end, "", 0)
 
 
 def _graph(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
@@ -77,7 +82,7 @@ def _graph(data: memoryview, start: int, end: int, path: str, depth: int) -> Ite
                     yield from _tensor(data, part.begin, part.end, path)
         elif number == _GRAPH_NODE:
             node += 1
-            yield from _node(data, begin, stop, f"{path}/{node}", depth)
+            yield from _node(data, begin, stop, f"{path}/{node}"[:_MAX_NAME_BYTES], depth)
 
 
 def _node(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
@@ -86,12 +91,13 @@ def _node(data: memoryview, start: int, end: int, path: str, depth: int) -> Iter
             yield from _attribute(data, begin, stop, path, depth)
 
 
-def _attribute(data: memoryview, start: int, end: int, path: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
+def _attribute(data: memoryview, start: int, end: int, node: str, depth: int) -> Iterator[TensorRange | ExternalTensor]:
+    path = node
     for number, kind, begin, stop, _ in fields(data, start, end):
         if kind != BYTES:
             continue
         if number == _ATTRIBUTE_NAME:
-            path = f"{path}.{_text(data, begin, stop)}"
+            path = f"{node}.{_text(data, begin, stop)}"[:_MAX_NAME_BYTES]
         elif number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
             yield from _tensor(data, begin, stop, path)
         elif number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
@@ -140,7 +146,8 @@ def _packed(data: memoryview, begin: int, end: int) -> list[int]:
 
 
 def _entry(data: memoryview, start: int, end: int) -> tuple[str, str]:
-    texts = {f.number: _text(data, f.begin, f.end) for f in fields(data, start, end) if f.kind == BYTES}
+    found = (f for f in fields(data, start, end) if f.number in (1, 2) and f.kind == BYTES)
+    texts = {f.number: _text(data, f.begin, f.end, _MAX_LOCATION_BYTES) for f in found}
     return texts.get(1, ""), texts.get(2, "")
 
 
@@ -149,5 +156,5 @@ def _number(outside: dict[str, str], key: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _text(data: memoryview, begin: int, end: int) -> str:
-    return bytes(data[begin : min(end, begin + _MAX_TEXT_BYTES)]).decode(errors="replace")
+def _text(data: memoryview, begin: int, end: int, limit: int = _MAX_NAME_BYTES) -> str:
+    return bytes(data[begin : min(end, begin + limit)]).decode(errors="replace")

@@ -15,6 +15,8 @@ from modelsync_protocol.errors import FormatError
 _MAX_STEPS = 5_000_000
 _MAX_TEXT_BYTES = 1024
 _MAX_MEMO = 1 << 20
+_LINE_BYTES = 256
+"""Read at a time in search of a line's end."""
 
 _NOTHING = b"(.012NQRabd}el]ost)u\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98"
 _FIXED = {"J": 4, "K": 1, "M": 2, "h": 1, "j": 4, "q": 1, "r": 4, "G": 8, "\x80": 1, "\x82": 1, "\x83": 2}
@@ -109,8 +111,12 @@ class Walk:
         raise FormatError(f"the pickle holds the opcode {code}, which is not known here.")
 
     def _line(self) -> None:
-        while self._take(1)[0] != 0x0A:
-            pass
+        while True:
+            size = min(_LINE_BYTES, max(1, len(self.data) - self._position))
+            end = bytes(self._take(size)).find(b"\n")
+            if end >= 0:
+                self._position += end + 1 - size
+                return
 
     def _text(self, run: Run) -> str:
         return bytes(self.data[run.offset : run.offset + min(run.length, _MAX_TEXT_BYTES)]).decode(errors="replace")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from modelsync_protocol import canonical, caps
 from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError
 
-_MAX_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 16 * caps.MIB
+_MAX_LISTS, _MAX_ITEMS = 3 * caps.MAX_TENSORS, 10 * caps.MAX_TENSORS
 _DTYPES = {
     "F32": "f32",
     "F16": "f16",
@@ -36,7 +38,9 @@ def tensors(data: memoryview) -> Iterator[TensorRange]:
     if size > min(len(data) - 8, _MAX_HEADER_BYTES):
         raise FormatError("the safetensors header reaches beyond the file.")
     try:
-        header = json.loads(bytes(data[8 : 8 + size]))
+        text = bytes(data[8 : 8 + size])
+        canonical.check_structure(text, what="the safetensors header", lists=_MAX_LISTS, items=_MAX_ITEMS)
+        header = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError("the safetensors header is not JSON.") from error
     if not isinstance(header, dict):

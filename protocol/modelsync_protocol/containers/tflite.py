@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelsync_protocol import caps
 from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError
 
@@ -15,7 +16,6 @@ _MODEL_SUBGRAPHS, _MODEL_BUFFERS = 2, 4
 _SUBGRAPH_TENSORS = 0
 _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME = 0, 1, 2, 3
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
-_MAX_ITEMS = 1_000_000
 _MAX_NAME_BYTES = 1024
 _MAX_RANK = 32
 _DTYPES = {0: "f32", 1: "f16", 2: "i32", 3: "u8", 4: "i64", 6: "u8", 7: "i16", 9: "i8", 10: "f64", 12: "i64", 15: "i32"}
@@ -44,15 +44,21 @@ def tensors(data: memoryview) -> Iterator[TensorRange]:
 def _uses(data: memoryview, root: int) -> dict[int, tuple[str, str | None, tuple[int, ...]]]:
     """Buffer number → name, element type and shape of a tensor that it holds; empty if that part is damaged."""
     uses: dict[int, tuple[str, str | None, tuple[int, ...]]] = {}
+    seen = 0
     try:
         graphs = _field(data, root, _MODEL_SUBGRAPHS)
         for graph in _tables(data, graphs, "graphs") if graphs is not None else ():
             listed = _field(data, graph, _SUBGRAPH_TENSORS)
+            seen += 1
             for tensor in _tables(data, listed, "tensors") if listed is not None else ():
+                seen += 1  # graphs may share their vectors: their number alone bounds nothing
+                if seen > caps.MAX_TENSORS:
+                    raise FormatError("the TensorFlow Lite model has too many tensors.")
                 buffer, kind = _field(data, tensor, _TENSOR_BUFFER), _field(data, tensor, _TENSOR_TYPE)
                 number = _unsigned(data, buffer, 4) if buffer is not None else 0
                 dtype = _DTYPES.get(_unsigned(data, kind, 1) if kind is not None else 0)
-                uses.setdefault(number, (_name(data, tensor), dtype, _shape(data, tensor)))
+                if number not in uses:
+                    uses[number] = _name(data, tensor), dtype, _shape(data, tensor)
     except FormatError:
         return {}
     return uses
@@ -77,7 +83,7 @@ def _shape(data: memoryview, tensor: int) -> tuple[int, ...]:
 def _tables(data: memoryview, field: int, what: str) -> Iterator[int]:
     """Positions of the tables of a vector of tables."""
     start, count = _vector(data, field)
-    if count > _MAX_ITEMS:
+    if count > caps.MAX_TENSORS:
         raise FormatError(f"the TensorFlow Lite model has too many {what}.")
     for place in range(start, start + 4 * count, 4):
         yield place + _unsigned(data, place, 4)

@@ -28,7 +28,11 @@ class Entry:
 
 
 def entries(data: memoryview) -> Iterator[Entry]:
-    """Yield the stored entries; raise FormatError if `data` is no zip file."""
+    """Yield the stored entries; raise FormatError if `data` is no zip file, or lists bytes twice.
+
+    All entries together are no longer than `data`, so that whoever reads each of them takes no more than linear time.
+    """
+    room = len(data)
     tail = bytes(data[-(_MAX_COMMENT_BYTES + 22) :])
     place = tail.rfind(_END)
     if place < 0 or len(tail) - place < 22:
@@ -49,6 +53,9 @@ def entries(data: memoryview) -> Iterator[Entry]:
         if method == 0 and size == packed:
             _expect(data, local, _LOCAL, 30)
             lead = sum(struct.unpack_from("<HH", data, local + 26))
+            room -= size
+            if room < 0:
+                raise FormatError("the zip file's entries overlap.")
             if local + 30 + lead + size <= len(data):
                 yield Entry(name, local + 30 + lead, size)
 
