@@ -17,6 +17,9 @@ from modelsync_protocol.errors import FormatError
 
 FORMAT = 1
 _NO_DIGEST = "0" * 64
+_MAX_LISTS, _MAX_ITEMS = 5 * caps.MAX_FILES, caps.MAX_CHUNKS + 10 * caps.MAX_FILES
+"""Brackets and commas of a document: three and five for an entry, one comma for a chunk, the rest for paths."""
+
 PROBE_PATH = ".modelsync/probe.json"
 """Where `publish --probe` puts the probe inside the artifact."""
 
@@ -173,7 +176,7 @@ class Manifest:
 
 def decode(data: bytes) -> Manifest:
     """Read a manifest's canonical JSON; anything else, and any other spelling of it, raises FormatError."""
-    manifest = _build(canonical.decode(data, what="the manifest", limit=caps.MAX_MANIFEST_BYTES), None)
+    manifest = _build(_read(data, "the manifest"), None)
     if manifest.encoded != data:
         raise FormatError("the manifest is not in canonical form.")
     return manifest
@@ -185,13 +188,18 @@ def complete(skeleton: bytes, digests: Iterator[str] | None) -> Manifest:
     With None every digest is 64 zeros: the result says where chunks lie, but has no true name yet. FormatError
     if the skeleton is no canonical one, or if there are fewer or more digests than chunks.
     """
-    document = canonical.decode(skeleton, what="the manifest's skeleton", limit=caps.MAX_MANIFEST_BYTES)
-    manifest = _build(document, repeat(_NO_DIGEST) if digests is None else digests)
+    manifest = _build(_read(skeleton, "the manifest's skeleton"), repeat(_NO_DIGEST) if digests is None else digests)
     if manifest.skeleton != skeleton:
         raise FormatError("the manifest's skeleton is not in canonical form.")
     if digests is not None and next(digests, None) is not None:
         raise FormatError("there are more digests than chunks.")
     return manifest
+
+
+def _read(data: bytes, what: str) -> Any:
+    if len(data) <= caps.MAX_MANIFEST_BYTES:
+        canonical.check_structure(data, what=what, lists=_MAX_LISTS, items=_MAX_ITEMS)
+    return canonical.decode(data, what=what, limit=caps.MAX_MANIFEST_BYTES)
 
 
 def _entry_document(entry: Entry, with_digests: bool) -> dict[str, Any]:
