@@ -105,9 +105,12 @@ async def test_a_push_stages_and_the_desired_version_activates_without_any_fetch
     assert world.cloud.data.version_dir(NAME, 2, versions[2]).is_dir()
     again = await world.cloud.invoke("apply", world.payload(1, 2, versions))
     assert again.status == 200
+    reports = world.cloud.hub.reported("pi")["$version"]
     world.cloud.wish(2)
     await world.cloud.serves(2)
+    await asyncio.sleep(1.0)
     assert world.asked == []
+    assert world.cloud.hub.reported("pi")["$version"] == reports + 1, "one reported patch at the end"
     assert not (world.cloud.data.root / "incoming" / f"{NAME}.pushed").exists()
 
 
