@@ -57,6 +57,7 @@ class Settings:
     proxy: str | None = None
     socket_group: str | None = None
     metrics: bool = True
+    metrics_address: str | None = None
     keep_alive_seconds: int = MAX_KEEP_ALIVE_SECONDS
     connect_every: int | None = None
     token_seconds: int = 86400

@@ -12,6 +12,7 @@ from modelsync_daemon.config import Settings
 from modelsync_daemon.control import ControlPlane
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.metrics_http import MetricsHttp
 from modelsync_daemon.notify import Notify
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.socket_api import SocketApi
@@ -34,6 +35,9 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
         resident = Resident(settings, data, database, ChildPreparer(lock, zygote=zygote), _plane(settings))
         api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
         await api.start()
+        scraped = _metrics(resident, settings)
+        if scraped is not None:
+            await scraped.start()
         notify = Notify()
         work = asyncio.ensure_future(resident.run())
         watchdog = asyncio.ensure_future(notify.watchdog())
@@ -50,6 +54,20 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
                 task.cancel()
             await asyncio.gather(work, watchdog, stopped, return_exceptions=True)
             await api.stop()
+            if scraped is not None:
+                await scraped.stop()
+
+
+def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:
+    if settings.metrics_address is None:
+        return None
+
+    def render() -> tuple[bytes, str]:
+        from modelsync_daemon import metrics  # costs memory only where somebody scrapes
+
+        return metrics.render(resident.status(), resident.processes)
+
+    return MetricsHttp(render, settings.metrics_address)
 
 
 def _plane(settings: Settings) -> ControlPlane | None:

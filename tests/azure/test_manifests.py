@@ -50,8 +50,11 @@ def test_the_deployment_manifest_passes_its_schema() -> None:
     for module in modules.values():
         options = json.loads(module["settings"]["createOptions"])
         assert options["HostConfig"]["Memory"] >= 128 << 20, "a limit, and not less than a worker needs"
-        binds |= set(options["HostConfig"]["Binds"])
+        binds |= set(options["HostConfig"].get("Binds", ()))
     assert len(binds) == 1, "daemon and scoring share one directory"
+    source = (ROOT / "daemon" / "modelsync_daemon" / "metrics.py").read_text()
+    for metric in modules["metrics"]["env"]["AllowedMetrics"]["value"].split():
+        assert metric in source or metric.removeprefix("modelsync_model_") in source
     for key in modules["modelsync"]["env"]:
         assert key.removeprefix("MODELSYNC_").lower() in config.SETTINGS
     desired = twin.parse_desired(document["modulesContent"]["modelsync"]["properties.desired"])
