@@ -16,9 +16,9 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from modelsync_inference.hot_model import HotModel
 from modelsync_inference.http_server import DRAIN, build_app
 from modelsync_inference.memory_policy import Policy
+from modelsync_inference.repository import Repository
 from modelsync_inference.settings import Isolation, Settings
 from modelsync_inference.trial import TrialRules
 from modelsync_protocol import names
@@ -61,10 +61,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="modelsync-infer",
-        description="Serve one model of a modelsync data directory over the Open Inference Protocol v2 (HTTP).",
+        description="Serve models of a modelsync data directory over the Open Inference Protocol v2 (HTTP).",
     )
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the daemon's data directory")
-    parser.add_argument("--model", required=True, metavar="NAME", help="the model to serve")
+    parser.add_argument(
+        "--model", required=True, action="append", metavar="NAME", help="a model to serve; may be given several times"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", default=0, type=int, help="port to listen on; 0, the default: any free one")
     parser.add_argument("--threads", default=1, type=int, help="threads inside one inference (default: %(default)s)")
@@ -110,7 +112,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
     arguments = parser.parse_args(argv)
-    names.check_model_name(arguments.model)
+    for name in arguments.model:
+        names.check_model_name(name)
     if not 0 <= arguments.port <= 65535:
         raise UsageError(f"--port {arguments.port} is not a port; use 0 to 65535.")
     for option in ("threads", "workers", "max_request_mib"):
@@ -144,8 +147,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    model = HotModel(arguments.data, arguments.model, settings=_settings(arguments)).start()
-    app = build_app(model, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
+    models = Repository.open(arguments.data, _settings(arguments))
+    for name in arguments.model:
+        models.add(name)
+    app = build_app(models, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
@@ -164,4 +169,4 @@ async def _serve(arguments: argparse.Namespace) -> None:
         await app[DRAIN](_DRAIN_SECONDS)
     finally:
         await runner.cleanup()
-        await asyncio.to_thread(model.close)
+        await asyncio.to_thread(models.close)

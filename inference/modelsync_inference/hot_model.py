@@ -103,6 +103,17 @@ class HotModel:
         """Whether a version serves."""
         return self._serving.loaded is not None
 
+    @property
+    def version(self) -> int | None:
+        """The version that serves."""
+        loaded = self._serving.loaded
+        return loaded.ref.version if loaded is not None else None
+
+    @property
+    def paused(self) -> bool:
+        """Whether a version is being exchanged for another, and requests wait."""
+        return self._serving.paused
+
     def lease(self) -> Lease:
         """Pin the serving version for several runs; NotServingError if there is none. Release it soon."""
         return self._serving.lease()

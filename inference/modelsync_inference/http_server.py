@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from aiohttp import ClientPayloadError, web
 
 from modelsync_inference import oip
 from modelsync_inference.errors import InputError, NotServingError
-from modelsync_inference.hot_model import HotModel
 from modelsync_inference.metrics import Metrics
+from modelsync_inference.repository import Repository, UnknownError
 from modelsync_inference.serving import Lease
 from modelsync_protocol.errors import ModelsyncError
 
@@ -31,14 +33,10 @@ DRAIN: web.AppKey[Callable[[float], Awaitable[None]]] = web.AppKey("drain")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class UnknownError(InputError):
-    """A model or version that this server doesn't have."""
-
-
-def build_app(model: HotModel, *, workers: int, max_request_bytes: int) -> web.Application:
-    """The application that serves `model`, running at most `workers` inferences at a time; the caller starts both."""
+def build_app(models: Repository, *, workers: int, max_request_bytes: int) -> web.Application:
+    """The application that serves `models`, running at most `workers` inferences at a time; the caller starts both."""
     app = web.Application(client_max_size=max_request_bytes, middlewares=[_errors_as_json])
-    server = _Server(model, workers)
+    server = _Server(models, workers)
     one = "/v2/models/{model}"
     app.add_routes(
         [
@@ -47,6 +45,9 @@ def build_app(model: HotModel, *, workers: int, max_request_bytes: int) -> web.A
             web.get("/v2/health/ready", server.ready),
             web.get("/metrics", server.metrics),
             web.get("/status", server.status),
+            web.post("/v2/repository/index", server.index),
+            web.post("/v2/repository/models/{model}/load", server.load),
+            web.post("/v2/repository/models/{model}/unload", server.unload),
         ]
     )
     for prefix in (one, one + _VERSION):
@@ -59,9 +60,9 @@ def build_app(model: HotModel, *, workers: int, max_request_bytes: int) -> web.A
 
 
 class _Server:
-    def __init__(self, model: HotModel, workers: int) -> None:
-        self._model = model
-        self._metrics = Metrics(model)
+    def __init__(self, models: Repository, workers: int) -> None:
+        self._models = models
+        self._metrics = Metrics(models)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="modelsync-infer")
         self._waiting = 0
         self._drained: asyncio.Event | None = None
@@ -85,22 +86,43 @@ class _Server:
         return web.json_response({"live": True})
 
     async def ready(self, _: web.Request) -> web.Response:
-        self._model.lease().release()
+        for model in self._models.models:
+            # Not a lease, which would wait for a version that is being exchanged.
+            if not model.ready and not model.paused:
+                raise NotServingError(f"no version of {model.name} serves yet; try again later.")
         return web.json_response({"ready": True})
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": _PROMETHEUS})
 
     async def status(self, _: web.Request) -> web.Response:
-        return web.json_response(self._model.status())
+        documents = {model.name: model.status() for model in self._models.models}
+        return web.json_response(*documents.values() if len(documents) == 1 else ({"models": documents},))
+
+    async def index(self, request: web.Request) -> web.Response:
+        document = await _document(request)
+        return web.json_response(self._models.index(only_ready=document.get("ready") is True))
+
+    async def load(self, request: web.Request) -> web.Response:
+        if (await _document(request)).get("parameters"):
+            raise InputError("models come from the data directory; a load takes no parameters.")
+        await asyncio.to_thread(self._models.load, request.match_info["model"])
+        return web.json_response({})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._models.unload, request.match_info["model"])
+        return web.json_response({})
 
     async def model_ready(self, request: web.Request) -> web.Response:
         with self._lease(request) as lease:
-            return web.json_response({"name": self._model.name, "version": str(lease.version), "ready": True})
+            name = request.match_info["model"]
+            return web.json_response({"name": name, "version": str(lease.version), "ready": True})
 
     async def model_metadata(self, request: web.Request) -> web.Response:
         with self._lease(request) as lease:
-            document = oip.metadata(self._model.name, lease.version, lease.platform, lease.inputs, lease.outputs)
+            document = oip.metadata(
+                request.match_info["model"], lease.version, lease.platform, lease.inputs, lease.outputs
+            )
         return web.json_response(document)
 
     async def infer(self, request: web.Request) -> web.Response:
@@ -115,7 +137,7 @@ class _Server:
             status = _status_of(error)
             raise
         finally:
-            self._metrics.observe(status, time.monotonic() - started)
+            self._metrics.observe(request.match_info["model"], status, time.monotonic() - started)
 
     async def _infer(self, request: web.Request) -> web.Response:
         if self._waiting >= _MAX_WAITING:
@@ -138,13 +160,12 @@ class _Server:
         with self._lease(request) as lease:
             parsed = oip.parse_request(body, request.headers.get(oip.HEADER_LENGTH))
             prediction = lease.run(parsed.inputs, None if parsed.outputs is None else list(parsed.outputs))
-            return oip.build_answer(self._model.name, parsed, prediction)
+            self._metrics.ran(request.match_info["model"], prediction)
+            return oip.build_answer(request.match_info["model"], parsed, prediction)
 
     def _lease(self, request: web.Request) -> Lease:
         name, version = request.match_info["model"], request.match_info.get("version")
-        if name != self._model.name:
-            raise UnknownError(f"this server has no model {name!r:.80}; it serves {self._model.name!r}.")
-        lease = self._model.lease()
+        lease = self._models.get(name).lease()
         if version is not None and version != str(lease.version):
             lease.release()
             raise UnknownError(f"version {version!r:.40} does not serve; version {lease.version} does.")
@@ -156,6 +177,17 @@ async def _body(request: web.Request) -> bytes:
         return await request.read()
     except (web.RequestPayloadError, ClientPayloadError, ConnectionError) as error:
         raise InputError("the request's body ended early or is not encoded as its headers say.") from error
+
+
+async def _document(request: web.Request) -> dict[str, Any]:
+    body = await _body(request)
+    try:
+        document = json.loads(body) if body else {}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the request is not JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise InputError("the request must be a JSON object.")
+    return document
 
 
 @web.middleware

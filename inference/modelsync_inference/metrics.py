@@ -1,14 +1,19 @@
-"""Prometheus metrics of the inference server, in a registry of their own."""
+"""Prometheus metrics of the inference server, in a registry of their own.
+
+Beside our names stand those of Triton (`nv_inference_…`, microseconds), which dashboards of the field know.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from modelsync_inference.hot_model import HotModel
+from modelsync_inference.repository import Repository
+from modelsync_inference.serving import Prediction
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -16,9 +21,10 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """Counts requests, and reads the rest off the model at each scrape."""
 
-    def __init__(self, model: HotModel) -> None:
+    def __init__(self, models: Repository) -> None:
+        self._models = models
         self._registry = CollectorRegistry()
-        self._registry.register(_ModelCollector(model))
+        self._registry.register(_ModelCollector(models))
         self._requests = Counter(
             "modelsync_inference_requests",
             "Inference requests, by HTTP status of the answer.",
@@ -30,22 +36,46 @@ class Metrics:
             "Inference requests that failed through no fault of the caller (status 500 and above).",
             ["model"],
             registry=self._registry,
-        ).labels(model.name)
+        )
         self._seconds = Histogram(
             "modelsync_inference_request_seconds",
             "Time from the request's arrival to its answer, seconds.",
             ["model"],
             buckets=_BUCKETS,
             registry=self._registry,
-        ).labels(model.name)
-        self._name = model.name
+        )
+        self._success = self._triton("success", "Number of successful inference requests, all batch sizes", "request")
+        self._failure = self._triton("failure", "Number of failed inference requests, all batch sizes", "request")
+        self._count = self._triton("count", "Number of inferences performed")
+        self._executions = self._triton("exec_count", "Number of model executions performed")
+        self._duration = self._triton("duration_us", "Cumulative inference request duration in microseconds", "request")
+        self._compute = self._triton(
+            "duration_us", "Cumulative compute inference duration in microseconds", "compute_infer"
+        )
 
-    def observe(self, status: int, seconds: float) -> None:
-        """Count one inference request."""
-        self._requests.labels(self._name, str(status)).inc()
-        self._seconds.observe(seconds)
-        if status >= 500:
-            self._failures.inc()
+    def _triton(self, what: str, text: str, kind: str = "") -> Gauge:
+        name = f"nv_inference_{kind}_{what}" if kind else f"nv_inference_{what}"
+        # A gauge that only rises: this library's counters have `_total` at their name's end, Triton's have not.
+        return Gauge(name, text, ["model", "version"], registry=self._registry)
+
+    def observe(self, name: str, status: int, seconds: float) -> None:
+        """Count one inference request for model `name`; names that no model has share the label `unknown`."""
+        model = next((model for model in self._models.models if model.name == name), None)
+        name = name if model is not None else "unknown"
+        version = str(model.version or "") if model is not None else ""
+        self._requests.labels(name, str(status)).inc()
+        self._seconds.labels(name).observe(seconds)
+        self._failures.labels(name).inc(status >= 500)
+        (self._success if status < 400 else self._failure).labels(name, version).inc()
+        self._duration.labels(name, version).inc(seconds * 1e6)
+
+    def ran(self, name: str, prediction: Prediction) -> None:
+        """Count one run of a model."""
+        version = str(prediction.version)
+        rows = max((len(array) for array in prediction.outputs.values() if array.ndim), default=1)
+        self._count.labels(name, version).inc(rows)
+        self._executions.labels(name, version).inc()
+        self._compute.labels(name, version).inc(prediction.seconds * 1e6)
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -53,25 +83,35 @@ class Metrics:
 
 
 class _ModelCollector(Collector):
-    def __init__(self, model: HotModel) -> None:
-        self._model = model
+    def __init__(self, models: Repository) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        name = self._model.name
         swaps = CounterMetricFamily(
             "modelsync_inference_swaps", "Times that a version began to serve.", labels=["model"]
         )
-        swaps.add_metric([name], self._model.swaps)
         refused = CounterMetricFamily(
             "modelsync_inference_refused", "Times that a version was refused.", labels=["model"]
         )
-        refused.add_metric([name], self._model.refusals)
         info = GaugeMetricFamily(
             "modelsync_inference_model_info", "The serving version.", labels=["model", "version", "digest"]
         )
-        serving = self._model.status()["serving"]
-        if serving is not None:
-            info.add_metric([name, str(serving["version"]), serving["digest"]], 1)
         ready = GaugeMetricFamily("modelsync_inference_ready", "1 if a version serves, else 0.", labels=["model"])
-        ready.add_metric([name], 1 if self._model.ready else 0)
+        for model in self._models.models:
+            self._add(model, swaps, refused, info, ready)
         yield from (swaps, refused, info, ready)
+
+    def _add(
+        self,
+        model: HotModel,
+        swaps: CounterMetricFamily,
+        refused: CounterMetricFamily,
+        info: GaugeMetricFamily,
+        ready: GaugeMetricFamily,
+    ) -> None:
+        swaps.add_metric([model.name], model.swaps)
+        refused.add_metric([model.name], model.refusals)
+        serving = model.status()["serving"]
+        if serving is not None:
+            info.add_metric([model.name, str(serving["version"]), serving["digest"]], 1)
+        ready.add_metric([model.name], 1 if model.ready else 0)

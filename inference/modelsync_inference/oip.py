@@ -17,7 +17,7 @@ from modelsync_inference.serving import Prediction
 from modelsync_inference.tensors import from_binary, from_json, to_binary, to_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-EXTENSIONS = ["binary_tensor_data"]
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
 
 
 @dataclass(frozen=True, slots=True)

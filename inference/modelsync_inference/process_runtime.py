@@ -47,11 +47,20 @@ class Limits:
 
 
 class ProcessRuntime:
-    """Loads ONNX files in worker processes with `concurrency` runs at a time each; `close` ends them all."""
+    """Loads ONNX files in worker processes with `concurrency` runs at a time each.
 
-    def __init__(self, choice: Choice | None = None, concurrency: int = 2, limits: Limits | None = None) -> None:
+    `close` ends them all, unless the `spawner` is the caller's.
+    """
+
+    def __init__(
+        self,
+        choice: Choice | None = None,
+        concurrency: int = 2,
+        limits: Limits | None = None,
+        spawner: Spawner | None = None,
+    ) -> None:
         self._choice, self._concurrency, self._limits = choice or Choice(), concurrency, limits or Limits()
-        self._spawner = Spawner()
+        self._spawner, self._shared = spawner or Spawner(), spawner is not None
 
     def load(self, path: Path) -> LoadedModel:
         """See Runtime. A crash or a load without end is a refusal like any other."""
@@ -62,8 +71,9 @@ class ProcessRuntime:
         return self._spawner.pids()
 
     def close(self) -> None:
-        """End every process."""
-        self._spawner.close()
+        """End every process that is not somebody else's."""
+        if not self._shared:
+            self._spawner.close()
 
 
 class ProcessModel:

@@ -46,12 +46,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Outputs by name, all from one model, and which version it was."""
+    """Outputs by name, all from one model, which version it was, in which role, and how long the run took."""
 
     outputs: Mapping[str, Array]
     version: int
     digest: str
     label: Label = Label.STABLE
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,13 @@ class Lease:
             if self._trial is not None:
                 self._trial.count_canary(broke=True)
             raise
-        self._serving.count(loaded, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._serving.count(loaded, seconds)
         if self._trial is not None:
             self._trial.count_canary(broke=False)
         else:
             self._serving.shadow(feeds, wanted, values)
-        return Prediction(values, self.version, self.digest, self.label)
+        return Prediction(values, self.version, self.digest, self.label, seconds)
 
     def release(self) -> None:
         """Give the version back; may be repeated."""
@@ -191,6 +193,12 @@ class Serving:
             self._paused, self._loaded, old.retired = False, old, False
             self._lock.notify_all()
             return False
+
+    @property
+    def paused(self) -> bool:
+        """Whether callers of `lease` wait now."""
+        with self._lock:
+            return self._paused
 
     def resume(self) -> None:
         """Let those who wait in `lease` go on."""

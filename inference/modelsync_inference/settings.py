@@ -10,6 +10,7 @@ from modelsync_inference.memory_policy import Policy
 from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.process_runtime import Limits, ProcessRuntime
 from modelsync_inference.runtime import Runtime
+from modelsync_inference.spawner import Spawner
 from modelsync_inference.trial import TrialRules
 from modelsync_protocol.errors import UsageError
 
@@ -64,12 +65,13 @@ class Settings:
         return _MAPPED_FACTOR if self.map_weights and not self.prepack else _INLINE_FACTOR
 
 
-def make_runtime(settings: Settings, data: Path, name: str) -> Runtime:
-    """The runtime for model `name` of data directory `data`."""
+def make_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | None = None) -> Runtime:
+    """The runtime for model `name` of directory `data`; `spawner`: one for several models, the caller closes it."""
     cache = data / _CACHE / name if settings.map_weights else None
     choice = Choice(settings.threads, settings.prepack, settings.arena, cache)
     if settings.isolation is Isolation.PROCESS:
-        return ProcessRuntime(choice, settings.concurrency, Limits(settings.load_seconds, settings.run_seconds))
+        limits = Limits(settings.load_seconds, settings.run_seconds)
+        return ProcessRuntime(choice, settings.concurrency, limits, spawner)
     # Only here: a server whose models run in workers does not need ONNX Runtime in its own memory.
     from modelsync_inference.onnx_runtime import OnnxRuntime
 

@@ -18,15 +18,16 @@ ALONE = Settings(poll_seconds=0.02, watch=False, link=False)
 async def until_version(model: AsyncHotModel, version: int) -> None:
     async with asyncio.timeout(20):
         while (await model.predict(X)).version != version:
-            await asyncio.sleep(0.01)
+            pass
 
 
 async def test_tasks_predict_lease_hold_and_hear(tmp_path: Path) -> None:
     data, runtime = DataDir(tmp_path), ToyRuntime()
     one, two = (data.install(n, {"model.onnx": toy(n)}) for n in (1, 2))
     heard: asyncio.Queue[Outcome] = asyncio.Queue()
-    async with AsyncHotModel(tmp_path, "anomaly", runtime=runtime, settings=ALONE) as model:
-        model.subscribe(heard.put_nowait)
+    model = AsyncHotModel(tmp_path, "anomaly", runtime=runtime, settings=ALONE)
+    model.subscribe(heard.put_nowait)
+    async with model:
         with pytest.raises(NotServingError, match=r"no current\.json"):
             await model.wait_ready(0.01)
         data.point("current", one, 1)

@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from modelsync_inference import HotModel, Settings
 from modelsync_inference.http_server import build_app
+from modelsync_inference.repository import Repository
 from tests.support.datadir import DataDir
 from tests.support.tiny_models import echo, picky, scaler, scaler_probe, zipmap
 from tests.support.toy_runtime import ToyRuntime, toy
@@ -47,11 +48,12 @@ class Server:
 
 async def _server(tmp_path: Path, runtime: ToyRuntime | None = None) -> AsyncIterator[Server]:
     data = DataDir(tmp_path)
-    model = HotModel(tmp_path, "anomaly", runtime=runtime, settings=POLLING).start()
-    app = build_app(model, workers=2, max_request_bytes=100_000)
+    models = Repository(tmp_path, lambda name: HotModel(tmp_path, name, runtime=runtime, settings=POLLING))
+    model = models.add("anomaly")
+    app = build_app(models, workers=2, max_request_bytes=100_000)
     async with TestClient(TestServer(app)) as client:
         yield Server(data, model, client)
-    await asyncio.to_thread(model.close)
+    await asyncio.to_thread(models.close)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ async def test_before_the_first_version_it_lives_but_asks_to_come_back_later(ser
 async def test_metadata_says_what_the_model_takes_and_gives(server: Server) -> None:
     await server.serve(scaler(2), version=42)
     status, answer = await server.get("/v2")
-    assert (status, answer["extensions"]) == (200, ["binary_tensor_data"])
+    assert (status, answer["extensions"]) == (200, ["binary_tensor_data", "model_repository"])
     expected = {
         "name": "anomaly",
         "versions": ["42"],
@@ -228,6 +230,9 @@ async def test_metrics_count_requests_swaps_and_refusals(server: Server) -> None
         'modelsync_inference_swaps_total{model="anomaly"} 1.0',
         'modelsync_inference_refused_total{model="anomaly"} 1.0',
         'modelsync_inference_ready{model="anomaly"} 1.0',
+        'nv_inference_request_success{model="anomaly",version="3"} 1.0',
+        'nv_inference_request_failure{model="anomaly",version="3"} 1.0',
+        'nv_inference_exec_count{model="anomaly",version="3"} 1.0',
     ):
         assert line in text.splitlines()
     assert 'version="3"' in text
@@ -257,3 +262,28 @@ async def test_a_client_that_hangs_up_in_mid_request_hurts_nobody(server: Server
     del reader
     async with ClientSession() as session, session.post(server.client.make_url(INFER), json={"inputs": [X]}) as answer:
         assert answer.status == 200
+
+
+async def test_models_are_indexed_loaded_and_unloaded(server: Server) -> None:
+    other = DataDir(server.data.root, "other")
+    other.point("current", other.install(7, {"model.onnx": scaler(7)}), 1)
+    await server.serve(scaler(2), 2)
+
+    async def post(path: str, body: str = "") -> tuple[int, Any]:
+        async with server.client.post(f"/v2/repository/{path}", data=body.encode()) as response:
+            return response.status, await response.json()
+
+    anomaly = {"name": "anomaly", "version": "2", "state": "READY", "reason": ""}
+    unloaded = {"name": "other", "version": "7", "state": "UNAVAILABLE", "reason": "unloaded"}
+    assert await post("index") == (200, [anomaly, unloaded])
+    assert await post("index", '{"ready": true}') == (200, [anomaly])
+    assert (await server.infer({"inputs": [X]}, "/v2/models/other/infer"))[0] == 404
+    assert await post("models/other/load") == (200, {})
+    assert (await server.infer({"inputs": [X]}, "/v2/models/other/infer"))[1]["model_version"] == "7"
+    assert set((await server.get("/status"))[1]["models"]) == {"anomaly", "other"}
+    assert await post("models/other/unload") == (200, {})
+    assert await post("index") == (200, [anomaly, unloaded])
+    assert (await post("models/other/unload"))[0] == 404
+    assert (await post("models/nowhere/load"))[0] == 404
+    assert (await post("models/other/load", '{"parameters": {"config": "{}"}}'))[0] == 400
+    assert (await post("index", "["))[0] == 400

@@ -105,9 +105,10 @@ def test_a_hold_defers_the_switch_and_listeners_hear_of_it(tmp_path: Path) -> No
     one, two = (data.install(n, {"model.onnx": toy(n)}) for n in (1, 2))
     data.point("current", one, 1)
     heard: list[Outcome] = []
-    with HotModel(tmp_path, "anomaly", runtime=runtime, settings=ALONE) as model:
-        model.subscribe(_broken_listener)
-        unsubscribe = model.subscribe(heard.append)
+    model = HotModel(tmp_path, "anomaly", runtime=runtime, settings=ALONE)
+    model.subscribe(_broken_listener)
+    unsubscribe = model.subscribe(heard.append)
+    with model:
         model.wait_ready(10)
         with model.hold(), model.hold():
             data.point("current", two, 2, one)
