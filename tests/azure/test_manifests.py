@@ -132,3 +132,46 @@ def test_the_pipelines_pass_their_schemas_and_their_commands_exist(name: str) ->
         ).stdout
         for option in (word for word in words if word.startswith("--")):
             assert option in help_text, f"{words[1]} has no {option}"
+
+
+def _template() -> Any:
+    return json.loads((ROOT / "deploy" / "azure" / "azuredeploy.json").read_text())
+
+
+def test_each_resource_of_the_azure_template_passes_its_providers_schema() -> None:
+    schema = _schema("azure-resources")
+    for resource in _template()["resources"]:
+        kind = {**schema["resources"][resource["type"]], "definitions": schema["definitions"]}
+        jsonschema.Draft7Validator(kind).validate({key: value for key, value in resource.items() if key != "scope"})
+    broken = next(item for item in _template()["resources"] if item["type"] == "Microsoft.Storage/storageAccounts")
+    broken["kind"] = "StorageV9"
+    with pytest.raises(jsonschema.ValidationError):
+        kind = {**schema["resources"][broken["type"]], "definitions": schema["definitions"]}
+        jsonschema.Draft7Validator(kind).validate(broken)
+
+
+def test_the_azure_template_gives_the_roles_that_the_page_names_and_no_others() -> None:
+    roles = {
+        "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+        "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+        "db58b8e5-c6ad-4a2a-8342-4190687cbf4a": "Storage Blob Delegator",
+        "12338af0-0e69-4776-bea7-57ae8d297424": "Key Vault Crypto User",
+    }
+    given = set()
+    for resource in _template()["resources"]:
+        if resource["type"] == "Microsoft.Authorization/roleAssignments":
+            who = re.findall(r"'modelsync-([a-z]+)'", resource["name"])[0]
+            role = roles[re.findall(r"[0-9a-f-]{36}", resource["properties"]["roleDefinitionId"])[0]]
+            place = (re.findall(r"'default', '([a-z]+)'", resource["scope"]) or ["account or vault"])[0]
+            given.add((who, role, place))
+    assert given == {
+        ("publisher", "Storage Blob Data Contributor", "models"),
+        ("publisher", "Storage Blob Delegator", "account or vault"),
+        ("publisher", "Key Vault Crypto User", "account or vault"),
+        ("webhook", "Storage Blob Data Contributor", "models"),
+        ("webhook", "Storage Blob Data Reader", "uploads"),
+        ("webhook", "Key Vault Crypto User", "account or vault"),
+        ("training", "Storage Blob Data Contributor", "uploads"),
+    }
+    page = (ROOT / "docs" / "azure.md").read_text()
+    assert all(role in page for role in roles.values())
