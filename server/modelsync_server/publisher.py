@@ -27,6 +27,7 @@ from modelsync_server.library import has_manifest, materialised, published_sizes
 from modelsync_server.packer import Known, Progress, known_frames, pack
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.trust import Catalogue, NewTarget, Repository
+from modelsync_server.uploading import upload
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
@@ -176,9 +177,7 @@ async def _write_objects(
         progress("packing", 0, target.manifest.size)
         known = await _known(store, bases)
         index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
-        for name, data in packs.items():
-            with suppress(AlreadyExists):  # content-named: what is there is the same
-                await store.create(names.pack_object(name), data)
+        await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
     install = await pricing.install_bytes(store, digest)
