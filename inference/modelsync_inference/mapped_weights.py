@@ -105,12 +105,14 @@ def _write(model: Path, folder: Path, identity: str) -> bool:
 
 
 def _copy(source: int, weight: _Weight, target: int) -> None:
+    # In the kernel: buffers of ours would stay with the allocator beside the model.
+    os.lseek(target, weight.offset, os.SEEK_SET)
     done = 0
     while done < weight.size:
-        chunk = os.pread(source, min(_COPY_BYTES, weight.size - done), weight.source + done)
-        if not chunk:
+        count = os.sendfile(target, source, weight.source + done, min(_COPY_BYTES, weight.size - done))
+        if count == 0:
             raise _Odd("it became shorter while it was read.")
-        done += os.pwrite(target, chunk, weight.offset + done)
+        done += count
 
 
 def _prune(cache: Path) -> None:
