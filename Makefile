@@ -44,6 +44,7 @@ demo: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	$(BIN)/python -m bench.speed $(if $(CORPUS),--corpus $(CORPUS))
+	$(BIN)/python -m bench.installs $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.idle
 
 lock:
