@@ -48,7 +48,9 @@ bench: setup
 	$(BIN)/python -m bench.idle
 
 lock:
-	$(BIN)/python -m piptools compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet pip-tools
+	$(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host --strip-extras -o requirements/dev.txt requirements/dev.in
 
 clean:
