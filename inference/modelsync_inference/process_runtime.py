@@ -181,7 +181,7 @@ class ProcessModel:
             raise RunError(str(header["broke"]))
         return {name: _as_text(tensors[name]) for name in outputs}
 
-    def _start(self, *, quiet: bool) -> tuple[Worker, dict[str, Any]]:
+    def _start(self, *, quiet: bool, again: bool = True) -> tuple[Worker, dict[str, Any]]:
         """Start a worker and load; ModelRefusedError. A quiet one that gets no time is tried at normal priority."""
         seconds = self._limits.load_seconds / _HASTE_SHARE if quiet else self._limits.load_seconds
         try:
@@ -209,9 +209,11 @@ class ProcessModel:
                 return self._start(quiet=False)
             raise ModelRefusedError(f"loading it did not end within {seconds:g} s; its process was ended.") from error
         except wire.Ended as error:
-            fate = _fate(self._spawner.kill(worker))
+            status = self._spawner.kill(worker)
             _close(worker)
-            raise ModelRefusedError(f"the process that loaded it {fate}.") from error
+            if status is None and again:  # it went with the process it was forked from, so the model is not to blame
+                return self._start(quiet=quiet, again=False)
+            raise ModelRefusedError(f"the process that loaded it {_fate(status)}.") from error
         if "refused" in answer:
             self._spawner.kill(worker)
             _close(worker)

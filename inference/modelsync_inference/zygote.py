@@ -72,4 +72,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(OSError):  # the parent was killed before it had its answer
+        main()
