@@ -7,7 +7,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-arm check format bench lock clean
+.PHONY: setup demo test test-long test-arm fuzz check format bench lock clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,12 @@ test-long: setup
 # Needs root: golden vectors on 32-bit Arm, under qemu.
 test-arm: setup
 	tests/arm/run
+
+# Needs Python 3.11 or 3.12, for which the fuzzer has wheels. SECONDS is the time for all targets together.
+SECONDS ?= 60
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 check: setup
 	$(BIN)/ruff format --check .

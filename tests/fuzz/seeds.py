@@ -1,0 +1,205 @@
+"""Writes the first corpus: golden vectors and tiny files of every kind, `python -m tests.fuzz.seeds FOLDER`.
+
+The kept corpus is what `run --merge` makes of these seeds and of what fuzzing found since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import pickle
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from modelsync_protocol import codecs, manifest, update
+from modelsync_protocol.codecs import zstd
+from modelsync_protocol.wire import Reader
+from tests.fuzz.targets import SUFFIXES, carve
+from tests.protocol.golden import check
+
+_ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
+_ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
+_ENCODINGS |= {codecs.TRANSPOSE: "transpose"}
+_VECTORS = ("dropped", "integers-i8", "integers-i16", "floats-bf16", "new-bf16", "new-f16", "shifted", "records")
+_TWIN = {
+    "$version": 3,
+    "modelsync": {
+        "origin": "https://models.example.com/x?sig=1",
+        "models": {"m": {"version": 42, "retry": "a"}, "n": {"state": "absent"}, "o": None},
+        "policy": {"bytes_per_day": 5, "bytes_per_month": 9, "rate_limit": 1, "windows": ["22:00-06:00"], "hold": True},
+    },
+}
+
+
+def seeds() -> Iterator[tuple[str, bytes]]:
+    """(target, input)."""
+    yield "bundle", check.read("bundle")
+    yield "offers", check.read("offers")
+    yield "update", check.read("target.update")
+    yield "manifest-object", check.read("target.manifest-object")
+    for name in ("base", "target"):
+        document = check.read(f"{name}.manifest.json")
+        yield "manifest", document
+        yield "skeleton", manifest.decode(document).skeleton
+        yield "canonical", document
+    yield "operations", _operations()
+    yield "twin", json.dumps(_TWIN).encode()
+    yield "pointer", _pointer()
+    yield from _frames()
+    for suffix, target, data in _files():
+        yield target, data
+        yield "chunks", bytes([SUFFIXES.index(suffix)]) + data
+    yield "chunks", bytes([SUFFIXES.index("txt")]) + b"".join(hashlib.sha256(bytes([i])).digest() for i in range(200))
+
+
+def _operations() -> bytes:
+    data = check.read("target.update")
+    preamble = update.decode_preamble(data)
+    assert preamble is not None
+    header = data[preamble.offset : preamble.payload_offset]
+    if preamble.stored < preamble.decoded:
+        header = zstd.decompress(header, preamble.decoded, b"")
+    reader = Reader(header, "the update")
+    reader.varint(1 << 30)
+    reader.take(reader.varint(1 << 30))
+    reader.take(reader.varint(1 << 30))
+    return header[reader.offset :]
+
+
+def _pointer() -> bytes:
+    digest = "ab" * 32
+    reference = {"version": 2, "digest": digest, "path": f"2-{digest}"}
+    previous = {"version": 1, "digest": digest, "path": f"1-{digest}"}
+    return json.dumps({"format": 1, "name": "m", **reference, "generation": 7, "previous": previous}).encode()
+
+
+def _frames() -> Iterator[tuple[str, bytes]]:
+    text, other = b"a plain text, a plain text. " * 9, b"A plain text: a plain test. " * 9
+    yield "decode-zstd", carve(len(text), b"", b"", b"", zstd.compress(text, b""))
+    yield "decode-patch", carve(len(text), other, text[:20], b"", zstd.compress(text, other + text[:20]))
+    for encoding, name in _ENCODINGS.items():
+        payload = codecs.ENCODINGS[encoding].encode(text, other, b"")
+        yield f"decode-{name}", carve(len(text), other, b"", b"", payload)
+    for vector in check.frames():
+        if vector["name"] not in _VECTORS:
+            continue
+        base, shared, payload = (check.part(vector, name) for name in ("base", "tables", "payload"))
+        yield f"decode-{_ENCODINGS[vector['encoding']]}", carve(vector["length"], base, b"", shared, payload)
+        if shared:
+            yield "tables", shared
+            reader = Reader(payload, "a head")
+            reader.varint(1 << 30)
+            reader.take(reader.varint(1 << 30))
+            sizes = vector["length"].to_bytes(3, "little") + len(base).to_bytes(3, "little")
+            yield "head", sizes + payload[: reader.offset]
+
+
+def _files() -> Iterator[tuple[str, str, bytes]]:
+    """(suffix, target, content)."""
+    raw = _ARRAY.tobytes()
+    text = json.dumps({"w": {"dtype": "F32", "shape": [3, 4], "data_offsets": [0, len(raw)]}}).encode()
+    yield "safetensors", "read-safetensors", struct.pack("<Q", len(text)) + text + raw
+    out = io.BytesIO()
+    np.save(out, _ARRAY)
+    yield "npy", "read-npy", out.getvalue()
+    out = io.BytesIO()
+    np.savez(out, a=_ARRAY)
+    yield "npz", "read-npz", out.getvalue()
+    yield "pt", "read-torch", _torch(raw)
+    for protocol in (2, 4, 5):
+        value = {"a": _ARRAY, "b": [1, -2, 1 << 70, "x", None, True, (1.5, b"y")], "c": np.float64(3)}
+        yield "pkl", "read-pickle", pickle.dumps(value, protocol=protocol)
+    out = io.BytesIO()
+    joblib: Any = importlib.import_module("joblib")
+    joblib.dump({"a": _ARRAY, "b": _ARRAY.astype("i1")}, out)
+    yield "joblib", "read-pickle", out.getvalue()
+    yield "onnx", "read-onnx", _onnx()
+    yield "tflite", "read-tflite", _tflite(raw)
+
+
+def _torch(raw: bytes) -> bytes:
+    build = (
+        b"\x80\x02}q\x00X\x01\x00\x00\x00wq\x01ctorch._utils\n_rebuild_tensor_v2\nq\x02"
+        b"((X\x07\x00\x00\x00storageq\x03ctorch\nFloatStorage\nq\x04X\x01\x00\x00\x000q\x05X\x03\x00\x00\x00cpu"
+        b"q\x06K\x0ctq\x07QK\x00K\x03K\x04\x86q\x08K\x04K\x01\x86q\t\x89ccollections\nOrderedDict\nq\n)Rq\x0bt"
+        b"q\x0cRq\rs."
+    )
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("m/data.pkl", build)
+        archive.writestr("m/data/0", raw)
+    return out.getvalue()
+
+
+def _onnx() -> bytes:
+    outside = onnx.numpy_helper.from_array(_ARRAY, "far")
+    onnx.external_data_helper.set_external_data(outside, "m.data", 4096, 48)
+    outside.ClearField("raw_data")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    inner = onnx.helper.make_graph([], "inner", [], [], [onnx.numpy_helper.from_array(_ARRAY, "deep")])
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", scale=[1.5] * 4, counts=[1, 2]),
+            onnx.helper.make_node("If", ["x"], ["y"], then_branch=inner, value=onnx.numpy_helper.from_array(_ARRAY)),
+        ],
+        "g",
+        [],
+        [],
+        [
+            onnx.numpy_helper.from_array(_ARRAY, "raw"),
+            onnx.helper.make_tensor("typed", onnx.TensorProto.FLOAT, (3, 4), _ARRAY.ravel().tolist()),
+            onnx.helper.make_tensor("whole", onnx.TensorProto.INT64, (3,), [1, 2, 300]),
+            outside,
+        ],
+    )
+    data: bytes = onnx.helper.make_model(graph).SerializeToString()
+    return data
+
+
+def _tflite(raw: bytes) -> bytes:
+    """A model of one tensor in the second of two buffers, with the fields that the reader looks at."""
+    flatbuffers: Any = importlib.import_module("flatbuffers")
+    builder = flatbuffers.Builder(256)
+    name, data = builder.CreateString("w"), builder.CreateByteVector(raw)
+    shape = builder.CreateNumpyVector(np.array([3, 4], np.int32))
+
+    def table(count: int, offsets: dict[int, int], numbers: dict[int, int]) -> int:
+        builder.StartObject(count)
+        for slot, offset in offsets.items():
+            builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+        for slot, number in numbers.items():
+            builder.PrependUint32Slot(slot, number, 0)
+        return int(builder.EndObject())
+
+    def vector(offsets: list[int]) -> int:
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    buffers = vector([table(3, {}, {}), table(3, {0: data}, {})])
+    graphs = vector([table(1, {0: vector([table(4, {0: shape, 3: name}, {2: 1})])}, {})])
+    builder.Finish(table(5, {2: graphs, 4: buffers}, {0: 3}), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def main() -> None:
+    """Write every seed under FOLDER/<target>/."""
+    folder = Path(sys.argv[1])
+    for target, data in seeds():
+        place = folder / target
+        place.mkdir(parents=True, exist_ok=True)
+        (place / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

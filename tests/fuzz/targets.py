@@ -1,0 +1,250 @@
+"""Everything that reads bytes from outside, as a table: name → function of bytes. Runs nothing by itself, no I/O.
+
+A target returns on any bytes: it swallows refusals (ModelsyncError), raises what else escapes a parser, and checks what
+must hold of whatever was accepted. Golden vectors give the fixed parts, such as an update's base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Final
+
+import zstandard
+
+from modelsync_daemon import pointer as daemon_pointer
+from modelsync_inference import pointer as inference_pointer
+from modelsync_protocol import (
+    bundle,
+    canonical,
+    caps,
+    chunking,
+    codecs,
+    containers,
+    index,
+    manifest,
+    offers,
+    ops,
+    twin,
+    update,
+)
+from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, zstd
+from modelsync_protocol.errors import FormatError, ModelsyncError
+from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.ops import Copy
+from modelsync_protocol.wire import Reader
+from tests.protocol.golden import check
+
+Target = Callable[[bytes], None]
+
+SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt")
+LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
+"""Encodings load lazily; named here so that coverage sees them."""
+
+CARVED_BYTES: Final = 9
+"""Head of a frame's input: decoded length (3 bytes), base (2), prefix (2), tables (2); then these parts, the payload
+last."""
+
+MAX_BUILT_BYTES: Final = caps.MIB
+"""An update's operations are carried out only up to this size: a target may claim gigabytes."""
+
+
+def carve(length: int, base: bytes, prefix: bytes, shared: bytes, payload: bytes) -> bytes:
+    """A frame's input from its parts."""
+    head = length.to_bytes(3, "little") + b"".join(len(part).to_bytes(2, "little") for part in (base, prefix, shared))
+    return head + base + prefix + shared + payload
+
+
+def frame(encoding: int, data: bytes) -> None:
+    """Decode a carved frame: it has the declared length."""
+    head = [int.from_bytes(data[a:b], "little") for a, b in ((0, 3), (3, 5), (5, 7), (7, 9))]
+    parts, place = [], CARVED_BYTES
+    for size in head[1:]:
+        parts.append(data[place : place + size])
+        place += size
+    decoded = codecs.decode(encoding, data[place:], head[0], *parts)
+    assert len(decoded) == head[0] <= caps.MAX_FRAME_BYTES
+
+
+def head(data: bytes) -> None:
+    """A tensor frame's segments tile it."""
+    length, base = int.from_bytes(data[:3], "little") % (caps.MAX_FRAME_BYTES + 1), int.from_bytes(data[3:6], "little")
+    found = segments.read(Reader(data[6:], "a head"), length, base)
+    assert sum(segment.length for segment in found.segments) == length
+
+
+def shared_tables(data: bytes) -> None:
+    """Tables are whole, and every context has one."""
+    found = tables.read(data)
+    count = len(found.symbols) // tables.TOTAL
+    assert len(found.symbols) == len(found.steps) == count * tables.TOTAL and count <= tables.MAX_TABLES
+    assert all(len(group) == tables.MAX_CONTEXTS and int(group.max()) < count for group in found.contexts)
+
+
+@cache
+def base_manifest() -> Manifest:
+    """The golden base."""
+    return manifest.decode(check.read("base.manifest.json"))
+
+
+@cache
+def target_manifest() -> Manifest:
+    """The golden target."""
+    return manifest.decode(check.read("target.manifest.json"))
+
+
+def whole_update(data: bytes) -> None:
+    """Header, then every payload: what comes out has the size that the skeleton says."""
+    preamble = update.decode_preamble(data)
+    if preamble is None:
+        return
+    found = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base_manifest())
+    if found.target.size <= MAX_BUILT_BYTES and found.payload_bytes == len(data) - preamble.payload_offset:
+        built = check.build(found.operations, data[preamble.payload_offset :], check.read("base.stream"), found.tables)
+        assert len(built) == found.target.size
+
+
+def manifest_object(data: bytes) -> None:
+    """The document is accepted under its own digest, so that the index behind it is reached."""
+    front = b""
+    with contextlib.suppress(zstandard.ZstdError):
+        front = zstandard.ZstdDecompressor(max_window_size=caps.MIB).decompressobj().decompress(data[: 4 * caps.KIB])
+    found, listed = index.decode_object(data, canonical.digest(front))
+    assert found.encoded == front
+    assert sum(op.length for op in listed.operations) == found.size
+
+
+def document(data: bytes) -> None:
+    """A manifest has one spelling only."""
+    assert manifest.decode(data).encoded == data
+
+
+def skeleton(data: bytes) -> None:
+    """So has a skeleton."""
+    assert manifest.complete(data, None).skeleton == data
+
+
+def operations(data: bytes) -> None:
+    """Operations tile the target, lean on what is there, and have one spelling only."""
+    reader = Reader(data, "operations")
+    found = ops.read_ops(reader, target=target_manifest(), base_size=base_manifest().size)
+    reader.end()
+    position = 0
+    for op in found:
+        if isinstance(op, Copy):
+            assert 0 <= op.offset <= (position if op.own else base_manifest().size) - op.length
+        else:
+            assert op.prefix <= position and 0 <= op.base_offset <= base_manifest().size - op.base_length
+        position += op.length
+    assert position == target_manifest().size
+    again = bytearray()
+    ops.write_ops(again, found)
+    assert again == data
+
+
+def offered(data: bytes) -> None:
+    """Offers have one spelling only."""
+    assert not data or offers.encode(offers.decode(data)) == data
+
+
+def trust_bundle(data: bytes) -> None:
+    """What comes out of a bundle stays within the cap."""
+    found = bundle.decode(data)
+    assert sum(map(len, (found.timestamp, found.snapshot, found.role, found.offers))) <= 2 * caps.MAX_BUNDLE_BYTES
+    offered(found.offers)
+
+
+def desired(data: bytes) -> None:
+    """Reading a twin never raises, whatever the hub's JSON holds."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    try:
+        found = twin.parse_desired(value)
+    except ModelsyncError as error:
+        raise AssertionError("parse_desired raises") from error
+    assert len(found.problems) <= 17
+
+
+def pointers(data: bytes) -> None:
+    """What the daemon reads as a pointer it writes as one, and the inference process reads the same."""
+    with contextlib.suppress(ModelsyncError):
+        inference_pointer.parse_pointer(data, "m")
+    found = daemon_pointer.decode(data)
+    written = daemon_pointer.encode(found)
+    assert daemon_pointer.decode(written) == found
+    assert inference_pointer.parse_pointer(written, found.name).ref.digest == found.digest
+
+
+def canonical_json(data: bytes) -> None:
+    """What the strict reader accepts and can be written is stable."""
+    value = canonical.decode(data, what="a document", limit=caps.MIB)
+    written = canonical.encode(value)
+    assert canonical.encode(canonical.decode(written, what="a document", limit=4 * caps.MIB)) == written
+
+
+def model_file(suffix: str, data: bytes) -> None:
+    """Tensors are disjoint, ascending, not empty, and inside the file."""
+    end = 0
+    for tensor in containers.tensors(f"model.{suffix}", memoryview(data)):
+        assert tensor.offset >= end and tensor.length > 0
+        end = tensor.offset + tensor.length
+    assert end <= len(data)
+    containers.external_tensors(f"model.{suffix}", memoryview(data))
+
+
+def chunks(data: bytes) -> None:
+    """Chunks tile the file, none empty or above the cap; the first byte chooses the suffix."""
+    if not data:
+        return
+    content = memoryview(data)[1:]
+    sizes = chunking.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
+    assert sum(sizes) == len(content) and all(0 < size <= caps.TENSOR_CHUNK_BYTES for size in sizes)
+
+
+def refusing(target: Target) -> Target:
+    """The target, with refusals as an ordinary end."""
+
+    def run(data: bytes) -> None:
+        try:
+            target(data)
+        except ModelsyncError as error:
+            assert isinstance(error, FormatError) or error.exit_code in (2, 3), repr(error)
+
+    return run
+
+
+_ALL: Final[dict[str, Target]] = {
+    "bundle": trust_bundle,
+    "canonical": canonical_json,
+    "chunks": chunks,
+    "decode-patch": partial(frame, codecs.ZSTD_PATCH),
+    "decode-rans-delta": partial(frame, codecs.RANS_DELTA),
+    "decode-rans-new": partial(frame, codecs.RANS_NEW),
+    "decode-subtract": partial(frame, codecs.SUBTRACT),
+    "decode-transpose": partial(frame, codecs.TRANSPOSE),
+    "decode-zstd": partial(frame, codecs.ZSTD),
+    "head": head,
+    "manifest": document,
+    "manifest-object": manifest_object,
+    "offers": offered,
+    "operations": operations,
+    "pointer": pointers,
+    "read-npy": partial(model_file, "npy"),
+    "read-npz": partial(model_file, "npz"),
+    "read-onnx": partial(model_file, "onnx"),
+    "read-pickle": partial(model_file, "pkl"),
+    "read-safetensors": partial(model_file, "safetensors"),
+    "read-tflite": partial(model_file, "tflite"),
+    "read-torch": partial(model_file, "pt"),
+    "skeleton": skeleton,
+    "tables": shared_tables,
+    "twin": desired,
+    "update": whole_update,
+}
+
+TARGETS: Final = {name: refusing(target) for name, target in _ALL.items()}
+"""Every target by name."""
