@@ -7,7 +7,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-arm fuzz check format bench lock clean
+.PHONY: setup demo test test-long test-arm fuzz check format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -52,6 +52,11 @@ bench: setup
 	$(BIN)/python -m bench.speed $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.installs $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.idle
+
+# A thousand swaps under load, beside a restart and a naive reload: more than an hour.
+bench-swap: setup
+	$(BIN)/python -m bench.swap
+	$(BIN)/python -m bench.swap_faults
 
 lock:
 	$(PYTHON) -m venv $(VENV)/lock
