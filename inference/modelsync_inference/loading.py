@@ -14,7 +14,7 @@ from modelsync_inference.acceptance import check_latency, check_memory
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import ModelRefusedError
-from modelsync_inference.memory import resident_bytes
+from modelsync_inference.memory import give_back, resident_bytes
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.probe import read_probe, run_probe
 from modelsync_inference.runtime import LoadedModel, Processes, Runtime, Settling, TensorSpec
@@ -66,6 +66,8 @@ def probe_again(folder: Path, loaded: Loaded) -> None:
 
 
 def _held(runtime: Runtime) -> int:
+    """Bytes in use now; what the allocator only keeps for later would hide what a model takes."""
+    give_back()
     return resident_bytes(runtime.pids() if isinstance(runtime, Processes) else ())
 
 
