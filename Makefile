@@ -37,7 +37,7 @@ fuzz: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(DEPLOYABLES:%=%/modelsync_%) examples bench tests
+	$(BIN)/mypy $(foreach d,$(DEPLOYABLES),$(d)/modelsync_$(d)) examples bench tests
 
 format: setup
 	$(BIN)/ruff format .
