@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from modelsync_daemon.database import Database
-from modelsync_protocol.twin import Policy, Window
+from modelsync_protocol.twin import NEVER, Policy, Window
 
 _FLUSH_BYTES = 256 * 1024
 _KEEP_PERIODS = 62
@@ -111,10 +111,6 @@ def stricter(local: Policy, twin: Policy) -> Policy:
         windows=_overlap(local.windows, twin.windows),
         hold=local.hold or twin.hold,
     )
-
-
-NEVER = Window(0, 0)
-"""A window that no minute lies in."""
 
 
 def seconds_to_open(policy: Policy, now: float) -> float:

@@ -78,9 +78,13 @@ def parse_window(text: object) -> Window:
     if match is None:
         raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
     begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
-    if begin > 1440 or end > 1440 or begin == end:
+    if begin > 1440 or end > 1440 or begin % 1440 == end:
         raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
     return Window(begin % 1440, end)
+
+
+NEVER = Window(0, 0)
+"""A window that no minute lies in."""
 
 
 def parse_desired(document: object) -> Desired:
@@ -187,19 +191,20 @@ class _Reader:
         return value
 
     def _windows(self, value: object) -> tuple[Window, ...]:
-        if value is None:
+        """The windows that can be read. Where some were meant and none can be, none is open: bytes cost money."""
+        if value is None or value == []:
             return ()
         items = value.split(",") if isinstance(value, str) else value
         if not isinstance(items, list | tuple):
             self._problem("policy/windows", 'is not a list such as ["22:00-06:00"].')
-            return ()
+            return (NEVER,)
         windows = []
         for item in items:
             try:
                 windows.append(parse_window(item))
             except ValueError as error:
                 self._problem("policy/windows", str(error))
-        return tuple(windows)
+        return tuple(windows) or (NEVER,)
 
 
 def check_origin(value: object) -> str:

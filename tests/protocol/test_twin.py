@@ -153,3 +153,10 @@ def test_windows_may_span_midnight() -> None:
     for text in ("", "9-10", "24:30-01:00", "10:00-10:00", None):
         with pytest.raises(ValueError, match="not a time window"):
             twin.parse_window(text)
+
+
+@pytest.mark.parametrize("windows", [["soon"], 7, ["24:00-00:00"], "never"])
+def test_windows_of_which_none_can_be_read_are_all_closed(windows: object) -> None:
+    desired = twin.parse_desired({"modelsync": {"policy": {"windows": windows}}})
+    assert desired.problems.keys() == {"policy/windows"}
+    assert desired.policy.windows and not any(w.holds(minute) for w in desired.policy.windows for minute in range(1440))
