@@ -1,8 +1,8 @@
 """Forks workers off a process that shares the resident's memory: what both have imported is paid for once.
 
 The zygote itself is forked before any thread exists, waits, and forks one worker for each request. It dies with the
-resident (its end of the socket closes, and the kernel is asked for SIGKILL), and its workers die with it. A forked
-worker costs a third of the memory of a fresh interpreter (`python -m bench.memory`).
+resident (its end of the socket closes, and the kernel is asked for SIGKILL), and its workers die with it.
+tests/daemon/test_memory.py holds what this is for: updates fit into the idle daemon's memory and 32 MiB.
 """
 
 from __future__ import annotations
