@@ -97,7 +97,7 @@ def _measure(folder: Path, plain: bool) -> bool:
     frames = Counter(op.encoding for op in best.operations if isinstance(op, Frame))
     print(
         f"{folder.name:26} {size:>10,} {header:>6,} {_size(other, base, target)[0] if other else 0:>10,} "
-        f"{peer or 0:>10,} {goal or 0:>10,} {'ok  ' if met else 'MISS'} {seconds:>6.1f} s "
+        f"{peer or 0:>10,} {goal or 0:>10,} {'none' if goal is None else 'ok  ' if met else 'MISS'} {seconds:>6.1f} s "
         f"{target.manifest.size / decoding / 1e6:>6.1f} MB/s {dict(sorted(frames.items()))}"
     )
     sys.stdout.flush()
