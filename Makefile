@@ -58,11 +58,14 @@ bench-swap: setup
 	$(BIN)/python -m bench.swap
 	$(BIN)/python -m bench.swap_faults
 
+# device.txt follows dev.txt, so that what is tested is what a device gets.
+PIP_COMPILE := $(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+  --no-emit-find-links --no-emit-trusted-host --strip-extras
 lock:
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet pip-tools
-	$(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	  --no-emit-find-links --no-emit-trusted-host --strip-extras -o requirements/dev.txt requirements/dev.in
+	$(PIP_COMPILE) -o requirements/dev.txt requirements/dev.in
+	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/device.txt requirements/device.in
 
 clean:
 	rm -rf $(VENV) demo-run demo-report.json
