@@ -7,7 +7,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-arm fuzz check format bench bench-swap lock clean
+.PHONY: setup demo test test-long test-arm reliability fuzz check format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 3600
+
+# Writes docs/reliability.md's tables from what `make test` and `make test-long` measured.
+reliability: setup
+	$(BIN)/python -m tests.reliability.report
 
 # Needs root: golden vectors on 32-bit Arm, under qemu.
 test-arm: setup
