@@ -63,7 +63,7 @@ def kept(folder: Path) -> dict[str, Table]:
 
 
 def update(page: Path, measured: Path) -> list[str]:
-    """Merge and write; returns the names of the tables that were measured. SystemExit: the page has no place for one."""
+    """Merge and write; returns the measured tables' names. SystemExit: the page has no place for one."""
     folder = page.with_suffix("")
     tables = kept(folder)
     found = sorted(path.name for path in measured.iterdir() if path.is_dir()) if measured.is_dir() else []
