@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,12 +28,14 @@ from modelsync_server.hub.hub import (
     stored_service,
 )
 from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.service_client import MethodResult, ServiceClient
 from modelsync_server.hub.state import State
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
 STATE_VARIABLE = "MODELSYNC_HUB_STATE"
+_FOLLOW_SECONDS = 0.2
 
 hub_app = typer.Typer(help="A local IoT hub for the demo, tests and sites without Azure.", no_args_is_help=False)
 device_app = typer.Typer(help="Devices and modules of the local hub.", no_args_is_help=True)
@@ -139,6 +142,33 @@ def device_list(context: typer.Context, state: StateOption = None) -> None:
             key=lambda each: each.client_id,
         ):
             typer.echo(identity.client_id)
+
+
+@hub_app.command("messages")
+def messages(
+    context: typer.Context,
+    state: StateOption = None,
+    device: Annotated[str | None, typer.Option(help="Only those of this device and its modules.")] = None,
+    last: Annotated[int, typer.Option(min=0, help="How many of the newest to begin with.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on printing what arrives, until Ctrl-C.")] = False,
+) -> None:
+    """Print what devices and modules sent to the cloud: one JSON object per line, oldest first."""
+    directory = _directory(state or _inherited(context))
+    if not (directory / "messages.db").exists():
+        raise UsageError(f"no hub ever ran on {directory}; give --state of one that did.")
+    with Messages(directory) as opened:
+        found = [item for item in opened.upstream() if device in (None, item.message.sender.device)]
+        seq = found[-1].seq if found else 0
+        found = found[len(found) - min(last, len(found)) :]
+        while True:
+            for item in found:
+                typer.echo(json.dumps(item.document(), ensure_ascii=False))
+            if not follow:
+                return
+            time.sleep(_FOLLOW_SECONDS)
+            found = opened.upstream(after=seq)
+            seq = found[-1].seq if found else seq
+            found = [item for item in found if device in (None, item.message.sender.device)]
 
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.")]

@@ -1,7 +1,7 @@
 """The device side's rules: who may connect, what topics mean, direct methods. Packets in, packets out; no sockets.
 
-Source: learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-hub. Hub messages go out with QoS 0: IoT Hub neither
-queues twin notices nor method calls for a device that is away.
+Source: learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-hub. Twin notices and method calls go out with QoS 0: IoT
+Hub queues neither for a device that is away. What telemetry becomes is routing.py's business.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Devices:
         # IoT Hub's method request ids differ from run to run; a device must not take them for small numbers.
         self._rid_prefix = uuid.uuid4().hex[:8]
         self.on_telemetry: Callable[[Identity, mqtt.Publish], None] = lambda identity, packet: None
+        self.on_inbox_open: Callable[[Identity], None] = lambda identity: None
+        self.on_acknowledged: Callable[[Identity, int], None] = lambda identity, packet_id: None
         registry.on_desired = self._notify
         registry.on_revoked = self._evict
 
@@ -146,6 +148,7 @@ class Devices:
         self._sessions[identity] = _Session(link, admission.clean_session, set(stored or ()))
         _log.info("%s connected", identity)
         self._wake()
+        self._tell_inbox(identity)
         return stored is not None
 
     def detach(self, identity: Identity, link: Link) -> None:
@@ -185,6 +188,7 @@ class Devices:
         if isinstance(packet, mqtt.Pingreq):
             return [mqtt.Pingresp()]
         if isinstance(packet, mqtt.Puback):
+            self.on_acknowledged(identity, packet.packet_id)
             return []
         raise mqtt.MqttError(f"a {type(packet).__name__} has no place in a session.")
 
@@ -226,10 +230,31 @@ class Devices:
     def _subscribe(self, identity: Identity, filters: set[str]) -> None:
         session = self._sessions[identity]
         if filters != session.filters:
+            was_open = self.inbox_open(identity)
             session.filters = filters
             if not session.clean:
                 self._state.save_subscriptions(identity, frozenset(filters))
             self._wake()
+            if not was_open:
+                self._tell_inbox(identity)
+
+    # Module inputs
+
+    def inbox_open(self, module: Identity) -> bool:
+        """Whether the module is connected and has subscribed to its inputs."""
+        session = self._sessions.get(module)
+        return session is not None and bool({f"{module.resource}/inputs/#", f"{module.resource}/#"} & session.filters)
+
+    def send(self, identity: Identity, packet: mqtt.Publish) -> None:
+        """Send to a connected identity; nothing happens if it is away."""
+        session = self._sessions.get(identity)
+        if session is not None:
+            session.link.publish(packet)
+
+    def _tell_inbox(self, identity: Identity) -> None:
+        if self.inbox_open(identity):
+            # Later: CONNACK or SUBACK come first.
+            asyncio.get_running_loop().call_soon(self.on_inbox_open, identity)
 
     def _notify(self, identity: Identity, notice: Json) -> None:
         session = self._sessions.get(identity)

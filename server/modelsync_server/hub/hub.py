@@ -18,7 +18,9 @@ from modelsync_server.hub.connection_string import ServiceConnection
 from modelsync_server.hub.device_side import DeviceSide, Limits, Outgoing, faithful
 from modelsync_server.hub.devices import Devices
 from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.registry import Registry
+from modelsync_server.hub.routing import Router
 from modelsync_server.hub.service_side import ServiceSide
 from modelsync_server.hub.state import State, exclusive
 
@@ -68,6 +70,7 @@ class Hub:
         async with AsyncExitStack() as stack:
             stack.enter_context(exclusive(self.directory))
             self.state = stack.enter_context(State(self.directory))
+            self.messages = stack.enter_context(Messages(self.directory))
             await self._start(stack)
             self._stack = stack.pop_all()
         return self
@@ -84,6 +87,7 @@ class Hub:
         self.ca_path = paths.ca
         self.registry = Registry(self.state)
         self.devices = Devices(self.state, self.registry, names, self._clock)
+        Router(self.state, self.registry, self.devices, self.messages)
         context = paths.server_context()
         service = ServiceSide(
             self.state,

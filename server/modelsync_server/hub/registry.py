@@ -21,6 +21,8 @@ from modelsync_server.hub.twin import Json
 
 DesiredListener = Callable[[Identity, Json], None]
 RevocationListener = Callable[[Identity], None]
+DesiredCheck = Callable[[Identity, Json], None]
+"""Raises UsageError for desired properties that may not be set."""
 
 
 class Registry:
@@ -30,6 +32,7 @@ class Registry:
         self._state = state
         self.on_desired: DesiredListener = lambda identity, notice: None
         self.on_revoked: RevocationListener = lambda identity: None
+        self.check_desired: DesiredCheck = lambda identity, values: None
 
     def registration(self, identity: Identity) -> Registration:
         """Raise HubError 404 if the identity is not registered."""
@@ -112,6 +115,7 @@ class Registry:
             patch = documents.service_patch(properties.get("desired") or {}, "desired")
             change = documents.replaced if whole else documents.patched
             desired = change(twin.desired, patch, now, name="desired")
+            self.check_desired(identity, desired.values)
             notice = {**(desired.values if whole else patch), "$version": desired.version}
         if tags is twin.tags and notice is None:
             return twin

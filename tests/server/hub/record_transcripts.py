@@ -1,4 +1,4 @@
-"""Records what azure-iot-device itself sends, packet by packet: `python -m tests.server.hub.record_transcripts`.
+"""Records what azure-iot-device itself sends: `python -m tests.server.hub.record_transcripts [NAME…]`.
 
 Run by hand when the SDK's version changes. Between SDK and hub sits a relay that ends TLS on both sides; only the
 device's bytes are kept, since what the hub has to answer is written by hand in test_transcripts.py. The keys are made
@@ -12,6 +12,7 @@ import importlib
 import json
 import platform
 import ssl
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -19,12 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from azure.iot.device import Message, MethodResponse, user_agent
+from azure.iot.device import Message as SdkMessage
+from azure.iot.device import MethodResponse, user_agent
 from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 
 from modelsync_server.hub.certificates import ensure
 from modelsync_server.hub.hub import DEVICE_PORT, HUB_NAME, Hub, HubAddress
 from modelsync_server.hub.identity import Identity
+from modelsync_server.hub.routes import Message, Sink
 from tests.support.addresses import loopback_address
 from tests.support.hub_sdk import set_handler, shut_down
 
@@ -66,13 +69,33 @@ async def talk_as_device(client: Any, hub: Hub, identity: Identity) -> None:
         assert "400" in repr(error.__cause__) or "400" in repr(error), error
     await set_handler(client, "on_method_request_received", on_method)
     await hub.devices.invoke(identity, "status", {"full": True}, response_seconds=10, connect_seconds=0)
-    telemetry: Any = Message
+    telemetry: Any = SdkMessage
     message = telemetry("21 degrees")
     message.custom_properties["unit"] = "°C"
     if identity.module is None:
         await client.send_message(message)
     else:
         await client.send_message_to_output(message, "readings")
+
+
+async def talk_as_scorer(client: Any, hub: Hub, identity: Identity) -> None:
+    """What an inference module does: one message in by a route, one answer out."""
+    arrived: asyncio.Queue[Any] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    async def on_message(message: Any) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, message)
+
+    await set_handler(client, "on_message_received", on_message)
+    sender = Identity(identity.device, "sensor")
+    message = Message(sender, {"$.on": "readings", "$.mid": "m-1", "unit": "°C"}, b'{"t": 21}')
+    hub.messages.add(message, [Sink(identity.module, "readings")])
+    hub.devices.on_inbox_open(identity)
+    assert (await arrived.get()).message_id == "m-1"
+    telemetry: Any = SdkMessage
+    answer = telemetry('{"score": 1}', content_encoding="utf-8", content_type="application/json")
+    answer.correlation_id = "m-1"
+    await client.send_message_to_output(answer, "answers")
 
 
 async def record(kind: Any, identity: Identity, talk: Talk, directory: Path) -> dict[str, Any]:
@@ -153,12 +176,15 @@ def _anonymous() -> None:
 async def main() -> None:
     _anonymous()
     TRANSCRIPTS.mkdir(exist_ok=True)
-    for name, kind, identity in (
-        ("device", IoTHubDeviceClient, Identity("thermostat-1")),
-        ("module", IoTHubModuleClient, Identity("edge-1", "modelsync")),
-    ):
+    conversations: dict[str, tuple[Any, Identity, Talk]] = {
+        "device": (IoTHubDeviceClient, Identity("thermostat-1"), talk_as_device),
+        "module": (IoTHubModuleClient, Identity("edge-1", "modelsync"), talk_as_device),
+        "scorer": (IoTHubModuleClient, Identity("edge-1", "scoring"), talk_as_scorer),
+    }
+    for name in sys.argv[1:] or conversations:
+        kind, identity, talk = conversations[name]
         with tempfile.TemporaryDirectory() as directory:
-            transcript = await record(kind, identity, talk_as_device, Path(directory) / "hub")
+            transcript = await record(kind, identity, talk, Path(directory) / "hub")
         text = json.dumps(transcript, indent=1) + "\n"
         (TRANSCRIPTS / f"{name}.json").write_text(text)
 
