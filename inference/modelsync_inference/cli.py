@@ -1,34 +1,24 @@
-"""The command `modelsync-infer`: arguments, start, signals and exit codes."""
+"""The command `modelsync-infer`: arguments and exit codes. What serves is in server_process.py."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
-import json
+import contextlib
 import logging
 import os
-import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from aiohttp import web
-
-from modelsync_inference.http_server import DRAIN, build_app
+from modelsync_inference.isolation import Isolation
 from modelsync_inference.memory_policy import Policy
-from modelsync_inference.repository import Repository
-from modelsync_inference.settings import Isolation, Settings
-from modelsync_inference.trial import TrialRules
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
-_DRAIN_SECONDS = 10.0
-_CLOSE_SECONDS = 1.0
-_MIB = 1 << 20
-_SWITCH_INTERVAL = 0.001
-_SWITCH = {"auto": None, "on": True, "off": False}
+_BACKLOG = 1024
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,11 +32,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         arguments = _parse(argv)
         logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-        # Requests must not feel the thread that follows the pointers, nor the collector our modules' objects.
-        sys.setswitchinterval(_SWITCH_INTERVAL)
-        gc.freeze()
-        asyncio.run(_serve(arguments))
-        code = 0
+        code = _run(arguments)
     except ModelsyncError as error:
         sys.stderr.write(f"modelsync-infer: {error}\n")
         code = error.exit_code
@@ -56,6 +42,37 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.stderr.flush()
     # Not sys.exit: a session that is being created in the background can't be interrupted, only left behind.
     os._exit(code)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not arguments.data.exists():
+        logging.getLogger(__name__).warning("%s does not exist yet; waiting for it.", arguments.data)
+    with _listening(arguments.host, arguments.port) as listener:
+        for name in _ONE_THREAD:
+            # Before the first import of NumPy: a process with threads can't be forked, and nothing here computes.
+            os.environ.setdefault(name, "1")
+        # Not before the arguments are known to be good: these take half a second on a fast machine.
+        from modelsync_inference import server_process
+
+        if not arguments.supervise:
+            return server_process.serve(arguments, listener)
+        from modelsync_inference import supervisor, zygote
+
+        zygote.get_ready()
+        return supervisor.supervise(listener, lambda start: server_process.serve(arguments, listener, start))
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket, IPv4 where a name has both; LocalError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise LocalError(f"can't listen on {host} port {port}: {error.strerror or error}; choose another.") from error
+    with listener:
+        yield listener
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,10 +105,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--memory-budget-mib", type=int, metavar="MIB", help="memory for `auto`; default: what the system has left"
     )
     parser.add_argument(
-        "--prepack", default="auto", choices=_SWITCH, help="repack weights for speed; auto: only small models"
+        "--prepack",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="repack weights for speed; auto: only small models",
     )
     parser.add_argument(
-        "--arena", default="auto", choices=_SWITCH, help="keep the memory of runs for the next; auto: only small models"
+        "--arena",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="keep the memory of runs for the next; auto: only small models",
     )
     parser.add_argument(
         "--queue-seconds", default=5.0, type=float, help="how long requests wait for room (default: %(default)s)"
@@ -108,6 +131,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
     parser.add_argument(
+        "--supervise",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the serving process again if it is killed (default: yes)",
+    )
+    parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
     )
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
@@ -122,51 +151,3 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.data.exists() and not arguments.data.is_dir():
         raise UsageError(f"--data {arguments.data} is not a directory.")
     return arguments
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    budget = arguments.memory_budget_mib
-    return Settings(
-        threads=arguments.threads,
-        isolation=Isolation(arguments.isolation),
-        concurrency=arguments.workers,
-        prepack=_SWITCH[arguments.prepack],
-        arena=_SWITCH[arguments.arena],
-        policy=Policy(arguments.policy),
-        memory_budget=None if budget is None else budget * _MIB,
-        queue_seconds=arguments.queue_seconds,
-        load_seconds=arguments.load_seconds,
-        run_seconds=arguments.run_seconds,
-        trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
-    )
-
-
-async def _serve(arguments: argparse.Namespace) -> None:
-    if not arguments.data.exists():
-        logging.getLogger(__name__).warning("%s does not exist yet; waiting for it.", arguments.data)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    models = Repository.open(arguments.data, _settings(arguments))
-    for name in arguments.model:
-        models.add(name)
-    app = build_app(models, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, arguments.host, arguments.port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise LocalError(
-                f"can't listen on {arguments.host} port {arguments.port}: {error.strerror or error}; choose another."
-            ) from error
-        host, port = runner.addresses[0][:2]
-        sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
-        sys.stdout.flush()
-        await stop.wait()
-        await site.stop()
-        await app[DRAIN](_DRAIN_SECONDS)
-    finally:
-        await runner.cleanup()
-        await asyncio.to_thread(models.close)

@@ -205,6 +205,8 @@ class HotModel:
             "run_us": round(counters.run_ms * 1000) if counters else 0,
             "rss_bytes": rss,
             "trial": self._serving.statistics(),
+            "restarts": self._settings.restarts,
+            "ended": self._settings.ended,
         }
 
     def _changed(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import signal
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from modelsync_inference import wire
 from modelsync_inference.datatypes import Array
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError, WorkerDiedError
+from modelsync_inference.fate import fate
 from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.runtime import LoadedModel, TensorSpec
 from modelsync_inference.spawner import Spawner, SpawnError, Worker
@@ -118,8 +118,8 @@ class ProcessModel:
             wire.send(worker.channels[0], {}, {})
             wire.receive(worker.channels[0])
         except (wire.Ended, OSError) as error:
-            fate = _fate(self._spawner.kill(worker))
-            raise WorkerDiedError(f"the model's process {fate} before it served.") from error
+            end = fate(self._spawner.kill(worker))
+            raise WorkerDiedError(f"the model's process {end} before it served.") from error
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """See LoadedModel. A run whose worker died for another reason than this run is tried once more."""
@@ -174,7 +174,7 @@ class ProcessModel:
             self._spawner.kill(worker)
             raise WorkerDiedError(f"the model did not answer within {seconds:g} s; its process was ended.") from error
         except (wire.Ended, OSError) as error:
-            raise WorkerDiedError(f"the model's process {_fate(self._spawner.kill(worker))} while it ran.") from error
+            raise WorkerDiedError(f"the model's process {fate(self._spawner.kill(worker))} while it ran.") from error
         if "input" in header:
             raise InputError(str(header["input"]))
         if "broke" in header:
@@ -213,7 +213,7 @@ class ProcessModel:
             _close(worker)
             if status is None and again:  # it went with the process it was forked from, so the model is not to blame
                 return self._start(quiet=quiet, again=False)
-            raise ModelRefusedError(f"the process that loaded it {_fate(status)}.") from error
+            raise ModelRefusedError(f"the process that loaded it {fate(status)}.") from error
         if "refused" in answer:
             self._spawner.kill(worker)
             _close(worker)
@@ -272,13 +272,3 @@ def _as_text(tensor: Array) -> Array:
     text = np.empty(tensor.size, dtype=np.object_)
     text[:] = [item.decode() if isinstance(item, bytes) else item for item in tensor.ravel().tolist()]
     return text.reshape(tensor.shape)
-
-
-def _fate(status: int | None) -> str:
-    if status is None:
-        return "ended"
-    if status >= 0:
-        return f"ended with exit code {status}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"was killed by signal {-status}"

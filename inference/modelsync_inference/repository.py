@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modelsync_inference.errors import InputError, NotServingError
 from modelsync_inference.hot_model import HotModel
+from modelsync_inference.isolation import Isolation
 from modelsync_inference.pointer import CURRENT, read_pointer
-from modelsync_inference.settings import Isolation, Settings, make_runtime
+from modelsync_inference.settings import Settings, make_runtime
 from modelsync_inference.spawner import Spawner
 from modelsync_protocol import names
 from modelsync_protocol.errors import ModelsyncError
@@ -34,9 +36,12 @@ class Repository:
         self._models: dict[str, HotModel] = {}
 
     @classmethod
-    def open(cls, data: Path, settings: Settings) -> Repository:
-        """The models below `data`, none loaded yet; worker processes of all of them are forked from one."""
-        spawner = Spawner() if settings.isolation is Isolation.PROCESS else None
+    def open(cls, data: Path, settings: Settings, forks: socket.socket | None = None) -> Repository:
+        """The models below `data`, none loaded yet; worker processes of all of them are forked from one.
+
+        `forks`: see Spawner's `parent`.
+        """
+        spawner = Spawner(forks) if settings.isolation is Isolation.PROCESS else None
 
         def make(name: str) -> HotModel:
             runtime = make_runtime(settings, data.absolute(), name, spawner)

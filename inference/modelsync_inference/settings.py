@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
+from modelsync_inference.isolation import Isolation
 from modelsync_inference.memory_policy import Policy
 from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.process_runtime import Limits, ProcessRuntime
@@ -18,13 +18,6 @@ _CACHE = "inference"
 _MAPPED_FACTOR, _INLINE_FACTOR = 1.1, 3.0
 
 
-class Isolation(StrEnum):
-    """Where models run: in this process (`thread`), or each version in a process of its own (`process`)."""
-
-    THREAD = "thread"
-    PROCESS = "process"
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a HotModel keeps up. With `watch` and `link` off it only polls.
@@ -33,7 +26,8 @@ class Settings:
     `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
     `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
     that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
-    `trials`: see TrialRules.
+    `trials`: see TrialRules. `restarts`, `ended`: how many processes did this one's work before, and how the last one
+    ended, as a supervisor knows it; the daemon is told.
     """
 
     threads: int = 1
@@ -52,6 +46,8 @@ class Settings:
     load_seconds: float = 25.0
     run_seconds: float = 30.0
     trials: TrialRules = field(default_factory=TrialRules)
+    restarts: int = 0
+    ended: str = ""
 
     def __post_init__(self) -> None:
         if min(self.threads, self.concurrency) < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:

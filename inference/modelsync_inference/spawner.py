@@ -38,19 +38,25 @@ class Worker:
 
 
 class Spawner:
-    """One zygote, started at the first need and again if it died. Any thread may call."""
+    """One zygote, started at the first need and again if it died. Any thread may call.
 
-    def __init__(self) -> None:
+    `parent`: the line to the process that forked this one and is a zygote itself (supervisor.py).
+    """
+
+    def __init__(self, parent: socket.socket | None = None) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._requests: socket.socket | None = None
+        self._requests = parent
+        if parent is not None:
+            parent.settimeout(_ANSWER_SECONDS)
+        self._zygote = os.getppid() if parent is not None else None
         self._line = 0
         self._alive: set[int] = set()
 
     def pids(self) -> tuple[int, ...]:
         """The zygote's process id and its workers', for whoever adds up memory."""
-        process = self._process
-        return (process.pid, *tuple(self._alive)) if process is not None else ()
+        zygote = self._zygote
+        return (zygote, *tuple(self._alive)) if zygote is not None else ()
 
     def spawn(self, channels: int) -> Worker:
         """Fork a worker with so many channels; SpawnError if it can't be done."""
@@ -125,7 +131,7 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self._requests = ours
+        self._requests, self._zygote = ours, self._process.pid
         self._line += 1
         ours.settimeout(_START_SECONDS)
         self._answer(ours)
@@ -139,4 +145,5 @@ class Spawner:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process, self._alive = None, set()
+            self._process = None
+        self._zygote, self._alive = None, set()

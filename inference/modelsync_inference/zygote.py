@@ -1,7 +1,8 @@
-"""The process that worker processes are forked from: it has imported the runtime and does nothing else.
+"""What worker processes are forked from: a process that has imported the runtime and has one thread.
 
-Forking from it takes a millisecond or two and shares the runtime's code and data; starting Python and importing ONNX
-Runtime takes half a second. It has one thread, so a fork is safe; it ends when its parent does.
+Forking takes a millisecond or two and shares the runtime's code and data; starting Python and importing ONNX Runtime
+takes half a second. The command `modelsync-infer` forks workers off its supervisor; a HotModel in an application
+starts this module as a process of its own, which ends when its parent does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 from modelsync_inference import worker
 
@@ -25,40 +27,65 @@ _MAX_CHANNELS = 256
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument, until its other end is closed."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    forks = Forks(socket.socket(fileno=int(sys.argv[1])))
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent drains first; it closes the socket when it is done
         signal.signal(number, signal.SIG_IGN)
+    get_ready()
+    forks.requests.send(b'{"ready":true}')
+    while forks.answer():
+        pass
+
+
+def get_ready() -> None:
+    """Set up, before the first fork, what every worker would have to set up."""
     worker.warm_up()
     gc.collect()
     gc.freeze()  # so that a child's collector does not write to pages that it shares with us
-    requests.send(b'{"ready":true}')
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, _MAX_MESSAGE, _MAX_CHANNELS)
+
+
+class Forks:
+    """Answers a spawner's requests on `requests`: forks workers and reaps them. `children`: those not reaped yet.
+
+    `forget` is called in every new worker, to let go of what is the parent's.
+    """
+
+    def __init__(self, requests: socket.socket, forget: Callable[[], None] = lambda: None) -> None:
+        self.requests, self._forget = requests, forget
+        self.children: set[int] = set()
+
+    def answer(self) -> bool:
+        """Answer one request, waiting for it; False at the end of the line."""
+        message, descriptors, _, _ = socket.recv_fds(self.requests, _MAX_MESSAGE, _MAX_CHANNELS)
         if not message:
-            return
+            return False
         request = json.loads(message)
         if "reap" in request:
-            requests.send(json.dumps({"status": _reap(request["reap"])}).encode())
-            continue
+            pid = int(request["reap"])
+            status = reap(pid) if pid in self.children else 0
+            self.children.discard(pid)
+            self.requests.send(json.dumps({"status": status}).encode())
+            return True
         pid = os.fork()
         if pid == 0:
-            requests.close()
-            _become_worker(descriptors)
+            self.requests.close()
+            _become_worker(descriptors, self._forget)
         for descriptor in array.array("i", descriptors):
             os.close(descriptor)
-        requests.send(json.dumps({"pid": pid}).encode())
+        self.children.add(pid)
+        self.requests.send(json.dumps({"pid": pid}).encode())
+        return True
+
+    def close(self) -> None:
+        """End every worker that is left."""
+        self.requests.close()
+        for pid in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            reap(pid)
+        self.children.clear()
 
 
-def _become_worker(descriptors: list[int]) -> None:
-    code = 1
-    with contextlib.suppress(BaseException):
-        _die_with_parent()
-        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors])
-        code = 0
-    os._exit(code)
-
-
-def _reap(pid: int) -> int:
+def reap(pid: int) -> int:
     """Wait for a child that is dead or dying; its exit code, or minus the signal that ended it."""
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -66,9 +93,20 @@ def _reap(pid: int) -> int:
         return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _become_worker(descriptors: list[int], forget: Callable[[], None]) -> None:
+    code = 1
+    with contextlib.suppress(BaseException):
+        die_with_parent()
+        forget()
+        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors])
+        code = 0
+    os._exit(code)
 
 
 if __name__ == "__main__":

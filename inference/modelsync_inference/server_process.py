@@ -1,0 +1,81 @@
+"""The process that serves: an event loop with the HTTP server, and the models. Arguments are cli.py's business."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import signal
+import socket
+import sys
+
+from aiohttp import web
+
+from modelsync_inference.http_server import DRAIN, build_app
+from modelsync_inference.isolation import Isolation
+from modelsync_inference.memory_policy import Policy
+from modelsync_inference.repository import Repository
+from modelsync_inference.settings import Settings
+from modelsync_inference.supervisor import Start
+from modelsync_inference.trial import TrialRules
+
+_DRAIN_SECONDS = 10.0
+_CLOSE_SECONDS = 1.0
+_MIB = 1 << 20
+_SWITCH_INTERVAL = 0.001
+_SWITCH = {"auto": None, "on": True, "off": False}
+
+
+def serve(arguments: argparse.Namespace, listener: socket.socket, start: Start | None = None) -> int:
+    """Serve on `listener` until SIGTERM or SIGINT, then drain; the exit code. `start`: what a supervisor gives."""
+    # Requests must not feel the thread that follows the pointers, nor the collector our modules' objects.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.freeze()
+    asyncio.run(_serve(arguments, listener, start))
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, start: Start | None) -> Settings:
+    budget = arguments.memory_budget_mib
+    return Settings(
+        threads=arguments.threads,
+        isolation=Isolation(arguments.isolation),
+        concurrency=arguments.workers,
+        prepack=_SWITCH[arguments.prepack],
+        arena=_SWITCH[arguments.arena],
+        policy=Policy(arguments.policy),
+        memory_budget=None if budget is None else budget * _MIB,
+        queue_seconds=arguments.queue_seconds,
+        load_seconds=arguments.load_seconds,
+        run_seconds=arguments.run_seconds,
+        trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
+        restarts=start.restarts if start is not None else 0,
+        ended=start.ended if start is not None else "",
+    )
+
+
+async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: Start | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = _settings(arguments, start)
+    models = Repository.open(arguments.data, settings, None if start is None else start.forks)
+    for name in arguments.model:
+        models.add(name)
+    app = build_app(models, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+    await runner.setup()
+    try:
+        site = web.SockSite(runner, listener)
+        await site.start()
+        if start is None or not start.restarts:
+            host, port = runner.addresses[0][:2]
+            sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
+            sys.stdout.flush()
+        await stop.wait()
+        await site.stop()
+        await app[DRAIN](_DRAIN_SECONDS)
+    finally:
+        await runner.cleanup()
+        await asyncio.to_thread(models.close)
