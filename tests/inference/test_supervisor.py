@@ -72,7 +72,8 @@ def test_a_killed_supervisor_takes_the_server_with_it(tmp_path: Path) -> None:
         server.process.wait()
         wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the server's end")
         host, port = server.address.split(":")
-        socket.create_server((host, int(port))).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
 
 
 def test_a_server_that_ends_again_and_again_is_given_up_with_5_and_a_sentence(tmp_path: Path) -> None:
