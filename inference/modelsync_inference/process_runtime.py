@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,6 +32,7 @@ _HASTE_SHARE = 2
 _MIN_FRESH_SECONDS = 1.0
 _FRESH_RUNS = 100
 _FRESH_FACTOR = 100.0
+_MAX_ANSWER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,16 @@ class Limits:
 
     load_seconds: float = 25.0
     run_seconds: float = 30.0
+
+
+class Spawning(Protocol):
+    """What starts and ends worker processes."""
+
+    def spawn(self, channels: int) -> Worker:
+        """Start a worker with so many channels; SpawnError if it can't be done."""
+
+    def kill(self, worker: Worker) -> int | None:
+        """End a worker now and free what it held; its exit code, minus its signal, or None if that is unknown."""
 
 
 class ProcessRuntime:
@@ -64,7 +75,16 @@ class ProcessRuntime:
 
     def load(self, path: Path) -> LoadedModel:
         """See Runtime. A crash or a load without end is a refusal like any other."""
-        return ProcessModel(path, self._choice, self._concurrency, self._limits, self._spawner)
+        choice = self._choice
+        order = {
+            "path": str(path),
+            "threads": choice.threads,
+            "prepack": choice.prepack,
+            "arena": choice.arena,
+            "cache": str(choice.cache) if choice.cache is not None else None,
+            "quiet": choice.threads == 1,
+        }
+        return ProcessModel(path.name, order, self._concurrency, self._limits, self._spawner)
 
     def pids(self) -> tuple[int, ...]:
         """The workers' process ids, and the one they are forked from."""
@@ -79,8 +99,18 @@ class ProcessRuntime:
 class ProcessModel:
     """A model in a worker process. Until `settle` its runs are the probe's: unhurried, and on the loading thread."""
 
-    def __init__(self, path: Path, choice: Choice, concurrency: int, limits: Limits, spawner: Spawner) -> None:
-        self._path, self._choice, self._concurrency = path, choice, concurrency
+    def __init__(
+        self,
+        name: str,
+        order: Mapping[str, Any],
+        concurrency: int,
+        limits: Limits,
+        spawner: Spawning,
+        max_answer_bytes: int = _MAX_ANSWER_BYTES,
+    ) -> None:
+        """`order`: what the worker is to load, as its `load` reads it; with `quiet`, first at low priority."""
+        self._name, self._order, self._concurrency = name, order, concurrency
+        self._max_answer_bytes = max_answer_bytes
         self._limits, self._spawner = limits, spawner
         self._lock = threading.Lock()
         self._closed = False
@@ -89,16 +119,25 @@ class ProcessModel:
         self._slowest_probe = 0.0
         self._last_probe: tuple[Mapping[str, Array], Sequence[str]] | None = None
         self.deaths = 0
-        self._worker, answer = self._start(quiet=choice.threads == 1)
+        self._worker, answer = self._start(quiet=bool(order["quiet"]))
         self._free = self._channels(self._worker)
-        self.platform: str = answer["platform"]
-        self.inputs = tuple(_spec(entry) for entry in answer["inputs"])
-        self.outputs = tuple(_spec(entry) for entry in answer["outputs"])
+        try:
+            self.platform = str(answer["platform"])
+            self.inputs = tuple(_spec(entry) for entry in answer["inputs"])
+            self.outputs = tuple(_spec(entry) for entry in answer["outputs"])
+        except (KeyError, TypeError, ValueError) as error:
+            self.close()
+            raise ModelRefusedError("the process that loaded it does not say what it loaded.") from error
 
     @property
     def pid(self) -> int:
         """The worker's process id."""
         return self._worker.pid
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What the worker is confined by."""
+        return self._worker.layers
 
     def settle(self) -> None:
         """The probe is over: from now on runs are requests. Every serving thread runs once, for its first is slow."""
@@ -117,6 +156,7 @@ class ProcessModel:
             worker.channels[0].settimeout(self._limits.load_seconds)
             wire.send(worker.channels[0], {}, {})
             wire.receive(worker.channels[0])
+            worker.meter.settled()
         except (wire.Ended, OSError) as error:
             end = fate(self._spawner.kill(worker))
             raise WorkerDiedError(f"the model's process {end} before it served.") from error
@@ -137,7 +177,7 @@ class ProcessModel:
                     answer = self._run_on(worker, channel, inputs, outputs, self._patience())
             except WorkerDiedError as error:
                 self._replace(worker)
-                if attempt == 2 or isinstance(error.__cause__, TimeoutError):
+                if attempt == 2 or worker.verdict or isinstance(error.__cause__, TimeoutError):
                     raise
                 continue
             self._runs += 1
@@ -167,19 +207,21 @@ class ProcessModel:
         seconds: float,
     ) -> dict[str, Array]:
         try:
-            channel.settimeout(seconds)
-            wire.send(channel, {"outputs": list(outputs)}, inputs)
-            header, tensors = wire.receive(channel)
+            with worker.meter.asked():
+                channel.settimeout(seconds)
+                wire.send(channel, {"outputs": list(outputs)}, inputs)
+                header, tensors = wire.receive(channel, seconds=seconds, limit=self._max_answer_bytes)
+            if not header.keys() & {"input", "broke"}:
+                return {name: _as_text(tensors[name]) for name in outputs}
         except TimeoutError as error:
             self._spawner.kill(worker)
             raise WorkerDiedError(f"the model did not answer within {seconds:g} s; its process was ended.") from error
-        except (wire.Ended, OSError) as error:
-            raise WorkerDiedError(f"the model's process {fate(self._spawner.kill(worker))} while it ran.") from error
+        except (wire.Ended, OSError, KeyError) as error:
+            end = fate(self._spawner.kill(worker))
+            raise WorkerDiedError(worker.verdict or f"the model's process {end} while it ran.") from error
         if "input" in header:
             raise InputError(str(header["input"]))
-        if "broke" in header:
-            raise RunError(str(header["broke"]))
-        return {name: _as_text(tensors[name]) for name in outputs}
+        raise RunError(str(header["broke"]))
 
     def _start(self, *, quiet: bool, again: bool = True) -> tuple[Worker, dict[str, Any]]:
         """Start a worker and load; ModelRefusedError. A quiet one that gets no time is tried at normal priority."""
@@ -190,18 +232,9 @@ class ProcessModel:
             raise ModelRefusedError(str(error)) from error
         control = worker.channels[0]
         control.settimeout(seconds)
-        choice = self._choice
-        order = {
-            "path": str(self._path),
-            "threads": choice.threads,
-            "prepack": choice.prepack,
-            "arena": choice.arena,
-            "cache": str(choice.cache) if choice.cache is not None else None,
-            "quiet": quiet,
-        }
         try:
-            wire.send(control, order, {})
-            answer, _ = wire.receive(control)
+            wire.send(control, {**self._order, "quiet": quiet}, {})
+            answer, _ = wire.receive(control, seconds=seconds)
         except TimeoutError as error:
             self._spawner.kill(worker)
             _close(worker)
@@ -213,7 +246,7 @@ class ProcessModel:
             _close(worker)
             if status is None and again:  # it went with the process it was forked from, so the model is not to blame
                 return self._start(quiet=quiet, again=False)
-            raise ModelRefusedError(f"the process that loaded it {fate(status)}.") from error
+            raise ModelRefusedError(worker.verdict or f"the process that loaded it {fate(status)}.") from error
         if "refused" in answer:
             self._spawner.kill(worker)
             _close(worker)
@@ -236,7 +269,7 @@ class ProcessModel:
             if self._worker is not dead or self._closed:
                 return
             self.deaths += 1
-            _LOG.warning("the process of %s ended; it is started again.", self._path.name)
+            _LOG.warning("the process of %s ended; it is started again.", self._name)
             try:
                 worker, _ = self._start(quiet=False)
                 self._hand_over(worker)

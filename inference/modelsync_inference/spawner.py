@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from modelsync_inference.busy import BusyMeter
 
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 10.0
@@ -27,7 +29,8 @@ class SpawnError(Exception):
 class Worker:
     """A worker process and our ends of its channels, the first for loading. `line`: which zygote's child it is.
 
-    `ended` and `status` are the spawner's: whether it was reaped, and what is known of its end.
+    `ended` and `status` are the spawner's: whether it was reaped, and what is known of its end. `layers`: what it is
+    confined by; `verdict`: why it was ended, if whoever started it did that. `meter`: when it had something to do.
     """
 
     pid: int
@@ -35,6 +38,9 @@ class Worker:
     line: int
     ended: bool = False
     status: int | None = None
+    layers: tuple[str, ...] = ()
+    verdict: str = ""
+    meter: BusyMeter = field(default_factory=BusyMeter)
 
 
 class Spawner:

@@ -10,12 +10,14 @@ import json
 import math
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from modelsync_inference.datatypes import BYTES, Array, datatype_of, numpy_dtype
+from modelsync_inference.errors import InputError
 from modelsync_inference.tensors import from_binary, to_binary
 
 _PREFIX = struct.Struct(">I")
@@ -49,34 +51,55 @@ def send(channel: socket.socket, header: Mapping[str, Any], tensors: Mapping[str
         raise Ended(str(error)) from error
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Receive one message; Ended at the end of the connection, TimeoutError as the socket has it."""
+def receive(
+    channel: socket.socket, *, seconds: float | None = None, limit: int = _MAX_TENSOR_BYTES
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Receive one message whose tensors have at most `limit` bytes together; Ended at the end of the connection.
+
+    TimeoutError: after `seconds`, however the bytes come in; None: as the socket has it.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
     try:
-        (length,) = _PREFIX.unpack(_exactly(channel, _PREFIX.size))
+        (length,) = _PREFIX.unpack(_exactly(channel, _PREFIX.size, deadline))
         if length > _MAX_HEADER_BYTES:
             raise Ended("a header is too long.")
-        header = json.loads(_exactly(channel, length))
+        header = json.loads(_exactly(channel, length, deadline))
         tensors = {}
         for name, datatype, shape, size in header.pop("tensors"):
-            tensors[str(name)] = _tensor(channel, str(name), datatype, shape, size)
+            limit -= size
+            if size < 0 or limit < 0:
+                raise Ended("its tensors are too large.")
+            tensors[str(name)] = _tensor(channel, str(name), datatype, shape, size, deadline)
         return header, tensors
     except TimeoutError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+        InputError,
+    ) as error:
         raise Ended(str(error)) from error
 
 
-def _tensor(channel: socket.socket, name: str, datatype: str, shape: list[int], size: int) -> Array:
-    if not 0 <= size <= _MAX_TENSOR_BYTES or any(type(length) is not int or length < 0 for length in shape):
-        raise Ended("a tensor is too large.")
+def _tensor(
+    channel: socket.socket, name: str, datatype: str, shape: list[int], size: int, deadline: float | None
+) -> Array:
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise Ended("a tensor has an impossible shape.")
     if datatype == BYTES:
-        return from_binary(name, shape, datatype, bytes(_exactly(channel, size)))
+        return from_binary(name, shape, datatype, bytes(_exactly(channel, size, deadline)))
     dtype = numpy_dtype(datatype)
     if math.prod(shape) * dtype.itemsize != size:
         raise Ended("a tensor's size does not fit its shape.")
     array = np.empty(shape, dtype=dtype)
     if size:
-        _fill(channel, array.reshape(-1).data.cast("B"))
+        _fill(channel, array.reshape(-1).data.cast("B"), deadline)
     return array
 
 
@@ -89,14 +112,19 @@ def _send_all(channel: socket.socket, parts: list[bytes | memoryview]) -> None:
             parts[0] = memoryview(parts[0])[sent:]
 
 
-def _exactly(channel: socket.socket, size: int) -> bytearray:
+def _exactly(channel: socket.socket, size: int, deadline: float | None) -> bytearray:
     data = bytearray(size)
-    _fill(channel, memoryview(data))
+    _fill(channel, memoryview(data), deadline)
     return data
 
 
-def _fill(channel: socket.socket, view: memoryview) -> None:
+def _fill(channel: socket.socket, view: memoryview, deadline: float | None) -> None:
     while view:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            channel.settimeout(left)
         count = channel.recv_into(view)
         if count == 0:
             raise Ended("the other side hung up.")

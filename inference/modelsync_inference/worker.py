@@ -6,47 +6,30 @@ serve, one thread each.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import socket
 import threading
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from modelsync_inference import wire
 from modelsync_inference.errors import InputError
-from modelsync_inference.onnx_choice import Choice
-from modelsync_inference.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtime import LoadedModel
 from modelsync_protocol.errors import ModelsyncError
+
+Load = Callable[[Mapping[str, Any]], LoadedModel]
+"""Loads what an order (process_runtime.py) asks for."""
 
 _NICE = 10
 """Priority of the thread that loads: what serves comes first, and yet a busy machine does not starve it."""
 
-_TINY = (
-    b"CAgSADpOChEKAXgKAXgSAWEiBk1hdE11bAoMCgFhEgF5IgRSZWx1EgF3WhMKAXgSDgoMCAESCAoCCAEK"
-    b"AggBYhMKAXkSDgoMCAESCAoCCAEKAggBQgQKABAR"
-)
-"""An ONNX model of opset 17, y = Relu(MatMul(x, x)) with x FP32 [1, 1], in base64."""
 
-
-def warm_up() -> None:
-    """Have ONNX Runtime set up, in the process that workers are forked from, what every first session sets up."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # none but this one: a fork would lose them
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(base64.b64decode(_TINY), options, providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.ones((1, 1), dtype=np.float32)})
-
-
-def serve(channels: list[socket.socket]) -> None:
-    """Load what the first message on the first channel names, and answer until that channel is closed."""
+def serve(channels: list[socket.socket], load: Load) -> None:
+    """Load what the first message on the first channel orders, and answer until that channel is closed."""
     control, *others = channels
     loaded: list[LoadedModel] = []
-    loader = threading.Thread(target=_load_and_probe, args=(control, loaded), daemon=True)
+    loader = threading.Thread(target=_load_and_probe, args=(control, load, loaded), daemon=True)
     loader.start()
     loader.join()
     if not loaded:
@@ -60,16 +43,25 @@ def serve(channels: list[socket.socket]) -> None:
         _answer(control, loaded[0])
 
 
-def _load_and_probe(control: socket.socket, loaded: list[LoadedModel]) -> None:
+def serve_on_one_thread(channels: list[socket.socket], load: Load) -> None:
+    """As `serve`, for a model that wants to be loaded and run by one and the same thread: one run at a time."""
+    control, serving = channels
+    loaded: list[LoadedModel] = []
+    _load_and_probe(control, load, loaded)
+    if loaded:
+        with contextlib.suppress(wire.Ended):
+            wire.send(control, {}, {})
+            _answer(serving, loaded[0])
+
+
+def _load_and_probe(control: socket.socket, load: Load, loaded: list[LoadedModel]) -> None:
     """Load, and answer the probe's runs until the message that ends it; `loaded` stays empty if it comes to nothing."""
     try:
         order, _ = wire.receive(control)
         if order["quiet"]:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        cache = order["cache"]
-        choice = Choice(order["threads"], order["prepack"], order["arena"], Path(cache) if cache else None)
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)  # of this thread, on Linux
         try:
-            model = OnnxRuntime(choice).load(Path(order["path"]))
+            model = load(order)
         except ModelsyncError as error:
             wire.send(control, {"refused": str(error)}, {})
             return

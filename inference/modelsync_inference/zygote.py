@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from modelsync_inference import worker
+from modelsync_inference import onnx_worker, worker
 
 _PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE = 4096
@@ -38,7 +38,7 @@ def main() -> None:
 
 def get_ready() -> None:
     """Set up, before the first fork, what every worker would have to set up."""
-    worker.warm_up()
+    onnx_worker.warm_up()
     gc.collect()
     gc.freeze()  # so that a child's collector does not write to pages that it shares with us
 
@@ -104,7 +104,7 @@ def _become_worker(descriptors: list[int], forget: Callable[[], None]) -> None:
     with contextlib.suppress(BaseException):
         die_with_parent()
         forget()
-        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors])
+        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors], onnx_worker.load)
         code = 0
     os._exit(code)
 
