@@ -180,6 +180,12 @@ class DataDir:
         durable_write(folder / "current.json", pointers.encode(pointer))
         durable_symlink(folder / "current", pointer.reference.path)
 
+    def follow_pointer(self, name: str) -> None:
+        """Make the symlink `current` follow current.json, if a crash came between the two. Raises LocalError."""
+        pointer, link = self.read_pointer(name), self.model_dir(name) / "current"
+        if pointer is not None and not (link.is_symlink() and link.readlink() == Path(pointer.reference.path)):
+            durable_symlink(link, pointer.reference.path)
+
     def write_candidate(self, pointer: Pointer) -> None:
         """Ask the inference process to probe `pointer`'s version."""
         durable_write(self.model_dir(pointer.name) / "candidate.json", pointers.encode(pointer))
@@ -224,8 +230,10 @@ class DataDir:
         shutil.rmtree(self.root / "incoming" / name, ignore_errors=True)
 
     def clean(self) -> None:
-        """At start: remove what a crash left (temp files, trash, folders without manifest or the reverse)."""
+        """At start: remove what a crash left (temp files, trash, folders without manifest or the reverse), and
+        make each link `current` follow its pointer. Raises LocalError."""
         for name in self.model_names():
+            self.follow_pointer(name)
             folder = self.model_dir(name)
             named = set()
             for which in ("current", "candidate"):

@@ -125,6 +125,7 @@ class _Job:
     async def run(self) -> PlanSummary:
         """Make the version's folder, by the cheapest way that works."""
         if any(item.name == self._request.name and item.version == self._resolved.version for item in self._same()):
+            self._build.drop()  # an error may have come between the move into place and this
             return PlanSummary(Kind.HELD, 0, 0)
         try:
             started = self._build.resume(self._digest)

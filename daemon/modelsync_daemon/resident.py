@@ -118,8 +118,7 @@ class Resident:
         """Resume what was under way, then reconcile until cancelled; leaves everything durable behind."""
         self.data.clean()
         for row in self.database.models():
-            if row.state in _PRUNABLE:
-                self.data.prune(row.name)
+            self._tidy(row.name)
             if row.state in SWITCHING:
                 self._start(row.name, partial(self._resume, row.name), self.wishes.of(row.name))
         jobs = [self._reconcile_for_ever(), self._report_for_ever(), self._flush_hourly()]
@@ -135,6 +134,17 @@ class Resident:
             await asyncio.gather(*doomed, return_exceptions=True)
             with contextlib.suppress(LocalError):
                 self.ledger.flush()
+
+    def _tidy(self, name: str) -> None:
+        """At start, bring the disk in line with a settled state: an error or a kill may have come between the two."""
+        state = self.database.model(name).state
+        try:
+            if state not in SWITCHING:
+                self.activation.abandon(name)
+            if state in _PRUNABLE:
+                self.data.prune(name)
+        except LocalError as error:  # what serves goes on; the next start or update tries again
+            _log.error("%s", error)
 
     # --- what the socket and direct methods ask for ---
 
@@ -302,6 +312,7 @@ class Resident:
                 retry_at=int(decision.again) + 1 if decision.again else 0,
             )
             self.activation.abandon(name)
+            self.data.follow_pointer(name)
             self._changed()
         elif decision.step == Step.REMOVE:
             self.database.transition(name, State.IDLE)

@@ -1,0 +1,275 @@
+"""The kill matrix: what each state of the daemon's table does, and a child that meets a fault there.
+
+The real resident daemon, activation, worker code, database and data directory run in a forked child. A fault is put
+around a function of theirs, there and nowhere else, so that the product knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from modelsync_daemon import activation, assemble, datadir, prepare, preparing, reconcile, resident, tufclient
+from modelsync_daemon.activation import Activation, Patience
+from modelsync_daemon.body import Body
+from modelsync_daemon.config import Settings
+from modelsync_daemon.database import Database
+from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.execute import Executor
+from modelsync_daemon.job import EventCallback, Job, Outcome
+from modelsync_daemon.pointer import Pointer
+from modelsync_daemon.resident import Resident
+from modelsync_daemon.state import State
+from modelsync_daemon.trust import TrustStore
+from modelsync_protocol import offers
+from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
+from tests.daemon.fakes import NAME, QUICK, Device, FakePreparer, Inference, MemoryControlPlane
+from tests.reliability.promises import check_no_garbage, check_serves, check_settled
+from tests.reliability.world import KIB, OTHER, World
+
+PAYLOADS = 512 * KIB
+"""What may be fetched twice after a fault, bytes: one payload and what was in flight."""
+
+_SECONDS = 40
+"""A child that takes longer hangs."""
+
+Place = tuple[Any, str]
+"""A function of the product: its owner (a class or module) and its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a state does once it is persisted. `at`: the function that does it; `inside`: one it calls on the way,
+    at whose `call`-th call the fault `in` the effect strikes. `scenario`: what leads to the state. `error`: how the
+    function may fail by its contract."""
+
+    at: Place
+    inside: Place
+    scenario: str = "update"
+    call: int = 1
+    error: type[ModelsyncError] = LocalError
+
+
+EFFECTS: Mapping[State, Effect] = {
+    State.IDLE: Effect((DataDir, "remove_model"), (DataDir, "_discard"), "removal"),
+    State.RESOLVING: Effect((TrustStore, "resolve"), (tufclient, "durable_write"), call=2, error=UnreachableError),
+    State.PLANNING: Effect((prepare._Job, "_offer"), (offers, "decode")),
+    State.FETCHING: Effect((Executor, "run"), (Body, "read"), call=6, error=UnreachableError),
+    State.ASSEMBLING: Effect((assemble.Assembly, "finish"), (assemble, "durable_write")),
+    State.PROBING: Effect((DataDir, "write_candidate"), (datadir, "durable_write")),
+    State.ACTIVATING: Effect((DataDir, "write_current"), (datadir, "durable_symlink")),
+    State.PROBATION: Effect((Activation, "_probation"), (activation, "_next")),
+    State.ACTIVE: Effect((DataDir, "prune"), (DataDir, "_discard"), call=2),
+    State.ROLLED_BACK: Effect((DataDir, "prune"), (DataDir, "_discard"), "fallback", call=2),
+    State.QUARANTINED: Effect((DataDir, "remove_candidate"), (datadir, "durable_unlink"), "refusal"),
+    State.WAITING: Effect((Resident, "_reconcile"), (reconcile, "decide"), "offline first"),
+}
+"""Every state of the table has its effect; tests/reliability/test_kill_matrix.py fails for one that has none."""
+
+KINDS = ("error", "kill")
+MOMENTS = ("before", "in", "after")
+
+
+def cases() -> list[tuple[State, str, str]]:
+    """The matrix: every state of the product's table x KINDS x MOMENTS."""
+    return [(state, kind, moment) for state in State for kind in KINDS for moment in MOMENTS]
+
+
+class InlinePreparer:
+    """The worker's own code in this process, so that a kill takes all; offline for the first `offline` jobs."""
+
+    def __init__(self, database: Database, offline: int = 0) -> None:
+        self._database, self._offline = database, offline
+
+    async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
+        """As ChildPreparer.prepare."""
+        if self._offline:
+            self._offline -= 1
+            raise UnreachableError("no line.")
+        return await preparing.run(job, self._database, on_event)
+
+
+@dataclass(slots=True)
+class Fault:
+    """Strikes once, at `moment` of `state`'s effect: kills this process, or raises the effect's error."""
+
+    state: State
+    kind: str
+    moment: str
+    database: Database
+    struck: bool = False
+    _inside: bool = False
+    _calls: int = 0
+
+    def arm(self) -> None:
+        """Put the fault around the effect's functions, in this process."""
+        effect = EFFECTS[self.state]
+        self._wrap(effect.inside, self._in, lambda: None)
+        self._wrap(effect.at, self._before, self._after)
+
+    def _wrap(self, place: Place, before: Callable[[], None], after: Callable[[], None]) -> None:
+        owner, name = place
+        original = getattr(owner, name)
+        if inspect.iscoroutinefunction(original):
+
+            @functools.wraps(original)
+            async def waiting(*args: Any, **more: Any) -> Any:
+                before()
+                result = await original(*args, **more)
+                after()
+                return result
+
+            setattr(owner, name, waiting)
+        else:
+
+            @functools.wraps(original)
+            def calling(*args: Any, **more: Any) -> Any:
+                before()
+                result = original(*args, **more)
+                after()
+                return result
+
+            setattr(owner, name, calling)
+
+    def _before(self) -> None:
+        self._inside = self.database.model(NAME).state == self.state
+        self._calls = 0
+        if self._inside and self.moment == "before":
+            self._strike()
+
+    def _in(self) -> None:
+        self._calls += 1
+        if self._inside and self.moment == "in" and self._calls == EFFECTS[self.state].call:
+            self._strike()
+
+    def _after(self) -> None:
+        if self._inside and self.moment == "after":
+            self._strike()
+        self._inside = False
+
+    def _strike(self) -> None:
+        if self.struck:
+            return
+        self.struck = True
+        if self.kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise EFFECTS[self.state].error("a fault of the test.")
+
+
+async def live(world: World, data: DataDir, scenario: str, fault: tuple[State, str, str] | None) -> None:
+    """Run the daemon until the scenario's target is reached; with `fault`, (state, kind, moment) strikes on the way."""
+    with data.lock() as lock:
+        database = Database.open(data)
+        armed = None
+        if fault is not None:
+            armed = Fault(*fault, database)
+            armed.arm()
+        preparer = InlinePreparer(database, offline=1 if scenario == "offline first" and fault else 0)
+        settings = Settings(data=data.root, trust=world.shop.trust, stall_seconds=5)
+        plane = MemoryControlPlane()
+        wish = {"state": "absent"} if scenario == "removal" else {"version": 3}
+        plane.set_desired({"modelsync": {"origin": world.origin.url, "models": {NAME: wish}}})
+        patience = Patience(probe=10.0, probation=0.1, settle=10.0)
+        daemon = Resident(settings, data, database, preparer, plane, patience, QUICK, QUICK)
+        pi = Device(daemon, data, database, cast(FakePreparer, preparer), plane, lock, _never())
+        process = Inference(pi)
+        process.refuses = {3} if scenario == "refusal" else set()
+        if scenario != "removal":
+            process.start()
+        failing = _fail_on_3(pi) if scenario == "fallback" else _never()
+        pi.task = asyncio.get_running_loop().create_task(daemon.run())
+        try:
+            await pi.until(lambda: (armed is None or armed.struck) and reached(pi, scenario), scenario)
+        finally:
+            failing.cancel()
+            await pi.kill()
+
+
+def reached(pi: Device, scenario: str) -> bool:
+    """Whether the scenario's end is there, settled, and the hub was told."""
+    row, pointer, shown = pi.row(), pi.current(), pi.shown_model()
+    if scenario == "removal":
+        return pi.plane.reads > 0 and row.since == 0 and not shown and not pi.data.model_dir(NAME).exists()
+    if pointer is None or pi.data.read_pointer(NAME, "candidate") is not None:
+        return False
+    if (shown.get("state"), shown.get("version")) != (row.state, pointer.version):
+        return False
+    if scenario in ("refusal", "fallback"):
+        return pointer.version == 2 and row.state in (State.QUARANTINED, State.ROLLED_BACK)
+    return pointer.version == 3 and row.state == State.ACTIVE
+
+
+def _never() -> asyncio.Task[None]:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    return asyncio.get_running_loop().create_task(wait())
+
+
+def _fail_on_3(pi: Device) -> asyncio.Task[None]:
+    """An inference process that breaks as soon as version 3 is on probation."""
+
+    async def fail() -> None:
+        while True:
+            pointer = pi.data.read_pointer(NAME)
+            if pointer is not None and pointer.version == 3:
+                Inference(pi).say("failed", pointer, "current", "it broke in service.")
+            await asyncio.sleep(0.02)
+
+    return asyncio.get_running_loop().create_task(fail())
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Run `work` in a forked child; the exit code (0 if it returned), or minus the signal that ended it."""
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(_SECONDS)
+            resident._REPORT_SECONDS = 0.01
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def run_case(world: World, data: DataDir, state: State, kind: str, moment: str) -> None:
+    """One cell of the matrix, and every promise after it. Raises AssertionError."""
+    scenario = EFFECTS[state].scenario
+    before = world.origin.object_bytes()
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, (state, kind, moment))))
+    wanted = -signal.SIGKILL if kind == "kill" else 0
+    assert ended == wanted, f"the child ended with {ended}: the fault never struck, or the target was not reached"
+    _still_serves(data, scenario)
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, None)))
+    assert ended == 0, "after the restart the target was not reached"
+    pointer = _still_serves(data, scenario)
+    if scenario in ("refusal", "fallback"):
+        assert pointer is not None and pointer.version == 2
+    elif scenario != "removal":
+        assert pointer is not None and pointer.version == 3
+        assert pointer.previous is not None and pointer.previous.version == 2
+    check_settled(data, NAME)
+    check_no_garbage(data)
+    spent = world.origin.object_bytes() - before
+    assert spent <= world.update_bytes + PAYLOADS, f"{spent} bytes were fetched for {world.update_bytes}"
+
+
+def _still_serves(data: DataDir, scenario: str) -> Pointer | None:
+    check_serves(data, OTHER)
+    if scenario == "removal" and data.read_pointer(NAME) is None:
+        return None
+    return check_serves(data, NAME, load=True)

@@ -1,0 +1,26 @@
+"""Whatever state an error or a SIGKILL strikes in, a verified model serves, the target is reached and nothing stays.
+
+Every state of the daemon's table x {error, SIGKILL} x {before, in, after} what the state does (matrix.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelsync_daemon.state import State
+from tests.reliability.matrix import EFFECTS, cases, run_case
+from tests.reliability.world import World
+
+
+def test_every_state_of_the_table_has_its_effect_in_the_matrix() -> None:
+    assert set(EFFECTS) == set(State)
+    assert len(cases()) == 6 * len(State)
+
+
+@pytest.mark.parametrize(("state", "kind", "moment"), cases(), ids=lambda value: str(value).replace(" ", "_"))
+def test_a_fault_in_any_state_loses_nothing(
+    big_world: World, tmp_path: Path, state: State, kind: str, moment: str
+) -> None:
+    run_case(big_world, big_world.device(tmp_path / "data"), state, kind, moment)
