@@ -1,0 +1,150 @@
+"""The unit files: systemd accepts them, they are hardened, bounded, and nothing at boot waits for network or clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICES = ("modelsyncd.service", "modelsync-infer@.service", "modelsync-scrub.service")
+EXPOSURE = {"modelsyncd.service": "20", "modelsync-infer@.service": "20", "modelsync-scrub.service": "10"}
+"""The highest exposure that `systemd-analyze security` may find, in tenths."""
+
+
+class _Unit(dict[str, dict[str, list[str]]]):
+    """A unit file's sections; a key that stands there several times has several values."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        section: dict[str, list[str]] = {}
+        for line in path.read_text().splitlines():
+            if line.startswith("["):
+                section = self.setdefault(line.strip("[]"), {})
+            elif line and not line.startswith("#"):
+                key, _, value = line.partition("=")
+                section.setdefault(key, []).append(value)
+
+
+@pytest.fixture(scope="module")
+def analyze() -> str:
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        reason = "LOUD: the units are not checked: systemd-analyze is missing (Debian package systemd)."
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Path]:
+    """The units as a root file system has them, with the commands that they start."""
+    root = tmp_path / "root"
+    shutil.copytree(UNITS, root / "usr/lib/systemd/system", ignore=shutil.ignore_patterns("*.d"))
+    units = root / "usr/lib/systemd/system"
+    for name in ("basic", "sysinit", "shutdown", "network", "multi-user", "timers", "local-fs"):
+        (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
+    for name in ("system", "-"):
+        (units / f"{name}.slice").write_text(f"[Unit]\nDescription={name}\nDefaultDependencies=no\n")
+    for command in ("modelsyncd", "modelsync-infer"):
+        path = root / "usr/bin" / command
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    yield root
+
+
+def test_systemd_accepts_every_line(analyze: str, installed: Path) -> None:
+    """`verify` exits with 0 even for a key that it does not know; what it thinks is on stderr."""
+    names = [path.name.replace("@.", "@modelsyncd.service.") for path in UNITS.glob("*.timer")]
+    names += [name.replace("@.", "@anomaly.") for name in SERVICES]
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", f"--root={installed}", *names], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_wrong_key_would_be_noticed(analyze: str, installed: Path) -> None:
+    unit = installed / "usr/lib/systemd/system/modelsyncd.service"
+    unit.write_text(unit.read_text().replace("WatchdogSec=", "WatchdogSeconds="))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", f"--root={installed}", unit.name], capture_output=True, text=True, timeout=60
+    )
+    assert "WatchdogSeconds" in done.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_exposure_is_small(analyze: str, name: str) -> None:
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", f"--threshold={EXPOSURE[name]}", str(UNITS / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout.splitlines()[-1] + done.stderr
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_unit_can_gain_rights_or_write_elsewhere(name: str) -> None:
+    """The lines that the exposure does not weigh, or weighs little."""
+    service = _Unit(UNITS / name)["Service"]
+    for key, value in {
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "ProtectSystem": "strict",
+        "PrivateDevices": "yes",
+        "RestrictNamespaces": "yes",
+        "MemoryDenyWriteExecute": "yes",
+        "SystemCallArchitectures": "native",
+    }.items():
+        assert service[key] == [value], key
+    assert service["User"][0].startswith("modelsync") and service["Group"] == ["modelsync"]
+    assert {"MemoryHigh", "MemoryMax", "TasksMax", "CPUWeight", "IOWeight"} <= set(service)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_waits_for_network_or_clock(name: str) -> None:
+    unit = _Unit(UNITS / name)["Unit"]
+    needed = {item for key in ("Requires", "Wants", "BindsTo", "Requisite") for item in unit.get(key, ())}
+    after = {item for line in unit.get("After", ()) for item in line.split()}
+    assert not needed
+    assert after <= {"network.target", "modelsyncd.service"}
+
+
+def test_the_daemon_is_watched_and_comes_back() -> None:
+    unit = _Unit(UNITS / "modelsyncd.service")
+    assert unit["Service"]["Type"] == ["notify"] and unit["Service"]["NotifyAccess"] == ["main"]
+    assert unit["Service"]["WatchdogSec"] and unit["Service"]["Restart"] == ["always"]
+    assert unit["Service"]["OOMPolicy"] == ["continue"], "a worker that ran out of memory must not stop the daemon"
+    assert unit["Unit"]["StartLimitBurst"] and unit["Unit"]["OnFailure"] == ["modelsync-retry@%n.timer"]
+
+
+def test_inference_comes_back_within_a_blink_and_needs_no_daemon() -> None:
+    unit = _Unit(UNITS / "modelsync-infer@.service")
+    assert unit["Service"]["RestartSec"] == ["100ms"] and unit["Service"]["Restart"] == ["always"]
+    assert int(unit["Service"]["CPUWeight"][0]) > 10 * int(
+        _Unit(UNITS / "modelsyncd.service")["Service"]["CPUWeight"][0]
+    )
+
+
+@pytest.mark.parametrize("name", ["modelsyncd.service", "modelsync-infer@.service"])
+def test_logs_are_bounded(name: str) -> None:
+    service = _Unit(UNITS / name)["Service"]
+    assert int(service["LogRateLimitBurst"][0]) <= 200 and service["LogRateLimitIntervalSec"] == ["1min"]
+
+
+def test_users_and_folders_agree_with_the_units() -> None:
+    users = (UNITS / "sysusers.d/modelsync.conf").read_text()
+    folders = (UNITS / "tmpfiles.d/modelsync.conf").read_text()
+    assert {_Unit(UNITS / name)["Service"]["User"][0] for name in SERVICES} == {"modelsync", "modelsync-infer"}
+    assert "u modelsync " in users and "u modelsync-infer -:modelsync" in users
+    state = _Unit(UNITS / "modelsyncd.service")["Service"]
+    path, mode = f"/var/lib/{state['StateDirectory'][0]}", state["StateDirectoryMode"][0]
+    assert f"d {path} {mode} modelsync modelsync -" in [" ".join(line.split()) for line in folders.splitlines()]
+    writable = _Unit(UNITS / "modelsync-infer@.service")["Service"]["ReadWritePaths"]
+    assert writable == ["-/var/lib/modelsync/inference"] and "/var/lib/modelsync/inference 0770" in folders
