@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.kinds import PICKLE_SUFFIXES, SCRIPT_NAME, kind_of
 from modelsync_inference.pointer import VersionRef
 from modelsync_protocol import canonical, caps, names
 from modelsync_protocol.errors import FormatError
 
 _SUFFIX = ".onnx"
-_PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PICKLE_PROTOCOLS = tuple(bytes((0x80, number)) for number in range(2, 6))
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Where a version's model file lies, and its probe file if it has one."""
+    """Where a version's model file lies, the folder of all of its files, and its probe file if it has one."""
 
     model: Path
+    folder: Path
     probe: Path | None
 
 
@@ -29,8 +30,8 @@ def open_artifact(folder: Path, ref: VersionRef) -> Artifact:
     try:
         paths, requires, probe = _read_manifest(folder / f"{ref.path}.manifest", ref.digest)
         model = _regular_file(folder / ref.path, _model_path(paths, requires))
-        _refuse_pickle(model)
-        return Artifact(model, None if probe is None else _regular_file(folder / ref.path, probe))
+        _refuse_disguised_pickle(model)
+        return Artifact(model, folder / ref.path, None if probe is None else _regular_file(folder / ref.path, probe))
     except FormatError as error:
         raise ModelRefusedError(str(error)) from error
     except OSError as error:
@@ -59,19 +60,27 @@ def _read_manifest(path: Path, digest: str) -> tuple[list[str], Mapping[str, obj
 
 
 def _model_path(paths: Sequence[str], requires: Mapping[str, object]) -> str:
-    known = [path for path in paths if path.endswith(_SUFFIX)]
-    if len(known) == 1:
-        return known[0]
-    if "model.onnx" in known:
-        return "model.onnx"
+    """What the publisher names; else a scoring script; else the only file of a suffix, or the one called model."""
     named = requires.get("model")
     if isinstance(named, str):
         return named
-    if known:
-        raise ModelRefusedError(f"it holds {len(known)} {_SUFFIX} files; name one model.onnx or set requires.model.")
-    if any(path.endswith(_PICKLE_SUFFIXES) for path in paths):
-        raise ModelRefusedError(_PICKLE)
-    raise ModelRefusedError("it holds no .onnx file; only ONNX models are served.")
+    if SCRIPT_NAME in paths:
+        return SCRIPT_NAME
+    for suffixes in ((_SUFFIX,), PICKLE_SUFFIXES):
+        known = [path for path in paths if path.endswith(suffixes)]
+        if len(known) == 1:
+            return known[0]
+        if known:
+            chosen = [path for path in known if path in {f"model{suffix}" for suffix in suffixes}]
+            if len(chosen) == 1:
+                return chosen[0]
+            raise ModelRefusedError(
+                f"it holds {len(known)} {' or '.join(suffixes)} files; name one of them model{suffixes[0]} or set "
+                "requires.model."
+            )
+    raise ModelRefusedError(
+        f"it holds no {_SUFFIX} file, no {SCRIPT_NAME} and no pickle ({', '.join(PICKLE_SUFFIXES)}) to serve."
+    )
 
 
 def _regular_file(base: Path, relative: str) -> Path:
@@ -83,10 +92,12 @@ def _regular_file(base: Path, relative: str) -> Path:
     return path
 
 
-_PICKLE = "it is a pickle, which runs code when it is loaded, so it is not served; export the model to ONNX."
-
-
-def _refuse_pickle(model: Path) -> None:
+def _refuse_disguised_pickle(model: Path) -> None:
+    if kind_of(model).is_code:
+        return
     with model.open("rb") as file:
-        if model.suffix in _PICKLE_SUFFIXES or file.read(2) in _PICKLE_PROTOCOLS:
-            raise ModelRefusedError(_PICKLE)
+        if file.read(2) in _PICKLE_PROTOCOLS:
+            raise ModelRefusedError(
+                f"{model.name} is a pickle, which runs code when it is loaded, but is not called one; call it "
+                f"{model.stem}{PICKLE_SUFFIXES[0]}, or export the model to ONNX."
+            )

@@ -19,6 +19,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
 _BACKLOG = 1024
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ALLOW_CODE = "MODELSYNC_ALLOW_CODE"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,6 +129,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trial-seconds", default=30.0, type=float, help="length of a trial (default: %(default)s)")
     parser.add_argument("--min-agreement", default=0.0, type=float, help="share of rows that have to agree, 0 to 1")
     parser.add_argument(
+        "--allow-code",
+        default=[],
+        action="append",
+        metavar="NAME",
+        help="let model NAME be a pickle or an Azure ML scoring script, confined; may be given several times, or as a "
+        f"list with commas in {_ALLOW_CODE}",
+    )
+    parser.add_argument(
+        "--code-memory-mib",
+        default=512,
+        type=int,
+        metavar="MIB",
+        help="memory for a process of such code, beyond its libraries (default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
     parser.add_argument(
@@ -141,13 +157,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
     arguments = parser.parse_args(argv)
-    for name in arguments.model:
+    arguments.allow_code += [name.strip() for name in os.environ.get(_ALLOW_CODE, "").split(",") if name.strip()]
+    for name in (*arguments.model, *arguments.allow_code):
         names.check_model_name(name)
     if not 0 <= arguments.port <= 65535:
         raise UsageError(f"--port {arguments.port} is not a port; use 0 to 65535.")
     for option in ("threads", "workers", "max_request_mib"):
         if not 1 <= getattr(arguments, option) <= 1024:
             raise UsageError(f"--{option.replace('_', '-')} must be from 1 to 1024.")
+    if arguments.code_memory_mib < 1:
+        raise UsageError("--code-memory-mib must be at least 1.")
     if arguments.data.exists() and not arguments.data.is_dir():
         raise UsageError(f"--data {arguments.data} is not a directory.")
     return arguments

@@ -16,8 +16,8 @@ from modelsync_inference.errors import NotServingError
 from modelsync_inference.follower import SERVING, Follower, Outcome
 from modelsync_inference.memory import resident_bytes
 from modelsync_inference.memory_policy import MemoryPolicy
-from modelsync_inference.runtime import Processes, Runtime
-from modelsync_inference.serving import Lease, Prediction, Serving
+from modelsync_inference.runtime import Confined, Processes, Runtime
+from modelsync_inference.serving import Lease, Loaded, Prediction, Serving
 from modelsync_inference.settings import Settings, make_runtime
 from modelsync_inference.watch import FolderWatch
 from modelsync_protocol import names
@@ -59,7 +59,11 @@ class HotModel:
         self._listeners: tuple[Callable[[Outcome], None], ...] = ()
         self._told: dict[str, Outcome | None] = {}
         policy = MemoryPolicy(
-            self._settings.policy, self._settings.memory_budget, self._settings.memory_factor, self._resident
+            self._settings.policy,
+            self._settings.memory_budget,
+            self._settings.memory_factor,
+            self._settings.floor(name),
+            self._resident,
         )
         self._follower = Follower(
             folder,
@@ -170,6 +174,7 @@ class HotModel:
             "errors": counters.errors,
             "run_ms": round(counters.run_ms, 3),
             "rss_bytes": self._resident(),
+            "confined_by": _layers(loaded),
             "trial": self._serving.statistics(),
             "current": _outcome_json(follower.current),
             "candidate": _outcome_json(follower.candidate),
@@ -258,6 +263,13 @@ class HotModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _layers(loaded: Loaded | None) -> list[str] | None:
+    """What confines the code that serves; None if no code serves."""
+    if loaded is None or not isinstance(loaded.model, Confined):
+        return None
+    return list(loaded.model.layers) or None
 
 
 def _outcome_json(outcome: Outcome | None) -> dict[str, Any] | None:

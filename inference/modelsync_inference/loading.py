@@ -16,8 +16,16 @@ from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.memory import give_back, resident_bytes
 from modelsync_inference.pointer import VersionRef
-from modelsync_inference.probe import read_probe, run_probe
-from modelsync_inference.runtime import LoadedModel, Processes, Runtime, Settling, TensorSpec
+from modelsync_inference.probe import read_probe, run_probe, stated_by
+from modelsync_inference.runtime import (
+    SCRIPT_PLATFORM,
+    Guided,
+    LoadedModel,
+    Processes,
+    Runtime,
+    Settling,
+    TensorSpec,
+)
 from modelsync_inference.serving import Loaded
 from modelsync_protocol.errors import ModelsyncError
 
@@ -33,7 +41,10 @@ def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
         artifact = open_artifact(folder, ref)
         probe = None if artifact.probe is None else read_probe(artifact.probe)
         before = _held(runtime) if probe is not None and probe.limits.memory_bytes is not None else 0
-        model = runtime.load(artifact.model)
+        if isinstance(runtime, Guided):
+            model = runtime.load_as(artifact.model, artifact.folder, stated_by(probe))
+        else:
+            model = runtime.load(artifact.model)
         loaded_at = time.monotonic()
         if probe is None:
             _warm_up(model)
@@ -72,8 +83,9 @@ def _held(runtime: Runtime) -> int:
 
 
 def _warm_up(model: LoadedModel) -> None:
-    # Made-up inputs prove nothing about a model, so a model that dislikes them is not refused for it.
-    if sum(math.prod(_size(spec)) for spec in model.inputs) > _MAX_WARM_UP_VALUES:
+    # Made-up inputs prove nothing about a model, so a model that dislikes them is not refused for it. What a script
+    # wants to read can't be made up.
+    if model.platform == SCRIPT_PLATFORM or sum(math.prod(_size(spec)) for spec in model.inputs) > _MAX_WARM_UP_VALUES:
         return
     with contextlib.suppress(ModelsyncError):
         model.run({spec.name: _made_up(spec) for spec in model.inputs}, [spec.name for spec in model.outputs])

@@ -15,7 +15,7 @@ from modelsync_inference.memory import resident_bytes
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-_FLOOR = 16 << 20
+MEMORY_FLOOR = 16 << 20
 """What a load takes beside the model itself, and what has to stay free for everybody else, bytes."""
 
 
@@ -32,12 +32,14 @@ class MemoryPolicy:
     """`budget`: bytes that this process may hold; None: what the system or the control group has left.
 
     `factor`: memory that a model takes while it loads, in sizes of its files: about 1.1 if its weights are mapped,
-    about 3 if they are parsed and copied. `held`: bytes that this process holds now, with its workers.
+    about 3 if they are parsed and copied.
+    `floor`: bytes that it takes however small it is. `held`: bytes that this process holds now, with its workers.
     """
 
     policy: Policy = Policy.AVAILABILITY
     budget: int | None = None
     factor: float = 1.1
+    floor: int = MEMORY_FLOOR
     held: Callable[[], int] = resident_bytes
 
     def fits_beside(self, version: Path) -> bool:
@@ -46,7 +48,7 @@ class MemoryPolicy:
             return self.policy is Policy.AVAILABILITY
         size = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
         room = self.budget - self.held() if self.budget is not None else available_bytes()
-        return room is None or size * self.factor + _FLOOR <= room
+        return room is None or size * self.factor + self.floor <= room
 
 
 def available_bytes() -> int | None:

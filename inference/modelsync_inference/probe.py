@@ -14,6 +14,7 @@ import numpy as np
 from modelsync_inference.acceptance import (
     Limits,
     Signature,
+    Tensor,
     check_signature,
     decimal,
     parse_limits,
@@ -21,7 +22,7 @@ from modelsync_inference.acceptance import (
 )
 from modelsync_inference.datatypes import BYTES, Array, datatype_of
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
-from modelsync_inference.runtime import LoadedModel, check_inputs
+from modelsync_inference.runtime import LoadedModel, Stated, TensorSpec, check_inputs
 from modelsync_inference.tensors import from_json
 from modelsync_protocol import caps
 
@@ -59,6 +60,31 @@ class Probe:
     def tolerance_of(self, output: str) -> Tolerance:
         """The tolerance that holds for `output`."""
         return self.tolerances.get(output, self.tolerance)
+
+
+def stated_by(probe: Probe | None) -> Stated:
+    """What a probe says of the tensors: its signature, and where that is silent the first recorded case."""
+    if probe is None:
+        return Stated()
+    inputs, outputs = probe.signature.inputs, probe.signature.outputs
+    first = next(iter(probe.cases), Case({}, {}))
+    return Stated(
+        _recorded(first.inputs) if inputs is None else _signed(inputs),
+        _recorded(first.outputs) if outputs is None else _signed(outputs),
+        proven=any(case.outputs for case in probe.cases),
+    )
+
+
+def _signed(tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, tensor.datatype, tensor.shape) for name, tensor in tensors.items())
+
+
+def _recorded(tensors: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+    """With any number of rows."""
+    return tuple(
+        TensorSpec(name, datatype_of(array), (-1, *array.shape[1:]) if array.ndim else ())
+        for name, array in tensors.items()
+    )
 
 
 def read_probe(path: Path) -> Probe:
@@ -132,7 +158,11 @@ def difference(expected: Array, actual: Array, tolerance: Tolerance) -> str | No
         return f"has shape {list(actual.shape)} where {list(expected.shape)} was recorded"
     if datatype_of(expected) == BYTES:
         off = np.array(
-            [_text(a) != _text(e) for a, e in zip(actual.ravel(), expected.ravel(), strict=True)], dtype=bool
+            [
+                _text(a) != _text(e) and not _json_close(_text(e), _text(a), tolerance)
+                for a, e in zip(actual.ravel(), expected.ravel(), strict=True)
+            ],
+            dtype=bool,
         )
         excess = off.astype(np.float64)
     else:
@@ -160,6 +190,32 @@ def _excess(expected: Array, actual: Array, tolerance: Tolerance) -> Array:
     excess = np.where(np.isfinite(got) & np.isfinite(want), excess, np.inf)
     exact = tolerance.absolute == 0 and tolerance.relative == 0
     return np.where(unequal, np.maximum(excess, np.finfo(np.float64).tiny) if exact else excess, 0.0)
+
+
+def _json_close(expected: bytes, actual: bytes, tolerance: Tolerance) -> bool:
+    """Whether two JSON texts differ only in numbers, and those within a tolerance that allows something."""
+    if tolerance.absolute == 0 and tolerance.relative == 0:
+        return False
+    try:
+        return _close(json.loads(expected), json.loads(actual), tolerance)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _close(expected: Any, actual: Any, tolerance: Tolerance) -> bool:
+    match expected, actual:
+        case dict(), dict():
+            return expected.keys() == actual.keys() and all(_close(expected[k], actual[k], tolerance) for k in expected)
+        case list(), list():
+            pairs = zip(expected, actual, strict=False)
+            return len(expected) == len(actual) and all(_close(e, a, tolerance) for e, a in pairs)
+        case str(), str() if expected != actual:  # a script may return what it has made JSON of itself
+            return _close(json.loads(expected), json.loads(actual), tolerance)
+        case bool(), _:
+            return expected is actual
+        case int() | float(), int() | float() if not isinstance(actual, bool):
+            return abs(actual - expected) <= tolerance.absolute + tolerance.relative * abs(expected)
+    return bool(expected == actual)
 
 
 def _text(item: object) -> bytes:

@@ -22,6 +22,22 @@ class TensorSpec:
     shape: tuple[int, ...] | None
 
 
+SCRIPT_PLATFORM = "azureml_scoring_script"
+"""The platform of scoring scripts; other platforms are their runtimes' own business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a version's publisher says of it, for a runtime that can't read it off the model; empty: nothing.
+
+    `proven`: recorded answers will be compared before it serves.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    proven: bool = False
+
+
 class LoadedModel(Protocol):
     """A model in memory. `run` may be called by several threads at once; `close` once, when nobody runs it."""
 
@@ -56,6 +72,15 @@ class Settling(Protocol):
 
 
 @runtime_checkable
+class Confined(Protocol):
+    """A loaded model that runs code of its author."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What it is confined by; empty for a model that is no code."""
+
+
+@runtime_checkable
 class Processes(Protocol):
     """A runtime that holds processes beside this one."""
 
@@ -71,6 +96,14 @@ class Runtime(Protocol):
 
     def load(self, path: Path) -> LoadedModel:
         """Load the model file at `path`, which never changes afterwards; ModelRefusedError says why not."""
+
+
+@runtime_checkable
+class Guided(Protocol):
+    """A runtime that wants to know more of a version than its model file."""
+
+    def load_as(self, path: Path, folder: Path, stated: Stated) -> LoadedModel:
+        """As `load`; `folder`: the artifact's, in which the file lies."""
 
 
 def check_inputs(specs: Sequence[TensorSpec], given: Mapping[str, object]) -> dict[str, Array]:

@@ -50,6 +50,8 @@ def _settings(arguments: argparse.Namespace, start: Start | None) -> Settings:
         load_seconds=arguments.load_seconds,
         run_seconds=arguments.run_seconds,
         trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
+        allow_code=frozenset(arguments.allow_code),
+        code_memory=arguments.code_memory_mib * _MIB,
         restarts=start.restarts if start is not None else 0,
         ended=start.ended if start is not None else "",
     )

@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modelsync_inference.code_runtime import CodeRuntime, KindRuntime
 from modelsync_inference.isolation import Isolation
-from modelsync_inference.memory_policy import Policy
+from modelsync_inference.memory_policy import MEMORY_FLOOR, Policy
 from modelsync_inference.onnx_choice import Choice
 from modelsync_inference.process_runtime import Limits, ProcessRuntime
 from modelsync_inference.runtime import Runtime
+from modelsync_inference.sandbox import Allowance
 from modelsync_inference.spawner import Spawner
 from modelsync_inference.trial import TrialRules
 from modelsync_protocol.errors import UsageError
 
 _CACHE = "inference"
+_CODE_FLOOR = 160 << 20
+"""An interpreter with scikit-learn of its own has 130 MiB."""
+
 _MAPPED_FACTOR, _INLINE_FACTOR = 1.1, 3.0
 
 
@@ -26,8 +31,9 @@ class Settings:
     `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
     `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
     that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
-    `trials`: see TrialRules. `restarts`, `ended`: how many processes did this one's work before, and how the last one
-    ended, as a supervisor knows it; the daemon is told.
+    `trials`: see TrialRules. `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
+    `code_memory`: bytes that each of their processes may take beyond its libraries. `restarts`, `ended`: how many
+    processes did this one's work before, and how the last one ended, as a supervisor knows it; the daemon is told.
     """
 
     threads: int = 1
@@ -46,6 +52,8 @@ class Settings:
     load_seconds: float = 25.0
     run_seconds: float = 30.0
     trials: TrialRules = field(default_factory=TrialRules)
+    allow_code: frozenset[str] = frozenset()
+    code_memory: int = 512 << 20
     restarts: int = 0
     ended: str = ""
 
@@ -60,9 +68,22 @@ class Settings:
         """Memory that a load takes, in sizes of the model."""
         return _MAPPED_FACTOR if self.map_weights and not self.prepack else _INLINE_FACTOR
 
+    def floor(self, name: str) -> int:
+        """Memory that a load of model `name` takes however small it is, bytes."""
+        return _CODE_FLOOR if name in self.allow_code else MEMORY_FLOOR
+
 
 def make_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | None = None) -> Runtime:
     """The runtime for model `name` of directory `data`; `spawner`: one for several models, the caller closes it."""
+    onnx = _onnx_runtime(settings, data, name, spawner)
+    code = None
+    if name in settings.allow_code:
+        limits, allowance = Limits(settings.load_seconds, settings.run_seconds), Allowance(memory=settings.code_memory)
+        code = CodeRuntime(name, settings.concurrency, limits, allowance)
+    return KindRuntime(name, onnx, code)
+
+
+def _onnx_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | None) -> Runtime:
     cache = data / _CACHE / name if settings.map_weights else None
     choice = Choice(settings.threads, settings.prepack, settings.arena, cache)
     if settings.isolation is Isolation.PROCESS:

@@ -25,6 +25,12 @@ def ref(installed: Installed) -> VersionRef:
         (["a.onnx", "model.onnx"], {}, "model.onnx"),
         (["a.onnx", "b.onnx"], {"model": "b.onnx"}, "b.onnx"),
         (["weights.bin"], {"model": "weights.bin"}, "weights.bin"),
+        (["a.onnx", "b.txt"], {"model": "b.txt"}, "b.txt"),
+        (["model.onnx", "model.pkl"], {}, "model.onnx"),
+        (["readme.txt", "a.joblib"], {}, "a.joblib"),
+        (["a.pkl", "model.pkl"], {}, "model.pkl"),
+        (["features.py", "model.onnx", "score.py"], {}, "score.py"),
+        (["model.onnx", "score.py"], {"model": "model.onnx"}, "model.onnx"),
     ],
 )
 def test_the_model_file_is_found(tmp_path: Path, paths: list[str], requires: dict[str, str], expected: str) -> None:
@@ -39,10 +45,9 @@ def test_the_model_file_is_found(tmp_path: Path, paths: list[str], requires: dic
     ("files", "requires", "reason"),
     [
         ({"a.onnx": b"x", "b.onnx": b"x"}, {}, "2 .onnx files"),
-        ({"labels.txt": b"x"}, {}, "only ONNX"),
-        ({"anomaly.pkl": pickle.dumps(1)}, {}, "runs code when it is loaded"),
-        ({"a.onnx": pickle.dumps(1)}, {}, "runs code when it is loaded"),
-        ({"a.joblib": b"x"}, {"model": "a.joblib"}, "runs code when it is loaded"),
+        ({"a.pkl": b"x", "b.pickle": b"x"}, {}, "2 .pkl or .pickle or .joblib files"),
+        ({"labels.txt": b"x"}, {}, "no .onnx file, no score.py and no pickle"),
+        ({"a.onnx": pickle.dumps(1)}, {}, "runs code when it is loaded, but is not called one"),
         ({"a.txt": b"x"}, {"model": "gone.onnx"}, "missing"),
         ({"a.txt": b"x"}, {"model": "../../x"}, "relative path"),
         ({"a.txt": b"x"}, {"model": "/etc/hostname"}, "relative path"),

@@ -1,0 +1,103 @@
+"""The system calls that code of a model may not make, as a seccomp filter by libseccomp.
+
+What is left: computing, memory, threads, reading and writing of open files, and opening of what the file layer allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from types import ModuleType
+from typing import Any
+
+_NETWORK = "socket socketcall connect bind listen accept accept4"
+_PROCESSES = "fork vfork execve execveat ptrace process_vm_readv process_vm_writev pidfd_getfd pidfd_open kcmp"
+_SIGNALS = "tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal"
+_KERNEL = (
+    "io_uring_setup io_uring_enter io_uring_register bpf perf_event_open userfaultfd add_key keyctl request_key "
+    "init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff acct quotactl syslog "
+    "sethostname setdomainname settimeofday stime clock_settime clock_settime64 clock_adjtime adjtimex iopl ioperm "
+    "vhangup lookup_dcookie nfsservctl personality"
+)
+_NAMESPACES = (
+    "unshare setns mount umount umount2 pivot_root chroot move_mount open_tree fsopen fsmount fsconfig fspick "
+    "mount_setattr name_to_handle_at open_by_handle_at fanotify_init"
+)
+_ATTRIBUTES = (  # which Landlock does not guard
+    "chmod fchmod fchmodat chown chown32 fchown fchown32 lchown lchown32 fchownat utime utimes utimensat "
+    "utimensat_time64 futimesat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr mknod mknodat"
+)
+_HIDDEN_MEMORY = "memfd_create memfd_secret shmget shmat shmctl msgget msgsnd msgctl semget semctl mq_open"
+_OTHERS = "ioprio_set migrate_pages move_pages process_madvise process_mrelease setrlimit"
+_DENIED = " ".join((_NETWORK, _PROCESSES, _SIGNALS, _KERNEL, _NAMESPACES, _ATTRIBUTES, _HIDDEN_MEMORY, _OTHERS)).split()
+_YOUNG = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469}
+"""Numbers, the same on every architecture, of calls that older versions of libseccomp don't know by name."""
+
+_NEEDED = ("socket", "clone3", "io_uring_setup", "ptrace", "execve")
+_CLONE_THREAD = 0x00010000
+_LOW_32 = 0xFFFFFFFF
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_ASYNC_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: whom a descriptor sends signals to
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
+_PR_SET_PDEATHSIG = 1
+_SOCK_TYPE, _SOCK_DGRAM, _SOCK_RAW = 0xF, 2, 3
+
+
+def library() -> ModuleType | None:
+    """Debian's python3-seccomp, or pyseccomp from PyPI, which has the same interface; None without libseccomp."""
+    for name in ("seccomp", "pyseccomp"):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, RuntimeError, OSError):
+            continue
+    return None
+
+
+def deny(lib: ModuleType) -> None:
+    """Install the filter for this thread and those it starts; OSError or RuntimeError if that can't be done.
+
+    A denied call fails with EPERM. A call by way of another architecture's entry ends the process (SIGSYS).
+    """
+    rules: Any = lib.SyscallFilter(lib.ALLOW)
+    refused = lib.ERRNO(errno.EPERM)
+    for name in _DENIED:
+        if _known(lib, name):
+            rules.add_rule(refused, name)
+    for name, number in _YOUNG.items():
+        rules.add_rule(refused, name if _known(lib, name) else number)
+    for name in _NEEDED:
+        if not _known(lib, name):
+            raise RuntimeError(f"this libseccomp does not know {name}")
+
+    def masked(call: str, argument: int, mask: int, *values: int) -> None:
+        for value in values:
+            if _known(lib, call):
+                rules.add_rule(refused, call, lib.Arg(argument, lib.MASKED_EQ, mask, value))
+
+    def only(call: str, argument: int, value: int) -> None:
+        if _known(lib, call):
+            rules.add_rule(refused, call, lib.Arg(argument, lib.NE, value))
+
+    rules.add_rule(lib.ERRNO(errno.ENOSYS), "clone3")  # its flags lie in memory; libraries fall back on clone
+    masked("clone", 0, _CLONE_THREAD, 0)  # threads, but no processes
+    for call in ("kill", "tgkill"):
+        only(call, 0, os.getpid())
+    only("setpriority", 1, 0)
+    for call in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
+        only(call, 0, 0)
+    only("prlimit64", 0, 0)
+    only("sendto", 4, 0)  # no addresses: Unix sockets by path are nobody else's business
+    masked("socketpair", 1, _SOCK_TYPE, _SOCK_DGRAM, _SOCK_RAW)
+    masked("ioctl", 1, _LOW_32, *_TERMINAL_INPUT, *_ASYNC_OWNER)
+    for call in ("fcntl", "fcntl64"):
+        masked(call, 1, _LOW_32, _F_SETOWN, _F_SETSIG, _F_SETOWN_EX)
+    masked("prctl", 0, _LOW_32, _PR_SET_PDEATHSIG)
+    rules.load()
+
+
+def _known(lib: ModuleType, name: str) -> bool:
+    try:
+        return int(lib.resolve_syscall(lib.Arch.NATIVE, name)) != -1
+    except (ValueError, OSError, RuntimeError):
+        return False
