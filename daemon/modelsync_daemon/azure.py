@@ -17,6 +17,7 @@ from azure.iot.device import MethodRequest, MethodResponse, exceptions
 
 from modelsync_daemon import identity
 from modelsync_daemon.azure_internals import SocketCounter, stop_token_alarm
+from modelsync_daemon.backoff import jitter
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
 from modelsync_daemon.waiting import within
@@ -30,7 +31,7 @@ GRACE_SECONDS = 10.0
 """How long a connection may be down before it counts as lost: renewing the token reconnects."""
 
 TOKEN_SHARE = 0.9
-"""After this share of a token's lifetime the connection is built anew."""
+"""After this share of a token's lifetime, less a random fifth, the connection is built anew."""
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -90,7 +91,7 @@ class AzureControlPlane:
             self._first = _twin(await self._call("read its twin from", client.get_twin()))
             self._subscribe_events(client, lost)
             if stop_token_alarm(client):
-                self._renewal = self._loop.call_later(self._settings.token_seconds * self._token_share, lost.set)
+                self._renewal = self._loop.call_later(self._token_use(), lost.set)
             for attribute, handler in (
                 ("on_twin_desired_properties_patch_received", self._on_patch),
                 ("on_method_request_received", self._on_request),
@@ -135,6 +136,10 @@ class AzureControlPlane:
         if client is not None:
             with contextlib.suppress(Exception):
                 await within(2.0, client.shutdown())
+
+    def _token_use(self) -> float:
+        """How long a token is used: devices that connected together must not come back together."""
+        return jitter(self._settings.token_seconds * self._token_share)
 
     def _connected(self) -> Any:
         if self._client is None or self._lost.is_set():

@@ -21,7 +21,11 @@ class Backoff:
 
 
 NETWORK = Backoff()
-"""After the origin or the hub could not be reached."""
+"""After the origin could not be reached."""
+
+HUB = Backoff(base=10.0)
+"""After the hub could not be reached, or its line was lost: a hub that drops a thousand devices takes back a hundred a
+second (IoT Hub's S1 quota), so that the first attempts are spread already."""
 
 REFUSED = Backoff(base=30.0, cap=3600.0, floor=10.0)
 """After trust, damage or this machine stood in the way: only somebody's repair helps."""

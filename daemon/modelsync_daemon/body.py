@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 import aiohttp
 
-from modelsync_daemon.transfer import READ_BYTES, ObjectChanged, Transient, check_status, reason
-from modelsync_protocol.errors import FormatError
+from modelsync_daemon.transfer import READ_BYTES, ObjectChanged, Sender, Transient, check_status, named, reason
+from modelsync_protocol.errors import FormatError, UnreachableError
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-
-
-class Sender(Protocol):
-    """What a body needs of its origin (origin_client.Origin)."""
-
-    async def send(self, method: str, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """One request."""
-
-    async def persist(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Try until it works or the line has been silent for too long."""
-
-    async def throttle(self, count: int) -> None:
-        """`count` bytes have come: wait as the rate limit asks."""
 
 
 class Body:
@@ -38,6 +23,9 @@ class Body:
         self._end = end
         self._whole = whole
         self._ahead = b""
+        self._read_over = 0
+        self._ranges = True
+        self._name = named(path)
         self._response: aiohttp.ClientResponse | None = None
 
     async def read(self, count: int) -> bytes:
@@ -54,10 +42,10 @@ class Body:
                 part = await self._response.content.read(min(missing, READ_BYTES))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.close()
-                raise Transient(f"the download of {self.path} broke ({reason(error)}).") from error
+                raise Transient(f"the download of {self._name} broke ({reason(error)}).") from error
             if not part:
                 self.close()
-                raise Transient(f"{self.path} ended early, after {self.position} bytes.")
+                raise Transient(f"{self._name} ended early, after {self.position} bytes.")
             return part
 
         while missing:
@@ -65,8 +53,9 @@ class Body:
             parts.append(part)
             missing -= len(part)
             self.position += len(part)
-            await self._origin.throttle(len(part))
+            await self._origin.throttle(len(part), len(part))
         if self.position >= self._end:
+            self._origin.complete()
             self._finish()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -97,7 +86,7 @@ class Body:
 
     async def _request(self) -> aiohttp.ClientResponse:
         headers = {}
-        ranged = self.position > 0 or not self._whole
+        ranged = (self.position > 0 and self._ranges) or not self._whole
         if ranged:
             headers["Range"] = f"bytes={self.position}-{'' if self._whole else self._end - 1}"
             if self.etag:
@@ -112,27 +101,34 @@ class Body:
 
     async def _accept(self, response: aiohttp.ClientResponse, ranged: bool) -> None:
         if response.status == 416:
-            raise FormatError(f"{self.path} is shorter on the origin than it was announced.")
+            raise FormatError(f"{self._name} is shorter on the origin than it was announced.")
         check_status(response, self.path, {200, 206} if ranged else {200})
         etag = response.headers.get("ETag", "")
         if self.etag and etag and etag != self.etag:
-            raise ObjectChanged(f"{self.path} changed on the origin during its download.")
+            raise ObjectChanged(f"{self._name} changed on the origin during its download.")
         self.etag = self.etag or etag
         if response.status == 206:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if not match or int(match[1]) != self.position or int(match[2]) >= self._end:
-                raise Transient(f"the origin answers another range of {self.path} than was asked for.")
+                # It would do so again, and each time what it sends is lost: only a whole object can do without.
+                text, self._ranges = f"the origin answers another range of {self._name} than was asked for.", False
+                raise Transient(text) if self._whole else UnreachableError(text)
             return
         length = response.content_length
         if self._whole and length is not None and length != self._end:
-            raise FormatError(f"{self.path} has {length} bytes on the origin; {self._end} were announced.")
+            raise FormatError(f"{self._name} has {length} bytes on the origin; {self._end} were announced.")
         await self._discard(response, self.position)
 
     async def _discard(self, response: aiohttp.ClientResponse, count: int) -> None:
-        """The origin ignores ranges and sends all from the start: read over what is not wanted."""
-        while count:
-            part = await response.content.read(min(count, READ_BYTES))
+        """The origin ignores ranges and sends all from the start: read over what is not wanted.
+
+        Only what goes further than any attempt before is progress.
+        """
+        done = 0
+        while done < count:
+            part = await response.content.read(min(count - done, READ_BYTES))
             if not part:
-                raise Transient(f"{self.path} ended early.")
-            count -= len(part)
-            await self._origin.throttle(len(part))
+                raise Transient(f"{self._name} ended early.")
+            done += len(part)
+            await self._origin.throttle(len(part), max(0, done - self._read_over))
+            self._read_over = max(self._read_over, done)

@@ -65,6 +65,7 @@ class Settings:
     probation_seconds: int = 60
     probe_seconds: int = 60
     stall_seconds: int = 60
+    startup_spread_seconds: int = 30
     bytes_per_day: int | None = None
     bytes_per_month: int | None = None
     rate_limit: int | None = None
@@ -86,6 +87,7 @@ class Settings:
             "probation_seconds": (0, 7 * 86400),
             "probe_seconds": (1, 3600),
             "stall_seconds": (1, 3600),
+            "startup_spread_seconds": (0, 3600),
             "bytes_per_day": (0, MAX_INTEGER),
             "bytes_per_month": (0, MAX_INTEGER),
             "rate_limit": (1, MAX_INTEGER),

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff, jitter
+from modelsync_daemon.backoff import HUB, REFUSED, Backoff, jitter
 from modelsync_daemon.control import ControlPlane, MethodCallback
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.outbox import Outbox
@@ -51,13 +51,14 @@ class HubLink:
         on_twin: Callable[[Mapping[str, Any]], None],
         on_method: MethodCallback,
         reconcile_seconds: float,
-        network: Backoff = NETWORK,
+        network: Backoff = HUB,
         refused: Backoff = REFUSED,
         check_in: CheckIn | None = None,
+        first_pause: float = 0.0,
     ) -> None:
         self._plane, self._outbox, self._ledger, self._on_twin = plane, outbox, ledger, on_twin
         self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
-        self._check_in = check_in
+        self._check_in, self._first_pause = check_in, first_pause
         self._wake = asyncio.Event()
         self._read_due = False
         self._seen: int | None = None
@@ -81,13 +82,16 @@ class HubLink:
     async def run(self) -> None:
         """Connect, stay, reconnect, for ever."""
         attempts = 0
+        with contextlib.suppress(TimeoutError):
+            await within(self._first_pause, self._sync_asked())
         try:
             while True:
-                begin = time.monotonic()
+                begin = math.inf  # an attempt may take long, too, and is no steady connection
                 backoff, reason = self._network, ""
                 try:
                     await self._plane.connect()
                     await self._read()
+                    begin = _now()
                     self.count()
                     self._ledger.flush()
                     reason = await self._stay()
@@ -104,7 +108,7 @@ class HubLink:
                     with contextlib.suppress(TimeoutError):
                         await within(jitter(self._check_in.every_seconds), self._sync_asked())
                     continue
-                attempts = 1 if time.monotonic() - begin > _STEADY_SECONDS else attempts + 1
+                attempts = 1 if _now() - begin > _STEADY_SECONDS else attempts + 1
                 wait = backoff.seconds(attempts)
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
                 with contextlib.suppress(TimeoutError):
@@ -122,24 +126,24 @@ class HubLink:
         """Serve the connection until it is lost; returns why."""
         lost = asyncio.ensure_future(self._plane.wait_lost())
         lost.add_done_callback(lambda _: self._wake.set())
-        due = time.monotonic() + jitter(self._reconcile_seconds)
-        leave = time.monotonic() + _LINGER_SECONDS
+        due = _now() + jitter(self._reconcile_seconds)
+        leave = _now() + _LINGER_SECONDS
         try:
             while not lost.done():
                 if self._wake.is_set() or (self._check_in is not None and self._check_in.busy()):
-                    leave = time.monotonic() + _LINGER_SECONDS
-                elif self._check_in is not None and time.monotonic() >= leave:
+                    leave = _now() + _LINGER_SECONDS
+                elif self._check_in is not None and _now() >= leave:
                     return _DONE
                 self._wake.clear()
                 await self._send()
-                if self._read_due or time.monotonic() >= due:
+                if self._read_due or _now() >= due:
                     await self._read()
-                    due = time.monotonic() + jitter(self._reconcile_seconds)
+                    due = _now() + jitter(self._reconcile_seconds)
                 self.count()
                 if not self._wake.is_set():
                     look = due if self._check_in is None else min(due, leave)
                     with contextlib.suppress(TimeoutError):
-                        await within(max(0.05, min(_HOUR, look - time.monotonic())), self._wake.wait())
+                        await within(max(0.05, min(_HOUR, look - _now())), self._wake.wait())
                 if self._read_due:
                     await asyncio.sleep(_HINT_SECONDS)  # notices come in bursts
             return lost.result()
@@ -170,3 +174,7 @@ class HubLink:
         received, sent = self._plane.wire()
         self._ledger.add(received - self._counted[0], sent - self._counted[1])
         self._counted = (received, sent)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -71,6 +71,14 @@ class AccessRefused(UnreachableError):
     """The origin refuses the secret it is asked with, and no other came in time."""
 
 
+class OriginBusy(UnreachableError):
+    """The origin asks to be left alone for `after` seconds (Retry-After)."""
+
+    def __init__(self, text: str, after: float = 0.0) -> None:
+        super().__init__(text)
+        self.after = after
+
+
 class BudgetExceeded(ModelsyncError):
     """The plan needs more bytes than the budget has left; nothing was fetched."""
 
@@ -93,6 +101,7 @@ _KINDS: dict[str, type[ModelsyncError]] = {
     "usage": errors.UsageError,
     "refused": errors.RefusedError,
     "access": AccessRefused,
+    "busy": OriginBusy,
     "unreachable": errors.UnreachableError,
     "local": errors.LocalError,
     "budget": BudgetExceeded,
@@ -110,6 +119,8 @@ def kind_of(error: BaseException) -> str:
     return "defect"
 
 
-def error_of(kind: str, text: str) -> ModelsyncError:
-    """The reverse of `kind_of`."""
+def error_of(kind: str, text: str, after: float = 0.0) -> ModelsyncError:
+    """The reverse of `kind_of`; `after` is OriginBusy's."""
+    if kind == "busy":
+        return OriginBusy(text, after)
     return _KINDS.get(kind, WorkerDied)(text)

@@ -61,8 +61,10 @@ class Ledger:
                     (period, amount.received, amount.sent),
                 )
             connection.execute(
-                "DELETE FROM ledger WHERE period NOT IN (SELECT period FROM ledger ORDER BY period DESC LIMIT ?)",
-                (_KEEP_PERIODS,),
+                # A clock that was ahead left periods of the future, which must not push out what counts now.
+                "DELETE FROM ledger WHERE period NOT IN (SELECT period FROM ledger ORDER BY period DESC LIMIT ?)"
+                " AND period NOT IN (?, ?)",
+                (_KEEP_PERIODS, *self._periods()),
             )
         self._pending = {}
 

@@ -6,10 +6,10 @@ It knows no plan and no trust; what it brings is unverified.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,11 @@ from yarl import URL
 
 from modelsync_daemon.access import Access, joined
 from modelsync_daemon.body import Body
-from modelsync_daemon.job import AccessRefused
+from modelsync_daemon.job import AccessRefused, OriginBusy
+from modelsync_daemon.patience import Patience
 from modelsync_daemon.tcpinfo import carried
-from modelsync_daemon.transfer import READ_BYTES, AccessDenied, Rate, Transient, check_status, reason
+from modelsync_daemon.transfer import AccessDenied, Garbled, Rate, Transient, check_status, named, reason
+from modelsync_daemon.whole import Whole
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
 _RECEIVE_BUFFER_BYTES = 96 * 1024
@@ -34,8 +36,11 @@ _READ_BUFFER_BYTES = 16 * 1024
 _CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _CONNECTIONS = 4
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 3
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,9 @@ class Origin:
 
     `url` may carry a query (a SAS), which stays behind each path; `access` adds a secret one, and when that is refused
     another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to trust
-    instead of the system's. After `stall_seconds` without a byte the call in progress raises UnreachableError.
-    `rate_limit` is in
-    bytes a second. `on_traffic(received, sent)` gets increments of the wire's bytes.
+    instead of the system's. After `stall_seconds` without progress (patience.py) the call that waits raises
+    UnreachableError. `rate_limit` is in bytes a second. One call at a time.
+    `on_traffic(received, sent)` gets increments of the wire's bytes.
     """
 
     def __init__(
@@ -83,7 +88,7 @@ class Origin:
         self._parts = urlsplit(url)
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
             raise UsageError(f"{_without_query(url)!r} is not an origin: give a URL like https://host[:port][/path].")
-        self._stall = stall_seconds
+        self._patience = Patience(stall_seconds)
         self._rate = Rate(rate_limit)
         self._on_traffic = on_traffic
         self._access = access or Access(())
@@ -105,7 +110,7 @@ class Origin:
             read_bufsize=_READ_BUFFER_BYTES,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_SECONDS, sock_read=min(self._stall, 2 * _CONNECT_SECONDS)
+                total=None, sock_connect=_CONNECT_SECONDS, sock_read=self._patience.seconds / 3
             ),
         )
         return self
@@ -138,22 +143,9 @@ class Origin:
     async def get(self, path: str, limit: int) -> bytes:
         """Return a whole object of at most `limit` bytes; ObjectMissing for 404, RefusedError if it is longer."""
 
-        async def attempt() -> bytes:
-            async with await self.send("GET", path, {}) as response:
-                check_status(response, path, {200})
-                parts: list[bytes] = []
-                size = 0
-                async for part in response.content.iter_chunked(READ_BYTES):
-                    size += len(part)
-                    if size > limit:
-                        raise RefusedError(f"{path} is longer than the {limit} bytes allowed for it.")
-                    parts.append(part)
-                    await self._rate.spend(len(part))
-                if response.content_length is not None and response.content_length != size:
-                    raise Transient(f"{path} ended after {size} of {response.content_length} bytes.")
-                return b"".join(parts)
-
-        return await self.persist(attempt)
+        data = await self.persist(Whole(self, path, limit).attempt)
+        self.complete()
+        return data
 
     async def size(self, path: str) -> int | None:
         """Size in bytes of an object, by HEAD; None if there is none or the origin does not say."""
@@ -165,30 +157,34 @@ class Origin:
                 check_status(response, path, {200})
                 return response.content_length
 
-        return await self.persist(attempt)
+        size = await self.persist(attempt)
+        self.complete()
+        return size
 
     def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> Body:
         """A reader of bytes `offset` to `end` of an object (`whole`: of that size in all); see Body."""
         return Body(self, path, offset, end, whole, etag)
 
     async def send(self, method: str, path: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        """One request; the caller closes the answer. Raises Transient, or RefusedError for a bad certificate."""
-        assert self._session is not None
+        """One request, redirects followed; the caller closes the answer.
+
+        Raises Transient; RefusedError for a bad certificate, or where a redirect would leave TLS.
+        """
         base = self._parts
         secret = self._access.query
         query = joined(base.query, secret)
         # Encoded: a signature holds %2B and the like, which must go out as they are.
         url = URL(urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{path}", query, "")), encoded=True)
-        self._requests += 1
-        try:
-            response = await self._session.request(method, url, headers=headers, max_redirects=3, proxy=self._proxy)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise RefusedError(
-                f"the certificate of {base.hostname} is not trusted ({error.certificate_error}); "
-                "check its name and dates, or give its CA."
-            ) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Transient(f"{base.hostname} can't be reached ({reason(error)}); check the line.") from error
+        response = await self._request(method, url, headers)
+        for _ in range(_MOST_REDIRECTS):
+            if response.status not in _REDIRECTS:
+                break
+            response.release()
+            url = self._redirected(url, response.headers.get("Location", ""))
+            response = await self._request(method, url, headers)
+        if response.status in _REDIRECTS:
+            response.close()
+            raise UnreachableError(f"{base.hostname} redirects more than {_MOST_REDIRECTS} times; check its set-up.")
         if response.status in (401, 403) and secret:
             response.close()
             self._access.refused(secret)
@@ -196,34 +192,82 @@ class Origin:
                 f"{base.hostname} refuses the secret it is asked with ({response.status}): it may have expired; "
                 "send a new one with the direct method `secret`."
             )
-        if base.scheme == "https" and response.url.scheme != "https":
-            response.close()
-            raise RefusedError(f"{base.hostname} redirects to a connection without TLS; that is refused.")
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
-            raise RefusedError(f"{base.hostname} compresses {path}, which was not asked for; turn that off there.")
+            raise RefusedError(
+                f"{base.hostname} compresses {named(path)}, which was not asked for; turn that off there."
+            )
         return response
 
+    async def _request(self, method: str, url: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        assert self._session is not None
+        self._requests += 1
+        try:
+            return await self._session.request(method, url, headers=headers, allow_redirects=False, proxy=self._proxy)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise RefusedError(
+                f"the certificate of {url.host} is not trusted ({error.certificate_error}); "
+                "check its name and dates, or give its CA."
+            ) from error
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+            raise Garbled(
+                f"what {url.host} answers is no HTTP; check the origin's URL, and what is on the way."
+            ) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"{url.host} can't be reached ({reason(error)}); check the line.") from error
+
+    def _redirected(self, url: URL, location: str) -> URL:
+        """Where a redirect leads; another host may serve (what counts is the digest), but never without TLS."""
+        host = self._parts.hostname
+        try:
+            target = url.join(URL(location, encoded=True))
+            usable = bool(location and target.host)
+        except ValueError:
+            usable = False
+        if not usable or target.scheme not in ("http", "https"):
+            raise UnreachableError(f"{host} redirects to no usable address; check its set-up.")
+        if url.scheme == "https" and target.scheme != "https":
+            raise RefusedError(f"{host} redirects to a connection without TLS; that is refused.")
+        return target
+
     async def persist(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """Call `attempt` until it succeeds or the stall limit is over; pauses grow, with full jitter."""
-        deadline = time.monotonic() + self._stall
-        pause = _FIRST_PAUSE
+        """Call `attempt` until it succeeds or there was no progress for too long; pauses grow, with full jitter."""
+        pause, told = _FIRST_PAUSE, ""
         while True:
             try:
-                return await attempt()
+                async with self._patience.limited():
+                    return await attempt()
             except (Transient, aiohttp.ClientError, TimeoutError, OSError) as error:
-                wait = random.uniform(0, pause)
+                after = error.after if isinstance(error, Transient) else 0.0
+                wait = max(after, random.uniform(0, pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                if time.monotonic() + wait > deadline:
-                    text = str(error) if isinstance(error, Transient) else f"the transfer broke ({reason(error)})."
-                    kind = AccessRefused if isinstance(error, AccessDenied) else UnreachableError
-                    raise kind(f"{text} Gave up after {self._stall:.0f} s without progress.") from error
-                await asyncio.sleep(wait)
+                if not self._patience.allows(wait) or (told and isinstance(error, Garbled)):
+                    self._patience.renew()
+                    raise self._given_up(error, after) from error
+                if _sentence(error) != told:
+                    told = _sentence(error)
+                    _log.warning("%s It is tried again.", told)
+                await self._patience.sleep(wait)
 
-    async def throttle(self, count: int) -> None:
-        """Wait as the rate limit asks after `count` bytes, and hand the traffic on."""
+    def _given_up(self, error: Exception, after: float) -> UnreachableError:
+        text = _sentence(error)
+        if after:
+            return OriginBusy(f"{text} It asks to come back later.", after)
+        if isinstance(error, Garbled):
+            return UnreachableError(text)
+        kind = AccessRefused if isinstance(error, AccessDenied) else UnreachableError
+        return kind(f"{text} Gave up after {self._patience.seconds:.0f} s without progress.")
+
+    def complete(self) -> None:
+        """An answer is here whole: progress."""
+        self._patience.renew()
+
+    async def throttle(self, count: int, new: int) -> None:
+        """Wait as the rate limit asks after `count` bytes, `new` of them progress, and hand the traffic on."""
         self.tell()
-        await self._rate.spend(count)
+        self._patience.brought(new)
+        with self._patience.suspended():
+            await self._rate.spend(count)
 
     def _socket(self, address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
         family, kind, protocol, _, _ = address
@@ -245,6 +289,10 @@ def _tls(ca: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{ca} is not a readable PEM file of CA certificates.") from error
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, Transient) else f"the transfer broke ({reason(error)})."
 
 
 def _without_query(url: str) -> str:

@@ -17,7 +17,7 @@ from modelsync_daemon import ledger as budget
 from modelsync_daemon import methods, operations, reconcile, status
 from modelsync_daemon import processes as reports
 from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff
+from modelsync_daemon.backoff import HUB, NETWORK, REFUSED, Backoff
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import ControlPlane, MethodAnswer
 from modelsync_daemon.database import Database
@@ -40,6 +40,9 @@ from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
 _REPORT_SECONDS = 0.3
+_LONGEST_SLEEP_SECONDS = 900.0
+"""Deadlines are the clock's, which may be corrected meanwhile: they are looked at again so often."""
+
 _PRUNABLE = (State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED)
 """States in which a version that no pointer names is a left-over; elsewhere it may be what is about to be activated."""
 
@@ -66,7 +69,10 @@ class Resident:
         patience: Patience | None = None,
         network: Backoff = NETWORK,
         refused: Backoff = REFUSED,
+        hub: Backoff = HUB,
+        first_pause: float = 0.0,
     ) -> None:
+        """`first_pause`: seconds until hub and origin are first asked."""
         self.settings, self.data, self.database = settings, data, database
         self.processes = Processes()
         self.ledger = Ledger(database)
@@ -103,13 +109,14 @@ class Resident:
                 self._on_twin,
                 self.method,
                 settings.reconcile_seconds,
-                network,
+                hub,
                 refused,
                 None if settings.connect_every is None else CheckIn(settings.connect_every, self._busy),
+                first_pause,
             )
         )
         self._running: dict[str, _Running] = {}
-        self._refused = refused
+        self._refused, self._first_pause = refused, first_pause
         self._acting = asyncio.Lock()
         self._kick = asyncio.Event()
         self._dirty = asyncio.Event()
@@ -241,6 +248,7 @@ class Resident:
         self._kick.set()
 
     async def _reconcile_for_ever(self) -> None:
+        await asyncio.sleep(self._first_pause)
         while True:
             self._kick.clear()
             try:
@@ -248,7 +256,7 @@ class Resident:
                     again = await self._reconcile()
             except LocalError as error:
                 again = self._postpone(error)
-            wait = None if again is None else max(0.05, again - self.database.clock())
+            wait = None if again is None else min(max(0.05, again - self.database.clock()), _LONGEST_SLEEP_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await within(wait, self._kick.wait())
 

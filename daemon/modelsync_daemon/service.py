@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 
+from modelsync_daemon import startup
 from modelsync_daemon.children import ChildPreparer
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import ControlPlane
@@ -32,7 +33,14 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             raise UsageError(f"the setting {key} names {path}, which is not a file.")
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
-        resident = Resident(settings, data, database, ChildPreparer(lock, zygote=zygote), _plane(settings))
+        resident = Resident(
+            settings,
+            data,
+            database,
+            ChildPreparer(lock, zygote=zygote),
+            _plane(settings),
+            first_pause=startup.first_pause(settings.startup_spread_seconds, startup.machine_uptime()),
+        )
         api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
         await api.start()
         scraped = _metrics(resident, settings)

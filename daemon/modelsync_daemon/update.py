@@ -18,7 +18,16 @@ from modelsync_daemon.backoff import NETWORK, REFUSED, Backoff
 from modelsync_daemon.config import Settings
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.job import AccessRefused, BudgetExceeded, EventCallback, Job, Outcome, Preparer, WorkerDied
+from modelsync_daemon.job import (
+    AccessRefused,
+    BudgetExceeded,
+    EventCallback,
+    Job,
+    OriginBusy,
+    Outcome,
+    Preparer,
+    WorkerDied,
+)
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.pointer import Reference
 from modelsync_daemon.pushing import Pushing
@@ -29,6 +38,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableErr
 from modelsync_protocol.twin import Policy, Wish
 
 _PROGRESS_SECONDS = 10.0
+_LONGEST_BUSY_SECONDS = 5400.0
 _log = logging.getLogger(__name__)
 
 
@@ -165,6 +175,8 @@ class Updates:
         if isinstance(error, UnreachableError):
             code = "access" if isinstance(error, AccessRefused) else "offline"
             wait = self._network.seconds(attempts)
+            if isinstance(error, OriginBusy):
+                wait = max(wait, min(error.after, _LONGEST_BUSY_SECONDS))
         elif isinstance(error, BudgetExceeded):
             code, wait = "budget", budget.seconds_to_next_day(now) + 1
         elif isinstance(error, _WindowClosed):

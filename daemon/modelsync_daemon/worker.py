@@ -47,7 +47,7 @@ def main() -> None:
 
         known = isinstance(error, ModelsyncError)
         text = str(error) if known else f"the worker failed: {type(error).__name__}: {error}."
-        _emit({"event": "error", "kind": kind_of(error), "text": text})
+        _emit({"event": "error", "kind": kind_of(error), "text": text, "after": getattr(error, "after", 0.0)})
     else:
         _emit({"event": "result", "outcome": outcome})
 

@@ -248,6 +248,7 @@ async def device(
         patience or Patience(probe=5.0, probation=0.05, settle=0.0),
         QUICK,
         QUICK,
+        QUICK,
     )
     made = Device(resident, data, database, preparer, plane, lock, asyncio.get_running_loop().create_task(_never()))
     setup(made)
