@@ -205,9 +205,9 @@ class Origin:
         try:
             return await self._session.request(method, url, headers=headers, allow_redirects=False, proxy=self._proxy)
         except aiohttp.ClientConnectorCertificateError as error:
+            why = getattr(error.certificate_error, "verify_message", error.certificate_error)
             raise RefusedError(
-                f"the certificate of {url.host} is not trusted ({error.certificate_error}); "
-                "check its name and dates, or give its CA."
+                f"the certificate of {url.host} is not trusted ({why}); check its name and dates, or give its CA."
             ) from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise Garbled(

@@ -262,7 +262,7 @@ class _Job:
         damaged = frozenset(
             offset for (offset, _, digest), real in zip(manifest.chunks(), digests, strict=True) if digest != real
         )
-        _log.warning("%d chunks came out damaged and are fetched again.", len(damaged))
+        _log.warning("%d chunk(s) came out damaged and are fetched again.", len(damaged))
         repair = plan.plan_chunks(manifest, found, len(data), [], damaged)
         self._listener.state("fetching")
         await Executor(repair, assembly, [], self._origin, journal=None, progress=lambda fetched: None).run()
