@@ -179,7 +179,7 @@ class Activation:
         old = self._data.read_pointer(name)
         if old is not None and old.reference == reference:
             self._step(name, State.PROBING)
-            self._step(name, State.ACTIVE, attempts=0, error_code="", error_text="")
+            self._finish(old)
             return old
         pointer = Pointer(name, reference, self._next_generation(name, old), old.reference if old else None)
         target = {"target_version": reference.version, "target_digest": reference.digest, "intent": UPDATE}

@@ -30,7 +30,8 @@ class Assembly:
         self._dirty: set[int] = set()
 
     def prepare(self) -> None:
-        """Make folders, links, and files of full size; what is there already stays. Raises LocalError."""
+        """Make folders, links, and files of full size; what is there already stays. Durable: a journal that counts
+        bytes of a file is worth nothing if a power cut takes the file's name. Raises LocalError."""
         with _local(self.root):
             for entry in self.manifest.entries:
                 path = self.root / entry.path
@@ -42,6 +43,8 @@ class Assembly:
                         path.symlink_to(entry.target)
                 else:
                     self._allocate(path, entry)
+            for folder in self._folders():
+                fsync_directory(folder)
 
     def link(self, number: int, source: Path) -> bool:
         """Make file `number` a hard link to `source` (an installed file); False where that is not possible."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelsync_daemon.database import Database
-from modelsync_daemon.durable import durable_write
+from modelsync_daemon.durable import durable_write, fsync_directory
 
 _RECIPE = "recipe.json"
 _SOURCE = "source"
@@ -62,6 +62,7 @@ class Build:
         """Start anew: drop what was there, keep `source` and `recipe`, then open the journal at no step."""
         self.drop()
         self.tree.mkdir(parents=True)
+        fsync_directory(self.folder.parent)
         durable_write(self.folder / _SOURCE, source)
         durable_write(self.folder / _RECIPE, json.dumps(asdict(recipe)).encode())
         self._database.connection.execute(

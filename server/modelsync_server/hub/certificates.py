@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from modelsync_protocol.errors import LocalError
+from modelsync_server.store import durable
 
 _CA_DAYS = 3650
 _SERVER_DAYS = 397
@@ -62,7 +62,7 @@ def issue_client(directory: Path, name: str, folder: Path) -> None:
             .sign(ca_key, hashes.SHA256())
         )
         _write_key(folder / "key.pem", key)
-        _write(folder / "cert.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        durable.write(folder / "cert.pem", certificate.public_bytes(serialization.Encoding.PEM))
     except (OSError, ValueError) as error:
         raise LocalError(f"a certificate for {name} can't be written to {folder}: {error}.") from error
 
@@ -95,7 +95,7 @@ def _make_ca(ca_path: Path, key_path: Path) -> None:
         .sign(key, hashes.SHA256())
     )
     _write_key(key_path, key)
-    _write(ca_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    durable.write(ca_path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _make_server(paths: Certificates, ca_key_path: Path, host: str) -> None:
@@ -112,7 +112,7 @@ def _make_server(paths: Certificates, ca_key_path: Path, host: str) -> None:
         .sign(ca_key, hashes.SHA256())
     )
     _write_key(paths.server_key, key)
-    _write(paths.server, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    durable.write(paths.server, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _usable(paths: Certificates, host: str) -> bool:
@@ -178,14 +178,4 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    _write(path, pem, 0o600)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    durable.write(path, pem, mode=0o600)
