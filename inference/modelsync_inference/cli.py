@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from modelsync_inference.edge import options
 from modelsync_inference.isolation import Isolation
 from modelsync_inference.memory_policy import Policy
 from modelsync_protocol import names
@@ -155,6 +156,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
     )
+    options.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
     arguments = parser.parse_args(argv)
     arguments.allow_code += [name.strip() for name in os.environ.get(_ALLOW_CODE, "").split(",") if name.strip()]
@@ -169,4 +171,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--code-memory-mib must be at least 1.")
     if arguments.data.exists() and not arguments.data.is_dir():
         raise UsageError(f"--data {arguments.data} is not a directory.")
+    arguments.edge_options = options.read(arguments)
     return arguments

@@ -8,11 +8,12 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
+from prometheus_client.registry import Collector
 
 from modelsync_inference import oip
 from modelsync_inference.errors import InputError, NotServingError
@@ -33,10 +34,15 @@ DRAIN: web.AppKey[Callable[[float], Awaitable[None]]] = web.AppKey("drain")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_app(models: Repository, *, workers: int, max_request_bytes: int) -> web.Application:
-    """The application that serves `models`, running at most `workers` inferences at a time; the caller starts both."""
+def build_app(
+    models: Repository, *, workers: int, max_request_bytes: int, collectors: Iterable[Collector] = ()
+) -> web.Application:
+    """The application that serves `models`, running at most `workers` inferences at a time; the caller starts both.
+
+    `collectors` give metrics beside its own.
+    """
     app = web.Application(client_max_size=max_request_bytes, middlewares=[_errors_as_json])
-    server = _Server(models, workers)
+    server = _Server(models, workers, Metrics(models, collectors))
     one = "/v2/models/{model}"
     app.add_routes(
         [
@@ -60,9 +66,9 @@ def build_app(models: Repository, *, workers: int, max_request_bytes: int) -> we
 
 
 class _Server:
-    def __init__(self, models: Repository, workers: int) -> None:
+    def __init__(self, models: Repository, workers: int, metrics: Metrics) -> None:
         self._models = models
-        self._metrics = Metrics(models)
+        self._metrics = metrics
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="modelsync-infer")
         self._waiting = 0
         self._drained: asyncio.Event | None = None

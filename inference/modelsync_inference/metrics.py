@@ -5,7 +5,7 @@ Beside our names stand those of Triton (`nv_inference_…`, microseconds), which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,12 +19,13 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """Counts requests, and reads the rest off the model at each scrape."""
+    """Counts requests, and reads the rest off the model and the `collectors` at each scrape."""
 
-    def __init__(self, models: Repository) -> None:
+    def __init__(self, models: Repository, collectors: Iterable[Collector] = ()) -> None:
         self._models = models
         self._registry = CollectorRegistry()
-        self._registry.register(_ModelCollector(models))
+        for collector in (_ModelCollector(models), *collectors):
+            self._registry.register(collector)
         self._requests = Counter(
             "modelsync_inference_requests",
             "Inference requests, by HTTP status of the answer.",

@@ -9,6 +9,7 @@ import json
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -20,7 +21,12 @@ from modelsync_inference.settings import Settings
 from modelsync_inference.supervisor import Start
 from modelsync_inference.trial import TrialRules
 
+if TYPE_CHECKING:
+    from modelsync_inference.edge.module import EdgeModule
+
 _DRAIN_SECONDS = 10.0
+_EDGE_DRAIN_SECONDS = 5.0
+"""IoT Edge kills a module 10 s after SIGTERM."""
 _CLOSE_SECONDS = 1.0
 _MIB = 1 << 20
 _SWITCH_INTERVAL = 0.001
@@ -65,7 +71,10 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
     models = Repository.open(arguments.data, settings, None if start is None else start.forks)
     for name in arguments.model:
         models.add(name)
-    app = build_app(models, workers=arguments.workers, max_request_bytes=arguments.max_request_mib * _MIB)
+    edge = _edge(arguments, models)
+    collectors = [] if edge is None else [edge.metrics]
+    limit = arguments.max_request_mib * _MIB
+    app = build_app(models, workers=arguments.workers, max_request_bytes=limit, collectors=collectors)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
@@ -75,9 +84,23 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
             host, port = runner.addresses[0][:2]
             sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
             sys.stdout.flush()
+        if edge is not None:
+            edge.start()
         await stop.wait()
         await site.stop()
+        if edge is not None:
+            await edge.stop(_EDGE_DRAIN_SECONDS)
         await app[DRAIN](_DRAIN_SECONDS)
     finally:
         await runner.cleanup()
         await asyncio.to_thread(models.close)
+
+
+def _edge(arguments: argparse.Namespace, models: Repository) -> EdgeModule | None:
+    if arguments.edge_options is None:
+        return None
+    # Only here: a plain server does without the SDK.
+    from modelsync_inference.edge.module import EdgeModule
+
+    (name,) = arguments.model
+    return EdgeModule(name, lambda: models.get(name).lease(), arguments.edge_options)
