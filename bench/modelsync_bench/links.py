@@ -1,0 +1,27 @@
+"""The lines that a device may hang on, by name."""
+
+from __future__ import annotations
+
+from modelsync_bench.result import LinkProfile
+
+DIRECT = "direct"
+"""The line without limit, on which bytes are counted; its wall time is the methods' own."""
+
+LINKS = {
+    one.name: one
+    for one in (
+        LinkProfile(DIRECT, None, None, 0, 0),
+        LinkProfile("lte", 10_000_000, 2_000_000, 60, 0),
+        LinkProfile("lte-m", 300_000, 100_000, 150, 0),
+        LinkProfile("2g", 40_000, 40_000, 500, 0),
+        LinkProfile("loss", 10_000_000, 2_000_000, 60, 20),
+    )
+}
+"""The 2G line's round trip is GPRS's usual half second; `loss` is the LTE line with 2 % of all packets lost, each way."""
+
+
+def predicted_seconds(link: LinkProfile, down_bytes: int, up_bytes: int, requests: int) -> float:
+    """A lower bound of what a transfer takes: bytes over rate, and a round trip each for TCP, TLS and every request."""
+    down = down_bytes * 8 / link.down_bits if link.down_bits else 0.0
+    up = up_bytes * 8 / link.up_bits if link.up_bits else 0.0
+    return max(down, up) + (2 + requests) * link.round_trip_ms / 1000

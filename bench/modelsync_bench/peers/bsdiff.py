@@ -1,0 +1,28 @@
+"""bsdiff 4: a patch from the exact old file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelsync_bench.peers.downloads import Download, check, debian, tool
+
+_MIB = 1024 * 1024
+
+
+class Bsdiff(Download):
+    """The reference implementation."""
+
+    name = "bsdiff"
+    method = "bsdiff from the exact old file (from an empty one at a first install), by HTTPS GET"
+    install = "apt install bsdiff curl nginx-light"
+    suffix = ".bsdiff"
+    largest = 96 * _MIB
+
+    def version(self) -> str | None:
+        return debian("bsdiff", "bsdiff") if tool("bsdiff") else None
+
+    def make(self, old: Path | None, new: Path, served: Path) -> None:
+        check(["bsdiff", str(old or "/dev/null"), str(new), str(served)])
+
+    def rebuild(self, old: Path | None, fetched: Path, new: Path) -> list[str] | None:
+        return ["bspatch", str(old or "/dev/null"), str(new), str(fetched)]
