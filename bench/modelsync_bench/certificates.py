@@ -44,9 +44,7 @@ def make(folder: Path) -> Certificates:
     made.ca.write_bytes(root.public_bytes(pem))
     made.chain.write_bytes(leaf.public_bytes(pem) + between.public_bytes(pem))
     made.key.touch(mode=0o600)
-    made.key.write_bytes(
-        keys[2].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    made.key.write_bytes(keys[2].private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return made
 
 

@@ -45,7 +45,9 @@ def list_peers() -> None:
 
 @app.command()
 def run(
-    out: Annotated[Path, typer.Option(help="The result; if it is there, the run goes on from it.")] = Path("bench.json"),
+    out: Annotated[Path, typer.Option(help="The result; if it is there, the run goes on from it.")] = Path(
+        "bench.json"
+    ),
     corpus: Annotated[Path | None, typer.Option(help="Folder of pairs; default: the repository's own models.")] = None,
     only: Annotated[str, typer.Option(help="Scenarios, separated by commas.")] = ",".join(SCENARIOS),
     pairs: Annotated[str, typer.Option(help="Pairs, separated by commas; default: all.")] = "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -53,7 +52,7 @@ def add(archive: tarfile.TarFile, path: Path, name: str, mtime: int = 0) -> None
     header.mode = 0o755 if header.isdir() or header.mode & stat.S_IXUSR else 0o644
     if header.isreg():
         header.type = tarfile.REGTYPE
-        header.size = os.path.getsize(path)
+        header.size = path.stat().st_size
         with path.open("rb") as file:
             archive.addfile(header, file)
     else:

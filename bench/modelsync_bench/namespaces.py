@@ -1,7 +1,7 @@
 """A line made of two network namespaces: bytes are those of the device's interface, in both directions.
 
-Without a limit the line is a veth pair with offloads off (with them on, headers of merged packets are not counted).
-With a rate or a delay it is a pair of TUN interfaces (line.py) with a token bucket at each end; this needs no netem. Loss
+Without a delay the line is a veth pair with offloads off (with them on, headers of merged packets are not counted).
+With one it is a pair of TUN interfaces (line.py); this needs no netem. A token bucket at each end limits the rate. Loss
 is nft's, at random, on arrival. Nothing of the machine's own network is touched. Needs root, ip, tc, nft and ethtool.
 """
 
@@ -25,7 +25,8 @@ SERVER, DEVICE, NAME = "10.210.0.1", "10.210.0.2", "origin.test"
 _BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _TOOLS = ("ip", "tc", "nft", "ethtool", "mount")
 _QUEUE_BYTES = 64 * 1024
-"""What a slow line's modem buffers before it drops."""
+_QUEUE_SECONDS = 0.2
+"""What a modem buffers before it drops: the larger of both."""
 
 _BURST_BYTES = 3200
 _numbers = itertools.count()
@@ -114,10 +115,15 @@ class NamespaceLab:
         with contextlib.suppress(LabError):
             _run("ip", "-n", self._device, "link", "del", "line0")
         self._end_line()
-        if link.down_bits is None and link.up_bits is None and not link.round_trip_ms:
-            self._lay_wire()
-        else:
+        if link.round_trip_ms:
             self._lay_slow(link)
+        else:
+            self._lay_wire()
+        for space, rate in ((self._server, link.down_bits), (self._device, link.up_bits)):
+            if rate is not None:
+                queue = max(_QUEUE_BYTES, round(rate / 8 * _QUEUE_SECONDS))
+                bucket = ("tbf", "rate", f"{rate}bit", "burst", str(_BURST_BYTES), "limit", str(queue))
+                _run("tc", "-n", space, "qdisc", "add", "dev", "line0", "root", *bucket)
         for space in (self._server, self._device):
             with contextlib.suppress(LabError):
                 self._in(space, "nft", "delete", "table", "inet", "loss")
@@ -125,19 +131,17 @@ class NamespaceLab:
                 self._nft(
                     space,
                     "table inet loss { chain arriving { type filter hook input priority 0; "
-                    f'iifname "line0" numgen random mod 1000 < {link.lost_per_mille} drop; }} }}',
+                    f'iifname "line0" numgen random mod 1000 < {link.lost_per_mille} drop; }}\n}}',
                 )
 
     def cut_after(self, down_bytes: int, how: Literal["reset", "silence"]) -> None:
         self.mend()
-        if how == "reset":
-            verdict = "meta l4proto tcp reject with tcp reset"
-            also = f'chain down {{ type filter hook output priority 0; oifname "line0" quota over {down_bytes} bytes '
-            also += f"{verdict}; }} "
-        else:
-            also = f'chain down {{ type filter hook output priority 0; oifname "line0" quota over {down_bytes} bytes '
-            also += "drop; } "
-        self._nft(self._server, f"table inet cut {{ {also}}}")
+        verdict = "reject with tcp reset" if how == "reset" else "drop"
+        self._nft(
+            self._server,
+            "table inet cut { chain down { type filter hook output priority 0; "
+            f'oifname "line0" meta l4proto tcp quota over {down_bytes} bytes {verdict}; }}\n}}',
+        )
         self._cut_at = self.counts().down + down_bytes
 
     def is_cut(self) -> bool:
@@ -185,12 +189,9 @@ class NamespaceLab:
         assert self._line.stdout is not None
         if self._line.stdout.readline() != b"ready\n":
             raise LabError("the delayed line needs /dev/net/tun, which can't be opened here.")
-        for name, space, rate in ((left, self._server, link.down_bits), (right, self._device, link.up_bits)):
+        for name, space in ((left, self._server), (right, self._device)):
             _run("ip", "link", "set", name, "netns", space)
             _run("ip", "-n", space, "link", "set", name, "name", "line0")
-            if rate is not None:
-                bucket = ("tbf", "rate", f"{rate}bit", "burst", str(_BURST_BYTES), "limit", str(_QUEUE_BYTES))
-                _run("tc", "-n", space, "qdisc", "add", "dev", "line0", "root", *bucket)
         self._up()
 
     def _up(self) -> None:
@@ -208,11 +209,11 @@ class NamespaceLab:
         return _run("ip", "netns", "exec", space, *argv)
 
     def _nft(self, space: str, rules: str) -> None:
-        self._in(space, "nft", rules)
+        _run("ip", "netns", "exec", space, "nft", "-f", "-", text=rules)
 
 
-def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def _run(*argv: str, text: str = "") -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, input=text)
     if done.returncode:
         raise LabError(f"`{' '.join(argv)}` failed: {done.stderr.strip() or done.returncode}")
     return done.stdout

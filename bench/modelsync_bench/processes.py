@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -120,34 +119,27 @@ def server(
         )
     try:
         if port is not None:
-            _listening(lab, process, port, log)
+            _listening(lab, process, argv, port, log)
         yield process
     finally:
         _end(process)
 
 
-def _listening(lab: Lab, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _listening(lab: Lab, process: subprocess.Popen[bytes], argv: list[str], port: int, log: Path) -> None:
     probe = f"import socket; socket.create_connection(('{lab.server_host}', {port}), 1).close()"
     deadline = time.monotonic() + 20
-    while True:
-        if lab.counter == "relay":
-            with contextlib.suppress(OSError):
-                socket.create_connection((lab.server_host, port), 1).close()
-                return
-        elif subprocess.run(lab.on_server([sys.executable, "-I", "-S", "-c", probe]), capture_output=True).returncode == 0:
-            return
+    command = lab.on_server([sys.executable, "-I", "-S", "-c", probe])
+    while subprocess.run(command, capture_output=True).returncode != 0:
         if process.poll() is not None or time.monotonic() > deadline:
-            raise StepFailed(f"{Path(process.args[-1]).name} did not start: {log.read_text(errors='replace')[-400:]}")  # type: ignore[index,arg-type]
+            raise StepFailed(f"{Path(argv[0]).name} did not start: {log.read_text(errors='replace')[-400:]}")
         time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

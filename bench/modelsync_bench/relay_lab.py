@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from modelsync_bench.checkout import make_importable
 from modelsync_bench.lab import Counts, LabError
 from modelsync_bench.result import Counter, LinkProfile
 
@@ -29,9 +30,11 @@ class RelayLab:
 
     def __init__(self) -> None:
         try:
-            from examples.demo.relay import Relay
-        except ImportError as error:
-            raise LabError("the counting relay lies in examples/: run from a checkout, or as root.") from error
+            make_importable()
+        except FileNotFoundError as error:
+            raise LabError(str(error)) from error
+        from examples.demo.relay import Relay
+
         self._make = Relay
         self._relays: dict[int, Any] = {}
         self._link: LinkProfile | None = None

@@ -109,15 +109,17 @@ class Request:
 class Measurement:
     """One update of one device with one peer over one link. Bytes, seconds.
 
-    `scenario`: story, pairs, install, behind, cut-line, cut-kill, environment. `pair` and `peer` and `link` name entries
-    of their lists. `payload_bytes`: bodies that the method fetches, checked against the wire. `wire_up`, `wire_down`: seen
-    from the device, counted as `counter` says; all of handshakes, headers, manifests and twin traffic. `requests`: HTTP
-    requests, null for other protocols. `wall_seconds`: from the start of the device's first process to the end of its
-    last. `peak_memory`: resident bytes of its largest process (figures below 10 MiB are not told apart).
-    `cpu_seconds`: all its processes, user and system. `exact`: the harness compared the result with the new version.
-    `deterministic`: repeats are promised to differ by less than 1 %; `totals`: wire_up + wire_down of each repeat.
-    `reason`: null, or why there are no figures (`exact` is then false). `breakdown`: requests in order, where a server's
-    log has them.
+    - `scenario`: story, pairs, install, behind, cut-line, cut-kill, environment; `pair`, `peer`, `link` name entries of
+      the result's lists.
+    - `payload_bytes`: bodies that the method fetches, checked against the wire.
+    - `wire_up`, `wire_down`: seen from the device, counted as `counter` says; handshakes, headers, manifests included.
+    - `requests`: HTTP requests; null for other protocols.
+    - `wall_seconds`: of the device's processes, added up. `cpu_seconds`: user and system.
+    - `peak_memory`: resident bytes of its largest process (figures below 10 MiB are not told apart).
+    - `exact`: the harness compared the result with the new version.
+    - `deterministic`: repeats are promised to differ by less than 1 % in bytes; `totals`: both ways, of each repeat.
+    - `breakdown`: the requests in order, where a server's log has them.
+    - `reason`: null, or why there are no figures (`exact` is then false).
     """
 
     scenario: str
@@ -156,7 +158,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What was not measured although it could have been, and why: no row is dropped in silence."""
+    """What was not measured although it could have been, and why: no row is dropped in silence. `peer` "*": none."""
 
     scenario: str
     pair: str

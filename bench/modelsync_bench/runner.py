@@ -68,17 +68,32 @@ class Runner:
         for task in tasks:
             self._describe(task)
             tarred: Job | None = None
+            links = self._links(task)
             for peer in self._known.values():
                 job = task.job
                 if job.new.is_dir() and not peer.trees:
                     tarred = tarred or _tarred(job, self._site.scratch)
                     job = tarred
-                for link in self._settings.links:
+                for link in links if peer.name in self._installed else links[:1]:
                     self._one(task, peer, job, link)
+
+    def _links(self, task: Task) -> list[LinkProfile]:
+        """The lines for a task, the direct one first; the others are left out for all peers at once."""
+        chosen = [link for link in self._settings.links if link.name == DIRECT]
+        for link in self._settings.links:
+            if link.name == DIRECT:
+                continue
+            if self._settings.linked_pairs is None or task.pair in self._settings.linked_pairs:
+                chosen.append(link)
+            else:
+                self._leave_out(LeftOut(task.scenario, task.pair, "*", link.name, "not among --link-pairs"))
+        return chosen
 
     def _describe(self, task: Task) -> None:
         info = task.info()
-        self._result.pairs = [one for one in self._result.pairs if (one.scenario, one.name) != (info.scenario, info.name)]
+        self._result.pairs = [
+            one for one in self._result.pairs if (one.scenario, one.name) != (info.scenario, info.name)
+        ]
         self._result.pairs.append(info)
 
     def _one(self, task: Task, peer: Peer, job: Job, link: LinkProfile) -> None:
@@ -114,14 +129,14 @@ class Runner:
             return f"{peer.name} would take too long to publish more than {peer.largest >> 20} MiB"
         if link.name == DIRECT:
             return None
-        if self._settings.linked_pairs is not None and task.pair not in self._settings.linked_pairs:
-            return "limited lines are measured with the pairs of --link-pairs"
         direct = self._result.find((task.scenario, task.pair, peer.name, DIRECT))
         if direct is None or direct.wire_down is None or direct.wire_up is None:
             return "there is no measurement on the direct line to predict its time from"
         seconds = predicted_seconds(link, direct.wire_down, direct.wire_up, direct.requests or 1)
         if seconds > self._settings.bound:
-            return f"about {seconds:.0f} s are predicted from its bytes, more than {self._settings.bound:.0f} s (--bound)"
+            return (
+                f"about {seconds:.0f} s are predicted from its bytes, more than {self._settings.bound:.0f} s (--bound)"
+            )
         return None
 
     def _empty(self, task: Task, peer: Peer, link: LinkProfile) -> Measurement:

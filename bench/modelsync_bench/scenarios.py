@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelsync_bench.checkout import EXAMPLES, make_importable
 from modelsync_bench.digests import digest, size
 from modelsync_bench.peers.port import Job
 from modelsync_bench.result import PairInfo
 
 PAIRS, INSTALL, BEHIND = "pairs", "install", "behind"
-EXAMPLES = Path(__file__).parents[2] / "examples"
 _OWN = {
     "anomaly-pickle": "anomaly/{}/model.pkl",
     "anomaly-onnx": "anomaly/{}/model.onnx",
@@ -59,7 +59,9 @@ def pairs(corpus: Path | None, scratch: Path) -> dict[str, tuple[Path, Path]]:
     if (corpus / "derive.py").is_file():
         folder = scratch / "corpus"
         if not (folder / ".complete").exists():
-            subprocess.run([sys.executable, str(corpus / "derive.py"), str(folder)], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, str(corpus / "derive.py"), str(folder)], check=True, stdout=subprocess.DEVNULL
+            )
             (folder / ".complete").touch()
     found = {
         path.name: (next(path.glob("old.*")), next(path.glob("new.*")))
@@ -96,13 +98,14 @@ def behind(scratch: Path) -> Iterator[Task]:
 
 
 def _train(folder: Path) -> None:
+    make_importable()
     from examples.digits import export, train
 
     training, _ = train.data()
     weights = train.train(training)
     for number in range(1, 5):
-        for form, encode in (("float32", export.float32), ("int8", export.int8)):
+        for form, int8 in (("float32", False), ("int8", True)):
             target = folder / form / f"v{number}" / "model.onnx"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(encode(weights))
+            target.write_bytes(export.to_onnx(weights, int8=int8))
         weights = train.fine_tune(weights, training)

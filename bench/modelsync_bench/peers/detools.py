@@ -22,7 +22,19 @@ class Detools(Download):
 
     def make(self, old: Path | None, new: Path, served: Path) -> None:
         served.unlink(missing_ok=True)
-        check([sys.executable, "-m", "detools", "create_patch", "-c", "lzma", str(old or "/dev/null"), str(new), str(served)])
+        check(
+            [
+                sys.executable,
+                "-m",
+                "detools",
+                "create_patch",
+                "-c",
+                "lzma",
+                str(old or "/dev/null"),
+                str(new),
+                str(served),
+            ]
+        )
 
     def rebuild(self, old: Path | None, fetched: Path, new: Path) -> list[str] | None:
         return [sys.executable, "-I", "-m", "detools", "apply_patch", str(old or "/dev/null"), str(fetched), str(new)]

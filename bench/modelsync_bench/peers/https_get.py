@@ -1,4 +1,4 @@
-"""The whole file by HTTPS GET, as Microsoft's sample does it (architecture-center, machine-learning-inference-iot-edge)."""
+"""The whole file by HTTPS GET, as Microsoft's sample does it (architecture-center, ML inference on IoT Edge)."""
 
 from __future__ import annotations
 

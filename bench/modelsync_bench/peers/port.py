@@ -48,7 +48,7 @@ class Site:
     scratch: Path
 
     def folder(self, peer: str, job: Job) -> Path:
-        """A peer's own folder for a job; it lasts from publishing to the last fetch, and the static origin serves it."""
+        """A peer's own folder for a job; it lasts from publishing to the last fetch. The static origin serves it."""
         return self.peers / peer / job.key
 
     def url(self, folder: Path, name: str) -> str:

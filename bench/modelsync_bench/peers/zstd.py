@@ -29,7 +29,9 @@ class ZstdPatch(Zstd):
     """A patch."""
 
     name = "zstd-patch"
-    method = "zstd -19 --long=31 --patch-from of the exact old file, by HTTPS GET; the whole file if there is no old one"
+    method = (
+        "zstd -19 --long=31 --patch-from of the exact old file, by HTTPS GET; the whole file if there is no old one"
+    )
 
     def make(self, old: Path | None, new: Path, served: Path) -> None:
         patch = [f"--patch-from={old}"] if old else []
