@@ -28,7 +28,7 @@ def _tun(name: str) -> int:
 
 
 def carry(ends: tuple[int, int], delay: float) -> None:
-    """Carry for ever; packets keep their order."""
+    """Carry until an interface is taken away; packets keep their order."""
     waiting: dict[int, deque[tuple[float, bytes]]] = {end: deque() for end in ends}
     other = {ends[0]: ends[1], ends[1]: ends[0]}
     while True:
@@ -43,6 +43,8 @@ def carry(ends: tuple[int, int], delay: float) -> None:
                         waiting[end].append((time.monotonic() + delay, packet))
             except BlockingIOError:
                 pass
+            except OSError:
+                return  # the interface was taken away
         now = time.monotonic()
         for end, queue in waiting.items():
             while queue and queue[0][0] <= now:
