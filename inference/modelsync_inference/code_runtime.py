@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from modelsync_inference.sandbox import Allowance, Sandbox
 from modelsync_inference.spawner import Worker
 
 _MAX_ANSWER_BYTES = 64 << 20
+_LIBRARIES = ("joblib", "sklearn")
+_UNCOMPRESSED = (b"\x80", b"(", b"c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +25,10 @@ class _OfVersion:
     sandbox: Sandbox
     kind: Kind
     folder: Path
+    libraries: tuple[str, ...]
 
     def spawn(self, channels: int) -> Worker:
-        return self.sandbox.spawn(self.kind, self.folder, channels)
+        return self.sandbox.spawn(self.kind, self.folder, self.libraries, channels)
 
     def kill(self, worker: Worker) -> int | None:
         return self.sandbox.kill(worker)
@@ -46,16 +50,18 @@ class CodeRuntime:
     def load_as(self, path: Path, folder: Path, stated: Stated) -> LoadedModel:
         """See Guided."""
         kind, folder = kind_of(path), folder.resolve()
+        libraries = _libraries(path) if kind is Kind.PICKLE else ()
         order = {
             "kind": kind.value,
             "path": str(path.resolve()),
             "inputs": _specs(stated.inputs),
             "outputs": _specs(stated.outputs),
             "proven": stated.proven,
+            "joblib": "joblib" in libraries,
             "quiet": not kind.single_threaded,
         }
         concurrency = 1 if kind.single_threaded else self._concurrency
-        spawner = _OfVersion(self._sandbox, kind, folder)
+        spawner = _OfVersion(self._sandbox, kind, folder, libraries)
         return ProcessModel(path.name, order, concurrency, self._limits, spawner, _MAX_ANSWER_BYTES)
 
     def pids(self) -> tuple[int, ...]:
@@ -101,6 +107,17 @@ class KindRuntime:
     def _holders(self) -> list[Processes]:
         runtimes: tuple[object, ...] = (self._onnx, self._code)
         return [runtime for runtime in runtimes if isinstance(runtime, Processes)]
+
+
+def _libraries(path: Path) -> tuple[str, ...]:
+    """Those that a pickle names, or all if it is compressed: they take seconds on a small device, and 300 MiB."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:1] not in _UNCOMPRESSED:
+                return _LIBRARIES
+            return tuple(name for name in _LIBRARIES if data.find(name.encode()) >= 0)
+    except (OSError, ValueError) as error:
+        raise ModelRefusedError(f"{path.name} can't be read: {error}.") from error
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> list[list[object]]:

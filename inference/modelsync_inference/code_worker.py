@@ -2,16 +2,17 @@
 
 It is a process of its own, not a fork of one that has seen other models or secrets, and it is started with an
 environment of its own (sandbox.py). The argument is a JSON object: `channels` (descriptors), `kind`, `folder` (of the
-artifact) and `bounds`.
+artifact), `libraries` and `bounds`.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,10 @@ def main() -> None:
     orders = json.loads(sys.argv[1])
     channels = [socket.socket(fileno=descriptor) for descriptor in orders["channels"]]
     kind, folder, given = Kind(orders["kind"]), orders["folder"], orders["bounds"]
-    sys.path.append(folder)  # modules beside the model; last, so that none of them passes for one of the system's
     os.chdir(folder)
     hello: dict[str, Any] = {}
     try:
-        _import(kind)
+        _import(kind, orders["libraries"])
         bounds = Bounds(
             tuple(map(Path, given["readable"])),
             tuple(map(Path, given["writable"])),
@@ -45,6 +45,8 @@ def main() -> None:
         hello["failed"] = str(error)
     channels[0].sendall(json.dumps(hello).encode() + b"\n")
     if "failed" not in hello:
+        # Modules beside the model: not before it is confined, and last, so that none passes for one of the system's.
+        sys.path.append(folder)
         serve = worker.serve_on_one_thread if kind.single_threaded else worker.serve
         serve(channels, _load)
 
@@ -58,22 +60,23 @@ def _load(order: Mapping[str, Any]) -> LoadedModel:
         return scoring_script.load(path)
     from modelsync_inference import sklearn_model
 
-    return sklearn_model.load(path, stated)
+    return sklearn_model.load(path, stated, joblib=order["joblib"])
 
 
-def _import(kind: Kind) -> None:
+def _import(kind: Kind, libraries: Sequence[str]) -> None:
     """Import what it takes before files are out of reach and memory is measured; ModelRefusedError."""
     if kind is Kind.SCRIPT:
         from modelsync_inference import scoring_script  # noqa: F401
-
-        return
-    try:
+    else:
         from modelsync_inference import sklearn_model  # noqa: F401
-    except ImportError as error:
-        raise ModelRefusedError(
-            "it needs scikit-learn (1.4 or newer), which this device hasn't "
-            f"(apt install python3-sklearn, or pip install 'modelsync-inference[sklearn]'): {error}."
-        ) from error
+    for name in libraries:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ModelRefusedError(
+                "it needs scikit-learn (1.4 or newer), which this device hasn't "
+                f"(apt install python3-sklearn, or pip install 'modelsync-inference[sklearn]'): {error}."
+            ) from error
 
 
 def _specs(entries: list[Any]) -> tuple[TensorSpec, ...]:

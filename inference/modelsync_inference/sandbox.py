@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,9 +96,12 @@ class Sandbox:
         with self._lock:
             return tuple({pid for worker, its in self._running.items() for pid in (worker.pid, its.process.pid)})
 
-    def spawn(self, kind: Kind, folder: Path, channels: int) -> Worker:
-        """Start a worker for the artifact in `folder`; SpawnError says what is missing if it can't be confined."""
-        worker = self._starter.submit(self._spawn, kind, folder, channels).result()
+    def spawn(self, kind: Kind, folder: Path, libraries: Sequence[str], channels: int) -> Worker:
+        """Start a worker for the artifact in `folder`; SpawnError says what is missing if it can't be confined.
+
+        `libraries`: modules that it imports before it is confined, so that they don't count as the model's memory.
+        """
+        worker = self._starter.submit(self._spawn, kind, folder, libraries, channels).result()
         lacking = missing(worker.layers)
         _LOG.info(
             "%s: its code runs within %s%s.",
@@ -126,13 +130,13 @@ class Sandbox:
             self.kill(worker)
         self._starter.shutdown()
 
-    def _spawn(self, kind: Kind, folder: Path, channels: int) -> Worker:
+    def _spawn(self, kind: Kind, folder: Path, libraries: Sequence[str], channels: int) -> Worker:
         pairs = [socket.socketpair() for _ in range(channels)]
         ours, theirs = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         running = None
         try:
             ours[0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            running = self._start(kind, folder, theirs)
+            running = self._start(kind, folder, libraries, theirs)
             for channel in theirs:
                 channel.close()
             pid, hello = _hello(ours[0])
@@ -154,7 +158,7 @@ class Sandbox:
                 threading.Thread(target=self._watch, name="modelsync-sandbox-watch", daemon=True).start()
         return worker
 
-    def _start(self, kind: Kind, folder: Path, theirs: list[socket.socket]) -> _Running:
+    def _start(self, kind: Kind, folder: Path, libraries: Sequence[str], theirs: Sequence[socket.socket]) -> _Running:
         allowance = self._allowance
         readable = _readable(folder)
         wrapper = bubblewrap.command(readable, folder, allowance.scratch) if allowance.bubblewrap else None
@@ -163,6 +167,7 @@ class Sandbox:
             "channels": [channel.fileno() for channel in theirs],
             "kind": kind.value,
             "folder": str(folder),
+            "libraries": libraries,
             "bounds": {
                 "readable": [*map(str, readable), *([str(bubblewrap.SCRATCH), "/proc"] if wrapped else _FACTS)],
                 "writable": [str(bubblewrap.SCRATCH)] if wrapped else [],

@@ -6,6 +6,8 @@ ONNX form can take each other's place.
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import sys
 import traceback
 import warnings
@@ -13,10 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
-import sklearn
-from sklearn.exceptions import InconsistentVersionWarning
 
 from modelsync_inference.datatypes import BYTES, Array, datatype_of, numpy_dtype
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
@@ -66,15 +65,15 @@ class SklearnModel:
         """The worker ends."""
 
 
-def load(path: Path, stated: Stated) -> LoadedModel:
-    """Unpickle the estimator at `path`; ModelRefusedError.
+def load(path: Path, stated: Stated, *, joblib: bool) -> LoadedModel:
+    """Unpickle the estimator at `path`, by way of joblib or without it; ModelRefusedError.
 
     One that another version of scikit-learn has pickled is refused, unless its probe proves what it answers.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            estimator = joblib.load(path)
+            estimator = importlib.import_module("joblib").load(path) if joblib else _unpickled(path)
         except BaseException as error:
             traceback.print_exc()
             raise ModelRefusedError(f"{path.name} can't be unpickled: {_told(error)}.{_versions(caught)}") from error
@@ -98,12 +97,19 @@ def load(path: Path, stated: Stated) -> LoadedModel:
     return SklearnModel(estimator, inputs, _outputs(estimator, methods, inputs, stated.outputs))
 
 
+def _unpickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
 def _versions(caught: Sequence[warnings.WarningMessage]) -> str:
     """The rest of a sentence on which version pickled it, if it was another."""
     for warning in caught:
-        if isinstance(warning.message, InconsistentVersionWarning):
+        # By its name, for scikit-learn is not imported for a pickle that does not need it.
+        if type(warning.message).__name__ == "InconsistentVersionWarning":
             other = getattr(warning.message, "original_sklearn_version", "another version")
-            return f" it was pickled with scikit-learn {other}, and this device has {sklearn.__version__}."
+            ours = getattr(warning.message, "current_sklearn_version", "another one")
+            return f" it was pickled with scikit-learn {other}, and this device has {ours}."
     return ""
 
 

@@ -1,8 +1,10 @@
-"""The contract of the runtime port: ONNX Runtime here and in workers, and the tests' toy runtime, all keep it."""
+"""The contract of the runtime port: ONNX Runtime here and in workers, pickles, scoring scripts and a toy keep it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,71 +12,135 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from modelsync_inference import ModelRefusedError, Runtime, TensorSpec
+from modelsync_inference import InputError, LoadedModel, ModelRefusedError, RunError, WorkerDiedError
+from modelsync_inference.datatypes import datatype_of
+from modelsync_inference.memory import give_back, resident_bytes
 from modelsync_inference.onnx_runtime import OnnxRuntime
 from modelsync_inference.process_runtime import ProcessRuntime
-from modelsync_inference.runtime import check_inputs
+from modelsync_inference.runtime import Processes, Settling, check_inputs
 from tests.support import tiny_models
-from tests.support.toy_runtime import ToyRuntime, toy
-
-ONES = np.ones((2, 3), dtype=np.float32)
+from tests.support.runtime_kinds import BAD, CRASHES, HANGS, RAISES, Kind, all_kinds, ask
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[ProcessRuntime]:
-    runtime = ProcessRuntime()
-    yield runtime
-    runtime.close()
+def kinds() -> Iterator[dict[str, Kind]]:
+    made = all_kinds()
+    yield made
+    for kind in made.values():
+        if isinstance(kind.runtime, Processes):
+            kind.runtime.close()
 
 
-@pytest.fixture(params=["onnx", "process", "toy"])
-def kind(
-    request: pytest.FixtureRequest, tmp_path: Path, processes: ProcessRuntime
-) -> tuple[Runtime, Callable[[int], Path]]:
-    path = tmp_path / "model.onnx"
-    build = toy if request.param == "toy" else tiny_models.scaler
-
-    def write(factor: int) -> Path:
-        path.write_bytes(build(factor))
-        return path
-
-    runtimes: dict[str, Runtime] = {"onnx": OnnxRuntime(), "process": processes, "toy": ToyRuntime()}
-    return runtimes[request.param], write
+@pytest.fixture(scope="module")
+def processes(kinds: dict[str, Kind]) -> ProcessRuntime:
+    runtime = kinds["onnx in a process"].runtime
+    assert isinstance(runtime, ProcessRuntime)
+    return runtime
 
 
-Kind = tuple[Runtime, Callable[[int], Path]]
+@pytest.fixture(params=["onnx in a thread", "onnx in a process", "pickle", "script", "toy"])
+def kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
+    return kinds[request.param]
 
 
-def test_a_model_tells_its_inputs_and_outputs(kind: Kind) -> None:
-    model = kind[0].load(kind[1](2))
-    assert tuple(model.inputs) == (TensorSpec("X", "FP32", (-1, 3)),)
-    assert tuple(model.outputs) == (TensorSpec("y", "FP32", (-1, 3)), TensorSpec("tag", "INT64", (1,)))
+@pytest.fixture(params=["onnx in a process", "pickle", "script"])
+def process_kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
+    """Those that survive what a model does to its process."""
+    return kinds[request.param]
 
 
-def test_a_run_gives_the_outputs_asked_for_and_no_others(kind: Kind) -> None:
-    model = kind[0].load(kind[1](2))
-    assert model.run({"X": ONES}, ["y"])["y"].tolist() == [[2, 2, 2], [2, 2, 2]]
-    assert list(model.run({"X": ONES}, ["tag", "y"])) == ["tag", "y"]
+@contextlib.contextmanager
+def serving(kind: Kind, folder: Path, factor: int = 2) -> Iterator[LoadedModel]:
+    """A model after its probe, as requests find it."""
+    model = kind.runtime.load(kind.write(folder, factor))
+    try:
+        ask(kind, model, 1)
+        if isinstance(model, Settling):
+            model.settle()
+        yield model
+    finally:
+        model.close()
 
 
-def test_several_threads_run_one_model(kind: Kind) -> None:
-    model = kind[0].load(kind[1](3))
-    with ThreadPoolExecutor(4) as pool:
-        sums = pool.map(lambda n: float(model.run({"X": ONES * n}, ["y"])["y"].sum()), range(50))
-        assert list(sums) == [18.0 * n for n in range(50)]
+def test_a_model_tells_its_platform_inputs_and_outputs_and_gives_those_it_is_asked_for(
+    kind: Kind, tmp_path: Path
+) -> None:
+    with serving(kind, tmp_path) as model:
+        assert model.platform
+        (first, *_) = model.inputs
+        assert list(kind.feeds(1)) == [spec.name for spec in model.inputs]
+        assert first.datatype and first.shape is not None
+        for spec in model.outputs:
+            answers = model.run(check_inputs(model.inputs, kind.feeds(1)), [spec.name])
+            assert list(answers) == [spec.name]
+            assert datatype_of(answers[spec.name]) == spec.datatype
 
 
-def test_a_damaged_file_is_refused(kind: Kind) -> None:
-    path = kind[1](2)
+def test_several_threads_run_one_model(kind: Kind, tmp_path: Path) -> None:
+    with serving(kind, tmp_path, 3) as model, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda n: ask(kind, model, n), range(50))) == [3 * n for n in range(50)]
+
+
+def test_two_models_are_loaded_side_by_side_and_answer_for_themselves(kind: Kind, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+    with serving(kind, folders[0], 2) as old:
+        with serving(kind, folders[1], 5) as new:
+            assert (ask(kind, old, 7), ask(kind, new, 7)) == (14, 35)
+        assert ask(kind, old, 8) == 16
+
+
+def test_a_damaged_file_is_refused_and_named(kind: Kind, tmp_path: Path) -> None:
+    path = kind.write(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:5])
-    with pytest.raises(ModelRefusedError, match=r"model\.onnx"):
-        kind[0].load(path)
+    with pytest.raises(ModelRefusedError, match=re.escape(kind.file)):
+        kind.runtime.load(path)
 
 
-def test_a_model_can_be_closed(kind: Kind) -> None:
-    model = kind[0].load(kind[1](2))
-    model.run({"X": ONES}, ["y"])
-    model.close()
+def test_a_wrong_input_is_the_callers_fault_and_the_model_answers_on(kind: Kind, tmp_path: Path) -> None:
+    with serving(kind, tmp_path) as model:
+        with pytest.raises(InputError):
+            ask(kind, model, BAD)
+        assert ask(kind, model, 4) == 8
+
+
+def test_a_run_that_breaks_is_told_and_the_model_answers_on(kind: Kind, tmp_path: Path) -> None:
+    if RAISES not in kind.can:
+        pytest.skip("the toy runtime breaks on demand of the test, not of a request; its own tests do that")
+    with serving(kind, tmp_path) as model:
+        with pytest.raises(RunError) as caught:
+            ask(kind, model, RAISES)
+        assert not isinstance(caught.value, WorkerDiedError)
+        assert ask(kind, model, 4) == 8
+
+
+def test_a_crash_costs_its_run_is_told_and_the_model_answers_on(process_kind: Kind, tmp_path: Path) -> None:
+    with serving(process_kind, tmp_path) as model:
+        with pytest.raises(WorkerDiedError, match=r"was killed by SIG(FPE|SEGV)"):
+            ask(process_kind, model, CRASHES)
+        assert ask(process_kind, model, 4) == 8
+
+
+def test_a_run_without_end_is_ended_told_and_the_model_answers_on(process_kind: Kind, tmp_path: Path) -> None:
+    with serving(process_kind, tmp_path) as model:
+        with pytest.raises(WorkerDiedError, match="did not answer within 1 s; its process was ended"):
+            ask(process_kind, model, HANGS)
+        assert ask(process_kind, model, 4) == 8
+
+
+def test_a_closed_model_gives_its_memory_and_its_processes_back(kind: Kind, tmp_path: Path) -> None:
+    pids = kind.runtime.pids if isinstance(kind.runtime, Processes) else tuple
+    with serving(kind, tmp_path):
+        pass
+    give_back()
+    before, held = set(pids()), resident_bytes(pids())
+    with serving(kind, tmp_path):
+        during = set(pids())
+    give_back()
+    assert set(pids()) == before
+    assert not any(Path(f"/proc/{pid}").exists() for pid in during - before)
+    assert resident_bytes(pids()) < held + (8 << 20)  # of 32 MiB that the code models hold
 
 
 def _load(tmp_path: Path, data: bytes) -> object:
