@@ -18,6 +18,9 @@ from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, parse_win
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
 
+_SECRET = frozenset({"connection_string", "proxy", "origin"})
+"""Settings whose value is, or may hold, a secret: an error never repeats it."""
+
 _PATHS = frozenset(
     {
         "data",
@@ -196,7 +199,8 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
         wanted = " or ".join(
             {str: "a string", int: "a whole number", bool: "true or false"}[kind] for kind in kinds or [str]
         )
-        raise UsageError(f"the setting {key} = {value!r:.60} is not {wanted}.")
+        shown = "" if key in _SECRET else f" = {value!r:.60}"
+        raise UsageError(f"the setting {key}{shown} is not {wanted}.")
     return value
 
 

@@ -217,7 +217,9 @@ def check_origin(value: object) -> str:
     except ValueError:
         usable = False
     if not usable or parts.username is not None or parts.fragment:
-        raise ValueError(f"{value[:80]!r} is not a URL such as https://models.example.com.")
+        # A password or a query may be a secret, which must not be repeated into logs and reports.
+        shown = value.partition(":" if "@" in value else "?")[0]
+        raise ValueError(f"{shown[:80]!r} does not begin a URL such as https://models.example.com, without a user.")
     return value
 
 

@@ -38,7 +38,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ('data = "d"\nedge = 1', "not true or false"),
         ('data = "d"\nwindows = "22:00-06:00"', "list of strings"),
         ('data = "d"\nwindows = ["25-26"]', "time window"),
-        ('data = "d"\norigin = "ftp://x"', "is not a URL"),
+        ('data = "d"\norigin = "ftp://x"', "does not begin a URL"),
         ('data = "d"\nedge = true\nconnection_string = "x"', "only one of"),
         ("data = ", "not valid TOML"),
     ],

@@ -13,11 +13,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
+
+from tuf.ngclient import Updater
 
 from modelsync_daemon import tufclient
 from modelsync_daemon.trust import Fetch, ObjectMissing
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
-from tuf.ngclient import Updater
 
 _SECONDS = 10
 _SEED = "seed"
@@ -53,7 +55,7 @@ def main() -> int:
         for name in arguments.target_name:
             _download(session, name, arguments.target_base_url, arguments.target_dir)
     except ModelsyncError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     return 0
 
@@ -107,7 +109,7 @@ def _download(session: tufclient.Session, name: str, base: str, target_dir: str)
 
 
 def _flat(name: str) -> str:
-    return urllib.request.quote(name, "")  # type: ignore[attr-defined]
+    return quote(name, safe="")
 
 
 class _Targets(tufclient._Fetcher):
