@@ -8,7 +8,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-arm reliability fuzz check format bench bench-swap lock clean
+.PHONY: setup demo test test-long test-arm reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -45,6 +45,21 @@ check: setup
 	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) examples bench tests
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
 	MYPYPATH=bench $(BIN)/mypy -p modelsync_bench
+	$(MAKE) --no-print-directory audit
+
+# Known vulnerabilities of what we pin, from the public advisories; says loudly if they can't be reached.
+AUDIT := $(VENV)/audit
+audit: setup $(AUDIT)/.installed
+	$(BIN)/python -m tests.reliability.audit $(AUDIT)/bin/pip-audit requirements/dev.txt requirements/device.txt
+
+$(AUDIT)/.installed: requirements/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	touch $@
+
+# The public TUF conformance suite against the device's client. SUITE is a checkout of it; needs Debian's faketime.
+tuf-conformance: setup
+	$(BIN)/python -m tests.reliability.conformance $(SUITE)
 
 format: setup
 	$(BIN)/ruff format .
@@ -73,6 +88,7 @@ lock:
 	$(VENV)/lock/bin/pip install --quiet pip-tools
 	$(PIP_COMPILE) -o requirements/dev.txt requirements/dev.in
 	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/device.txt requirements/device.in
+	$(PIP_COMPILE) --allow-unsafe -o requirements/audit.txt requirements/audit.in
 
 clean:
 	rm -rf $(VENV) demo-run demo-report.json
