@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ["modelsync_protocol", "modelsync_daemon", "modelsync_inference", "modelsync_server"]
+
 ROOM_BYTES = 512 * 1024 * 1024
 """Address space that one input may take beyond what the process has at its start."""
 
@@ -21,7 +23,7 @@ def main() -> None:
     """Never returns: libFuzzer ends the process, with 0 only if nothing was found."""
     name = sys.argv[1]
     atheris: Any = importlib.import_module("atheris")
-    with atheris.instrument_imports(include=["modelsync_protocol", "modelsync_daemon", "modelsync_inference"]):
+    with atheris.instrument_imports(include=PACKAGES):
         target = importlib.import_module("tests.fuzz.targets").TARGETS[name]
     atheris.Setup(sys.argv[2:], target, internal_libfuzzer=True)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])

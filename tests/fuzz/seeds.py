@@ -23,6 +23,7 @@ import onnx
 from modelsync_protocol import codecs, manifest, update
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.wire import Reader
+from modelsync_server.hub import mqtt
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.golden import check
 
@@ -55,6 +56,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "twin", json.dumps(_TWIN).encode()
     yield "pointer", _pointer()
     yield from _frames()
+    yield from _services()
     for suffix, target, data in _files():
         yield target, data
         yield "chunks", bytes([SUFFIXES.index(suffix)]) + data
@@ -101,6 +103,46 @@ def _frames() -> Iterator[tuple[str, bytes]]:
             reader.take(reader.varint(1 << 30))
             sizes = vector["length"].to_bytes(3, "little") + len(base).to_bytes(3, "little")
             yield "head", sizes + payload[: reader.offset]
+
+
+def _services() -> Iterator[tuple[str, bytes]]:
+    tensor = {"name": "X", "shape": [1, 3], "datatype": "FP32"}
+    written = {**tensor, "data": [0.1, 0.2, 0.3]}
+    text = {"name": "t", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}
+    document = {"id": "1", "inputs": [written, text], "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+    yield "infer-request", b"\0\0" + json.dumps(document).encode()
+    binary = {
+        "inputs": [{**tensor, "parameters": {"binary_data_size": 12}}],
+        "parameters": {"binary_data_output": True},
+    }
+    head = json.dumps(binary).encode()
+    yield "infer-request", len(head).to_bytes(2, "little") + head + _ARRAY.tobytes()[:12]
+    limits = {"latency_ms": "5", "memory_bytes": 1 << 20}
+    tolerances = {"y": {"absolute": "0.1", "relative": "1e-3", "top1": "0.9"}}
+    case = {"inputs": {"X": {key: written[key] for key in ("shape", "datatype", "data")}}, "outputs": {}}
+    probe = {
+        "format": 1,
+        "cases": [case],
+        "tolerance": {"absolute": "0.001"},
+        "tolerances": tolerances,
+        "limits": limits,
+    }
+    yield "probe", json.dumps(probe).encode()
+    message = json.dumps({"outputs": ["y"], "tensors": [["X", "FP32", [1, 3], 12], ["t", "BYTES", [1], 5]]}).encode()
+    yield "worker-message", struct.pack(">I", len(message)) + message + _ARRAY.tobytes()[:12] + b"\1\0\0\0a"
+    user = "h/pi/?api-version=2019-10-01"
+    packets: tuple[mqtt.Packet, ...] = (
+        mqtt.Connect("pi", False, 60, user, b"SharedAccessSignature sr=h&sig=eA%3D%3D&se=1"),
+        mqtt.Subscribe(1, (("$iothub/twin/res/#", 0), ("$iothub/methods/POST/#", 1))),
+        mqtt.Publish("$iothub/twin/GET/?$rid=1"),
+        mqtt.Publish("devices/pi/messages/events/", b"{}", 1, 2),
+        mqtt.Puback(2),
+        mqtt.Unsubscribe(3, ("a",)),
+        mqtt.Pingreq(),
+        mqtt.Disconnect(),
+    )
+    yield "mqtt", b"".join(map(mqtt.encode, packets))
+    yield "sas", b"SharedAccessSignature sr=h%2Fdevices%2Fpi&sig=eA%3D%3D&se=1&skn=p"
 
 
 def _files() -> Iterator[tuple[str, str, bytes]]:

@@ -35,6 +35,7 @@ from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy
 from modelsync_protocol.wire import Reader
+from tests.fuzz import services
 from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
@@ -244,6 +245,7 @@ _ALL: Final[dict[str, Target]] = {
     "tables": shared_tables,
     "twin": desired,
     "update": whole_update,
+    **services.TARGETS,
 }
 
 TARGETS: Final = {name: refusing(target) for name, target in _ALL.items()}

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 
 SECONDS = 300
 _OPTIONS = ("--require-hashes", "--disable-pip", "--vulnerability-service", "osv", "--progress-spinner", "off")
-_UNREACHABLE = ("ConnectionError", "Max retries exceeded", "Name or service not known", "ConnectTimeout", "ServiceError")
+_UNREACHABLE = (
+    "ConnectionError",
+    "Max retries exceeded",
+    "Name or service not known",
+    "ConnectTimeout",
+    "ServiceError",
+)
 
 
 def audit(program: str, files: Sequence[str]) -> tuple[int, str]:

@@ -1,0 +1,94 @@
+"""Fuzz targets of what servers read: inference requests, probe files, workers' messages, MQTT. No sockets here.
+
+Workers count as strangers: they run models, and some of them run code that came with a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from modelsync_inference import oip, wire
+from modelsync_inference.errors import InputError
+from modelsync_inference.probe import parse_probe
+from modelsync_inference.serving import Prediction
+from modelsync_server.hub import mqtt
+from modelsync_server.hub.sas import SasError
+from modelsync_server.hub.sas import parse as parse_sas
+
+
+def infer_request(data: bytes) -> None:
+    """What is understood can be answered; the first two bytes say how long the JSON part is (0: no binary part)."""
+    length, body = int.from_bytes(data[:2], "little"), data[2:]
+    with contextlib.suppress(InputError):
+        request = oip.parse_request(body, str(length) if length else None)
+        wanted = request.inputs if request.outputs is None else {}
+        answer = oip.build_answer("m", request, Prediction(wanted, 1, "0" * 64))
+        assert answer.header_length is None or answer.header_length <= len(answer.body)
+
+
+def probe_file(data: bytes) -> None:
+    """A probe is understood or refused."""
+    parse_probe(data)
+
+
+class _Bytes:
+    """As much of a socket as a reader of messages uses."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+
+    def recv_into(self, view: memoryview) -> int:
+        part, self._left = self._left[: len(view)], self._left[len(view) :]
+        view[: len(part)] = part
+        return len(part)
+
+    def gettimeout(self) -> None:
+        return None
+
+    def settimeout(self, _: float | None) -> None:
+        pass
+
+
+def worker_message(data: bytes) -> None:
+    """A message is read or the connection is given up, and no claim makes room for more than is there."""
+    with contextlib.suppress(wire.Ended):
+        wire.receive(cast(Any, _Bytes(data)))
+
+
+def mqtt_packets(data: bytes) -> None:
+    """Packets come out the same in whichever slices the bytes arrive, and those accepted can be written again."""
+
+    def packets(step: int) -> list[object]:
+        decoder = mqtt.Decoder()
+        found: list[object] = []
+        try:
+            for start in range(0, len(data), step):
+                found.extend(decoder.feed(data[start : start + step]))
+        except mqtt.MqttError:
+            found.append("refused")
+        return found
+
+    whole = packets(max(len(data), 1))
+    if len(data) <= 4096:
+        assert packets(1) == whole
+    for packet in whole:
+        if packet != "refused":
+            again = list(mqtt.Decoder().feed(mqtt.encode(cast(Any, packet))))
+            assert again == [packet]
+
+
+def sas_token(data: bytes) -> None:
+    """A token is understood or refused."""
+    with contextlib.suppress(SasError, UnicodeDecodeError):
+        parse_sas(data.decode())
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "infer-request": infer_request,
+    "mqtt": mqtt_packets,
+    "probe": probe_file,
+    "sas": sas_token,
+    "worker-message": worker_message,
+}
