@@ -22,6 +22,7 @@ from yarl import URL
 
 from modelsync_daemon.access import Access, joined
 from modelsync_daemon.body import Body
+from modelsync_daemon.connector import connector
 from modelsync_daemon.job import AccessRefused, OriginBusy
 from modelsync_daemon.patience import Patience
 from modelsync_daemon.tcpinfo import carried
@@ -101,11 +102,8 @@ class Origin:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Origin:
-        connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS, ssl=self._context or True, socket_factory=self._socket, keepalive_timeout=30
-        )
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=connector(self._socket, limit=_CONNECTIONS, ssl=self._context or True, keepalive_timeout=30),
             auto_decompress=False,
             read_bufsize=_READ_BUFFER_BYTES,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
