@@ -7,6 +7,7 @@ description (Apache-2.0).
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import re
@@ -20,7 +21,9 @@ import pytest
 import yaml
 
 from modelsync_daemon import config
+from modelsync_inference.edge import options as edge_options
 from modelsync_protocol import twin
+from modelsync_server.hub import routes
 
 ROOT = Path(__file__).resolve().parents[2]
 EDGE = ROOT / "deploy" / "iotedge"
@@ -34,6 +37,15 @@ def _schema(name: str) -> Any:
 
 def _check(document: Any, schema: Any) -> None:
     jsonschema.validators.validator_for(schema)(schema).validate(document)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    for name in ("--data", "--port"):
+        parser.add_argument(name)
+    parser.add_argument("--model", action="append")
+    edge_options.add_arguments(parser)
+    return parser.parse_args(arguments)
 
 
 def _yaml(path: Path) -> list[Any]:
@@ -57,6 +69,14 @@ def test_the_deployment_manifest_passes_its_schema() -> None:
         assert metric in source or metric.removeprefix("modelsync_model_") in source
     for key in modules["modelsync"]["env"]:
         assert key.removeprefix("MODELSYNC_").lower() in config.SETTINGS
+    command = json.loads(modules["scoring"]["settings"]["createOptions"])["Cmd"]
+    scoring = edge_options.read(_parse(command[1:]), {"IOTEDGE_WORKLOADURI": "unix:///x"})
+    assert scoring is not None
+    edge = routes.parse_all(document["modulesContent"]["$edgeHub"]["properties.desired"])
+    assert edge is not None and edge["readings"].sink.module == "scoring"
+    sources = {route.source for route in edge.values()}
+    for output in (scoring.output, scoring.error_output, scoring.all_output):
+        assert f"/messages/modules/scoring/outputs/{output}" in sources, "what the module sends has a way to go"
     desired = twin.parse_desired(document["modulesContent"]["modelsync"]["properties.desired"])
     assert desired.models["anomaly"].version == 1 and not desired.problems
 

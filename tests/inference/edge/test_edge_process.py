@@ -111,6 +111,19 @@ async def test_messages_wait_for_the_first_version(world: EdgeWorld) -> None:
     assert [item["properties"]["$.cid"] for item in answers] == ["m-0", "m-1", "m-2"]
 
 
+async def test_a_full_queue_drops_the_oldest_and_counts_them(world: EdgeWorld) -> None:
+    await world.start_scorer(*FIELDS, "--edge-queue", "5")
+    async with world.sensor() as send:
+        for number in range(12):
+            await send(reading(number), message_id=f"m-{number}")
+    world.data.point("current", install(world, 1, 10), 1)
+    await world.until(lambda: world.upstream()[-1:] and world.upstream()[-1]["properties"]["$.cid"] == "m-11", "m-11")
+    # One message is in work when the others come, and waits for a version like them.
+    assert [item["properties"]["$.cid"] for item in world.upstream()] == ["m-0", *(f"m-{n}" for n in range(7, 12))]
+    assert (await world.metrics())["lost_total"] == 6
+    assert world.log.read_text().count("a queue is full: the oldest messages make room") == 1
+
+
 async def test_a_killed_hub_in_mid_stream_costs_no_message_and_an_answer_that_goes_twice_has_one_id(
     world: EdgeWorld,
 ) -> None:
