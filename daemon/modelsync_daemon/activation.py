@@ -208,7 +208,7 @@ class Activation:
 
     async def _probe(self, pointer: Pointer) -> None:
         """Have every registered process load the candidate; raises NotServing. Nobody registered: nothing to ask."""
-        name, deaths = pointer.name, 0
+        name, deaths, ended = pointer.name, 0, ""
         waiting = set(self._processes.registered(name))
         if not waiting:
             return
@@ -222,12 +222,15 @@ class Activation:
                     raise NotServing(f"no inference process answered the probe within {self._patience.probe:.0f} s.")
                 if isinstance(event, Joined):
                     waiting.add(event.pid)
-                elif isinstance(event, Left):
+                    continue
+                if isinstance(event, Left):
                     waiting.discard(event.pid)
                     deaths += 1
                     if deaths >= 2:
-                        raise NotServing("the inference process died twice while it loaded this version.")
-                elif event.state == reports.DEFERRED:
+                        raise NotServing(f"the inference process died twice while it loaded this version{ended}.")
+                    continue
+                ended = _how_it_ended(event) or ended
+                if event.state == reports.DEFERRED:
                     deadline = time.monotonic() + self._patience.probe  # the application keeps us waiting, and says so
                 elif event.pointer == "candidate" and event.generation == pointer.generation:
                     if event.state != reports.READY:
@@ -271,14 +274,15 @@ class Activation:
         since = self._database.model(pointer.name).since
         left = self._patience.probation - max(0.0, self._database.clock() - since)
         deadline = time.monotonic() + max(0.0, min(left, self._patience.probation))
-        deaths = 0
+        deaths, ended = 0, ""
         with self._processes.events(pointer.name) as events:
             while (event := await _next(events, deadline)) is not None:
                 trouble = None
+                ended = _how_it_ended(event) or ended
                 if isinstance(event, Left):
                     deaths += 1
                     if deaths >= _MAX_DEATHS:
-                        trouble = f"the inference process ended {deaths} times while it was on probation."
+                        trouble = f"the inference process ended {deaths} times while it was on probation{ended}."
                 elif isinstance(event, Report) and _is_about(event, pointer):
                     trouble = _trouble(event, before)
                 if trouble is not None:
@@ -352,6 +356,11 @@ class Activation:
     def _step(self, name: str, state: State, **details: object) -> None:
         self._database.transition(name, state, **details)
         self._changed()
+
+
+def _how_it_ended(event: Event) -> str:
+    """The rest of a sentence about the process that a reporting one came after; empty if nobody knows."""
+    return f" (it {event.ended})" if isinstance(event, Report) and event.restarts and event.ended else ""
 
 
 def _is_about(report: Report, pointer: Pointer) -> bool:

@@ -16,6 +16,7 @@ from modelsync_protocol.errors import UsageError
 
 READY, SERVING, REFUSED, FAILED, DEFERRED = "ready", "serving", "refused", "failed", "deferred"
 _STATES = (READY, SERVING, REFUSED, FAILED, DEFERRED)
+_COUNTERS = {"canary": ("requests", "errors"), "shadow": ("requests", "errors", "skipped", "rows", "agreed")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Report:
     requests: int = 0
     errors: int = 0
     run_us: int = 0
+    restarts: int = 0
+    ended: str = ""
+    trial: Mapping[str, Mapping[str, int]] | None = None
 
     @classmethod
     def parse(cls, document: object) -> Report:
@@ -53,6 +57,9 @@ class Report:
             requests=_count(document, "requests"),
             errors=_count(document, "errors"),
             run_us=_count(document, "run_us"),
+            restarts=_count(document, "restarts"),
+            ended=" ".join(str(document.get("ended") or "").split())[:120],
+            trial=_trial(document.get("trial")),
         )
 
 
@@ -141,3 +148,13 @@ def _count(document: Mapping[str, Any], key: str) -> int:
     if type(value) is not int or value < 0:
         raise UsageError(f"a report's {key} is a whole number from 0.")
     return value
+
+
+def _trial(value: object) -> dict[str, dict[str, int]] | None:
+    """The counters of a trial by role; what is none of ours is left out."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise UsageError("a report's trial is an object or null.")
+    roles = {role: value[role] for role in _COUNTERS if isinstance(value.get(role), Mapping)}
+    return {role: {key: _count(counters, key) for key in _COUNTERS[role]} for role, counters in roles.items()}

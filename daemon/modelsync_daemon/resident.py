@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.hublink import CheckIn, HubLink
 from modelsync_daemon.job import Preparer, WorkerDied
 from modelsync_daemon.ledger import Ledger
+from modelsync_daemon.observed import Observed
 from modelsync_daemon.outbox import Outbox
 from modelsync_daemon.pointer import Pointer
 from modelsync_daemon.processes import Processes, Report
@@ -75,6 +77,7 @@ class Resident:
         """`first_pause`: seconds until hub and origin are first asked."""
         self.settings, self.data, self.database = settings, data, database
         self.processes = Processes()
+        self._observed = Observed(database, time.monotonic)
         self.ledger = Ledger(database)
         self.wishes = Wishes(database)
         self.activation = Activation(
@@ -204,6 +207,8 @@ class Resident:
     def report(self, name: str, report: Report) -> None:
         """An inference process reports."""
         self.processes.report(name, report)
+        if self._observed.take(name, report):
+            self._changed()
         bad = report.pointer == "current" and report.state in (reports.REFUSED, reports.FAILED)
         if bad and name not in self._running:
             self.activation.refused_current(name, report, self.wishes.of(name).retry)

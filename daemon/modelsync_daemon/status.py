@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from modelsync_daemon import observed
 from modelsync_daemon.database import Database, ModelRow
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.ledger import Ledger
@@ -36,7 +37,8 @@ def build(
             rows.setdefault(name, ModelRow(name))
     return {
         "models": {
-            name: _model(data, row, wishes.get(name, Wish()), progress.get(name)) for name, row in sorted(rows.items())
+            name: _model(data, database, row, wishes.get(name, Wish()), progress.get(name))
+            for name, row in sorted(rows.items())
         },
         "daemon": {
             "version": version("modelsync-daemon"),
@@ -48,7 +50,9 @@ def build(
     }
 
 
-def _model(data: DataDir, row: ModelRow, wish: Wish, progress: tuple[int, int] | None) -> dict[str, Any]:
+def _model(
+    data: DataDir, database: Database, row: ModelRow, wish: Wish, progress: tuple[int, int] | None
+) -> dict[str, Any]:
     current = data.read_pointer(row.name)
     return {
         "version": current.version if current else None,
@@ -62,4 +66,5 @@ def _model(data: DataDir, row: ModelRow, wish: Wish, progress: tuple[int, int] |
         "bytes": row.bytes,
         "error": {"code": row.error_code, "text": row.error_text} if row.error_code else None,
         "hold": bool(row.hold),
+        "inference": observed.read(database, row.name),
     }

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from modelsync_inference.hot_model import HotModel
 from modelsync_inference.runtime import Runtime
 from modelsync_inference.serving import Lease, Prediction
 from modelsync_inference.settings import Settings
+from modelsync_inference.trial import Label
 
 
 class AsyncLease:
@@ -50,15 +52,18 @@ class AsyncHotModel:
         """See HotModel.wait_ready."""
         await asyncio.to_thread(self.model.wait_ready, timeout)
 
-    async def predict(self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None) -> Prediction:
+    async def predict(
+        self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None, *, label: Label | None = None
+    ) -> Prediction:
         """See HotModel.predict."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.model.predict, inputs, outputs)
+        run = partial(self.model.predict, inputs, outputs, label=label)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
     @contextlib.asynccontextmanager
-    async def lease(self) -> AsyncIterator[AsyncLease]:
-        """Pin the serving version for several runs."""
+    async def lease(self, label: Label | None = None) -> AsyncIterator[AsyncLease]:
+        """Pin a version for several runs; see HotModel.lease."""
         # In a thread, because it waits while the resource policy has unloaded the old version.
-        lease = await asyncio.get_running_loop().run_in_executor(self._pool, self.model.lease)
+        lease = await asyncio.get_running_loop().run_in_executor(self._pool, self.model.lease, label)
         with lease:
             yield AsyncLease(lease, self._pool)
 

@@ -9,6 +9,10 @@ class InputError(UsageError):
     """The caller's tensors or request don't fit the model; trying again without a change won't help."""
 
 
+class UnknownError(InputError):
+    """A model, version or label that is not here."""
+
+
 class NotServingError(UnreachableError):
     """No version of the model serves yet; trying again after a while may help."""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.errors import ModelRefusedError
@@ -75,6 +76,7 @@ class Follower:
         self._trials = trials or TrialRules()
         self._passed: VersionRef | None = None
         self._beside: Loaded | None = None
+        self._last_trial: tuple[VersionRef, Trial] | None = None
         self._retry_at = 0.0
         self.current: Outcome | None = None
         self.candidate: Outcome | None = None
@@ -92,6 +94,11 @@ class Follower:
         self._follow_candidate(candidate, current.pointer)
         self._check_health(current.pointer)
         self._free()
+
+    def trial_of(self, ref: VersionRef) -> dict[str, Any] | None:
+        """The counters of the last trial if it was of version `ref`; its verdict does not end them."""
+        last = self._last_trial
+        return last[1].statistics() if last is not None and last[0] == ref else None
 
     def close(self) -> None:
         """Stop serving and let go of what nobody uses."""
@@ -222,6 +229,7 @@ class Follower:
         if trial is None:
             trial = Trial(self._trials, self._clock)
             self._serving.begin_trial(loaded, trial)
+            self._last_trial = (loaded.ref, trial)
         try:
             if trial.goes_on():
                 return True

@@ -19,6 +19,7 @@ from modelsync_inference.memory_policy import MemoryPolicy
 from modelsync_inference.runtime import Confined, Processes, Runtime
 from modelsync_inference.serving import Lease, Loaded, Prediction, Serving
 from modelsync_inference.settings import Settings, make_runtime
+from modelsync_inference.trial import Label
 from modelsync_inference.watch import FolderWatch
 from modelsync_protocol import names
 
@@ -118,13 +119,23 @@ class HotModel:
         """Whether a version is being exchanged for another, and requests wait."""
         return self._serving.paused
 
-    def lease(self) -> Lease:
-        """Pin the serving version for several runs; NotServingError if there is none. Release it soon."""
-        return self._serving.lease()
+    def lease(self, label: Label | None = None, *, version: int | None = None) -> Lease:
+        """Pin a version for several runs, and release it soon. Without `label` or `version`: whose turn it is.
 
-    def predict(self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None) -> Prediction:
-        """Run once on `inputs` (arrays or lists by name). Raises NotServingError, InputError or RunError."""
-        with self.lease() as lease:
+        NotServingError if no version serves; UnknownError if no version has this label or number now.
+        """
+        return self._serving.lease(label, version)
+
+    @property
+    def labels(self) -> dict[Label, int]:
+        """Which version has which label now: `stable` serves, `canary` and `shadow` are on trial beside it."""
+        return self._serving.labels()
+
+    def predict(
+        self, inputs: Mapping[str, object], outputs: Sequence[str] | None = None, *, label: Label | None = None
+    ) -> Prediction:
+        """Run once on `inputs` (arrays or lists by name). Raises what `lease` raises, InputError or RunError."""
+        with self.lease(label) as lease:
             return lease.run(inputs, outputs)
 
     @contextlib.contextmanager
@@ -175,6 +186,7 @@ class HotModel:
             "run_ms": round(counters.run_ms, 3),
             "rss_bytes": self._resident(),
             "confined_by": _layers(loaded),
+            "labels": {str(label): version for label, version in self.labels.items()},
             "trial": self._serving.statistics(),
             "current": _outcome_json(follower.current),
             "candidate": _outcome_json(follower.candidate),
@@ -209,7 +221,7 @@ class HotModel:
             "errors": counters.errors if counters else 0,
             "run_us": round(counters.run_ms * 1000) if counters else 0,
             "rss_bytes": rss,
-            "trial": self._serving.statistics(),
+            "trial": self._follower.trial_of(outcome.ref),
             "restarts": self._settings.restarts,
             "ended": self._settings.ended,
         }

@@ -16,16 +16,18 @@ from aiohttp import ClientPayloadError, web
 from prometheus_client.registry import Collector
 
 from modelsync_inference import oip
-from modelsync_inference.errors import InputError, NotServingError
+from modelsync_inference.errors import InputError, NotServingError, UnknownError
 from modelsync_inference.metrics import Metrics
-from modelsync_inference.repository import Repository, UnknownError
+from modelsync_inference.repository import Repository
 from modelsync_inference.serving import Lease
+from modelsync_inference.trial import Label
 from modelsync_protocol.errors import ModelsyncError
 
 _LOG = logging.getLogger(__name__)
 _NAME = "modelsync-infer"
 _MAX_WAITING = 256
 _VERSION = "/versions/{version}"
+_LABELS = {label.value: label for label in Label}
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 DRAIN: web.AppKey[Callable[[float], Awaitable[None]]] = web.AppKey("drain")
@@ -170,12 +172,15 @@ class _Server:
             return oip.build_answer(request.match_info["model"], parsed, prediction)
 
     def _lease(self, request: web.Request) -> Lease:
-        name, version = request.match_info["model"], request.match_info.get("version")
-        lease = self._models.get(name).lease()
-        if version is not None and version != str(lease.version):
-            lease.release()
-            raise UnknownError(f"version {version!r:.40} does not serve; version {lease.version} does.")
-        return lease
+        """A lease of what the path names: a version's number or label, or neither."""
+        model, version = self._models.get(request.match_info["model"]), request.match_info.get("version")
+        if version is None:
+            return model.lease()
+        if version in _LABELS:
+            return model.lease(_LABELS[version])
+        if not version.isascii() or not version.isdigit():
+            raise UnknownError(f"version {version!r:.40} is neither a number nor one of {', '.join(_LABELS)}.")
+        return model.lease(version=int(version))
 
 
 async def _body(request: web.Request) -> bytes:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelsync_inference.errors import InputError, NotServingError
+from modelsync_inference.errors import NotServingError, UnknownError
 from modelsync_inference.hot_model import HotModel
 from modelsync_inference.isolation import Isolation
 from modelsync_inference.pointer import CURRENT, read_pointer
@@ -17,10 +17,6 @@ from modelsync_protocol import names
 from modelsync_protocol.errors import ModelsyncError
 
 _LOAD_SECONDS = 60.0
-
-
-class UnknownError(InputError):
-    """A model or version that this server doesn't have."""
 
 
 class Repository:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from modelsync_inference.datatypes import Array
-from modelsync_inference.errors import InputError, NotServingError, RunError, WorkerDiedError
+from modelsync_inference.errors import InputError, NotServingError, RunError, UnknownError, WorkerDiedError
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.runtime import LoadedModel, TensorSpec, check_inputs, check_outputs
 from modelsync_inference.trial import Label, Trial
@@ -67,9 +67,11 @@ class Counters:
 class Lease:
     """The right to run one version until `release` (or the end of `with`); swaps don't touch it."""
 
-    def __init__(self, serving: Serving, loaded: Loaded, trial: Trial | None = None) -> None:
+    def __init__(
+        self, serving: Serving, loaded: Loaded, label: Label = Label.STABLE, trial: Trial | None = None
+    ) -> None:
         self._serving, self._trial = serving, trial
-        self.label = Label.STABLE if trial is None else Label.CANARY
+        self.label = label
         self._loaded: Loaded | None = loaded
         self.version = loaded.ref.version
         self.digest = loaded.ref.digest
@@ -102,15 +104,15 @@ class Lease:
             values = loaded.model.run(feeds, wanted)
         except RunError as error:
             self._serving.count(loaded, time.monotonic() - started, error)
-            if self._trial is not None:
+            if self._trial is not None and self.label is Label.CANARY:
                 self._trial.count_canary(broke=True)
             raise
         seconds = time.monotonic() - started
         self._serving.count(loaded, seconds)
-        if self._trial is not None:
-            self._trial.count_canary(broke=False)
-        else:
+        if self._trial is None:
             self._serving.shadow(feeds, wanted, values)
+        elif self.label is Label.CANARY:
+            self._trial.count_canary(broke=False)
         return Prediction(values, self.version, self.digest, self.label, seconds)
 
     def release(self) -> None:
@@ -151,19 +153,51 @@ class Serving:
     _tried: tuple[Loaded, Trial] | None = None
     _shadows: ThreadPoolExecutor | None = None
 
-    def lease(self) -> Lease:
-        """Pin the serving version, or the canary if it is its turn; NotServingError if there is none."""
+    def lease(self, label: Label | None = None, version: int | None = None) -> Lease:
+        """Pin a version: the one with `label` or of number `version`; without either, whose turn it is.
+
+        NotServingError if no version serves, UnknownError if there is none that has this label or number now.
+        """
         with self._lock:
+            if label is not None or version is not None:
+                return self._lease_of(label, version)
             if self._tried is not None and self._loaded is not None and self._tried[1].takes_canary():
                 loaded, trial = self._tried
-                loaded.leases += 1
-                return Lease(self, loaded, trial)
-            if self._loaded is None and self._paused:
-                self._wait_for_resume()
-            if self._loaded is None:
-                raise NotServingError("no version of the model serves yet; try again later.")
-            self._loaded.leases += 1
-            return Lease(self, self._loaded)
+                return self._pin(loaded, Label.CANARY, trial)
+            return self._pin(self._stable(), Label.STABLE)
+
+    def _lease_of(self, label: Label | None, version: int | None) -> Lease:
+        if self._tried is not None and label is not Label.STABLE:
+            loaded, trial = self._tried
+            of_this_label = label in trial.labels if label is not None else loaded.ref.version == version
+            if of_this_label:
+                return self._pin(loaded, label or trial.labels[0], trial)
+        if label not in (None, Label.STABLE):
+            raise UnknownError(f"no version is on trial as {label}.")
+        stable = self._stable()
+        if version not in (None, stable.ref.version):
+            raise UnknownError(f"version '{version}' does not serve; version {stable.ref.version} does.")
+        return self._pin(stable, Label.STABLE)
+
+    def _pin(self, loaded: Loaded, label: Label, trial: Trial | None = None) -> Lease:
+        loaded.leases += 1
+        return Lease(self, loaded, label, trial)
+
+    def _stable(self) -> Loaded:
+        if self._loaded is None and self._paused:
+            self._wait_for_resume()
+        if self._loaded is None:
+            raise NotServingError("no version of the model serves yet; try again later.")
+        return self._loaded
+
+    def labels(self) -> dict[Label, int]:
+        """Which version has which label now."""
+        with self._lock:
+            found = {} if self._loaded is None else {Label.STABLE: self._loaded.ref.version}
+            if self._tried is not None:
+                loaded, trial = self._tried
+                found |= dict.fromkeys(trial.labels, loaded.ref.version)
+            return found
 
     def _wait_for_resume(self) -> None:
         if self._queued >= _MAX_QUEUED:

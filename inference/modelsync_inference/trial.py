@@ -29,6 +29,7 @@ class Label(StrEnum):
 
     STABLE = "stable"
     CANARY = "canary"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class Trial:
         self.canary_requests = self.canary_errors = 0
         self.shadow_requests = self.shadow_errors = self.shadow_skipped = 0
         self.rows = self.agreed = 0
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """In which roles the version is on trial."""
+        shares = ((Label.CANARY, self._rules.canary), (Label.SHADOW, self._rules.shadow))
+        return tuple(label for label, share in shares if share > 0)
 
     def takes_canary(self) -> bool:
         """Whether this request is the canary's."""

@@ -226,7 +226,8 @@ def check_origin(value: object) -> str:
 def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The reported half, at most caps.MAX_TWIN_BYTES, of a status document (docs/interfaces.md §4).
 
-    If it does not fit, the least important parts go first: progress, error texts, digests, then whole models.
+    If it does not fit, the least important parts go first: progress, what inference says of itself, error texts,
+    digests, then whole models.
     """
     models = {name: _reported_model(model) for name, model in status["models"].items()}
     section: dict[str, Any] = {
@@ -237,7 +238,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in ("progress", "error", "since", "bytes", "digest"):
+    for key in ("progress", "inference", "error", "since", "bytes", "digest"):
         if _size(document) <= caps.MAX_TWIN_BYTES:
             return document
         for model in models.values():
@@ -260,6 +261,8 @@ def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
     }
     if model.get("hold"):
         result["hold"] = True
+    if model.get("inference"):
+        result["inference"] = model["inference"]
     if model.get("error"):
         result["error"] = {
             "code": model["error"]["code"],

@@ -474,3 +474,34 @@ async def test_no_origin_waits_and_says_so(tmp_path: Path) -> None:
         await pi.is_in("waiting", "origin")
         pi.wish(1)
         await pi.serves(1)
+
+
+async def test_a_trial_and_the_end_of_a_process_reach_the_reported_twin(tmp_path: Path) -> None:
+    trial = {
+        "canary": {"requests": 100, "errors": 1},
+        "shadow": {"requests": 9, "errors": 0, "skipped": 1, "rows": 9, "agreed": 8},
+    }
+
+    def report(state: str, **more: object) -> Report:
+        document = {"pid": 7, "pointer": "candidate", "generation": 2, "version": 2, "digest": reference(2).digest}
+        return Report.parse({**document, "state": state, **more})
+
+    async with device(tmp_path) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        await pi.until(lambda: pi.shown_model().get("state") == "active", "the report")
+        assert "inference" not in pi.shown_model()
+        pi.resident.report(NAME, report("deferred", trial={"canary": {"requests": 1, "errors": 0}}))
+        await pi.until(lambda: pi.shown_model().get("inference"), "the trial's beginning")
+        assert pi.shown_model()["inference"] == {"trial": {"version": 2, "canary": {"requests": 1, "errors": 0}}}
+        patches = len(pi.plane.patches)
+        for requests in range(2, 50):
+            more = {"canary": {"requests": requests, "errors": 0}}
+            pi.resident.report(NAME, report("deferred", trial=more))
+        pi.resident.report(NAME, report("refused", trial=trial, restarts=1, ended="was killed by SIGKILL"))
+        await pi.until(lambda: pi.shown_model()["inference"].get("restarts"), "the verdict")
+        expected = {"trial": {"version": 2, **trial}, "restarts": 1, "ended": "was killed by SIGKILL"}
+        assert pi.shown_model()["inference"] == expected
+        assert len(pi.plane.patches) == patches + 1, "counters that only rise do not urge"
+    async with device(tmp_path) as pi:
+        await pi.until(lambda: pi.resident.status()["models"][NAME]["inference"] == expected, "what was kept")

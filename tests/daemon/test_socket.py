@@ -55,7 +55,7 @@ async def test_status_and_operations(tmp_path: Path) -> None:
         assert set(status) == {"models", "daemon", "ledger"}
         assert set(status["models"][NAME]) == {
             "version", "digest", "generation", "state", "since", "desired", "previous", "progress", "bytes",
-            "error", "hold",
+            "error", "hold", "inference",
         }  # fmt: skip
         assert (status["models"][NAME]["previous"], status["daemon"]["connected"]) == (1, True)
         back = await _call(pi, "POST", "/v1/rollback", {"model": NAME})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from modelsync_inference import HotModel, Label, RunError, Settings, TrialRules
-from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.errors import ModelRefusedError, UnknownError
 from modelsync_inference.trial import Trial, agreement
 from modelsync_protocol.errors import UsageError
 from tests.support.datadir import DataDir
@@ -122,3 +123,37 @@ def test_agreement_is_by_row(
 def test_shares_beyond_one_are_refused() -> None:
     with pytest.raises(UsageError, match="from 0 to 1"):
         TrialRules(canary=1.5)
+
+
+def test_an_application_may_ask_for_a_label(tmp_path: Path) -> None:
+    model, _, data = start(tmp_path, settings(canary=0.01, shadow=0.01, seconds=600))
+    assert model.labels == {Label.STABLE: 1, Label.CANARY: 2, Label.SHADOW: 2}
+    for label, version in model.labels.items():
+        prediction = model.predict(X, label=label)
+        assert (prediction.label, prediction.version) == (label, version)
+        assert (prediction.outputs["y"] == [[version, 2 * version, 3 * version]]).all()
+    with model.lease(version=2) as canary, model.lease(version=1) as stable:
+        assert (canary.label, stable.label) == (Label.CANARY, Label.STABLE)
+    # What is asked for as a shadow says nothing about how it would do as a canary.
+    assert model.status()["trial"]["canary"] == {"requests": 1, "errors": 0}
+    data.remove_candidate()
+    wait_until(lambda: model.labels == {Label.STABLE: 1}, "the end of the trial")
+    with pytest.raises(UnknownError, match="no version is on trial as canary"):
+        model.predict(X, label=Label.CANARY)
+    with pytest.raises(UnknownError, match="version '2' does not serve; version 1 does"):
+        model.lease(version=2)
+    model.close()
+
+
+def test_the_verdict_is_reported_with_its_numbers(tmp_path: Path) -> None:
+    model, runtime, _ = start(tmp_path, settings(canary=0.5, seconds=600))
+    runtime.models[1].broken = True
+    for _ in range(8):
+        with contextlib.suppress(RunError):
+            model.predict(X)
+    wait_until(lambda: model.status()["candidate"]["state"] == "refused", "the refusal")
+    report = next(report for report in model.reports() if report["pointer"] == "candidate")
+    assert report["state"] == "refused"
+    assert report["trial"]["canary"]["errors"] >= 3
+    assert next(report for report in model.reports() if report["pointer"] == "current")["trial"] is None
+    model.close()
