@@ -145,6 +145,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="memory for a process of such code, beyond its libraries (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-batch-size",
+        default=1,
+        type=int,
+        metavar="ROWS",
+        help="run requests together up to so many rows, where the model allows it; 1, the default: never",
+    )
+    parser.add_argument(
+        "--max-queue-delay-microseconds",
+        default=0,
+        type=int,
+        metavar="N",
+        help="how long a request may wait for others to run with (default: %(default)s, only while all runs are busy)",
+    )
+    parser.add_argument(
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
     parser.add_argument(
@@ -169,6 +183,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise UsageError(f"--{option.replace('_', '-')} must be from 1 to 1024.")
     if arguments.code_memory_mib < 1:
         raise UsageError("--code-memory-mib must be at least 1.")
+    if not 1 <= arguments.max_batch_size <= 65536 or not 0 <= arguments.max_queue_delay_microseconds <= 10_000_000:
+        raise UsageError("--max-batch-size is from 1 to 65536, --max-queue-delay-microseconds from 0 to 10000000.")
     if arguments.data.exists() and not arguments.data.is_dir():
         raise UsageError(f"--data {arguments.data} is not a directory.")
     arguments.edge_options = options.read(arguments)

@@ -69,11 +69,12 @@ class Follower:
         policy: MemoryPolicy | None = None,
         deferred: Callable[[], bool] = lambda: False,
         trials: TrialRules | None = None,
+        batches: bool = False,
     ) -> None:
         self._folder, self._model, self._runtime, self._serving = folder, model, runtime, serving
         self._changed, self._clock = changed, clock
         self._policy, self._deferred = policy or MemoryPolicy(), deferred
-        self._trials = trials or TrialRules()
+        self._trials, self._batches = trials or TrialRules(), batches
         self._passed: VersionRef | None = None
         self._beside: Loaded | None = None
         self._last_trial: tuple[VersionRef, Trial] | None = None
@@ -265,7 +266,7 @@ class Follower:
 
     def _load(self, ref: VersionRef) -> Loaded:
         try:
-            return load_version(self._folder, ref, self._runtime)
+            return load_version(self._folder, ref, self._runtime, batches=self._batches)
         finally:
             give_back()  # what parsing took, which is more than the model
 

@@ -75,6 +75,7 @@ class HotModel:
             policy=policy,
             deferred=lambda: self._holds > 0,
             trials=self._settings.trials,
+            batches=self._settings.max_batch_size > 1,
         )
         self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
         self._link = None
@@ -113,6 +114,12 @@ class HotModel:
         """The version that serves."""
         loaded = self._serving.loaded
         return loaded.ref.version if loaded is not None else None
+
+    @property
+    def batches(self) -> bool:
+        """Whether requests to the version that serves may be run together."""
+        loaded = self._serving.loaded
+        return loaded is not None and loaded.unbatched is None
 
     @property
     def paused(self) -> bool:
@@ -181,6 +188,7 @@ class HotModel:
         return {
             "model": self.name,
             "serving": loaded and {"version": loaded.ref.version, "digest": loaded.ref.digest},
+            "batching": loaded and {"on": loaded.unbatched is None, "reason": loaded.unbatched or ""},
             "requests": counters.requests,
             "errors": counters.errors,
             "run_ms": round(counters.run_ms, 3),

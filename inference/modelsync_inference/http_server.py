@@ -1,33 +1,34 @@
-"""The Open Inference Protocol v2 over HTTP: routes, statuses and the thread pool. Tensors are oip.py's business."""
+"""The Open Inference Protocol v2 over HTTP: routes, statuses, draining. Inference itself is inferring.py's business."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
 from prometheus_client.registry import Collector
 
 from modelsync_inference import oip
+from modelsync_inference.batcher import BatchRules
 from modelsync_inference.errors import InputError, NotServingError, UnknownError
+from modelsync_inference.inferring import Done, Inferring, Job, lease
 from modelsync_inference.metrics import Metrics
 from modelsync_inference.repository import Repository
 from modelsync_inference.serving import Lease
-from modelsync_inference.trial import Label
+from modelsync_inference.triton_config import triton_config
 from modelsync_protocol.errors import ModelsyncError
 
 _LOG = logging.getLogger(__name__)
 _NAME = "modelsync-infer"
 _MAX_WAITING = 256
 _VERSION = "/versions/{version}"
-_LABELS = {label.value: label for label in Label}
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 DRAIN: web.AppKey[Callable[[float], Awaitable[None]]] = web.AppKey("drain")
@@ -37,22 +38,29 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
-    models: Repository, *, workers: int, max_request_bytes: int, collectors: Iterable[Collector] = ()
+    models: Repository,
+    *,
+    workers: int,
+    max_request_bytes: int,
+    batching: BatchRules | None = None,
+    collectors: Iterable[Collector] = (),
 ) -> web.Application:
     """The application that serves `models`, running at most `workers` inferences at a time; the caller starts both.
 
     `collectors` give metrics beside its own.
     """
     app = web.Application(client_max_size=max_request_bytes, middlewares=[_errors_as_json])
-    server = _Server(models, workers, Metrics(models, collectors))
+    server = _Server(models, workers, batching or BatchRules(), Metrics(models, collectors))
     one = "/v2/models/{model}"
     app.add_routes(
         [
             web.get("/v2", server.server_metadata),
+            web.get("/v2/", server.server_metadata),
             web.get("/v2/health/live", server.live),
             web.get("/v2/health/ready", server.ready),
             web.get("/metrics", server.metrics),
             web.get("/status", server.status),
+            web.get("/v2/models/stats", server.all_statistics),
             web.post("/v2/repository/index", server.index),
             web.post("/v2/repository/models/{model}/load", server.load),
             web.post("/v2/repository/models/{model}/unload", server.unload),
@@ -61,6 +69,8 @@ def build_app(
     for prefix in (one, one + _VERSION):
         app.router.add_get(prefix, server.model_metadata)
         app.router.add_get(prefix + "/ready", server.model_ready)
+        app.router.add_get(prefix + "/config", server.model_config)
+        app.router.add_get(prefix + "/stats", server.model_statistics)
         app.router.add_post(prefix + "/infer", server.infer)
     app[DRAIN] = server.drain
     app.on_cleanup.append(server.close)
@@ -68,10 +78,9 @@ def build_app(
 
 
 class _Server:
-    def __init__(self, models: Repository, workers: int, metrics: Metrics) -> None:
-        self._models = models
-        self._metrics = metrics
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="modelsync-infer")
+    def __init__(self, models: Repository, workers: int, batching: BatchRules, metrics: Metrics) -> None:
+        self._models, self._batching, self._metrics = models, batching, metrics
+        self._inferring = Inferring(models, metrics, workers, batching)
         self._waiting = 0
         self._drained: asyncio.Event | None = None
 
@@ -84,7 +93,7 @@ class _Server:
             await asyncio.wait_for(self._drained.wait(), seconds)
 
     async def close(self, _: web.Application) -> None:
-        await asyncio.to_thread(self._pool.shutdown)
+        await self._inferring.close()
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         version = importlib.metadata.version("modelsync-inference")
@@ -127,60 +136,61 @@ class _Server:
             return web.json_response({"name": name, "version": str(lease.version), "ready": True})
 
     async def model_metadata(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
         with self._lease(request) as lease:
-            document = oip.metadata(
-                request.match_info["model"], lease.version, lease.platform, lease.inputs, lease.outputs
-            )
+            versions = sorted({lease.version, *self._models.get(name).labels.values()})
+            document = oip.metadata(name, versions, lease.platform, lease.inputs, lease.outputs)
         return web.json_response(document)
 
+    async def model_config(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        with self._lease(request) as lease:
+            rules = self._batching if self._models.get(name).batches else None
+            return web.json_response(triton_config(name, lease.platform, lease.inputs, lease.outputs, rules))
+
+    async def model_statistics(self, request: web.Request) -> web.Response:
+        with self._lease(request) as lease:
+            name = request.match_info["model"]
+            version = None if request.match_info.get("version") is None else str(lease.version)
+        return web.json_response({"model_stats": self._metrics.statistics.documents(name, version)})
+
+    async def all_statistics(self, _: web.Request) -> web.Response:
+        found = [self._metrics.statistics.documents(model.name) for model in self._models.models]
+        return web.json_response({"model_stats": list(itertools.chain.from_iterable(found))})
+
     async def infer(self, request: web.Request) -> web.Response:
-        started, status = time.monotonic(), 500
+        name = request.match_info["model"]
+        started, status, done = time.monotonic(), 500, None
         try:
-            response = await self._infer(request)
-            if self._drained is not None:
-                response.force_close()  # so that the client's next request goes to whoever follows
-            status = response.status
-            return response
+            done = await self._infer(request, name)
+            status = 200
         except Exception as error:
             status = _status_of(error)
             raise
         finally:
-            self._metrics.observe(request.match_info["model"], status, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._metrics.observe(name, status, seconds, None if done is None else (done.version, done.timing))
+        response = web.Response(body=done.body, headers=done.headers)
+        if self._drained is not None:
+            response.force_close()  # so that the client's next request goes to whoever follows
+        return response
 
-    async def _infer(self, request: web.Request) -> web.Response:
+    async def _infer(self, request: web.Request, name: str) -> Done:
         if self._waiting >= _MAX_WAITING:
             raise NotServingError(f"{_MAX_WAITING} requests are waiting already; try again later.")
         self._waiting += 1
         try:
-            body = await _body(request)
-            answer = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request, body)
+            body, headers = await _body(request), request.headers
+            accepted = headers.get("Accept-Encoding", "")
+            version = request.match_info.get("version")
+            return await self._inferring.answer(Job(name, version, body, headers.get(oip.HEADER_LENGTH), accepted))
         finally:
             self._waiting -= 1
             if self._waiting == 0 and self._drained is not None:
                 self._drained.set()
-        headers = {"Content-Type": "application/json"}
-        if answer.header_length is not None:
-            headers = {"Content-Type": "application/octet-stream", oip.HEADER_LENGTH: str(answer.header_length)}
-        return web.Response(body=answer.body, headers=headers)
-
-    def _answer(self, request: web.Request, body: bytes) -> oip.InferAnswer:
-        """In a thread of the pool: one lease from the check of the version to the last output."""
-        with self._lease(request) as lease:
-            parsed = oip.parse_request(body, request.headers.get(oip.HEADER_LENGTH))
-            prediction = lease.run(parsed.inputs, None if parsed.outputs is None else list(parsed.outputs))
-            self._metrics.ran(request.match_info["model"], prediction)
-            return oip.build_answer(request.match_info["model"], parsed, prediction)
 
     def _lease(self, request: web.Request) -> Lease:
-        """A lease of what the path names: a version's number or label, or neither."""
-        model, version = self._models.get(request.match_info["model"]), request.match_info.get("version")
-        if version is None:
-            return model.lease()
-        if version in _LABELS:
-            return model.lease(_LABELS[version])
-        if not version.isascii() or not version.isdigit():
-            raise UnknownError(f"version {version!r:.40} is neither a number nor one of {', '.join(_LABELS)}.")
-        return model.lease(version=int(version))
+        return lease(self._models, request.match_info["model"], request.match_info.get("version"))
 
 
 async def _body(request: web.Request) -> bytes:

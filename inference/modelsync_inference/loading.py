@@ -8,12 +8,11 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
-
+from modelsync_inference import batching
 from modelsync_inference.acceptance import check_latency, check_memory
 from modelsync_inference.artifact import open_artifact
-from modelsync_inference.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.made_up import made_up, size_of
 from modelsync_inference.memory import give_back, resident_bytes
 from modelsync_inference.pointer import VersionRef
 from modelsync_inference.probe import read_probe, run_probe, stated_by
@@ -24,7 +23,6 @@ from modelsync_inference.runtime import (
     Processes,
     Runtime,
     Settling,
-    TensorSpec,
 )
 from modelsync_inference.serving import Loaded
 from modelsync_protocol.errors import ModelsyncError
@@ -33,8 +31,11 @@ _LOG = logging.getLogger(__name__)
 _MAX_WARM_UP_VALUES = 1 << 22
 
 
-def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
-    """Load version `ref` below `folder` (models/NAME), warm it up and probe it; ModelRefusedError says why not."""
+def load_version(folder: Path, ref: VersionRef, runtime: Runtime, *, batches: bool = False) -> Loaded:
+    """Load version `ref` below `folder` (models/NAME), warm it up and probe it; ModelRefusedError says why not.
+
+    `batches`: find out whether requests may be run together.
+    """
     started = time.monotonic()
     model: LoadedModel | None = None
     try:
@@ -54,6 +55,7 @@ def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
             run_probe(model, probe)
             if probe.limits.memory_bytes is not None:
                 check_memory(_held(runtime) - before, probe.limits.memory_bytes)
+        unbatched = batching.obstacle(model, probe) if batches else "it is not asked for."
         if isinstance(model, Settling):
             model.settle()
         if probe is not None and probe.limits.latency_ms is not None:  # at the priority of requests
@@ -66,7 +68,8 @@ def load_version(folder: Path, ref: VersionRef, runtime: Runtime) -> Loaded:
         if not isinstance(error, ModelsyncError):
             _LOG.exception("loading version %s failed in an unforeseen way", ref.version)
         raise ModelRefusedError(f"it can't be loaded: {type(error).__name__}: {error}") from error
-    return Loaded(ref, model, _milliseconds(started, loaded_at), _milliseconds(loaded_at, time.monotonic()))
+    load_ms, probe_ms = _milliseconds(started, loaded_at), _milliseconds(loaded_at, time.monotonic())
+    return Loaded(ref, model, load_ms, probe_ms, unbatched)
 
 
 def probe_again(folder: Path, loaded: Loaded) -> None:
@@ -85,20 +88,13 @@ def _held(runtime: Runtime) -> int:
 def _warm_up(model: LoadedModel) -> None:
     # Made-up inputs prove nothing about a model, so a model that dislikes them is not refused for it. What a script
     # wants to read can't be made up.
-    if model.platform == SCRIPT_PLATFORM or sum(math.prod(_size(spec)) for spec in model.inputs) > _MAX_WARM_UP_VALUES:
+    if (
+        model.platform == SCRIPT_PLATFORM
+        or sum(math.prod(size_of(spec)) for spec in model.inputs) > _MAX_WARM_UP_VALUES
+    ):
         return
     with contextlib.suppress(ModelsyncError):
-        model.run({spec.name: _made_up(spec) for spec in model.inputs}, [spec.name for spec in model.outputs])
-
-
-def _size(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(1 if size < 0 else size for size in spec.shape or ())
-
-
-def _made_up(spec: TensorSpec) -> Array:
-    # Ones, not zeros: an integer division by zero kills the process.
-    fill = "" if spec.datatype == BYTES else 1
-    return np.full(_size(spec), fill, dtype=numpy_dtype(spec.datatype))
+        model.run({spec.name: made_up(spec) for spec in model.inputs}, [spec.name for spec in model.outputs])
 
 
 def _milliseconds(start: float, end: float) -> int:

@@ -1,28 +1,30 @@
 """Prometheus metrics of the inference server, in a registry of their own.
 
-Beside our names stand those of Triton (`nv_inference_…`, microseconds), which dashboards of the field know.
+Beside our names stand those of Triton (`nv_inference_…`, inference_statistics.py), which dashboards of the field know.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from modelsync_inference.hot_model import HotModel
+from modelsync_inference.inference_statistics import InferenceStatistics, Timing
 from modelsync_inference.repository import Repository
-from modelsync_inference.serving import Prediction
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counts requests, and reads the rest off the model and the `collectors` at each scrape."""
+    """Counts requests, and reads the rest off the models and the `collectors` at each scrape. Any thread may call."""
 
     def __init__(self, models: Repository, collectors: Iterable[Collector] = ()) -> None:
         self._models = models
+        self.statistics = InferenceStatistics()
         self._registry = CollectorRegistry()
         for collector in (_ModelCollector(models), *collectors):
             self._registry.register(collector)
@@ -45,42 +47,39 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        self._success = self._triton("success", "Number of successful inference requests, all batch sizes", "request")
-        self._failure = self._triton("failure", "Number of failed inference requests, all batch sizes", "request")
-        self._count = self._triton("count", "Number of inferences performed")
-        self._executions = self._triton("exec_count", "Number of model executions performed")
-        self._duration = self._triton("duration_us", "Cumulative inference request duration in microseconds", "request")
-        self._compute = self._triton(
-            "duration_us", "Cumulative compute inference duration in microseconds", "compute_infer"
+        self._rows = Histogram(
+            "modelsync_inference_batch_rows",
+            "Rows that ran together.",
+            ["model"],
+            buckets=_BATCH_BUCKETS,
+            registry=self._registry,
         )
 
-    def _triton(self, what: str, text: str, kind: str = "") -> Gauge:
-        name = f"nv_inference_{kind}_{what}" if kind else f"nv_inference_{what}"
-        # A gauge that only rises: this library's counters have `_total` at their name's end, Triton's have not.
-        return Gauge(name, text, ["model", "version"], registry=self._registry)
+    def observe(self, name: str, status: int, seconds: float, done: tuple[str, Timing] | None) -> None:
+        """Count one inference request for model `name`; names that no model has share the label `unknown`.
 
-    def observe(self, name: str, status: int, seconds: float) -> None:
-        """Count one inference request for model `name`; names that no model has share the label `unknown`."""
+        `done`: the version that answered and how long the parts took; None: nobody did.
+        """
         model = next((model for model in self._models.models if model.name == name), None)
         name = name if model is not None else "unknown"
-        version = str(model.version or "") if model is not None else ""
         self._requests.labels(name, str(status)).inc()
         self._seconds.labels(name).observe(seconds)
         self._failures.labels(name).inc(status >= 500)
-        (self._success if status < 400 else self._failure).labels(name, version).inc()
-        self._duration.labels(name, version).inc(seconds * 1e6)
+        if done is not None:
+            version, timing = done
+            self.statistics.succeeded(name, version, seconds, timing)
+        else:
+            version = str(model.version or "") if model is not None else ""
+            self.statistics.failed(name, version, seconds)
 
-    def ran(self, name: str, prediction: Prediction) -> None:
-        """Count one run of a model."""
-        version = str(prediction.version)
-        rows = max((len(array) for array in prediction.outputs.values() if array.ndim), default=1)
-        self._count.labels(name, version).inc(rows)
-        self._executions.labels(name, version).inc()
-        self._compute.labels(name, version).inc(prediction.seconds * 1e6)
+    def ran(self, name: str, version: int, rows: int, seconds: float) -> None:
+        """Count one run of a model on so many rows."""
+        self._rows.labels(name).observe(rows)
+        self.statistics.ran(name, str(version), rows, seconds)
 
     def render(self) -> bytes:
         """The text exposition format."""
-        return generate_latest(self._registry)
+        return generate_latest(self._registry) + "".join(self.statistics.prometheus()).encode()
 
 
 class _ModelCollector(Collector):

@@ -17,7 +17,7 @@ from modelsync_inference.serving import Prediction
 from modelsync_inference.tensors import from_binary, from_json, to_binary, to_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ def build_answer(model: str, request: InferRequest, prediction: Prediction) -> I
 
 
 def metadata(
-    model: str, version: int, platform: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    model: str, versions: Sequence[int], platform: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> dict[str, Any]:
     """The model metadata document."""
     return {
         "name": model,
-        "versions": [str(version)],
+        "versions": [str(version) for version in versions],
         "platform": platform,
         "inputs": [_spec_json(spec) for spec in inputs],
         "outputs": [_spec_json(spec) for spec in outputs],

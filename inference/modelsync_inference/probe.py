@@ -150,12 +150,12 @@ def run_probe(model: LoadedModel, probe: Probe) -> None:
             )
 
 
-def difference(expected: Array, actual: Array, tolerance: Tolerance) -> str | None:
+def difference(expected: Array, actual: Array, tolerance: Tolerance, origin: str = "was recorded") -> str | None:
     """How `actual` differs from `expected` beyond `tolerance`, as the rest of a sentence; None if it doesn't."""
     if datatype_of(actual) != datatype_of(expected):
-        return f"has datatype {datatype_of(actual)} where {datatype_of(expected)} was recorded"
+        return f"has datatype {datatype_of(actual)} where {datatype_of(expected)} {origin}"
     if actual.shape != expected.shape:
-        return f"has shape {list(actual.shape)} where {list(expected.shape)} was recorded"
+        return f"has shape {list(actual.shape)} where {list(expected.shape)} {origin}"
     if datatype_of(expected) == BYTES:
         off = np.array(
             [
@@ -174,7 +174,7 @@ def difference(expected: Array, actual: Array, tolerance: Tolerance) -> str | No
     index = [int(i) for i in np.unravel_index(worst, expected.shape)]
     return (
         f"differs in {int(off.sum())} of {expected.size} values; the worst, at {index}, is "
-        f"{actual.ravel()[worst]!s:.60} where {expected.ravel()[worst]!s:.60} was recorded "
+        f"{actual.ravel()[worst]!s:.60} where {expected.ravel()[worst]!s:.60} {origin} "
         f"(tolerance: absolute {tolerance.absolute:g}, relative {tolerance.relative:g})"
     )
 

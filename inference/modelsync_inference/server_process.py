@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from modelsync_inference.batcher import BatchRules
 from modelsync_inference.http_server import DRAIN, build_app
 from modelsync_inference.isolation import Isolation
 from modelsync_inference.memory_policy import Policy
@@ -58,6 +59,7 @@ def _settings(arguments: argparse.Namespace, start: Start | None) -> Settings:
         trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
         allow_code=frozenset(arguments.allow_code),
         code_memory=arguments.code_memory_mib * _MIB,
+        max_batch_size=arguments.max_batch_size,
         restarts=start.restarts if start is not None else 0,
         ended=start.ended if start is not None else "",
     )
@@ -72,9 +74,13 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
     for name in arguments.model:
         models.add(name)
     edge = _edge(arguments, models)
-    collectors = [] if edge is None else [edge.metrics]
-    limit = arguments.max_request_mib * _MIB
-    app = build_app(models, workers=arguments.workers, max_request_bytes=limit, collectors=collectors)
+    app = build_app(
+        models,
+        workers=arguments.workers,
+        max_request_bytes=arguments.max_request_mib * _MIB,
+        batching=BatchRules(arguments.max_batch_size, arguments.max_queue_delay_microseconds / 1e6),
+        collectors=[] if edge is None else [edge.metrics],
+    )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:

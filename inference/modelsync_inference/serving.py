@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from modelsync_inference.batching import join, rows_of, split
 from modelsync_inference.datatypes import Array
 from modelsync_inference.errors import InputError, NotServingError, RunError, UnknownError, WorkerDiedError
 from modelsync_inference.pointer import VersionRef
@@ -28,12 +29,16 @@ _MAX_DEATHS = 3
 
 @dataclass(eq=False, slots=True)
 class Loaded:
-    """A version in memory and how it came there (milliseconds). The rest belongs to `Serving`, under its lock."""
+    """A version in memory and how it came there (milliseconds). The rest belongs to `Serving`, under its lock.
+
+    `unbatched`: why requests are not run together, as a sentence; None: they may be.
+    """
 
     ref: VersionRef
     model: LoadedModel
     load_ms: int
     probe_ms: int
+    unbatched: str | None = "it is not asked for."
     leases: int = 0
     retired: bool = False
     requests: int = 0
@@ -41,23 +46,28 @@ class Loaded:
     errors_in_a_row: int = 0
     deaths: int = 0
     died: str = ""
+    timed: int = 0
     busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Outputs by name, all from one model, which version it was, in which role, and how long the run took."""
+    """Outputs by name, all from one model, which version it was, in which role, and how long the run took.
+
+    `batched`: how many requests that run answered together.
+    """
 
     outputs: Mapping[str, Array]
     version: int
     digest: str
     label: Label = Label.STABLE
     seconds: float = 0.0
+    batched: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Runs and broken runs of the serving version since the switch to it, and the mean time of a run."""
+    """Runs and broken runs of the serving version since the switch to it, and the mean time of a run of one request."""
 
     requests: int = 0
     errors: int = 0
@@ -98,22 +108,82 @@ class Lease:
         """
         loaded = self._held()
         wanted = check_outputs(loaded.model.outputs, outputs)
-        feeds = check_inputs(loaded.model.inputs, inputs)
+        return self._run(loaded, check_inputs(loaded.model.inputs, inputs), wanted)
+
+    def run_batch(
+        self, requests: Sequence[Mapping[str, object]], outputs: Sequence[str] | None = None
+    ) -> list[Prediction | InputError | RunError]:
+        """Run several requests of one kind (batching.kind_of) together; what became of each, in order.
+
+        A request that does not fit, or breaks the model, hurts only itself: then each is run alone.
+        """
+        loaded = self._held()
+        results: dict[int, Prediction | InputError | RunError] = {}
+        fitting: dict[int, dict[str, Array]] = {}
+        for number, inputs in enumerate(requests):
+            try:
+                wanted = check_outputs(loaded.model.outputs, outputs)
+                fitting[number] = check_inputs(loaded.model.inputs, inputs)
+            except InputError as error:
+                results[number] = error
+        predictions = self._run_together(loaded, list(fitting.values()), wanted) if len(fitting) > 1 else None
+        if predictions is not None:
+            results |= dict(zip(fitting, predictions, strict=True))
+            return [results[number] for number in range(len(requests))]
+        for number, feeds in fitting.items():
+            try:
+                results[number] = self._run(loaded, feeds, wanted)
+            except (InputError, RunError) as error:
+                results[number] = error
+        return [results[number] for number in range(len(requests))]
+
+    def _run_together(
+        self, loaded: Loaded, requests: list[dict[str, Array]], wanted: list[str]
+    ) -> list[Prediction] | None:
+        """None: it can't be, or it went wrong."""
+        rows = [rows_of(feeds) or 0 for feeds in requests]
+        if loaded.unbatched is not None or 0 in rows:
+            return None
+        feeds = join(requests)
+        started = time.monotonic()
+        try:
+            values = loaded.model.run(feeds, wanted)
+        except (InputError, RunError):
+            return None  # who is to blame shows when they are run alone, and is counted there
+        seconds = time.monotonic() - started
+        answers = split(values, rows)
+        if answers is None:
+            return None
+        self._count(loaded, feeds, wanted, values, seconds, len(requests))
+        return [Prediction(answer, self.version, self.digest, self.label, seconds, len(requests)) for answer in answers]
+
+    def _run(self, loaded: Loaded, feeds: dict[str, Array], wanted: list[str]) -> Prediction:
         started = time.monotonic()
         try:
             values = loaded.model.run(feeds, wanted)
         except RunError as error:
             self._serving.count(loaded, time.monotonic() - started, error)
             if self._trial is not None and self.label is Label.CANARY:
-                self._trial.count_canary(broke=True)
+                self._trial.count_canary(1, errors=1)
             raise
         seconds = time.monotonic() - started
-        self._serving.count(loaded, seconds)
+        self._count(loaded, feeds, wanted, values, seconds, 1)
+        return Prediction(values, self.version, self.digest, self.label, seconds)
+
+    def _count(
+        self,
+        loaded: Loaded,
+        feeds: dict[str, Array],
+        wanted: list[str],
+        values: dict[str, Array],
+        seconds: float,
+        requests: int,
+    ) -> None:
+        self._serving.count(loaded, seconds, requests=requests)
         if self._trial is None:
             self._serving.shadow(feeds, wanted, values)
         elif self.label is Label.CANARY:
-            self._trial.count_canary(broke=False)
-        return Prediction(values, self.version, self.digest, self.label, seconds)
+            self._trial.count_canary(requests)
 
     def release(self) -> None:
         """Give the version back; may be repeated."""
@@ -270,7 +340,7 @@ class Serving:
             loaded = self._loaded
             if loaded is None:
                 return Counters()
-            mean = loaded.busy_seconds * 1000 / loaded.requests if loaded.requests else 0.0
+            mean = loaded.busy_seconds * 1000 / loaded.timed if loaded.timed else 0.0
             return Counters(loaded.requests, loaded.errors, mean)
 
     def restart_counters(self) -> None:
@@ -281,7 +351,7 @@ class Serving:
 
     def _restart(self, loaded: Loaded) -> None:
         loaded.requests = loaded.errors = loaded.errors_in_a_row = 0
-        loaded.busy_seconds = 0.0
+        loaded.timed, loaded.busy_seconds = 0, 0.0
 
     def begin_trial(self, loaded: Loaded, trial: Trial) -> None:
         """Let `loaded` have its share of the requests, beside the serving version."""
@@ -343,11 +413,16 @@ class Serving:
             loaded.errors_in_a_row = 0
             return loaded
 
-    def count(self, loaded: Loaded, seconds: float, error: RunError | None = None) -> None:
-        """Count a run of `loaded` that took so long, and what broke it."""
+    def count(self, loaded: Loaded, seconds: float, error: RunError | None = None, requests: int = 1) -> None:
+        """Count a run of `loaded` that took so long, and what broke it.
+
+        Runs of several requests are not timed: how long they take depends on how many those are.
+        """
         with self._lock:
-            loaded.requests += 1
-            loaded.busy_seconds += seconds
+            loaded.requests += requests
+            if requests == 1:
+                loaded.timed += 1
+                loaded.busy_seconds += seconds
             loaded.errors += error is not None
             loaded.errors_in_a_row = loaded.errors_in_a_row + 1 if error is not None else 0
             if isinstance(error, WorkerDiedError):

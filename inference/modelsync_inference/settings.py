@@ -31,7 +31,8 @@ class Settings:
     `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
     `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
     that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
-    `trials`: see TrialRules. `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
+    `trials`: see TrialRules. `max_batch_size`: the most rows that a server runs together, 1 being none (batching.py).
+    `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
     `code_memory`: bytes that each of their processes may take beyond its libraries. `restarts`, `ended`: how many
     processes did this one's work before, and how the last one ended, as a supervisor knows it; the daemon is told.
     """
@@ -54,6 +55,7 @@ class Settings:
     trials: TrialRules = field(default_factory=TrialRules)
     allow_code: frozenset[str] = frozenset()
     code_memory: int = 512 << 20
+    max_batch_size: int = 1
     restarts: int = 0
     ended: str = ""
 

@@ -73,11 +73,11 @@ class Trial:
         """Whether this request is the canary's."""
         return _due(next(self._canary_turns), self._rules.canary)
 
-    def count_canary(self, *, broke: bool) -> None:
-        """Count a request that the canary answered, or broke at."""
+    def count_canary(self, requests: int = 1, *, errors: int = 0) -> None:
+        """Count requests that the canary answered, and how many of them broke it."""
         with self._lock:
-            self.canary_requests += 1
-            self.canary_errors += broke
+            self.canary_requests += requests
+            self.canary_errors += errors
 
     def takes_shadow(self) -> bool:
         """Whether this request is given to the shadow too; if so, `end_shadow` has to follow. One at a time."""

@@ -77,7 +77,10 @@ async def test_before_the_first_version_it_lives_but_asks_to_come_back_later(ser
 async def test_metadata_says_what_the_model_takes_and_gives(server: Server) -> None:
     await server.serve(scaler(2), version=42)
     status, answer = await server.get("/v2")
-    assert (status, answer["extensions"]) == (200, ["binary_tensor_data", "model_repository"])
+    assert (status, answer["extensions"]) == (
+        200,
+        ["binary_tensor_data", "model_configuration", "model_repository", "statistics"],
+    )
     expected = {
         "name": "anomaly",
         "versions": ["42"],
@@ -230,9 +233,9 @@ async def test_metrics_count_requests_swaps_and_refusals(server: Server) -> None
         'modelsync_inference_swaps_total{model="anomaly"} 1.0',
         'modelsync_inference_refused_total{model="anomaly"} 1.0',
         'modelsync_inference_ready{model="anomaly"} 1.0',
-        'nv_inference_request_success{model="anomaly",version="3"} 1.0',
-        'nv_inference_request_failure{model="anomaly",version="3"} 1.0',
-        'nv_inference_exec_count{model="anomaly",version="3"} 1.0',
+        'nv_inference_request_success{model="anomaly",version="3"} 1',
+        'nv_inference_request_failure{model="anomaly",version="3"} 1',
+        'nv_inference_exec_count{model="anomaly",version="3"} 1',
     ):
         assert line in text.splitlines()
     assert 'version="3"' in text

@@ -38,6 +38,29 @@ def scaler(factor: int, width: int = 3) -> bytes:
     )
 
 
+def row_scaler(factor: int) -> bytes:
+    """X (FP32 [n, 3]) → y = X * factor, nothing else: a model whose requests may be run together."""
+    return model_bytes(
+        [helper.make_node("Mul", ["X", "factor"], ["y"])],
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.array(factor, dtype=np.float32), "factor")],
+    )
+
+
+def mixer() -> bytes:
+    """X (FP32 [n, 3]) → y = X minus the mean of each column: a row's answer hangs on its neighbours."""
+    return model_bytes(
+        [
+            helper.make_node("ReduceMean", ["X"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["X", "mean"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [],
+    )
+
+
 def scaler_probe(factor: float, width: int = 3) -> dict[str, Any]:
     """The probe that `scaler(factor)` passes."""
     values = [float(i + 1) for i in range(width)]
