@@ -16,8 +16,8 @@ _OPSET, _IR_VERSION = 17, 10
 _SIDE, _LAYERS = 1536, 10
 
 
-def cnn(version: int) -> bytes:
-    """X (FP32 [n, 1, 28, 28]) → y [n, 10] and proof [n, 1, 1, 1] = version; about 200 KB of weights."""
+def cnn(version: int, *, proof: bool = True) -> bytes:
+    """X (FP32 [n, 1, 28, 28]) → y [n, 10] and, if wanted, proof [1] = version; about 200 KB of weights."""
     random = np.random.default_rng(version)
     constants = [
         _weights(random, "c1", (16, 1, 3, 3)),
@@ -34,16 +34,16 @@ def cnn(version: int) -> bytes:
         helper.make_node("MatMul", ["h5", "d"], ["h6"]),
         helper.make_node("MatMul", ["h6", "e"], ["y"]),
     ]
-    return _model(nodes, constants, ["n", 1, 28, 28], ["n", 10], version)
+    return _model(nodes, constants, ["n", 1, 28, 28], ["n", 10], version if proof else None)
 
 
-def large(version: int) -> bytes:
-    """X (FP32 [n, 1536]) → y [n, 1536] and proof; 94 MB of weights."""
+def large(version: int, *, proof: bool = True) -> bytes:
+    """X (FP32 [n, 1536]) → y [n, 1536] and, if wanted, proof; 94 MB of weights."""
     random = np.random.default_rng(version)
     names = ["X", *(f"h{layer}" for layer in range(1, _LAYERS)), "y"]
     constants = [_weights(random, f"w{layer}", (_SIDE, _SIDE)) for layer in range(_LAYERS)]
     nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(_LAYERS)]
-    return _model(nodes, constants, ["n", _SIDE], ["n", _SIDE], version)
+    return _model(nodes, constants, ["n", _SIDE], ["n", _SIDE], version if proof else None)
 
 
 MODELS = {"cnn": (cnn, (1, 1, 28, 28)), "large": (large, (1, _SIDE))}
@@ -73,24 +73,27 @@ def _weights(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> 
     return numpy_helper.from_array(values, name)
 
 
-def _model(nodes: list[Any], constants: list[Any], x: list[Any], y: list[Any], version: int) -> bytes:
-    # The proof hangs on the input, so that no optimiser turns it into something that could outlive its model.
+def _model(nodes: list[Any], constants: list[Any], x: list[Any], y: list[Any], version: int | None) -> bytes:
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)]
+    if version is not None:
+        nodes, constants, outputs = _with_proof(nodes, constants, outputs, version)
+    inputs = [helper.make_tensor_value_info("X", TensorProto.FLOAT, x)]
+    graph = helper.make_graph(nodes, "bench", inputs, outputs, constants)
+    opset = [helper.make_opsetid("", _OPSET)]
+    data: bytes = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION).SerializeToString()
+    return data
+
+
+def _with_proof(
+    nodes: list[Any], constants: list[Any], outputs: list[Any], version: int
+) -> tuple[list[Any], list[Any], list[Any]]:
+    # It hangs on the input, so that no optimiser turns it into something that could outlive its model.
     proof = [
         helper.make_node("ReduceSum", ["X"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "version"], ["proof"]),
     ]
     numbers = [("zero", 0.0), ("version", float(version))]
-    graph = helper.make_graph(
-        nodes + proof,
-        "bench",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, x)],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, y),
-            helper.make_tensor_value_info("proof", TensorProto.FLOAT, [1]),
-        ],
-        constants + [numpy_helper.from_array(np.array([value], dtype=np.float32), name) for name, value in numbers],
-    )
-    opset = [helper.make_opsetid("", _OPSET)]
-    data: bytes = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION).SerializeToString()
-    return data
+    more = [numpy_helper.from_array(np.array([value], dtype=np.float32), name) for name, value in numbers]
+    info = helper.make_tensor_value_info("proof", TensorProto.FLOAT, [1])
+    return nodes + proof, constants + more, [*outputs, info]
