@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsync_inference.artifact import open_artifact
+from modelsync_inference.attempts import Attempts
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.loading import load_version, probe_again
 from modelsync_inference.memory import give_back
@@ -25,6 +26,8 @@ from modelsync_inference.trial import Trial, TrialRules
 _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 30.0
 _DRAIN_SECONDS = 10.0
+_PROOF_SECONDS = 10.0
+_MAX_REASON = 1000
 
 READY = "ready"
 SERVING = "serving"
@@ -70,11 +73,14 @@ class Follower:
         deferred: Callable[[], bool] = lambda: False,
         trials: TrialRules | None = None,
         batches: bool = False,
+        attempts: Attempts | None = None,
     ) -> None:
         self._folder, self._model, self._runtime, self._serving = folder, model, runtime, serving
         self._changed, self._clock = changed, clock
         self._policy, self._deferred = policy or MemoryPolicy(), deferred
         self._trials, self._batches = trials or TrialRules(), batches
+        self._attempts = attempts or Attempts(None)
+        self._unproven: tuple[Pointer, float] | None = None
         self._passed: VersionRef | None = None
         self._beside: Loaded | None = None
         self._last_trial: tuple[VersionRef, Trial] | None = None
@@ -94,6 +100,7 @@ class Follower:
             self._follow_current(current.pointer)
         self._follow_candidate(candidate, current.pointer)
         self._check_health(current.pointer)
+        self._prove()
         self._free()
 
     def trial_of(self, ref: VersionRef) -> dict[str, Any] | None:
@@ -106,6 +113,8 @@ class Follower:
         self._drop_beside()
         self._serving.swap(None)
         self._free()
+        if self._unproven is not None:
+            self._attempts.end(self._unproven[0])
 
     def _read(self, kind: str) -> PointerRead:
         read = read_pointer(self._folder, self._model, kind)
@@ -129,20 +138,34 @@ class Follower:
             if self.current is None or not self.current.answers(pointer):
                 self._settle(CURRENT, pointer, DEFERRED, "the application holds the version that serves.")
             return
+        if old is None:
+            suspect = self._attempts.of(pointer)
+            if (suspect.deadly or suspect.refused) and self._begin_with_previous(pointer):
+                old = self._serving.loaded
+                if suspect.deadly:
+                    reason = (
+                        f"its process ended {suspect.begun} times while it was loaded or had only just begun to serve."
+                    )
+                    self._settle(CURRENT, pointer, REFUSED, suspect.refused or reason)
+                    return
+        self._attempts.begin(pointer)
         try:
             new = self._take_beside(pointer.ref)
             if new is None and old is not None and not self._policy.fits_beside(self._folder / pointer.ref.path):
                 new = self._load_instead(pointer.ref, old.ref)
                 if new is None:
+                    self._attempts.end(pointer)
                     return  # still in use; the next look tries again
             new = new or self._load(pointer.ref)
             if old is not None and self._serving.loaded is old and self._on_trial(new):
                 self._beside = new
+                self._attempts.end(pointer)
                 if self.current is None or not self.current.answers(pointer):
                     self._settle(CURRENT, pointer, DEFERRED, _ON_TRIAL)
                 return
         except ModelRefusedError as error:
             reason = str(error)
+            self._attempts.end(pointer, refused=reason[:_MAX_REASON])
             old = self._serving.loaded
             if old is None:
                 reason = self._serve_previous(pointer, reason)
@@ -150,6 +173,27 @@ class Follower:
             return
         self._switch(new)
         self._settle(CURRENT, pointer, SERVING, loaded=new)
+        self._unproven = (pointer, self._clock() + _PROOF_SECONDS)
+
+    def _prove(self) -> None:
+        """A version that has served for a while is not to blame if this process ends."""
+        if self._unproven is None or self._clock() < self._unproven[1]:
+            return
+        pointer, _ = self._unproven
+        self._unproven = None
+        if self.current is not None and self.current.answers(pointer) and self.current.state == SERVING:
+            self._attempts.succeed(pointer)
+
+    def _begin_with_previous(self, pointer: Pointer) -> bool:
+        """At a start, serve the last good version before one that was trouble the last time; whether that worked."""
+        if pointer.previous is None:
+            return False
+        try:
+            self._switch(self._load(pointer.previous))
+        except ModelRefusedError as error:
+            _LOG.warning("%s: version %s can't serve either: %s", self._model, pointer.previous.version, error)
+            return False
+        return True
 
     def _load_instead(self, ref: VersionRef, old: VersionRef) -> Loaded | None:
         """Load `ref` where there is no room for two: the old version goes first, and comes back if the new is refused.
@@ -261,6 +305,7 @@ class Follower:
                 self._switch(self._load(pointer.previous))
             except ModelRefusedError as error:
                 _LOG.error("%s: version %s can't serve either: %s", self._model, pointer.previous.version, error)
+            self._attempts.condemn(pointer, reason[:_MAX_REASON])
         self.current = Outcome(CURRENT, generation, loaded.ref, FAILED, reason)
         self._changed()
 

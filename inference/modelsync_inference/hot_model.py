@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from modelsync_inference.attempts import Attempts
 from modelsync_inference.daemon_link import DaemonLink, Report
 from modelsync_inference.errors import NotServingError
 from modelsync_inference.follower import SERVING, Follower, Outcome
@@ -76,6 +77,7 @@ class HotModel:
             deferred=lambda: self._holds > 0,
             trials=self._settings.trials,
             batches=self._settings.max_batch_size > 1,
+            attempts=Attempts(data / "inference" / name),
         )
         self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
         self._link = None
