@@ -70,7 +70,8 @@ class OnnxModel:
         self._session = session
         for node in session.get_inputs():
             if node.type not in _DATATYPES:
-                raise ModelRefusedError(f"input {node.name!r} of {name} is a {node.type}; only tensors are served.")
+                kinds = ", ".join(sorted(_DATATYPES.values()))
+                raise ModelRefusedError(f"input {node.name!r} of {name} is a {node.type}; what is served is {kinds}.")
         self.inputs = tuple(_spec(node) for node in session.get_inputs())
         self.outputs = tuple(_spec(node) for node in session.get_outputs() if node.type in _DATATYPES)
         if not self.outputs:
