@@ -162,6 +162,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--max-request-mib", default=64, type=int, metavar="MIB", help="longest request (default: %(default)s)"
     )
     parser.add_argument(
+        "--drain-seconds",
+        default=10.0,
+        type=float,
+        help="how long requests that have begun may take after SIGTERM (default: %(default)s)",
+    )
+    parser.add_argument(
         "--supervise",
         action=argparse.BooleanOptionalAction,
         default=True,

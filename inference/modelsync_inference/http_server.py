@@ -80,6 +80,7 @@ def build_app(
 class _Server:
     def __init__(self, models: Repository, workers: int, batching: BatchRules, metrics: Metrics) -> None:
         self._models, self._batching, self._metrics = models, batching, metrics
+        metrics.pending.set_function(lambda: self._waiting)
         self._inferring = Inferring(models, metrics, workers, batching)
         self._waiting = 0
         self._drained: asyncio.Event | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -52,6 +52,12 @@ class Metrics:
             "Rows that ran together.",
             ["model"],
             buckets=_BATCH_BUCKETS,
+            registry=self._registry,
+        )
+
+        self.pending = Gauge(
+            "modelsync_inference_pending_requests",
+            "Inference requests that have come in and are not answered yet.",
             registry=self._registry,
         )
 

@@ -25,7 +25,6 @@ from modelsync_inference.trial import TrialRules
 if TYPE_CHECKING:
     from modelsync_inference.edge.module import EdgeModule
 
-_DRAIN_SECONDS = 10.0
 _EDGE_DRAIN_SECONDS = 5.0
 """IoT Edge kills a module 10 s after SIGTERM."""
 _CLOSE_SECONDS = 1.0
@@ -96,7 +95,7 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
         await site.stop()
         if edge is not None:
             await edge.stop(_EDGE_DRAIN_SECONDS)
-        await app[DRAIN](_DRAIN_SECONDS)
+        await app[DRAIN](arguments.drain_seconds)
     finally:
         await runner.cleanup()
         await asyncio.to_thread(models.close)
