@@ -75,10 +75,11 @@ bench: setup
 	$(BIN)/python -m bench.installs $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.idle
 
-# A thousand swaps under load, beside a restart and a naive reload: more than an hour.
+# A thousand swaps under load, beside a restart and a naive reload: 45 minutes at most. SWAP="--few 5 --swaps 20" is shorter.
 bench-swap: setup
-	$(BIN)/python -m bench.swap
+	$(BIN)/python -m bench.swap --out bench-swap.json $(SWAP)
 	$(BIN)/python -m bench.swap_faults
+	$(BIN)/python -m bench.batching
 
 # device.txt follows dev.txt, so that what is tested is what a device gets.
 PIP_COMPILE := $(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \

@@ -1,9 +1,10 @@
 """What a swap under load costs: latency, failures, memory; beside a plain restart and a naive reload.
 
-`python -m bench.swap [--swaps N] [--large-swaps N] [--period S] [--out FILE]` prints a table and a JSON document. The
-load is tritonclient's, open-loop at half of the measured saturation; latency counts from the scheduled send; a swap's
-window is from the pointer's replacement to one second after both the first answer by the new version and the last by
-the old one. Versions of the large model are laid out for mapping anew at every swap, as a device has it.
+`python -m bench.swap [--swaps N] [--large-swaps N] [--period S] [--minutes M] [--out FILE]` prints a table and a
+verdict on each target, and writes a JSON document. With the defaults it takes about 40 minutes; after M minutes no swap
+is begun. The load is tritonclient's, open-loop at half of the measured saturation; latency counts from the scheduled
+send; a swap's window is from the pointer's replacement to one second after both the first answer by the new version and
+the last by the old one. Versions of the large model are laid out for mapping anew at every swap, as a device has it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
 
-from bench.swap_load import FAILED, GOOD, WRONG
+from bench.swap_load import BUSY, FAILED, GOOD, WRONG
 from bench.swap_models import MODELS, probe
+from bench.swap_table import HEAD, row, verdicts
 from tests.support.datadir import DataDir, Installed
 
 _NAME = "bench"
 _VERSIONS = {"cnn": 8, "large": 3}
 _INFER = Path(sys.executable).with_name("modelsync-infer")
 _AFTER_SECONDS = 1.0
-_STEADY_SECONDS = 20.0
+_STEADY_SECONDS = 15.0
+"""Before the swaps, and again after them."""
 _MIB = 1 << 20
 
 
@@ -105,6 +108,16 @@ class Server:
                 return int(total)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many swaps, seconds from one to the next, whether by a restart, and when to stop (monotonic seconds)."""
+
+    swaps: int
+    period: float
+    deadline: float
+    restart: bool = False
+
+
 def install(root: Path, kind: str) -> tuple[DataDir, list[Installed]]:
     """A data directory with the benchmark's versions."""
     maker, shape = MODELS[kind]
@@ -162,10 +175,8 @@ def percentiles(rows: np.ndarray[Any, Any]) -> dict[str, float]:
     return {"p50": float(p50), "p99": float(p99), "p999": float(p999), "max": float(latency.max())}
 
 
-def measure(
-    kind: str, server: Server, versions: list[Installed], swaps: int, period: float, rate: float, *, restart: bool
-) -> dict[str, Any]:
-    """Steady load, then `swaps` swaps under it; memory is read before, after ten and after all of them."""
+def measure(server: Server, kind: str, versions: list[Installed], plan: Plan, rate: float) -> dict[str, Any]:
+    """Steady load before and after `plan`'s swaps under it; memory is read after ten and after all of them."""
     turns = itertools.cycle(versions[1:] + versions[:1])
     generation = 1
     old = versions[0]
@@ -180,27 +191,30 @@ def measure(
         written.append((time.monotonic(), old.version, new.version))
         server.data.point("current", new, generation, old)
         old = new
-        if restart:
+        if plan.restart:
             server.restart()
 
-    with tempfile.TemporaryDirectory() as scratch:
-        with Load(server, kind, rate, Path(scratch) / "steady.npy") as steady:
-            time.sleep(_STEADY_SECONDS)
-        after_ten = 0
-        with Load(server, kind, rate, Path(scratch) / "swaps.npy") as load:
-            for number in range(swaps):
-                begin = time.monotonic()
-                swap()
-                time.sleep(max(0.0, begin + period - time.monotonic()))
-                if number == 9:
-                    after_ten = server.memory()
-            time.sleep(2)
-        after_all = server.memory()
-    peak, before = (0, 0) if restart else _peak(server, swap)
+    steady = _steady(server, kind, rate)
+    after_ten = 0
+    with tempfile.TemporaryDirectory() as scratch, Load(server, kind, rate, Path(scratch) / "swaps.npy") as load:
+        for number in range(plan.swaps):
+            begin = time.monotonic()
+            if begin > plan.deadline and number:
+                break
+            swap()
+            time.sleep(max(0.0, begin + plan.period - time.monotonic()))
+            if number == 9:
+                after_ten = server.memory()
+        time.sleep(2)
+    after_all, done = server.memory(), len(written)
+    steady = np.concatenate([steady, _steady(server, kind, rate)])
+    peak, before = (0, 0) if plan.restart else _peak(server, swap)
     return {
         "rate": rate,
-        "steady": percentiles(steady.rows[steady.rows[:, 0] > steady.rows[0, 0] + 1]),
-        **_windows(load.rows, written[:swaps]),
+        "asked": plan.swaps,
+        "model_mib": sum(file.stat().st_size for file in (server.data.folder / old.path).rglob("*.onnx")) / _MIB,
+        "steady": percentiles(steady),
+        **_windows(load.rows, written[:done]),
         "memory_mib": {
             "after_10": after_ten / _MIB,
             "after_all": after_all / _MIB,
@@ -208,6 +222,15 @@ def measure(
             "peak_in_swap": peak / _MIB,
         },
     }
+
+
+def _steady(server: Server, kind: str, rate: float) -> np.ndarray[Any, Any]:
+    """Rows of a load without swaps, without its first second."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with Load(server, kind, rate, Path(scratch) / "steady.npy") as load:
+            time.sleep(_STEADY_SECONDS)
+        rows: np.ndarray[Any, Any] = load.rows[load.rows[:, 0] > load.rows[0, 0] + 1]
+        return rows
 
 
 def _forget_layout(data: DataDir, version: Installed) -> None:
@@ -240,6 +263,7 @@ def _windows(rows: np.ndarray[Any, Any], written: list[tuple[float, int, int]]) 
         "swaps_seen": len(first_answers),
         "requests": len(rows),
         "failed": int((rows[:, 4] == FAILED).sum()),
+        "busy": int((rows[:, 4] == BUSY).sum()),
         "wrong_version": wrong,
         "window_requests": int(inside.sum()),
         "window": percentiles(rows[inside]),
@@ -289,7 +313,7 @@ def ways(kind: str) -> dict[str, tuple[list[str], bool, bool]]:
     return found
 
 
-def run(kind: str, swaps: int, few: int, period: float, only: str) -> dict[str, Any]:
+def run(kind: str, swaps: int, few: int, period: float, only: str, deadline: float) -> dict[str, Any]:
     """All ways with one model; `few` swaps for the ways that are only there to compare."""
     results: dict[str, Any] = {}
     rate = 0.0
@@ -303,30 +327,10 @@ def run(kind: str, swaps: int, few: int, period: float, only: str) -> dict[str, 
                 saturated = saturation(server, kind)
                 rate = rate or saturated / 2  # the same load for all
                 count = swaps if way == "modelsync" else few
-                pause = max(period, 3.0) if restart else period
-                result = measure(kind, server, versions, count, pause, rate, restart=restart)
-                results[way] = {"saturation": saturated, **result}
+                plan = Plan(count, max(period, 3.0) if restart else period, deadline, restart)
+                results[way] = {"saturation": saturated, **measure(server, kind, versions, plan, rate)}
         sys.stderr.write(f"{row(way, results[way])}\n")
     return results
-
-
-def row(way: str, result: dict[str, Any]) -> str:
-    """One line of the table."""
-    steady, window, memory = result["steady"], result["window"], result["memory_mib"]
-    return (
-        f"| {way} | {result['swaps']} | {result['failed']} / {result['wrong_version']} of {result['requests']} "
-        f"| {steady['p99']:.1f} → {window['p99']:.1f} (×{window['p99'] / steady['p99']:.2f}) "
-        f"| {steady['p999']:.1f} → {window['p999']:.1f} (×{window['p999'] / steady['p999']:.2f}) | {window['max']:.0f} "
-        f"| {result['first_answer_ms']['p50']:.0f} / {result['first_answer_ms']['max']:.0f} "
-        f"| {memory['after_10']:.0f} → {memory['after_all']:.0f} "
-        f"| {memory['peak_in_swap'] - memory['steady']:+.0f} | {result['saturation']:.0f} |"
-    )
-
-
-HEAD = (
-    "| way | swaps | failed / wrong | p99 ms: steady → swap | p99.9 ms | longest ms | pointer → first answer ms "
-    "| MiB after 10 → all | MiB peak − steady | saturation /s |\n|---|---|---|---|---|---|---|---|---|---|"
-)
 
 
 def main() -> None:
@@ -334,23 +338,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.swap")
     parser.add_argument("--swaps", type=int, default=1000)
     parser.add_argument("--large-swaps", type=int, default=100)
-    parser.add_argument("--few", type=int, default=30)
-    parser.add_argument("--period", type=float, default=1.2)
+    parser.add_argument("--few", type=int, default=30, help="swaps of the ways that are there to compare")
+    parser.add_argument("--period", type=float, default=1.2, help="seconds from swap to swap; windows are 1 s and more")
+    parser.add_argument("--minutes", type=float, default=45, help="when to stop")
     parser.add_argument("--kind", choices=[*MODELS, "both"], default="both")
     parser.add_argument("--only", default="", help="part of a way's name")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {}
-    for kind, swaps, period in (
-        ("cnn", arguments.swaps, arguments.period),
-        ("large", arguments.large_swaps, max(arguments.period, 1.5)),
-    ):
+    begin, results = time.monotonic(), dict[str, Any]()
+    plans = {
+        # The large model first, and two thirds of the time for the thousand swaps of the small one.
+        "large": (arguments.large_swaps, max(arguments.period, 1.5), begin + 20 * arguments.minutes),
+        "cnn": (arguments.swaps, arguments.period, begin + 60 * arguments.minutes),
+    }
+    for kind, (swaps, period, deadline) in plans.items():
         if arguments.kind in (kind, "both"):
-            results[kind] = run(kind, swaps, arguments.few, period, arguments.only)
-            sys.stdout.write(f"\n{kind}\n\n{HEAD}\n" + "\n".join(row(w, r) for w, r in results[kind].items()) + "\n")
+            results[kind] = run(kind, swaps, arguments.few, period, arguments.only, deadline)
+            table = "\n".join(row(way, result) for way, result in results[kind].items())
+            sys.stdout.write(f"\n{kind}\n\n{HEAD}\n{table}\n")
             sys.stdout.flush()
+    judged = verdicts(results)
+    sys.stdout.write("\n" + "".join(f"- {line}\n" for line in judged))
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(json.dumps({**results, "verdicts": judged}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The load of the swap benchmark: an open loop of tritonclient requests, in a process of its own.
 
 `python -m bench.swap_load URL SHAPE RATE OUT` sends at RATE a second until its standard input closes and writes an
-array of rows to OUT: scheduled, sent, answered (monotonic seconds), version, and 1 good, 0 failed or -1 wrong version.
-With RATE 0 it keeps eight requests in flight for three seconds instead and prints how many a second came back: the
-saturation.
+array of rows to OUT: scheduled, sent, answered (monotonic seconds), version, and 1 good, 2 told to come back later
+(503), 0 failed otherwise or -1 wrong version. With RATE 0 it keeps eight requests in flight for three seconds instead
+and prints how many a second came back: the saturation.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import tritonclient.http.aio as triton
+from tritonclient.utils import InferenceServerException
 
 _MODEL = "bench"
 _IN_FLIGHT = 8
 _SATURATION_SECONDS = 3.0
 _MAX_OPEN = 2000
-GOOD, FAILED, WRONG = 1, 0, -1
+GOOD, BUSY, FAILED, WRONG = 1, 2, 0, -1
 
 Row = tuple[float, float, float, int, int]
 
@@ -40,8 +41,9 @@ async def main() -> None:
             sent = time.monotonic()
             try:
                 result = await client.infer(_MODEL, [tensor], outputs=wanted)
-            except Exception:  # whatever it is, it is a failed request, which is what is counted
-                return scheduled, sent, time.monotonic(), 0, FAILED
+            except Exception as error:  # whatever it is, it is a failed request, which is what is counted
+                status = error.status() if isinstance(error, InferenceServerException) else None
+                return scheduled, sent, time.monotonic(), 0, BUSY if status == "503" else FAILED
             version = int(result.get_response()["model_version"])
             right = int(result.as_numpy("proof").ravel()[0]) == version
             return scheduled, sent, time.monotonic(), version, GOOD if right else WRONG
