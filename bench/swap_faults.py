@@ -1,14 +1,11 @@
 """How long the old version does not answer when a swap goes wrong, and what the daemon is told.
 
-`python -m bench.swap_faults` runs a real server against a recording daemon's socket and prints a table. The server that
-is killed is started again at once, as a service manager does it.
+`python -m bench.swap_faults` runs a real server against a recording daemon's socket and prints a table.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -65,6 +62,11 @@ class Scene:
         """Point at it."""
         self.data.point("current", version, 2, self.good)
 
+    def serving(self) -> psutil.Process:
+        """The process that answers; workers have no network socket."""
+        children = psutil.Process(self.server.process.pid).children()
+        return next(child for child in children if child.net_connections("tcp"))
+
     def until(self, version: str) -> None:
         """Ask until it answers."""
         while ask(self.server.url) != version:
@@ -79,20 +81,19 @@ class Scene:
 def _killed_server(scene: Scene) -> float:
     scene.switch(scene.install(divider(8)))
     begin = time.monotonic()
-    scene.server.process.kill()
-    scene.server.process.wait()
-    scene.server = InferProcess(scene.data.root, *_OPTIONS)
+    scene.serving().kill()
     while ask(scene.server.url) is None:
-        time.sleep(0.005)
+        pass
     return time.monotonic() - begin
 
 
 def _killed_worker(scene: Scene) -> float:
     scene.switch(scene.install(divider(8)))
-    children = psutil.Process(scene.server.process.pid).children(recursive=True)
+    serving = scene.serving()
+    workers = [child for child in psutil.Process(scene.server.process.pid).children() if child != serving]
     begin = time.monotonic()
-    for child in children:
-        os.kill(child.pid, signal.SIGKILL)
+    for worker in workers:
+        worker.kill()
     while ask(scene.server.url) is None:
         pass
     return time.monotonic() - begin
@@ -131,7 +132,7 @@ def _garbage(scene: Scene) -> float:
 
 
 FAULTS: dict[str, Callable[[Scene], float]] = {
-    "kill -9 of the server in mid-swap, started again": _killed_server,
+    "kill -9 of the serving process in mid-swap": _killed_server,
     "kill -9 of every worker process in mid-swap": _killed_worker,
     "a model that crashes its runtime while it loads": _refused(crashes_while_loading, 1),
     "a probe that takes for ever (given up after 5 s)": _refused(looper, _FOR_EVER),
@@ -139,6 +140,14 @@ FAULTS: dict[str, Callable[[Scene], float]] = {
     "a request that the new version never answers": _deadly_request(looper, _FOR_EVER),
     "a pointer file with garbage in it": _garbage,
 }
+
+
+def _told(daemon: FakeDaemon) -> str:
+    bad = [report for report in daemon.reports if report["state"] in ("refused", "failed")]
+    if bad:
+        return f"{bad[-1]['state']}: {bad[-1]['reason']}"
+    again = [report for report in daemon.reports if report["restarts"]]
+    return f"the process before {again[-1]['ended']}" if again else "nothing: what serves goes on"
 
 
 def main() -> None:
@@ -152,8 +161,7 @@ def main() -> None:
             try:
                 seconds = act(scene)
                 time.sleep(0.3)
-                told = [report for report in scene.daemon.reports if report["state"] in ("refused", "failed")]
-                reason = f"{told[-1]['state']}: {told[-1]['reason']}" if told else "nothing: what serves goes on"
+                reason = _told(scene.daemon)
                 sys.stdout.write(f"| {name} | {seconds:.2f} | {reason} |\n")
                 sys.stdout.flush()
             finally:
