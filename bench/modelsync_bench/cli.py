@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelsync_bench import namespaces, scenarios
+from modelsync_bench import cuts, environment, namespaces, scenarios, story
 from modelsync_bench.certificates import make as make_certificates
 from modelsync_bench.lab import Lab, LabError
 from modelsync_bench.links import DIRECT, LINKS
@@ -22,7 +22,14 @@ from modelsync_bench.static_origin import static_origin
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-SCENARIOS = (scenarios.PAIRS, scenarios.INSTALL, scenarios.BEHIND)
+SCENARIOS = (
+    story.STORY,
+    scenarios.PAIRS,
+    scenarios.INSTALL,
+    scenarios.BEHIND,
+    "cut",
+    environment.ENVIRONMENT,
+)
 
 
 def main() -> None:
@@ -38,7 +45,7 @@ def _root() -> None:
 @app.command("peers")
 def list_peers() -> None:
     """Say which ways of updating are installed here, and how to get the others."""
-    for peer in peers().values():
+    for peer in {**peers(), **story.peers()}.values():
         version = peer.version()
         print(f"{peer.name:18} {version or f'missing: {peer.install}'}")
 
@@ -60,7 +67,7 @@ def run(
     relay: Annotated[bool, typer.Option(help="Count with a relay although namespaces are permitted.")] = False,
 ) -> None:
     """Measure, and write one JSON result."""
-    known = peers()
+    known = {**peers(), **story.peers()}
     chosen = _choice(peers_, tuple(known), "--peers")
     lines = _choice(links, tuple(LINKS), "--links")
     wanted = _choice(only, SCENARIOS, "--only")
@@ -79,6 +86,8 @@ def run(
         site = _site(stack, folder.absolute(), result, relay)
         runner = Runner(result, out, site, {name: known[name] for name in known if name in chosen}, settings, _say)
         try:
+            if story.STORY in wanted:
+                runner.run(story.tasks())
             found = scenarios.pairs(corpus, site.scratch)
             if pairs:
                 names = _choice(pairs, tuple(found), "--pairs")
@@ -89,6 +98,10 @@ def run(
                 runner.run(scenarios.installs(found))
             if scenarios.BEHIND in wanted:
                 runner.run(scenarios.behind(site.scratch))
+            if "cut" in wanted:
+                runner.run_cuts(cuts.tasks(found))
+            if environment.ENVIRONMENT in wanted:
+                runner.run(environment.tasks(site.scratch))
         except KeyboardInterrupt:
             result.save(out)
             _say(f"interrupted: the same command goes on from {out}")

@@ -89,8 +89,8 @@ def measure(
         fetched.counts.down,
         account.requests,
         round(sum(one.seconds for one in fetched.used), 3),
-        max(one.memory for one in fetched.used),
-        round(sum(one.cpu for one in fetched.used), 3),
+        account.memory or max(one.memory for one in fetched.used),
+        round(account.cpu or sum(one.cpu for one in fetched.used), 3),
         True,
         tuple(one.total for one, _ in medians),
         fetched.log,
@@ -104,12 +104,12 @@ def _checked(
     with tempfile.TemporaryDirectory(prefix="device-", dir=site.scratch) as folder:
         device = Path(folder)
         site.lab.use(LINKS[DIRECT])
-        peer.hold(job, site, device)
-        site.lab.use(link)
-        fetched = fetch(peer, job, site, link, device, own_log, seconds)
-        account = peer.account(job, fetched.log, fetched.used)
-        exact(peer.result(job, device), job)
-        plausible(account, fetched, lossy=link.lost_per_mille > 0)
+        with peer.hold(job, site, device):
+            site.lab.use(link)
+            fetched = fetch(peer, job, site, link, device, own_log, seconds)
+            account = peer.account(job, fetched.log, fetched.used)
+            exact(peer.result(job, device), job)
+            plausible(account, fetched, lossy=link.lost_per_mille > 0)
         return fetched, account
 
 
@@ -122,6 +122,7 @@ def fetch(
     before = quiet(site.lab, still)
     mark = log.mark() if log else 0
     used = run_steps(site.lab, peer.steps(job, site, device), device, seconds)
+    peer.settle(job, site, device)
     counts = quiet(site.lab, still) - before
     return Fetched(counts, tuple(used), log.since(mark) if log else ())
 

@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelsync_bench import harness
+from modelsync_bench import cuts, harness
 from modelsync_bench.digests import size, tar
 from modelsync_bench.lab import LabError
 from modelsync_bench.links import DIRECT, LINKS, predicted_seconds
+from modelsync_bench.peers import GENERAL
 from modelsync_bench.peers.port import Job, Peer, Site
 from modelsync_bench.processes import StepFailed
 from modelsync_bench.result import LeftOut, LinkProfile, Measurement, PeerVersion, Result
-from modelsync_bench.scenarios import Task
+from modelsync_bench.scenarios import PAIRS, Task
 
 STEP_SECONDS = 900.0
 """How long a device's command may take on the direct line."""
+
+CUT_SECONDS = 180.0
+"""How long one that is cut may take: those that go on by themselves wait and try again."""
+
+FAILURES = (StepFailed, LabError, harness.Cheated, RuntimeError, OSError, ValueError)
+"""What ends one measurement, not the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ class Runner:
             tarred: Job | None = None
             links = self._links(task)
             for peer in self._known.values():
+                if peer.name not in (GENERAL if task.peers is None else task.peers):
+                    continue
                 job = task.job
                 if job.new.is_dir() and not peer.trees:
                     tarred = tarred or _tarred(job, self._site.scratch)
@@ -119,8 +128,37 @@ class Runner:
             return harness.measure(
                 peer, job, self._site, link, task.scenario, task.pair, repeats=repeats, seconds=limit
             )
-        except (StepFailed, LabError, harness.Cheated, RuntimeError, OSError, ValueError) as error:
+        except FAILURES as error:
             return replace(self._empty(task, peer, link), reason=f"{error}")
+
+    def run_cuts(self, tasks: Iterable[Task]) -> None:
+        """Measure each task's cut download, with what the undisturbed one took as the measure of 90 %."""
+        for task in tasks:
+            self._describe(task)
+            for peer in self._known.values():
+                if task.peers is None or peer.name in task.peers:
+                    self._one_cut(task, peer)
+
+    def _one_cut(self, task: Task, peer: Peer) -> None:
+        key = (task.scenario, task.pair, peer.name, DIRECT)
+        there = self._result.find(key)
+        if there is not None and there.reason is None:
+            return
+        link = LINKS[DIRECT]
+        if peer.name not in self._installed:
+            self._put(replace(self._empty(task, peer, link), reason=f"not installed: {peer.install}"))
+            return
+        name = peer.name.removesuffix("-resumed")
+        whole = self._result.find((PAIRS, task.pair, name, DIRECT))
+        if whole is None or whole.wire_down is None:
+            self._leave_out(LeftOut(*key, "the scenario `pairs` has no figure of the undisturbed download"))
+            return
+        self._show(f"{task.scenario} · {task.pair} · {peer.name}")
+        try:
+            harness.published(peer, task.job, self._site)
+            self._put(cuts.measure(peer, task, self._site, whole.wire_down, CUT_SECONDS))
+        except FAILURES as error:
+            self._put(replace(self._empty(task, peer, link), reason=f"{error}"))
 
     def _why_not(self, task: Task, peer: Peer, job: Job, link: LinkProfile) -> str | None:
         if peer.name not in self._installed:

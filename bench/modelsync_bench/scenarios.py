@@ -24,12 +24,13 @@ _OWN = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job of a scenario."""
+    """A job of a scenario. `peers`: who does it; None: all that do any pair."""
 
     scenario: str
     pair: str
     job: Job
     about: str = ""
+    peers: frozenset[str] | None = None
 
     def info(self) -> PairInfo:
         """The entry of the result's pair list."""

@@ -15,7 +15,7 @@ from modelsync_bench.processes import server
 from modelsync_bench.result import Request
 
 INSTALL = "apt install nginx-light"
-_USUAL_PORT = 443
+_USUAL_PORT, _PLAIN_PORT = 443, 80
 _CONFIGURATION = """
 worker_processes 1;
 {user}
@@ -33,6 +33,7 @@ http {{
     default_type application/octet-stream;
     server {{
         listen {host}:{port} ssl;
+        listen {host}:{plain};
         ssl_certificate {chain};
         ssl_certificate_key {key};
         root {root};
@@ -73,10 +74,11 @@ class AccessLog:
 
 @dataclass(frozen=True, slots=True)
 class StaticOrigin:
-    """Serves the folder `root`; `port` is where it listens."""
+    """Serves the folder `root`, with TLS on `port` and without on `plain_port`."""
 
     root: Path
     port: int
+    plain_port: int
     log: AccessLog
 
 
@@ -87,7 +89,7 @@ def static_origin(lab: Lab, root: Path, scratch: Path, certificates: Certificate
     if program is None:
         yield None
         return
-    port = lab.port(_USUAL_PORT)
+    port, plain = lab.port(_USUAL_PORT), lab.port(_PLAIN_PORT)
     configuration = scratch / "nginx.conf"
     configuration.write_text(
         _CONFIGURATION.format(
@@ -95,6 +97,7 @@ def static_origin(lab: Lab, root: Path, scratch: Path, certificates: Certificate
             scratch=scratch,
             host=lab.server_host,
             port=port,
+            plain=plain,
             chain=certificates.chain,
             key=certificates.key,
             root=root,
@@ -102,4 +105,4 @@ def static_origin(lab: Lab, root: Path, scratch: Path, certificates: Certificate
     )
     command = [program, "-c", str(configuration), "-e", str(scratch / "nginx.errors"), "-p", str(scratch)]
     with server(lab, command, scratch / "nginx.out", port=port):
-        yield StaticOrigin(root, port, AccessLog(scratch / "nginx.access"))
+        yield StaticOrigin(root, port, plain, AccessLog(scratch / "nginx.access"))

@@ -47,15 +47,20 @@ class Download:
     def serve(self, site: Site, job: Job) -> Iterator[AccessLog | None]:
         yield None
 
-    def hold(self, job: Job, site: Site, device: Path) -> None:
+    @contextmanager
+    def hold(self, job: Job, site: Site, device: Path) -> Iterator[None]:
         if job.old is not None:
             shutil.copyfile(job.old, device / "old")
+        yield
 
     def steps(self, job: Job, site: Site, device: Path) -> list[list[str]]:
         fetched = device / f"new{self.suffix}"
         command = curl(site, site.url(site.folder(self.name, job), fetched.name), fetched, resume=self.resumes)
         rebuild = self.rebuild(device / "old" if job.old else None, fetched, device / "new")
         return [command] + ([rebuild] if rebuild else [])
+
+    def settle(self, job: Job, site: Site, device: Path) -> None:
+        return
 
     def result(self, job: Job, device: Path) -> Path:
         return device / "new"

@@ -70,14 +70,19 @@ class Modelsync:
         with server(site.lab, command, site.scratch / "modelsync-serve.log", port=self._port):
             yield None
 
-    def hold(self, job: Job, site: Site, device: Path) -> None:
+    @contextmanager
+    def hold(self, job: Job, site: Site, device: Path) -> Iterator[None]:
         shutil.copytree(site.folder(self.name, job) / "device", device, symlinks=True, dirs_exist_ok=True)
+        yield
 
     def steps(self, job: Job, site: Site, device: Path) -> list[list[str]]:
         host, port = site.lab.reach(self._port)
         trust = site.folder(self.name, job) / "store" / "metadata" / "1.root.json"
         options = ["--data", str(device / "data"), "--trust", str(trust), "--ca", str(site.certificates.ca), "--json"]
         return [[program("modelsyncd"), "pull", NAME, "--origin", f"https://{host}:{port}", *options]]
+
+    def settle(self, job: Job, site: Site, device: Path) -> None:
+        return
 
     def result(self, job: Job, device: Path) -> Path:
         current = (device / "data" / "models" / NAME / "current").resolve()

@@ -51,19 +51,24 @@ class Site:
         """A peer's own folder for a job; it lasts from publishing to the last fetch. The static origin serves it."""
         return self.peers / peer / job.key
 
-    def url(self, folder: Path, name: str) -> str:
+    def url(self, folder: Path, name: str, *, tls: bool = True) -> str:
         """Where the device finds a file of a folder below `peers` on the static origin."""
         assert self.static is not None
-        host, port = self.lab.reach(self.static.port)
-        return f"https://{host}:{port}/{folder.relative_to(self.peers)}/{name}"
+        host, port = self.lab.reach(self.static.port if tls else self.static.plain_port)
+        return f"http{'s' if tls else ''}://{host}:{port}/{folder.relative_to(self.peers)}/{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a peer says that it fetched: bytes of bodies, and HTTP requests (None: it has none)."""
+    """What a peer says that it fetched: bytes of bodies, and HTTP requests (None: it has none).
+
+    `memory` (bytes) and `cpu` (seconds) are given where a process did the work that was there before the steps.
+    """
 
     payload_bytes: int | None
     requests: int | None
+    memory: int | None = None
+    cpu: float | None = None
 
 
 class Peer(Protocol):
@@ -91,11 +96,16 @@ class Peer(Protocol):
     def serve(self, site: Site, job: Job) -> AbstractContextManager[AccessLog | None]:
         """Servers that run meanwhile, and their access log; both have nothing to do with the static origin's."""
 
-    def hold(self, job: Job, site: Site, device: Path) -> None:
-        """Bring the empty folder `device` to where the device has the old version; not counted."""
+    def hold(self, job: Job, site: Site, device: Path) -> AbstractContextManager[None]:
+        """Bring the empty folder `device` to where the device has the old version; not counted. What is started for it
+        runs until the context is left."""
 
     def steps(self, job: Job, site: Site, device: Path) -> list[list[str]]:
-        """The commands that fetch and rebuild, in order; run again after an interruption they go on."""
+        """The commands that fetch and rebuild, in order; run again after an interruption they go on. Counting has begun
+        when this is called."""
+
+    def settle(self, job: Job, site: Site, device: Path) -> None:
+        """Wait, after the steps, for what is still to come over the line; it is counted too."""
 
     def result(self, job: Job, device: Path) -> Path:
         """Where the new version lies afterwards."""
