@@ -8,7 +8,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-arm reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
+.PHONY: setup demo test test-long test-runtimes test-arm reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ test-long: setup
 # Writes docs/reliability.md's tables from what `make test` and `make test-long` measured.
 reliability: setup
 	$(BIN)/python -m tests.reliability.report
+
+# The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
+test-runtimes: setup
+	tests/runtimes/run $(BIN)/python
 
 # Needs root: golden vectors on 32-bit Arm, under qemu.
 test-arm: setup

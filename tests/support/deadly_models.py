@@ -7,27 +7,40 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.tiny_models import model_bytes
 
+_LEAST = -(2**63)
+"""Divided by -1 it overflows, which no ONNX Runtime up to 1.32 survives; newer ones survive a division by zero."""
+
 
 def crashes_while_loading() -> bytes:
-    """Divides the integer constants 1 and 0 when they are folded, which ONNX Runtime does not survive."""
+    """Divides the least integer by -1 when constants are folded."""
     return model_bytes(
         [
-            helper.make_node("Div", ["one", "zero"], ["nonsense"]),
+            helper.make_node("Div", ["least", "minus_one"], ["nonsense"]),
             helper.make_node("Add", ["X", "nonsense"], ["y"]),
         ],
         [helper.make_tensor_value_info("X", TensorProto.INT64, [1])],
         [helper.make_tensor_value_info("y", TensorProto.INT64, [1])],
-        [numpy_helper.from_array(np.array([value], dtype=np.int64), name) for name, value in (("one", 1), ("zero", 0))],
+        [_constant("least", _LEAST), _constant("minus_one", -1)],
     )
 
 
 def divider(version: int) -> bytes:
-    """X (INT64 [1]) → y = version / X: 1 gives the version, 0 kills the process."""
+    """X (INT64 [1]) → y = version; 0 kills the process, by a division of the least integer by 2 X - 1."""
     return model_bytes(
-        [helper.make_node("Div", ["version", "X"], ["y"])],
+        [
+            helper.make_node("Mul", ["two", "X"], ["twice"]),
+            helper.make_node("Sub", ["twice", "one"], ["divisor"]),
+            helper.make_node("Div", ["least", "divisor"], ["divided"]),
+            helper.make_node("Mul", ["divided", "zero"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "version"], ["y"]),
+        ],
         [helper.make_tensor_value_info("X", TensorProto.INT64, [1])],
         [helper.make_tensor_value_info("y", TensorProto.INT64, [1])],
-        [numpy_helper.from_array(np.array([version], dtype=np.int64), "version")],
+        [
+            _constant("version", version),
+            _constant("least", _LEAST),
+            *(_constant(name, value) for value, name in enumerate(("zero", "one", "two"))),
+        ],
     )
 
 
@@ -62,3 +75,7 @@ def looper() -> bytes:
             numpy_helper.from_array(np.array([1], dtype=np.int64), "one"),
         ],
     )
+
+
+def _constant(name: str, value: int) -> TensorProto:
+    return numpy_helper.from_array(np.array([value], dtype=np.int64), name)

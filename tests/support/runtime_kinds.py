@@ -88,7 +88,7 @@ def ask(kind: Kind, model: LoadedModel, n: int) -> float:
 
 @dataclass(slots=True)
 class Onnx:
-    """y = X[0, 0] * factor; integers divided by n + 3 and counted to n where they may kill."""
+    """y = X * factor in integers; deadly only in a process of its own."""
 
     runtime: Runtime
     can: frozenset[int]
@@ -192,14 +192,14 @@ def all_kinds() -> dict[str, Kind]:
 
 
 def _onnx(factor: int, *, deadly: bool) -> bytes:
-    """X (INT64 [n]) to y = X[0] * factor. A Reshape to (-2) breaks; 1 / (X + 3) crashes; a loop of -4's takes for ever.
+    """X (INT64 [1]) to y = X * factor, and what is to happen at -2, -3 and -4.
 
-    What is harmless in numbers of the models' use: n is 0 or more there.
+    -2: a Reshape to another size. -3: the least integer / (2 (X + 3) - 1), which overflows. -4: a loop of 2^61 rounds.
     """
     constants = {"factor": factor, "two": 2, "three": 3, "one": 1}
     nodes = [
         helper.make_node("Mul", ["X", "factor"], ["scaled"]),
-        # The shape is [1] for all but -2, for which it is [0 + 3].
+        # The shape is [1] for all but -2, for which it is [2].
         helper.make_node("Add", ["X", "two"], ["from_two"]),
         helper.make_node("Equal", ["from_two", "zero"], ["breaks"]),
         helper.make_node("Cast", ["breaks"], ["more"], to=TensorProto.INT64),
@@ -224,12 +224,15 @@ def _onnx(factor: int, *, deadly: bool) -> bytes:
         )
         initial += [
             numpy_helper.from_array(np.array([4], dtype=np.int64), "four"),
+            numpy_helper.from_array(np.array([-(2**63)], dtype=np.int64), "least"),
             numpy_helper.from_array(np.array([2**61], dtype=np.int64), "ages"),
             numpy_helper.from_array(np.array(True), "true"),
         ]
         nodes += [
             helper.make_node("Add", ["X", "three"], ["from_three"]),
-            helper.make_node("Div", ["one", "from_three"], ["divided"]),
+            helper.make_node("Mul", ["from_three", "two"], ["twice"]),
+            helper.make_node("Sub", ["twice", "one"], ["divisor"]),
+            helper.make_node("Div", ["least", "divisor"], ["divided"]),
             helper.make_node("Mul", ["divided", "zero"], ["nothing"]),
             helper.make_node("Add", ["X", "four"], ["from_four"]),
             helper.make_node("Equal", ["from_four", "zero"], ["hangs"]),
