@@ -118,6 +118,12 @@ class HotModel:
         return loaded.ref.version if loaded is not None else None
 
     @property
+    def platform(self) -> str | None:
+        """The Open Inference Protocol's name of what serves; None if no version does."""
+        loaded = self._serving.loaded
+        return loaded.model.platform if loaded is not None else None
+
+    @property
     def batches(self) -> bool:
         """Whether requests to the version that serves may be run together."""
         loaded = self._serving.loaded

@@ -9,15 +9,16 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from aiohttp import ClientPayloadError, web
 from prometheus_client.registry import Collector
 
-from modelsync_inference import oip
+from modelsync_inference import oip, scoring_route
 from modelsync_inference.batcher import BatchRules
 from modelsync_inference.errors import InputError, NotServingError, UnknownError
+from modelsync_inference.inference_statistics import Timing
 from modelsync_inference.inferring import Done, Inferring, Job, lease
 from modelsync_inference.metrics import Metrics
 from modelsync_inference.repository import Repository
@@ -61,6 +62,8 @@ def build_app(
             web.get("/metrics", server.metrics),
             web.get("/status", server.status),
             web.get("/v2/models/stats", server.all_statistics),
+            web.get("/score", server.score),
+            web.post("/score", server.score),
             web.post("/v2/repository/index", server.index),
             web.post("/v2/repository/models/{model}/load", server.load),
             web.post("/v2/repository/models/{model}/unload", server.unload),
@@ -176,15 +179,43 @@ class _Server:
             response.force_close()  # so that the client's next request goes to whoever follows
         return response
 
-    async def _infer(self, request: web.Request, name: str) -> Done:
-        if self._waiting >= _MAX_WAITING:
-            raise NotServingError(f"{_MAX_WAITING} requests are waiting already; try again later.")
-        self._waiting += 1
+    async def score(self, request: web.Request) -> web.Response:
+        started, status, name, done = time.monotonic(), 500, "", None
         try:
+            with self._in_flight():
+                model = scoring_route.model_of(self._models, request)
+                name = model.name
+                raw_data = scoring_route.raw_data_of(request, await _body(request))
+                waited = time.monotonic() - started
+                prediction = await asyncio.to_thread(scoring_route.score, model, raw_data)
+            self._metrics.ran(name, prediction.version, 1, prediction.seconds)
+            done = (str(prediction.version), Timing(waited, 0.0, prediction.seconds, 0.0))
+            response = scoring_route.answer(request, prediction)
+            status = response.status
+        except ModelsyncError as error:
+            status = _status_of(error)
+            response = scoring_route.failed(request, status, error)
+        finally:
+            self._metrics.observe(name, status, time.monotonic() - started, done)
+        if self._drained is not None:
+            response.force_close()
+        return response
+
+    async def _infer(self, request: web.Request, name: str) -> Done:
+        with self._in_flight():
             body, headers = await _body(request), request.headers
             accepted = headers.get("Accept-Encoding", "")
             version = request.match_info.get("version")
             return await self._inferring.answer(Job(name, version, body, headers.get(oip.HEADER_LENGTH), accepted))
+
+    @contextlib.contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        """Counts a request, for the limit of those that wait, and for the drain."""
+        if self._waiting >= _MAX_WAITING:
+            raise NotServingError(f"{_MAX_WAITING} requests are waiting already; try again later.")
+        self._waiting += 1
+        try:
+            yield
         finally:
             self._waiting -= 1
             if self._waiting == 0 and self._drained is not None:

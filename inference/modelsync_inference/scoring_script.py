@@ -21,8 +21,8 @@ import numpy as np
 from modelsync_inference.datatypes import BYTES, Array
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtime import SCRIPT_PLATFORM, LoadedModel, TensorSpec
+from modelsync_inference.scoring import RAW_DATA, RESULT
 
-RAW_DATA, RESULT = "raw_data", "result"
 _MODULE = "entry_module"  # as in Azure's server
 _RAW_HTTP = ("azureml_inference_server_http.api.aml_request", "azureml.contrib.services.aml_request")
 _SCHEMA = "inference_schema.schema_util"
