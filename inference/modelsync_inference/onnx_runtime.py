@@ -1,4 +1,4 @@
-"""The runtime port on ONNX Runtime (1.21 to 1.23), on the CPU. Nothing but ONNX files is ever executed."""
+"""The runtime port on ONNX Runtime (1.21 to 1.32), on the CPU. Nothing but ONNX files is ever executed."""
 
 from __future__ import annotations
 
