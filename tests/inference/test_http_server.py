@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from onnx import TensorProto
 
-from modelsync_inference import HotModel, Settings
+from modelsync_inference import HotModel, Label, Settings, TrialRules
 from modelsync_inference.http_server import build_app
 from modelsync_inference.repository import Repository
 from tests.support.datadir import DataDir
@@ -46,9 +48,11 @@ class Server:
             return response.status, await response.json()
 
 
-async def _server(tmp_path: Path, runtime: ToyRuntime | None = None) -> AsyncIterator[Server]:
+async def _server(
+    tmp_path: Path, runtime: ToyRuntime | None = None, settings: Settings = POLLING
+) -> AsyncIterator[Server]:
     data = DataDir(tmp_path)
-    models = Repository(tmp_path, lambda name: HotModel(tmp_path, name, runtime=runtime, settings=POLLING))
+    models = Repository(tmp_path, lambda name: HotModel(tmp_path, name, runtime=runtime, settings=settings))
     model = models.add("anomaly")
     app = build_app(models, workers=2, max_request_bytes=100_000)
     async with TestClient(TestServer(app)) as client:
@@ -183,6 +187,25 @@ async def test_too_large_a_request_gets_413(server: Server) -> None:
     status, answer = await server.infer(b" " * 100_001)
     assert status == 413
     assert "too large" in answer["error"]
+
+
+def _is_on_trial(model: HotModel) -> bool:
+    return Label.CANARY in model.labels
+
+
+async def test_the_version_on_trial_can_be_asked_for_by_label_and_number(tmp_path: Path) -> None:
+    rules = replace(POLLING, trials=TrialRules(canary=0.01, seconds=600))
+    async for server in _server(tmp_path, settings=rules):
+        await server.serve(scaler(1), version=1)
+        server.data.point("candidate", server.data.install(2, {"model.onnx": scaler(2)}), 2)
+        await asyncio.to_thread(wait_until, partial(_is_on_trial, server.model), "the trial")
+        for path, version in (("canary", "2"), ("2", "2"), ("stable", "1"), ("1", "1")):
+            status, answer = await server.infer({"inputs": [X]}, f"/v2/models/anomaly/versions/{path}/infer")
+            assert (status, answer["model_version"], answer["outputs"][1]["data"]) == (200, version, [int(version)])
+        assert (await server.get("/v2/models/anomaly"))[1]["versions"] == ["1", "2"]
+        assert (await server.get("/v2/models/anomaly/versions/2/ready"))[1]["version"] == "2"
+        assert (await server.get("/v2/models/anomaly/versions/shadow"))[0] == 404
+        assert (await server.get("/status"))[1]["labels"] == {"stable": 1, "canary": 2}
 
 
 async def test_damaged_compression_gets_400(server: Server) -> None:
