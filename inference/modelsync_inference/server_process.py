@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import signal
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from modelsync_inference.batcher import BatchRules
+from modelsync_inference.errors import NotServingError
 from modelsync_inference.http_server import DRAIN, build_app
 from modelsync_inference.isolation import Isolation
 from modelsync_inference.memory_policy import Policy
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 _EDGE_DRAIN_SECONDS = 5.0
 """IoT Edge kills a module 10 s after SIGTERM."""
 _CLOSE_SECONDS = 1.0
+_READY_SECONDS = 2.0
 _MIB = 1 << 20
 _SWITCH_INTERVAL = 0.001
 _SWITCH = {"auto": None, "on": True, "off": False}
@@ -83,6 +87,9 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
     await runner.setup()
     try:
+        if start is not None and start.restarts:
+            # Connections wait in the socket meanwhile, instead of being told to come back later.
+            await asyncio.to_thread(_wait_ready, models)
         site = web.SockSite(runner, listener)
         await site.start()
         if start is None or not start.restarts:
@@ -109,3 +116,11 @@ def _edge(arguments: argparse.Namespace, models: Repository) -> EdgeModule | Non
 
     (name,) = arguments.model
     return EdgeModule(name, lambda: models.get(name).lease(), arguments.edge_options)
+
+
+def _wait_ready(models: Repository) -> None:
+    """Until every model serves, or for `_READY_SECONDS`."""
+    deadline = time.monotonic() + _READY_SECONDS
+    for model in models.models:
+        with contextlib.suppress(NotServingError):
+            model.wait_ready(max(0.0, deadline - time.monotonic()))
