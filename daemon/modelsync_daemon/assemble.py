@@ -18,6 +18,7 @@ from modelsync_protocol.errors import LocalError
 from modelsync_protocol.manifest import EmptyDirectory, Link, Manifest, RegularFile
 
 _BUILD_MODE = 0o600
+_COPY_BYTES = 64 * 1024
 
 
 class Assembly:
@@ -105,6 +106,25 @@ class Assembly:
             self.root.rename(destination)
             fsync_directory(destination.parent)
 
+    def mend(self, manifest: Manifest, destination: Path, manifest_path: Path) -> None:
+        """Put what is better in the verified tree in the place of what lies in `destination`, file by file.
+
+        Each file is replaced at once, so whoever opens one finds the old or the new; who has one open keeps it.
+        """
+        self.reader.close()
+        with _local(self.root):
+            self._settle()
+            for entry in manifest.entries:
+                ours, theirs = self.root / entry.path, destination / entry.path
+                theirs.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(entry, EmptyDirectory):
+                    theirs.mkdir(exist_ok=True)
+                elif not (isinstance(entry, RegularFile) and theirs.exists() and ours.samefile(theirs)):
+                    ours.replace(theirs)
+            for folder, _, _ in os.walk(destination, topdown=False):
+                fsync_directory(Path(folder))
+            durable_write(manifest_path, manifest.encoded)
+
     def _allocate(self, path: Path, entry: RegularFile) -> None:
         try:
             info = path.lstat()
@@ -123,13 +143,8 @@ class Assembly:
         path = self.root / file.path
         info = path.lstat()
         if info.st_nlink > 1 or info.st_size != file.size:
-            whole = path.read_bytes() if info.st_size == file.size else b""
             self.reader.forget(number)
-            path.unlink()
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _BUILD_MODE)
-            os.ftruncate(descriptor, file.size)
-            os.pwrite(descriptor, whole, 0)
-            return descriptor
+            return _own_copy(path, file.size)
         return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     def _settle(self) -> None:
@@ -150,6 +165,26 @@ class Assembly:
     def _folders(self) -> Iterator[Path]:
         for folder, _, _ in os.walk(self.root, topdown=False):
             yield Path(folder)
+
+
+def _own_copy(path: Path, size: int) -> int:
+    """Replace the link `path` by a copy of `size` bytes; a descriptor to write it. What can't be read becomes zeros."""
+    temporary = path.with_name(f".{path.name[:200]}.copy")
+    temporary.unlink(missing_ok=True)
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _BUILD_MODE)
+        for at in range(0, size, _COPY_BYTES):
+            try:
+                data = os.pread(source, min(_COPY_BYTES, size - at), at)
+            except OSError:
+                data = b""
+            os.pwrite(target, data, at)
+        os.ftruncate(target, size)
+    finally:
+        os.close(source)
+    temporary.replace(path)
+    return target
 
 
 @contextmanager

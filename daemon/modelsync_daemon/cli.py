@@ -81,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
         _add_data(command)
         command.add_argument("--json", action="store_true", help="print one JSON document")
         command.set_defaults(command=_operate, operation=name)
+
+    for name, text, run_it in (
+        ("gc", "remove what nothing refers to: old versions, half-built ones", _gc),
+        ("scrub", "hash what is installed, and have the daemon mend what is damaged", _scrub),
+    ):
+        command = commands.add_parser(name, help=text)
+        _add_data(command)
+        command.add_argument("--json", action="store_true", help="print one JSON document")
+        command.set_defaults(command=run_it)
     return parser
 
 
@@ -163,6 +172,32 @@ def _operate(options: argparse.Namespace) -> None:
         _print(f"{options.name} is back at version {result['version']} and held there; release it to follow again.")
     else:
         _print(f"{options.name}: {options.operation} done.")
+
+
+def _gc(options: argparse.Namespace) -> None:
+    from modelsync_daemon import offline, socket_client
+
+    data = _data(options)
+    try:
+        result = socket_client.call(data / "daemon.sock", "POST", "/v1/gc")
+    except socket_client.NoDaemon:
+        result = offline.collect(data)
+    if options.json:
+        _print_json(result)
+    else:
+        gone = [*result["versions"], *(f"half-built {name}" for name in result["builds"])]
+        _print(f"removed {', '.join(gone)}." if gone else "nothing to remove.")
+
+
+def _scrub(options: argparse.Namespace) -> None:
+    from modelsync_daemon import scrubbing
+
+    result = scrubbing.run(_data(options))
+    if options.json:
+        _print_json(result)
+    else:
+        _print(f"{result['versions']} installed version(s), {result['bytes']} bytes: {len(result['damaged'])} damaged.")
+    scrubbing.check(result)
 
 
 def _data(options: argparse.Namespace) -> Path:

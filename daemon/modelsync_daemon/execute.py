@@ -160,8 +160,11 @@ class Linked:
         theirs, ours = seed.manifest.files[found], self._assembly.manifest.files[number]
         source: Path = seed.root / theirs.path
         try:
-            mode = source.lstat().st_mode & 0o777
+            info = source.lstat()
         except OSError:
             return
-        if theirs.size == ours.size and theirs.mode == ours.mode == mode and self._assembly.link(number, source):
+        sound = (
+            info.st_size == theirs.size and info.st_mode & 0o777 == theirs.mode
+        )  # bytes behind the end have no chunk
+        if sound and theirs.size == ours.size and theirs.mode == ours.mode and self._assembly.link(number, source):
             self._files.add(number)

@@ -30,6 +30,7 @@ class Job:
     secrets: tuple[str, ...] = ()
     proxy: str | None = None
     pushed: str | None = None
+    repair: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import operations
+from modelsync_daemon import garbage, operations
 from modelsync_daemon import status as documents
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.database import Database
@@ -28,6 +29,14 @@ def status(root: Path) -> dict[str, Any]:
             return documents.build(data, database, Ledger(database), wishes, {}, running=False, connected=False)
     except sqlite3.Error as error:
         raise LocalError(f"{data.state_db} can't be read ({error}); the next run or pull rebuilds it.") from error
+
+
+def collect(root: Path) -> dict[str, Any]:
+    """Remove what nothing refers to. Raises LocalError if the directory is in use."""
+    data = DataDir(root)
+    with data.lock(), contextlib.closing(Database.open(data)) as database:
+        data.clean()
+        return asdict(garbage.collect(data, database))
 
 
 def operate(root: Path, operation: str, name: str) -> dict[str, Any]:

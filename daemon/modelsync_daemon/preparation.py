@@ -16,7 +16,8 @@ class PrepareRequest:
 
     `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
     `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL. `pushed`: take
-    everything from this file (see pushed.py) and nothing from the origin.
+    everything from this file (see pushed.py) and nothing from the origin. `repair`: digest of the version, which is
+    installed and damaged; it is mended where it lies.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PrepareRequest:
     secrets: tuple[Path, ...] = ()
     proxy: str | None = None
     pushed: Path | None = None
+    repair: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

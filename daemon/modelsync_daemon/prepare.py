@@ -15,6 +15,7 @@ from modelsync_daemon.assemble import Assembly
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir, Installed
 from modelsync_daemon.execute import Executor, Linked
+from modelsync_daemon.garbage import REPAIR
 from modelsync_daemon.journal import Build, Recipe
 from modelsync_daemon.origin_client import Origin, Traffic
 from modelsync_daemon.preparation import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
@@ -51,6 +52,11 @@ async def prepare(
     async with source as origin:
         listener.state("resolving")
         resolved = await _resolve(request, open_trust(data.trust), origin)
+        if request.repair not in (None, resolved.digest):
+            raise RefusedError(
+                f"the publisher has another {request.name} version {resolved.version} than what is damaged here; "
+                "it can't be mended."
+            )
         if resolved.digest in request.quarantined:
             raise RefusedError(
                 f"{request.name} version {resolved.version} was refused before and is quarantined; "
@@ -118,13 +124,16 @@ class _Job:
         self._origin = origin
         self._resolved = resolved
         self._digest = resolved.digest
-        self._build = Build(data.incoming(request.name), request.name, database)
+        # A repair must not take the place of an update that is half built.
+        build = request.name if request.repair is None else f"{request.name}{REPAIR}"
+        self._build = Build(data.root / "incoming" / build, build, database)
         self._installed = self._ordered(data.all_installed())
         self._seeds: dict[str, StreamReader] = {}
 
     async def run(self) -> PlanSummary:
         """Make the version's folder, by the cheapest way that works."""
-        if any(item.name == self._request.name and item.version == self._resolved.version for item in self._same()):
+        own = any(item.name == self._request.name and item.version == self._resolved.version for item in self._same())
+        if own and self._request.repair is None:
             self._build.drop()  # an error may have come between the move into place and this
             return PlanSummary(Kind.HELD, 0, 0)
         try:
@@ -241,11 +250,11 @@ class _Job:
         self._listener.state("assembling")
         manifest = await self._verify(assembly, target)
         destination = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
-        assembly.finish(
-            manifest,
-            destination,
-            self._data.manifest_path(self._request.name, self._resolved.version, self._digest),
-        )
+        place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
+        if self._request.repair is None:
+            assembly.finish(manifest, destination, place)
+        else:
+            assembly.mend(manifest, destination, place)
         self._build.drop()
         return PlanSummary(steps.kind, steps.bytes, steps.http_requests)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelsync_daemon.database import Database
 from modelsync_daemon.job import Job, Outcome
-from modelsync_daemon.preparation import PrepareRequest, Trust
+from modelsync_daemon.preparation import Listener, PrepareRequest, Trust
 from modelsync_daemon.prepare import prepare
 from modelsync_daemon.trust import TrustStore
 
@@ -46,6 +46,17 @@ class _Quiet:
         """Nothing."""
 
 
+class _Counting(_Quiet):
+    """Passes on what the wire carried, and nothing else."""
+
+    def __init__(self, emit: Callable[[Mapping[str, Any]], None]) -> None:
+        self._emit = emit
+
+    def wire(self, received_delta: int, sent_delta: int) -> None:
+        """The increments."""
+        self._emit({"event": "wire", "received": received_delta, "sent": sent_delta})
+
+
 async def run(
     job: Job,
     database: Database,
@@ -67,9 +78,14 @@ async def run(
         secrets=tuple(Path(path) for path in job.secrets),
         proxy=job.proxy,
         pushed=None if job.pushed is None else Path(job.pushed),
+        repair=job.repair,
     )
-    # What is only staged leaves the model's state alone: it goes on as it is.
-    listener = _Listener(job.name, database, emit) if job.pushed is None else _Quiet()
+    # What is only staged or mended leaves the model's state alone: it goes on as it is.
+    listener: Listener = _Listener(job.name, database, emit)
+    if job.pushed is not None:
+        listener = _Quiet()
+    elif job.repair is not None:
+        listener = _Counting(emit)
     prepared = await prepare(request, database, listener, open_trust)
     return Outcome(
         name=prepared.name,

@@ -94,6 +94,11 @@ class Pushing:
         lies = self._data.find(name, Reference(found.outcome.version, found.outcome.digest)) is not None
         return found.outcome if 0 <= age < STAGED_SECONDS and lies else None
 
+    def lies_staged(self, name: str) -> Reference | None:
+        """The version that lies staged for `name`, wanted or not (yet)."""
+        found = self._staged.get(name)
+        return None if found is None else Reference(found.outcome.version, found.outcome.digest)
+
     def forget(self, name: str) -> None:
         """What was staged is being activated, or no longer wanted."""
         self._staged.pop(name, None)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from modelsync_daemon import garbage, methods, operations, reconcile, status
 from modelsync_daemon import ledger as budget
-from modelsync_daemon import methods, operations, reconcile, status
 from modelsync_daemon import processes as reports
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.backoff import HUB, NETWORK, REFUSED, Backoff
@@ -28,10 +28,11 @@ from modelsync_daemon.job import Preparer, WorkerDied
 from modelsync_daemon.ledger import Ledger
 from modelsync_daemon.observed import Observed
 from modelsync_daemon.outbox import Outbox
-from modelsync_daemon.pointer import Pointer
+from modelsync_daemon.pointer import Pointer, Reference
 from modelsync_daemon.processes import Processes, Report
 from modelsync_daemon.pushing import Pushing
 from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
+from modelsync_daemon.repairing import Repairing
 from modelsync_daemon.state import PREPARING, SWITCHING, State
 from modelsync_daemon.update import Updates
 from modelsync_daemon.waiting import within
@@ -44,9 +45,6 @@ _PROGRESS_SECONDS = 10.0
 _REPORT_SECONDS = 0.3
 _LONGEST_SLEEP_SECONDS = 900.0
 """Deadlines are the clock's, which may be corrected meanwhile: they are looked at again so often."""
-
-_PRUNABLE = (State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED)
-"""States in which a version that no pointer names is a left-over; elsewhere it may be what is about to be activated."""
 
 _log = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None]]
@@ -101,6 +99,15 @@ class Resident:
             network,
             refused,
         )
+        self._repairing = Repairing(
+            data,
+            self.ledger,
+            preparer,
+            network,
+            self._updates.job,
+            lambda: budget.seconds_to_open(self._updates.policy(), database.clock()),
+            lambda: self._kick.set(),
+        )
         self._outbox = Outbox(database)
         self._link = (
             None
@@ -142,6 +149,7 @@ class Resident:
             for task in doomed:
                 task.cancel()
             await asyncio.gather(*doomed, return_exceptions=True)
+            await self._repairing.stop()
             with contextlib.suppress(LocalError):
                 self.ledger.flush()
 
@@ -151,7 +159,7 @@ class Resident:
         try:
             if state not in SWITCHING:
                 self.activation.abandon(name)
-            if state in _PRUNABLE:
+            if state in garbage.PRUNABLE:
                 self.data.prune(name)
         except LocalError as error:  # what serves goes on; the next start or update tries again
             _log.error("%s", error)
@@ -203,6 +211,18 @@ class Resident:
         operations.release(self.database, name)
         self._changed()
         self._kick.set()
+
+    def repair(self, name: str, reference: Reference) -> None:
+        """Mend an installed version that a scrub found damaged, in the background. Raises RefusedError."""
+        self._repairing.begin(name, reference, lambda name: name in self._running or self._pushing.busy(name))
+
+    async def collect(self) -> garbage.Collected:
+        """Remove what nothing refers to; what is under way is left alone. Raises LocalError."""
+        async with self._acting:
+            return garbage.collect(self.data, self.database, self._in_use, self._pushing.lies_staged)
+
+    def _in_use(self, name: str) -> bool:
+        return name in self._running or self._pushing.busy(name) or self._repairing.busy(name)
 
     def report(self, name: str, report: Report) -> None:
         """An inference process reports."""
@@ -274,7 +294,7 @@ class Resident:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
         deadlines = []
         for name in sorted({row.name for row in self.database.models()} | set(self.wishes.desired.models)):
-            if self._pushing.busy(name):
+            if self._pushing.busy(name) or self._repairing.busy(name):
                 continue
             wish = self.wishes.of(name)
             running = self._running.get(name)

@@ -11,12 +11,14 @@ import os
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from modelsync_daemon import operations
+from modelsync_daemon.pointer import Reference
 from modelsync_daemon.processes import Report
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.waiting import within
@@ -46,6 +48,8 @@ class SocketApi:
                 web.post("/v1/rollback", self._rollback),
                 web.post("/v1/release", self._release),
                 web.post("/v1/hold", self._hold),
+                web.post("/v1/gc", self._gc),
+                web.post("/v1/repair", self._repair),
                 web.get("/v1/models/{name}/watch", self._watch),
                 web.post("/v1/models/{name}/report", self._report),
             ]
@@ -104,6 +108,17 @@ class SocketApi:
     async def _hold(self, request: web.Request) -> web.Response:
         await self._resident.hold(await _model(request))
         return web.json_response({})
+
+    async def _gc(self, _: web.Request) -> web.Response:
+        return web.json_response(asdict(await self._resident.collect()))
+
+    async def _repair(self, request: web.Request) -> web.Response:
+        name, document = await _model(request), await _json(request)
+        version, digest = document.get("version"), document.get("digest")
+        if type(version) is not int or not names.is_digest(digest):
+            raise UsageError('the body names no version: {"model":"NAME","version":N,"digest":"…"}.')
+        self._resident.repair(name, Reference(version, digest))
+        return web.json_response({}, status=202)
 
     async def _report(self, request: web.Request) -> web.Response:
         name = names.check_model_name(request.match_info["name"])

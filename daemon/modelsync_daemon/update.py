@@ -114,11 +114,12 @@ class Updates:
         self._database.update(name, bytes=outcome.bytes)
         await self._activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
 
-    async def _prepare(self, name: str, wish: Wish, on_event: EventCallback) -> Outcome:
+    def job(self, name: str, version: int | None) -> Job:
+        """The job that brings that version onto the disk, with the limits in force now."""
         policy = self.policy()
-        job = Job(
+        return Job(
             name=name,
-            version=wish.version,
+            version=version,
             origin=self.origin() or "",
             data=str(self._data.root),
             origin_ca=str(self._settings.origin_ca) if self._settings.origin_ca else None,
@@ -130,9 +131,11 @@ class Updates:
             secrets=tuple(map(str, self._secrets())),
             proxy=self._settings.proxy,
         )
+
+    async def _prepare(self, name: str, wish: Wish, on_event: EventCallback) -> Outcome:
         try:
-            async with asyncio.timeout(budget.seconds_to_close(policy, self._database.clock())):
-                return await self._preparer.prepare(job, on_event)
+            async with asyncio.timeout(budget.seconds_to_close(self.policy(), self._database.clock())):
+                return await self._preparer.prepare(self.job(name, wish.version), on_event)
         except TimeoutError:
             raise _WindowClosed("the time window for fetching closed; it goes on when the next one opens.") from None
 

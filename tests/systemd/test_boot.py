@@ -31,7 +31,9 @@ class Device:
         try:
             wait_until(condition, what, seconds * self.machine.patience)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.machine.run('journalctl', '-n80', '--no-pager', '-ocat')}") from None
+            said = self.machine.run("journalctl", "-n999", "--no-pager", "-ocat").splitlines()
+            told = "\n".join(line for line in said if "Schema error" not in line)
+            raise AssertionError(f"{error}\n{self.model()}, {self.served()} is served\n{told[-4000:]}") from None
 
     def model(self) -> dict[str, Any]:
         """What the daemon, or the disk, says of the model."""
@@ -49,10 +51,11 @@ class Device:
 
     def served(self) -> int:
         """The version that answers an inference request; 0: none does."""
-        tensor = {"name": "X", "shape": [1, 3], "datatype": "FP32", "data": [20.0, 40.0, 1013.0]}
+        probe = json.loads((CHECKOUT / "examples/anomaly/v1/probe.json").read_text())
+        tensors = [{"name": name, **tensor} for name, tensor in probe["cases"][0]["inputs"].items()]
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/v2/models/anomaly/infer",
-            json.dumps({"inputs": [tensor]}).encode(),
+            json.dumps({"inputs": tensors}).encode(),
             {"Content-Type": "application/json"},
         )
         try:
@@ -116,9 +119,10 @@ def test_starts_tells_that_it_is_ready_and_is_hardened(device: Device) -> None:
         "modelsync:modelsync 750",
         "modelsync:modelsync 660",
     ]
-    units = [DAEMON, INFER, "modelsync-scrub.service", "modelsync-scrub.timer"]
-    assert machine.run("systemd-analyze", "verify", "--man=no", *units) == ""
-    for unit in units[:3]:
+    units = ["modelsyncd.service", "modelsync-infer@.service", "modelsync-scrub.service", "modelsync-scrub.timer"]
+    paths = [f"/usr/lib/systemd/system/{unit}" for unit in units]
+    assert machine.run("systemd-analyze", "verify", "--man=no", *paths) == ""
+    for unit in (DAEMON, INFER, "modelsync-scrub.service"):
         machine.run("systemd-analyze", "security", "--threshold=20", unit)
 
 
@@ -149,7 +153,7 @@ def test_a_daemon_that_hangs_is_restarted_by_the_watchdog(device: Device) -> Non
     before, count = device.pid(), device.restarts()
     device.machine.run("sleep", str(2 * seconds))
     assert (device.pid(), device.restarts()) == (before, count), "a live daemon is left alone"
-    device.machine.run("kill", "-STOP", str(before))
+    device.machine.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", DAEMON)
     device.until(lambda: device.restarts() == count + 1, "the watchdog", 60)
     device.until(lambda: device.model().get("state") == "active", "it to answer")
     assert "Watchdog timeout" in device.machine.journal(DAEMON)
