@@ -283,7 +283,7 @@ def test_without_a_layer_that_has_to_be_there_the_model_is_refused_and_told_what
         hidden.mkdir()
         for name in ("seccomp", "pyseccomp"):
             (hidden / f"{name}.py").write_text("raise ImportError('hidden by a test')")
-        monkeypatch.setenv("PYTHONPATH", str(hidden))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
         wanted = "apt install python3-seccomp"
     runtime = CodeRuntime("anomaly", allowance=allowance)
     (tmp_path / "score.py").write_bytes(script("pass"))

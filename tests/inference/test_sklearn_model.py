@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ from modelsync_inference.runtime import Stated, check_inputs
 from tests.support.datadir import DataDir
 from tests.support.waiting import wait_until
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "anomaly" / "v1"
 ALLOWED = Settings(
     poll_seconds=0.05, watch=False, link=False, load_seconds=60, run_seconds=60, allow_code=frozenset({"anomaly"})
 )
@@ -142,22 +140,32 @@ def from_another_version(data: bytes) -> bytes:
     return data.replace(ours, b"1.0.2"[: len(ours)].ljust(len(ours), b"0"))
 
 
+def tensor(array: Any, datatype: str) -> dict[str, Any]:
+    return {"shape": list(array.shape), "datatype": datatype, "data": array.ravel().tolist()}
+
+
 def test_a_pickle_of_another_version_serves_if_its_probe_proves_it_with_its_onnx_forms_names(tmp_path: Path) -> None:
+    estimator = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, [0, 0, 1, 1])
+    outputs = {
+        "label": tensor(estimator.predict(X), "INT64"),
+        "probabilities": tensor(estimator.predict_proba(X), "FP32"),
+    }
+    case = {"inputs": {"X": tensor(X, "FP32")}, "outputs": outputs}
+    probe = {"format": 1, "cases": [case], "tolerance": {"absolute": "0.001"}}
     data = DataDir(tmp_path)
-    probe = json.loads((EXAMPLE / "probe.json").read_bytes())
-    pickled = from_another_version((EXAMPLE / "model.pkl").read_bytes())
+    pickled = from_another_version(pickle.dumps(estimator))
     data.point("current", data.install(1, {"model.pkl": pickled}, probe), 1)
     with HotModel(tmp_path, "anomaly", settings=ALLOWED) as model:
         model.wait_ready(60)
-        case = probe["cases"][0]["inputs"]["X"]
-        answer = model.predict({"X": np.array(case["data"], dtype=np.float32).reshape(case["shape"])})
+        answer = model.predict({"X": X.astype(np.float32)})
+        assert answer.outputs["label"].tolist() == [0, 0, 1, 1]
         assert sorted(answer.outputs) == ["label", "probabilities"]
         assert "seccomp" in model.status()["confined_by"]
 
 
 def test_a_pickle_of_another_version_without_a_proof_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "model.joblib"
-    joblib.dump(pickle.loads((EXAMPLE / "model.pkl").read_bytes()), path)
+    joblib.dump(LinearRegression().fit(X, X), path)
     path.write_bytes(from_another_version(path.read_bytes()))
     runtime = CodeRuntime("anomaly")
     with pytest.raises(ModelRefusedError, match=r"pickled with scikit-learn 1\.0\.2, and this device has \d.*probe"):
