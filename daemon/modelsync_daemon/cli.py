@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         code = _complain(f"this machine is in the way: {error.strerror or error}{where}.", LocalError.exit_code)
+    except sqlite3.Error as error:
+        code = _complain(f"state.db can't be used ({error}); check disk and permissions.", LocalError.exit_code)
     except Exception as error:  # a person gets a sentence, whatever broke
         code = _complain(f"a defect: {type(error).__name__}: {error}; please report it.", 1)
     with contextlib.suppress(OSError):
@@ -41,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"modelsyncd: {text}\n")
+    with contextlib.suppress(OSError):  # a log on the disk that is full: the exit code still tells
+        sys.stderr.write(f"modelsyncd: {text}\n")
     return code
 
 

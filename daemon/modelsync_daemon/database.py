@@ -82,6 +82,10 @@ _COLUMNS = tuple(field.name for field in fields(ModelRow))
 _DETAILS = frozenset(_COLUMNS) - {"name", "state", "since"}
 
 
+class DamagedDatabase(LocalError):
+    """state.db broke while it was open: only a start can rebuild it."""
+
+
 class Database:
     """The open database. Autocommit: a statement outside `transaction()` is durable when it returns."""
 
@@ -119,10 +123,7 @@ class Database:
         try:
             return cls._open_checked(data.state_db, clock)
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (
-                sqlite3.SQLITE_CORRUPT,
-                sqlite3.SQLITE_NOTADB,
-            ):
+            if not _is_damage(error):
                 raise LocalError(f"{data.state_db} can't be opened ({error}); check disk and permissions.") from error
         for suffix in ("", "-wal", "-shm"):
             damaged = data.state_db.with_name(f"state.db{suffix}")
@@ -156,19 +157,31 @@ class Database:
                 self.update(name, generation=current.generation)
                 self.transition(name, State.ACTIVE)
 
+    def checkpoint(self) -> None:
+        """Move what the write-ahead log holds into state.db, and empty it; nothing happens while others read."""
+        with contextlib.suppress(sqlite3.OperationalError):  # busy, or a full disk: the log keeps everything
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
     def close(self) -> None:
         """Close the connection; may be called twice."""
         self.connection.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing for several statements; not to be nested. Raises LocalError if the disk does not take it."""
+        """All or nothing for several statements; not to be nested.
+
+        Raises LocalError if the disk does not take it, DamagedDatabase if the file is not what was written.
+        """
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             yield self.connection
             self.connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             self._undo()
+            if _is_damage(error):
+                raise DamagedDatabase(
+                    f"state.db is damaged ({error}); the next start keeps it aside and rebuilds it."
+                ) from error
             raise LocalError(f"state.db can't be written ({error}); free space or fix permissions.") from error
         except BaseException:
             self._undo()
@@ -270,3 +283,8 @@ class Database:
         if self.document(key) != value:
             with self.transaction() as connection:
                 connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, value))
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -65,19 +65,22 @@ class Build:
         fsync_directory(self.folder.parent)
         durable_write(self.folder / _SOURCE, source)
         durable_write(self.folder / _RECIPE, json.dumps(asdict(recipe)).encode())
-        self._database.connection.execute(
-            "INSERT OR REPLACE INTO journal (name, digest, ops_done, payload_bytes) VALUES (?, ?, 0, 0)",
-            (self._name, recipe.digest),
-        )
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO journal (name, digest, ops_done, payload_bytes) VALUES (?, ?, 0, 0)",
+                (self._name, recipe.digest),
+            )
 
     def advance(self, steps: int, payload_bytes: int) -> None:
         """Record that `steps` steps with `payload_bytes` bytes of payload are durably on the disk."""
-        self._database.connection.execute(
-            "UPDATE journal SET ops_done = ?, payload_bytes = ? WHERE name = ?", (steps, payload_bytes, self._name)
-        )
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE journal SET ops_done = ?, payload_bytes = ? WHERE name = ?", (steps, payload_bytes, self._name)
+            )
 
     def drop(self) -> None:
         """Forget the build and remove its files."""
-        self._database.connection.execute("DELETE FROM journal WHERE name = ?", (self._name,))
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM journal WHERE name = ?", (self._name,))
         if self.folder.exists():
             shutil.rmtree(self.folder)

@@ -21,7 +21,7 @@ from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.backoff import HUB, NETWORK, REFUSED, Backoff
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import ControlPlane, MethodAnswer
-from modelsync_daemon.database import Database
+from modelsync_daemon.database import DamagedDatabase, Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.hublink import CheckIn, HubLink
 from modelsync_daemon.job import Preparer, WorkerDied
@@ -286,7 +286,12 @@ class Resident:
                 await within(wait, self._kick.wait())
 
     def _postpone(self, error: LocalError) -> float:
-        """Nothing can be persisted now, so nothing is done; when to look again (epoch seconds)."""
+        """Nothing can be persisted now, so nothing is done; when to look again (epoch seconds).
+
+        A damaged database ends the daemon: only the next start can rebuild it.
+        """
+        if isinstance(error, DamagedDatabase):
+            raise error
         _log.error("%s", error)
         return self.database.clock() + self._refused.seconds(1)
 
@@ -370,6 +375,7 @@ class Resident:
                 _log.exception("%s: a defect", name)
                 self._updates.wait(name, WorkerDied(f"a defect: {type(error).__name__}: {error}."), False)
             self.ledger.flush()
+            self.database.checkpoint()
         except LocalError as error:
             self._postpone(error)
             await asyncio.sleep(self._refused.seconds(1))
