@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         code = _complain(f"this machine is in the way: {error.strerror or error}{where}.", LocalError.exit_code)
-    except sqlite3.Error as error:
-        code = _complain(f"state.db can't be used ({error}); check disk and permissions.", LocalError.exit_code)
     except Exception as error:  # a person gets a sentence, whatever broke
-        code = _complain(f"a defect: {type(error).__name__}: {error}; please report it.", 1)
+        if type(error).__module__ == "sqlite3":  # not imported here: `status` of a running daemon needs none
+            code = _complain(f"state.db can't be used ({error}); check disk and permissions.", LocalError.exit_code)
+        else:
+            code = _complain(f"a defect: {type(error).__name__}: {error}; please report it.", 1)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.oneshot import pull
+from modelsync_daemon.wishes import Wishes
 from tests.daemon.fakes import NAME
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import OTHER, World
 
 BUILD = f"incoming/{NAME}/tree/model.onnx"
 """Where the version under way is written, in the data directory."""
+
+
+_PATIENCE = 8
+"""Seconds for a daemon to reach its target; what the disk refused is tried again later than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,43 @@ def check_fault(world: World, data: DataDir, fault: Fault) -> int:
     assert check_serves(data, NAME, load=True).version == 3 or code == 5
     check_recovers(world, data)
     return code
+
+
+def check_daemon_fault(world: World, data: DataDir, fault: Fault) -> None:
+    """The same for `modelsyncd run`, which has read that version 3 is desired and has no line to a hub.
+
+    It reaches 3, or ends by itself with exit code 5, or waits and stops in order when asked. Raises AssertionError.
+    """
+    with contextlib.closing(Database.open(data)) as database:
+        wish = {"origin": world.origin.url, "models": {NAME: {"version": 3}}}
+        Wishes(database).accept({"modelsync": wish, "$version": 2})
+    config, log = data.root.with_name("modelsyncd.toml"), data.root.with_name("strace.log")
+    config.write_text(f'data = "{data.root}"\ntrust = "{world.shop.trust}"\nprobation_seconds = 0\n')
+    tool = str(Path(sys.executable).with_name("modelsyncd"))
+    daemon = subprocess.Popen(
+        ["strace", "-f", "-o", log, *fault.options(data.root), tool, "run", "--config", config],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(_PATIENCE * 10):
+            pointer = data.read_pointer(NAME)
+            if daemon.poll() is not None or (pointer is not None and pointer.version == 3):
+                break
+            time.sleep(0.1)
+        if daemon.poll() is None:
+            os.kill(int((data.root / "lock").read_text()), signal.SIGTERM)
+        errors = daemon.communicate(timeout=30)[1]
+    finally:
+        if daemon.poll() is None:
+            os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.communicate()
+    assert "(INJECTED)" in log.read_text(errors="replace"), "the fault never struck"
+    check_sentence(daemon.returncode, re.sub(r"strace: .*\n", "", errors))
+    check_serves(data, OTHER)
+    check_serves(data, NAME, load=True)
+    check_recovers(world, data)
 
 
 def check_sentence(code: int, errors: str) -> None:

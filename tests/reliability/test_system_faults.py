@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.faults import BUILD, Fault, check_fault
+from tests.reliability.faults import BUILD, Fault, check_daemon_fault, check_fault
 from tests.reliability.world import World
 from tests.support.tools import needs
 
@@ -53,6 +53,30 @@ def test_a_failing_system_call_costs_no_model(small_world: World, tmp_path: Path
     needs("strace")
     code = check_fault(small_world, small_world.device(tmp_path / "data"), fault)
     assert fault.error != "EINTR" or code == 0
+
+
+OF_A_DAEMON = [
+    Fault("pwrite64", "ENOSPC", "1", BUILD),
+    *(
+        pytest.param(fault, marks=pytest.mark.long)
+        for fault in (
+            Fault("fsync", "EIO", "2"),
+            Fault("fsync", "EINTR", "1+2"),
+            Fault("rename", "ENOSPC", "2"),
+            Fault("fdatasync", "EIO", "1", BUILD),
+            Fault("fdatasync", "EIO", "4", "state.db-wal"),
+            Fault("fdatasync", "EIO", "1+", "state.db-wal"),
+            Fault("pwrite64", "EROFS", "1+", "state.db-wal"),
+            Fault("mmap", "ENOMEM", "1+", "state.db-shm"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", OF_A_DAEMON, ids=str)
+def test_a_failing_system_call_of_the_daemon_costs_no_model(small_world: World, tmp_path: Path, fault: Fault) -> None:
+    needs("strace")
+    check_daemon_fault(small_world, small_world.device(tmp_path / "data"), fault)
 
 
 @pytest.mark.long
