@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from modelsync_daemon.database import Database
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.preparation import Prepared, PrepareRequest
+from modelsync_daemon.preparation import Prepared, PrepareRequest, Trust
 from modelsync_daemon.prepare import prepare
+from modelsync_daemon.trust import TrustStore
 
 
 class Silent:
@@ -40,6 +42,7 @@ class Device:
     def __init__(self, root: Path, trust: Path) -> None:
         self.data = DataDir(root)
         self.trust = trust
+        self.open_trust: Callable[[Path], Trust] = TrustStore
         self.listener = Silent()
         self._generation = 0
 
@@ -50,7 +53,7 @@ class Device:
             self.data.clean()
             request = PrepareRequest(name, version, origin, self.data.root, trust_root=self.trust, **options)
             self.listener = Silent()
-            prepared = await prepare(request, database, self.listener)
+            prepared = await prepare(request, database, self.listener, self.open_trust)
             before = self.data.read_pointer(name)
             self._generation += 1
             reference = Reference(prepared.version, prepared.digest)
