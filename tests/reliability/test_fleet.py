@@ -110,7 +110,7 @@ async def _origin_outage(root: Path, count: int) -> tuple[Curve, Curve, float]:
         return curve(site.at_hub, begin, count), curve(site.at_origin, begin, count), took
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.long)])
 def test_devices_that_wait_for_the_origin_alone_come_back_spread_over_ten_minutes(count: int, root: Path) -> None:
     hub, origin, took = run_virtually(_origin_outage(root, count))
     # One in six is within an attempt, which asks every few seconds for a minute; the others wait up to ten minutes.
@@ -185,3 +185,15 @@ def test_a_daemon_that_is_started_by_hand_connects_at_once() -> None:
     assert 0.0 <= min(pauses) < 2.0 and 28.0 < max(pauses) <= 30.0
     uptime = startup.machine_uptime()
     assert uptime is None or uptime > 0.0
+
+
+async def _attempts_in_silence(root: Path) -> int:
+    site = Site(up=False, silent_seconds=60.0)
+    async with fleet(root, 1, site):
+        await asyncio.sleep(24 * HOUR)
+        return len(site.at_hub)
+
+
+def test_a_hub_that_does_not_answer_for_a_minute_is_no_steady_connection(root: Path) -> None:
+    """Else each failed attempt would begin the pauses anew, and a day offline would mean 1,300 attempts."""
+    assert run_virtually(_attempts_in_silence(root)) < 24 * HOUR / (60 + 300) * 1.3
