@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +140,7 @@ class Soak:
     async def run(self, updates: int, seconds: float) -> None:
         """Update up to `updates` times, for at most about `seconds`. In the last half the daemon is not killed."""
         begin = time.monotonic()
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
+        kinds: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "cut download": self._cut,
             "origin answers 500": self._five_hundred,
             "worker killed": self._kill_worker,
@@ -159,10 +159,8 @@ class Soak:
                 fault = possible[number % len(possible)]
             else:
                 fault = self._chance.choice(possible) if self._chance.random() < 0.3 else ""
-            striking = None
-            if fault:
-                self.faults[fault] += 1
-                striking = asyncio.create_task(kinds[fault]())  # type: ignore[arg-type]
+            striking = asyncio.create_task(kinds[fault]()) if fault else None
+            self.faults.update([fault] if fault else [])
             await self._release()
             await self._until(self._settled, f"version {self.version} after {fault or 'no fault'}")
             if striking is not None:

@@ -1,4 +1,4 @@
-"""Makes what a power-cut machine boots: Debian's kernel, and an initramfs with this Python, our device packages and tools.
+"""Makes what a power-cut machine boots: Debian's kernel, and an initramfs with this Python and our device packages.
 
 Nothing is installed on this machine: the kernel's package is downloaded and unpacked into the user's cache folder.
 """

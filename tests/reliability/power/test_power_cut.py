@@ -114,7 +114,7 @@ def test_a_machine_that_is_killed_at_any_moment_of_an_update_serves_and_goes_on(
 def _recovered(machine: Machine, found: dict[int, int], at_least: int) -> None:
     event = machine.event("found", "wrong")
     assert event["event"] == "found", event
-    assert event["serving"] >= at_least, f"version {event['serving']} serves, although a newer one was said to be active"
+    assert event["serving"] >= at_least, f"version {event['serving']} serves, but 3 was said to be active"
     found[event["serving"]] += 1
     event = machine.event("recovered", "wrong")
     assert event["event"] == "recovered", event

@@ -54,7 +54,7 @@ def position(entries: Sequence[Entry], mark: str) -> int:
 
 
 def crash_disk(base: Path, entries: Sequence[Entry], cut: int, chance: random.Random, path: Path) -> tuple[int, int]:
-    """Write to `path` the disk that was `base`, cut before entry `cut`; (unflushed writes, those of them that are lost).
+    """Write to `path` the disk that was `base`, cut before entry `cut`; (unflushed writes, how many of them are lost).
 
     What was flushed is there, of what came since then a random subset is not.
     """
