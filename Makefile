@@ -8,7 +8,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-runtimes test-arm test-systemd reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
+.PHONY: setup demo test test-long test-runtimes test-arm test-systemd test-power reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ test-arm: setup
 # Needs root: the Debian packages on booted systemd, amd64 and (under qemu) armhf.
 test-systemd: setup
 	$(BIN)/python -m pytest tests/systemd -m "long or not long" --timeout 3600
+
+# The power of an emulated machine is cut 20 times; installs qemu if you are root.
+test-power: setup
+	tests/reliability/power/install
+	$(BIN)/python -m pytest tests/reliability/power -m long
 
 # Needs Python 3.11 or 3.12, for which the fuzzer has wheels. SECONDS is the time for all targets together.
 SECONDS ?= 60
