@@ -124,7 +124,7 @@ def record(options: dict[str, str]) -> None:
 
 def verify(options: dict[str, str]) -> None:
     """Every disk is one crash state: recover from each."""
-    for letter in options["disks"]:
+    for letter in options["letters"]:
         say("disk", letter=letter)
         try:
             mount(f"/dev/vd{letter}")

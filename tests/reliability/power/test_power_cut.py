@@ -181,7 +181,7 @@ def _verified(lab: Lab, disks: list[Path], promised: list[bool]) -> Outcomes:
     """Recover from every disk, in one boot. `promised`: version 3 had been said to be active."""
     outcomes = Outcomes([""] * len(disks), {2: 0, 3: 0})
     origin = lab.world.origin
-    with lab.machine(*disks, mode="verify", disks=string.ascii_lowercase[: len(disks)]) as machine:
+    with lab.machine(*disks, mode="verify", letters=string.ascii_lowercase[: len(disks)]) as machine:
         for number, new in enumerate(promised):
             machine.event("disk")
             event = machine.event("found", "wrong")
