@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import queue
+import struct
 import subprocess
 import threading
 import time
@@ -18,6 +19,9 @@ from typing import Any
 from tests.reliability.power.image import Image
 
 _MEMORY = "768M"
+_ORIGIN = bytes((10, 0, 2, 100))
+_ETHERNET, _IP = 14, 20
+"""Bytes of headers."""
 
 
 class Machine:
@@ -32,6 +36,7 @@ class Machine:
         ]
         way_out = f"guestfwd=tcp:10.0.2.100:80-cmd:busybox nc 127.0.0.1 {origin_port}"
         self._console = console.open("ab")
+        self._packets = console.with_name("packets")
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.process = subprocess.Popen(
             [
@@ -39,6 +44,7 @@ class Machine:
                 *("-nodefaults", "-nographic", "-serial", "stdio", "-kernel", str(image.kernel)),
                 *("-initrd", str(image.initrd), "-append", line, *drives),
                 *("-netdev", f"user,id=n,restrict=on,{way_out}", "-device", "virtio-net-pci,netdev=n,romfile="),
+                *("-object", f"filter-dump,id=dump,netdev=n,file={self._packets}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -69,6 +75,18 @@ class Machine:
             assert event["event"] != "broken", event
             if event["event"] in names:
                 return event
+
+    def received(self) -> int:
+        """TCP payload that the origin sent and this machine's network card took, bytes. May be asked after a cut."""
+        packets, total, position = self._packets.read_bytes(), 0, 24
+        while position + 16 <= len(packets):
+            length = struct.unpack_from("<I", packets, position + 8)[0]
+            packet = packets[position + 16 : position + 16 + length]
+            if packet[_ETHERNET + 12 : _ETHERNET + 16] == _ORIGIN:
+                whole = struct.unpack_from(">H", packet, _ETHERNET + 2)[0]
+                total += whole - _IP - (packet[_ETHERNET + _IP + 12] >> 4) * 4
+            position += 16 + length
+        return total
 
     def cut(self) -> None:
         """The power goes."""
