@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.reliability.soak import Soak, soaking, tenths
+from tests.reliability.soak import Client, Sample, Soak, soaking, tenths
 from tests.support.addresses import loopback_address
 from tests.support.figures import record
+from tests.support.waiting import wait_until
 
 _SLACK = {
     "daemon memory": 2048,
@@ -65,6 +69,41 @@ async def test_a_thousand_updates_with_faults_lose_no_inference_and_nothing_grow
         record("soak-held", "first tenth → last tenth", **flat)
         for name, (first, last) in held.items():
             assert last <= first + _SLACK[name], f"{name} grew from {first} to {last}"
+
+
+def test_what_grows_shows() -> None:
+    early = [Sample(0, {"disk": 1000.0, "database": 10.0})] * 50
+    samples = [Sample(1, {"disk": float(number), "database": 10.0}) for number in range(100)]
+    assert tenths(early + samples) == {"disk": (23.5, 95.5), "database": (10.0, 10.0)}
+
+
+@pytest.mark.parametrize(
+    ("status", "version", "tag", "says"),
+    [(503, 5, 5, "503"), (200, 4, 4, "answers after 5"), (200, 6, 5, "is by"), (200, 7, 7, "never published")],
+)
+def test_the_client_takes_no_wrong_answer(status: int, version: int, tag: int, says: str) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            outputs = [{"name": "tag", "data": [tag]}, {"name": "y", "data": [tag, 2.0 * tag, 3.0 * tag]}]
+            body = json.dumps({"model_version": str(version), "outputs": outputs}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        client = Client(f"127.0.0.1:{server.server_port}", newest=5, published=6)
+        client.start()
+        wait_until(lambda: client.failed, "a complaint")
+        client.stop()
+        server.shutdown()
+        serving.join()
+    assert says in client.failed[0] and client.answers == 0
 
 
 def _check(soak: Soak) -> None:
