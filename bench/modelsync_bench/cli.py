@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modelsync_bench import cuts, environment, namespaces, scenarios, story
+from modelsync_bench import cuts, environment, fleet_models, namespaces, report_commands, scenarios, story
 from modelsync_bench.certificates import make as make_certificates
 from modelsync_bench.lab import Lab, LabError
 from modelsync_bench.links import DIRECT, LINKS
@@ -22,6 +23,8 @@ from modelsync_bench.static_origin import static_origin
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+report_commands.register(app)
+
 SCENARIOS = (
     story.STORY,
     scenarios.PAIRS,
@@ -29,6 +32,7 @@ SCENARIOS = (
     scenarios.BEHIND,
     "cut",
     environment.ENVIRONMENT,
+    fleet_models.FLEET,
 )
 
 
@@ -84,7 +88,8 @@ def run(
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelsync-bench-")))
         site = _site(stack, folder.absolute(), result, relay)
-        runner = Runner(result, out, site, {name: known[name] for name in known if name in chosen}, settings, _say)
+        wanted_peers = {name: known[name] for name in known if name in chosen}
+        runner = Runner(result, out, site, wanted_peers, settings, _say)
         try:
             if story.STORY in wanted:
                 runner.run(story.tasks())
@@ -102,6 +107,10 @@ def run(
                 runner.run_cuts(cuts.tasks(found))
             if environment.ENVIRONMENT in wanted:
                 runner.run(environment.tasks(site.scratch))
+            if fleet_models.FLEET in wanted:
+                # Only bytes are wanted, and they are counted on the direct line.
+                direct = replace(settings, links=(LINKS[DIRECT],))
+                Runner(result, out, site, wanted_peers, direct, _say).run(fleet_models.tasks(site.scratch))
         except KeyboardInterrupt:
             result.save(out)
             _say(f"interrupted: the same command goes on from {out}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,12 @@ def test_windows() -> readings.Windows:
 
 def train(version: int) -> Pipeline:
     """Fit `version` (a key of BATCHES)."""
-    batches = [readings.generate(count, seed) for count, seed in BATCHES[version]]
+    return fit(BATCHES[version])
+
+
+def fit(seen: Sequence[tuple[int, int]]) -> Pipeline:
+    """Fit on batches of (windows, seed)."""
+    batches = [readings.generate(count, seed) for count, seed in seen]
     samples = np.vstack([readings.features(batch.readings) for batch in batches])
     faulty = np.hstack([batch.faulty for batch in batches])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=500))
