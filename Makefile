@@ -57,7 +57,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) examples bench tests
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
-	MYPYPATH=bench $(BIN)/mypy -p modelsync_bench
+	cd bench && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_bench
 	$(MAKE) --no-print-directory audit
 
 # Known vulnerabilities of what we pin, from the public advisories; says loudly if they can't be reached.
@@ -93,6 +93,10 @@ bench-swap: setup
 	$(BIN)/python -m bench.swap --out bench-swap.json $(SWAP)
 	$(BIN)/python -m bench.swap_faults
 	$(BIN)/python -m bench.batching
+
+# Writes docs/benchmarks.md and its plots from the committed result; nothing is measured.
+bench-report: setup
+	$(BIN)/modelsync-bench report --out docs/benchmarks/result.json --page docs/benchmarks.md
 
 # device.txt follows dev.txt, so that what is tested is what a device gets.
 PIP_COMPILE := $(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \

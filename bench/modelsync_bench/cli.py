@@ -137,7 +137,7 @@ def _site(stack: ExitStack, folder: Path, result: Result, relay: bool) -> Site:
         if reason:
             _say(f"bytes are counted by a relay: {reason}")
         result.facts["counter"] = {"counter": lab.counter, "why": reason}
-        stack.enter_context(lab)  # type: ignore[arg-type]
+        stack.enter_context(lab)
     except LabError as error:
         _stop(str(error))
     served = folder / "peers"

@@ -1,4 +1,4 @@
-"""A month of a fleet, device by device and seeded: mixed versions, cut lines, retries, budgets. Nothing is measured here.
+"""A month of a fleet, device by device and seeded: mixed versions, cuts, retries, budgets. Nothing is measured here.
 
 A release comes on given days. A device that needs it makes attempts; on the line cuts come at random, by the megabyte,
 and what a cut destroys is paid for again. Where there is a budget it is the daemon's (`modelsync_daemon.ledger`): an
@@ -141,7 +141,7 @@ class _Month:
         self._releases += 1
 
     def day(self, rng: np.random.Generator) -> None:
-        """Idle traffic first, as the connection is always there; then attempts until done, cut too often or too dear."""
+        """Idle traffic first, as the line is always there; then attempts: until done, cut too often, or too dear."""
         today = np.full(self._fleet.devices, self._way.idle_day)
         waited = np.zeros(self._fleet.devices, dtype=bool)
         self._month += self._way.idle_day
@@ -182,14 +182,15 @@ class _Month:
         for limit, amount in ((self._fleet.bytes_per_day, today), (self._fleet.bytes_per_month, month)):
             if limit is not None:
                 left = np.minimum(left, limit - amount)
-        return np.maximum(left, 0.0)
+        kept: Floats = np.maximum(left, 0.0)
+        return kept
 
     def _attempt(self, who: Ints, rng: np.random.Generator) -> Floats:
         """One attempt of each device in `who`; what it carried."""
         wanted = self._remaining[who]
         rate = self._fleet.cuts_per_mb / _MEGA
         until = rng.exponential(1 / rate, len(who)) if rate else np.full(len(who), inf)
-        carried = np.minimum(until, wanted)
+        carried: Floats = np.minimum(until, wanted)
         cut = until < wanted
         whole = np.array(self._way.wire)[self._held[who]]
         anew = wanted - carried + np.minimum(carried, self._way.lost) + self._way.again

@@ -1,4 +1,4 @@
-"""The fleet's model: four versions in a row, what each peer is measured with, and what the daemon's plan says of them."""
+"""The fleet's model: four versions in a row, the tasks that measure them, and what the daemon's plan says of them."""
 
 from __future__ import annotations
 

@@ -118,7 +118,8 @@ def read(found: Any) -> dict[str, IdleLine]:
 def _sdk_ping() -> tuple[int, float]:
     """Bytes of an exchange, and the seconds between two."""
     with _line() as site, site.sdk({}):
-        times, total = [], 0
+        times: list[float] = []
+        total = 0
         before = site.still()
         while len(times) < 2:
             total += site.next_burst(before, SDK_KEEP_ALIVE + 15)

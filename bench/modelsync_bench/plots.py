@@ -1,5 +1,6 @@
-"""The report's plots as SVG and PNG: dots on a logarithmic axis, one row a case, one mark a way. The same data gives the
-same file, byte for byte.
+"""The report's plots as SVG and PNG: dots on a logarithmic axis, one row a case, one mark a way.
+
+The same data gives the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("agg")
-from matplotlib import pyplot  # noqa: E402  # the backend comes first
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+from matplotlib import pyplot  # the backend comes first
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#7F7F7F")
 """Okabe and Ito's, which people with any colour vision tell apart; two darker ones for yellow and black."""
 
 _MARKS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h")
 _OURS = ("D", "d", "*")
-_STYLE = {
+_EDGE = {"linewidths": 0.7, "edgecolors": "white"}
+"""Marks that lie on each other stay apart."""
+
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "modelsync-bench",
     "svg.fonttype": "path",
     "font.size": 9.0,
@@ -34,9 +38,20 @@ Rows = Mapping[str, Mapping[str, float]]
 
 
 def dots(
-    rows: Rows, ways: Sequence[str], ours: frozenset[str], title: str, label: str, path: Path, *, unit: str = "bytes"
+    rows: Rows,
+    ways: Sequence[str],
+    ours: frozenset[str],
+    title: str,
+    label: str,
+    path: Path,
+    *,
+    unit: str = "bytes",
+    written: bool = False,
 ) -> None:
-    """Write `path` as .svg and .png. `ways` is the order of the legend; those in `ours` are black and larger."""
+    """Write `path` as .svg and .png. `ways` is the order of the legend; those in `ours` are black and larger.
+
+    With `written` the values of `ours` stand beside their marks, to the right of all of the row's.
+    """
     styles = _styles(ways, ours)
     with matplotlib.rc_context(_STYLE):
         legend_rows = -(-len(ways) // 5)
@@ -50,6 +65,12 @@ def dots(
             points = [(rows[name][way], place) for place, name in enumerate(names) if way in rows[name]]
             if points:
                 axes.scatter(*zip(*points, strict=True), label=way, zorder=4 if way in ours else 3, **styles[way])
+        for place, name in enumerate(names if written else ()):
+            text = ", ".join(short(round(rows[name][way], 2), unit) for way in ways if way in ours & rows[name].keys())
+            right = max(rows[name].values())
+            axes.annotate(text, (right, place), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8.5)
+        if written:
+            axes.margins(x=0.12)
         _axes(axes, names, label, unit)
         axes.set_title(title, loc="left", fontweight="bold", fontsize=10.5)
         figure.legend(loc="outside lower center", ncols=min(5, len(ways)), frameon=False, handletextpad=0.3)
@@ -67,11 +88,11 @@ def save(figure: Any, path: Path) -> None:
 def _styles(ways: Sequence[str], ours: frozenset[str]) -> dict[str, dict[str, Any]]:
     styles: dict[str, dict[str, Any]] = {}
     for number, way in enumerate(way for way in ways if way in ours):
-        styles[way] = {"c": "#000000", "marker": _OURS[number % len(_OURS)], "s": 64, "linewidths": 0}
+        styles[way] = {"c": "#000000", "marker": _OURS[number % len(_OURS)], "s": 70, **_EDGE}
     for number, way in enumerate(way for way in ways if way not in ours):
         # Shape and colour both differ, and meet again only after 40 ways.
         colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
-        styles[way] = {"c": colour, "marker": mark, "s": 36, "alpha": 0.9, "linewidths": 0}
+        styles[way] = {"c": colour, "marker": mark, "s": 42, **_EDGE}
     return styles
 
 
@@ -99,4 +120,6 @@ def short(value: float, unit: str) -> str:
             if value >= size * 0.999:
                 return f"{value / size:g} {name}"
         return f"{value:g} B"
-    return f"${value:,.10g}" if unit == "dollars" else f"{value:g} s"
+    if unit == "dollars":
+        return f"${value:,.0f}" if value >= 100 else f"${value:,.4g}"
+    return f"{value:g} s"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from modelsync_bench.report_tables import Loss, is_ours, number, table
 from modelsync_bench.result import Result
 
 _COUNTERS = {
-    "interface": "the counters of a network namespace's interface, offloads off: IP and TCP headers and acknowledgements "
-    "included",
+    "interface": "the counters of a network namespace's interface, offloads off: headers of IP and TCP, and "
+    "acknowledgements, are in it",
     "relay": "a counting relay: TCP payload with TLS; IP and TCP headers are **not** in it",
     "none": "nothing",
 }
+_WIDTH = 130
 _MATRIX = ("pairs", "install", "fleet")
 """Scenarios of many pairs, whose tables have a column for each way; the others have a row."""
 
@@ -30,8 +33,9 @@ def write(result: Result, page_path: Path) -> None:
         if name != "fleet":
             order = report_tables.columns(report_tables.usable(result))
             ways.sort(key=order.index)
-        ours = frozenset({"all"} if name == "fleet" else filter(is_ours, ways))
-        dots(rows, ways, ours, title, label, page_path.with_suffix("") / name, unit=unit)
+        ours = frozenset({"the month"} if name == "fleet" else filter(is_ours, ways))
+        path = page_path.with_suffix("") / name
+        dots(rows, ways, ours, title, label, path, unit=unit, written=name == "fleet")
     page_path.write_text(page(result, page_path.stem))
 
 
@@ -112,8 +116,8 @@ def _losses(result: Result) -> str:
     if not compared:
         return "Nothing could be compared: this result has no case with figures of both modelsync and a peer.\n"
     parts.append(
-        f"**Bytes on the line: in {len(lost)} of {compared} cases** a peer needs fewer. What peers fetch is not signed; "
-        "modelsync's bytes include TUF metadata that proves version and freshness.\n"
+        f"**Bytes on the line: in {len(lost)} of {compared} cases** a peer needs fewer. What peers fetch is not "
+        "signed; modelsync's bytes include TUF metadata that proves version and freshness.\n"
     )
     if lost:
         rows = [
@@ -154,16 +158,19 @@ def _summary(what: str, lost: list[Loss], compared: int, unit: str) -> str:
         there = [one for one in lost if one.case[2] == link]
         for title, one in (("worst", there[0]), ("middle", there[len(there) // 2])):
             case = f"{one.case[0]}: {one.case[1]}"
-            rows.append(
-                [link, str(len(there)), title, case, f"{one.ours}: {shown(one.value)}", f"{one.peer}: {shown(one.least)}"]
-            )
+            ours, best = f"{one.ours}: {shown(one.value)}", f"{one.peer}: {shown(one.least)}"
+            rows.append([link, str(len(there)), title, case, ours, best])
             if len(there) == 1:
                 break
     return f"{head}\n\n{table(['line', 'lost', '', 'case', f'ours, {unit}', f'best peer, {unit}'], rows, 4)}"
 
 
 def _missing(result: Result) -> str:
-    lines = [f"- **{one.name}** is missing: {one.missing}." for one in result.peers if one.version is None]
+    lines = [
+        f"- **{one.name}** is missing here; get it with: {_cell((one.missing or '').removeprefix('not installed: '))}."
+        for one in result.peers
+        if one.version is None
+    ]
     if not lines:
         lines = ["All peers that the bench knows were installed."]
     failed = [
@@ -196,8 +203,8 @@ def _scenario(result: Result, name: str) -> str:
 def _machine(result: Result) -> str:
     machine = result.machine
     rows: list[list[Any]] = [
-        ["system", machine.system],
-        ["processor", machine.processor],
+        ["system", _cell(machine.system)],
+        ["processor", _cell(machine.processor)],
         ["cores", str(machine.cores)],
         ["memory", f"{machine.memory_bytes / 2**30:.1f} GiB"],
         ["Python", machine.python],
@@ -214,7 +221,7 @@ def _machine(result: Result) -> str:
         for one in result.links
     ]
     peers = [
-        [one.name, _cell(one.version or "missing"), "yes" if one.signed else "no", _cell(one.method)] for one in result.peers
+        [one.name, _version(one.version), "yes" if one.signed else "no", _cell(one.method)] for one in result.peers
     ]
     spread = [one.spread for one in result.measurements if one.deterministic and one.spread is not None]
     repeated = (
@@ -237,8 +244,26 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").strip("* ")
 
 
+def _version(text: str | None) -> str:
+    """A program's name and version out of what it says of itself."""
+    if text is None:
+        return "missing"
+    found = re.match(r".*?\d+(?:\.\d+)+[\w.+-]*", text)
+    return _cell(found[0] if found else text)
+
+
+def _wrapped(line: str) -> str:
+    if len(line) <= _WIDTH or line.startswith(("|", "#", "!", "<")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(
+        line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
 def _tidy(text: str) -> str:
-    """One blank line at most, and one newline at the end."""
+    """Prose within the documents' width, one blank line at most, and one newline at the end."""
+    text = "\n".join(_wrapped(line) for line in text.split("\n"))
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text.rstrip("\n") + "\n"

@@ -17,6 +17,7 @@ from modelsync_bench.result import Result, ResultError, load
 
 _Out = Annotated[Path, typer.Option("--out", help="The result of `modelsync-bench run`; it is added to.")]
 _DEFAULT = Path("bench.json")
+_PAGE = Path("benchmarks.md")
 _USUAL = Fleet()
 
 
@@ -83,9 +84,7 @@ def fleet(
 
 def report(
     out: _Out = _DEFAULT,
-    page: Annotated[Path, typer.Option(help="The Markdown page to write; its plots go into a folder beside it.")] = Path(
-        "benchmarks.md"
-    ),
+    page: Annotated[Path, typer.Option(help="The page to write; its plots go into a folder beside it.")] = _PAGE,
 ) -> None:
     """Write the page and its plots from a result; nothing is measured."""
     from modelsync_bench import report as pages

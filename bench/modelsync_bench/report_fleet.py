@@ -11,8 +11,10 @@ from modelsync_bench.report_tables import table
 from modelsync_bench.result import Result
 
 MARKS = {"measured": "ᵐ", "computed": "ᶜ", "assumed": "ᵃ"}
+_MONEY = {"updates": "update_dollars", "idle connection": "idle_dollars", "the month": "month_dollars"}
 LEGEND = (
-    "ᵐ measured · ᶜ computed from measured bytes · ᵃ assumed (the list below) · ˢ simulated: measured bytes, assumed fleet"
+    "ᵐ measured · ᶜ computed from measured bytes · ᵃ assumed (the list below) · "
+    "ˢ simulated: measured bytes, assumed fleet"
 )
 
 
@@ -24,10 +26,12 @@ def chapter(result: Result) -> str:
     idle = idle_line.read(result.facts.get("idle"))
     parts = [f"{LEGEND}\n"]
     parts += [f"- **Missing:** {one}" for one in fleet["missing"]]
-    parts += ["", "### Bytes of one update", _wire(fleet), _plan_check(result, fleet)]
-    parts += ["### An idle device", _idle(idle, fleet["price_per_gb"])]
-    parts += ["### The month", _month(fleet["ways"], fleet), _sentences(fleet)]
-    parts += [_budget(fleet), "### Assumptions", _assumptions(fleet["assumptions"])]
+    if fleet["ways"]:
+        parts += ["", "### Bytes of one update", _wire(fleet), _plan_check(result, fleet)]
+    parts += ["", "### An idle device", _idle(idle, fleet["price_per_gb"])]
+    if fleet["ways"]:
+        parts += ["### The month", _sentences(fleet), _month(fleet["ways"], fleet), _budget(fleet)]
+    parts += ["### Assumptions", _assumptions(fleet["assumptions"])]
     return "\n".join(parts)
 
 
@@ -40,11 +44,7 @@ def document(result: Result) -> Mapping[str, Any] | None:
 def plot_rows(fleet: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Way → what → dollars a month, those above nothing."""
     return {
-        f"{way['name']} ({way['peer']})": {
-            what: way[key]
-            for what, key in (("updates", "update_dollars"), ("idle connection", "idle_dollars"), ("all", "month_dollars"))
-            if way[key] > 0
-        }
+        f"{way['name']} ({way['peer']})": {what: way[key] for what, key in _MONEY.items() if way[key] > 0}
         for way in fleet["ways"]
         if way["month_dollars"] > 0
     }
@@ -62,7 +62,8 @@ def _wire(fleet: Mapping[str, Any]) -> str:
     ]
     notes = "".join(f"- {way['name']}: {way['why']}.\n" for way in fleet["ways"])
     heads = ["way (measured with)", *HELD, "mean over the mix", "costs"]
-    return f"On the line, both directions, undisturbed, by the version that the device holds.\n\n{table(heads, rows)}\n{notes}"
+    text = "On the line, both directions, undisturbed, by the version that the device holds."
+    return f"{text}\n\n{table(heads, rows)}\n{notes}"
 
 
 def _plan_check(result: Result, fleet: Mapping[str, Any]) -> str:
@@ -75,8 +76,8 @@ def _plan_check(result: Result, fleet: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     heads = ["held", "plan's bytes", "payload that a daemon fetched", "on the line, without a twin"]
-    text = "modelsync's bytes are those of the daemon's own plan (`modelsync_protocol.plan`) for a store with all versions."
-    return f"{text} Held against the line:\n\n{table(heads, rows)}"
+    text = "modelsync's bytes are those of the daemon's own plan (`modelsync_protocol.plan`) for a store with all"
+    return f"{text} versions. Held against the line:\n\n{table(heads, rows)}"
 
 
 def _idle(idle: Mapping[str, idle_line.IdleLine], price: float) -> str:
@@ -135,19 +136,21 @@ def _sentences(fleet: Mapping[str, Any]) -> str:
         lost = ours["update_dollars"] > best["update_dollars"]
         difference = abs(ours["update_dollars"] - best["update_dollars"])
         lines.append(
-            f"Updates alone: modelsync costs ${difference:,.2f} {'more' if lost else 'less'} a month than {best['peer']}"
+            f"Updates alone: modelsync costs ${difference:,.2f} {'more' if lost else 'less'} a month than "
+            + best["peer"]
             + (
                 ", which fetches a bare patch: no signed metadata, no word from a twin, and nothing that reports."
                 if lost
                 else "."
             )
         )
-        if best["idle_dollars"] and ours["idle_dollars"]:
+        if best["update_dollars"] and best["idle_dollars"] and ours["idle_dollars"]:
             tuned = best["update_dollars"] + ours["idle_dollars"]
             lines.append(
-                f"An idle connection costs {best['idle_dollars'] / max(best['update_dollars'], 1e-9):,.0f} times the best "
-                f"peer's updates with the SDK's defaults. With modelsyncd's keep-alive and token the best peer's month "
-                f"would be ${tuned:,.2f}, against modelsync's ${ours['month_dollars']:,.2f}."
+                f"With the SDK's defaults the idle connection costs "
+                f"{best['idle_dollars'] / best['update_dollars']:,.0f} times the best peer's updates. With "
+                f"modelsyncd's keep-alive and token the best peer's month would be ${tuned:,.2f}, "
+                f"against modelsync's ${ours['month_dollars']:,.2f}."
             )
     return "".join(f"- {line}\n" for line in lines)
 

@@ -16,7 +16,7 @@ class Bsdiff(Download):
     method = "bsdiff from the exact old file (from an empty one at a first install), by HTTPS GET"
     install = "apt install bsdiff curl nginx-light"
     suffix = ".bsdiff"
-    largest = 96 * _MIB
+    largest: int | None = 96 * _MIB
 
     def version(self) -> str | None:
         return debian("bsdiff", "bsdiff") if tool("bsdiff") else None

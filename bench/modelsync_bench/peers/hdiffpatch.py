@@ -23,7 +23,7 @@ class Hdiffpatch(Download):
     method = "hdiffpatch with zstd 22 from the exact old file, by HTTPS GET; memory includes a Python interpreter"
     install = "pip install hdiffpatch; apt install curl nginx-light"
     suffix = ".hdiff"
-    largest = 512 * 1024 * 1024
+    largest: int | None = 512 * 1024 * 1024
 
     def version(self) -> str | None:
         return distribution("hdiffpatch") if tool("curl", "--version") else None
