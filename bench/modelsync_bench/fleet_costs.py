@@ -69,7 +69,7 @@ def costed(
         if one is None:
             missing.append(f"{name}: not measured; `modelsync-bench run` has it in scenario {need}")
     if pushed is not None and told is not None and pulled is not None:
-        found.append(_ours("modelsync, pushed", plan, ours, pushed, pulled))
+        found.append(_pushed(found[-1], _ours("modelsync, pushed", plan, ours, pushed, pulled)))
     if not idle:
         missing.append("the idle connection: not measured; `modelsync-bench idle` does it, and here it costs nothing")
     present = [one for one in found if one is not None]
@@ -97,10 +97,11 @@ def document(
     idle: Mapping[str, IdleLine],
     fleet: Fleet,
     price: float,
-    budget: float,
+    budget: tuple[float, float],
 ) -> dict[str, Any]:
-    """Simulate each way, without and with a budget of `budget` bytes a day, and keep all that a report needs."""
+    """Simulate each way, without and with a `budget` of bytes a day and a month, and keep all that a report needs."""
     found, missing = costed(result, plan, idle, fleet)
+    bounded = replace(fleet, bytes_per_day=budget[0], bytes_per_month=budget[1])
     return {
         "schema": SCHEMA,
         "price_per_gb": price,
@@ -109,11 +110,10 @@ def document(
         "idle_basis": "measured" if idle else "missing",
         "ways": [_entry(one, simulate(one.way, fleet), fleet, price) for one in found],
         "budget": {
-            "bytes_per_day": budget,
+            "bytes_per_day": budget[0],
+            "bytes_per_month": budget[1],
             "ways": [
-                _entry(one, simulate(one.way, replace(fleet, bytes_per_day=budget)), fleet, price)
-                for one in found
-                if one.way.predicted is not None
+                _entry(one, simulate(one.way, bounded), fleet, price) for one in found if one.way.predicted is not None
             ],
         },
         "missing": missing,
@@ -121,7 +121,7 @@ def document(
     }
 
 
-def assumptions(fleet: Fleet, price: float, budget: float) -> tuple[Assumption, ...]:
+def assumptions(fleet: Fleet, price: float, budget: tuple[float, float]) -> tuple[Assumption, ...]:
     """All that went in unmeasured."""
     mix = ", ".join(f"{share:.0%} {held}" for share, held in zip(fleet.mix, HELD, strict=True))
     days = ", ".join(str(day + 1) for day in fleet.releases)
@@ -132,7 +132,9 @@ def assumptions(fleet: Fleet, price: float, budget: float) -> tuple[Assumption, 
         Assumption("versions held when a release comes", mix, "most follow; some were off for weeks, some are new"),
         Assumption("cuts", f"{fleet.cuts_per_mb:g} for each MB carried", "no public figure for radio lines is known"),
         Assumption("attempts", f"at most {fleet.attempts} a day", "all ways retry alike; the rest of them next day"),
-        Assumption("budget, in the table with one", f"{budget:,.0f} bytes a day", "a plan of 1.5 MB a month"),
+        Assumption(
+            "budget, in the table with one", f"{budget[0]:,.0f} bytes a day, {budget[1]:,.0f} a month", "--budget"
+        ),
         Assumption(
             "what a cut destroys: modelsync",
             f"{JOURNAL_BYTES:,} bytes at most",
@@ -229,6 +231,15 @@ def _ours(
     one, two, three, none = (bytes_ + beside for bytes_ in plan)
     way = Way(name, (one, two, three, none), plan, JOURNAL_BYTES, beside)
     return Costed(way, peer, ("computed",) * 4, why)
+
+
+def _pushed(fetched: Costed | None, pushed: Costed | None) -> Costed | None:
+    """Only updates are pushed: who has nothing installed fetches."""
+    if fetched is None or pushed is None:
+        return None
+    one, two, three, _ = pushed.way.wire
+    way = replace(pushed.way, wire=(one, two, three, fetched.way.wire[3]))
+    return replace(pushed, way=way, why=f"{pushed.why}; a first install is fetched")
 
 
 def _lost_in_cut(result: Result, peer: str) -> float:

@@ -48,23 +48,26 @@ def dots(
     unit: str = "bytes",
     written: bool = False,
 ) -> None:
-    """Write `path` as .svg and .png. `ways` is the order of the legend; those in `ours` are black and larger.
+    """Write `path` as .svg and .png. `ways` is the order of the legend and gives each way its mark,
+    so that plots with the same `ways` agree; a way without a value is left out. Those in `ours` are black and larger.
 
     With `written` the values of `ours` stand beside their marks, to the right of all of the row's.
     """
     styles = _styles(ways, ours)
     with matplotlib.rc_context(_STYLE):
-        legend_rows = -(-len(ways) // 5)
+        shown = [way for way in ways if any(way in row for row in rows.values())]
+        legend_rows = -(-len(shown) // 5)
         height = _ROW * len(rows) + 1.35 + 0.24 * legend_rows
         figure, axes = pyplot.subplots(figsize=(_WIDTH, height), layout="constrained")
         names = list(rows)
         for place, name in enumerate(names):
             values = [rows[name][way] for way in ways if way in rows[name]]
             axes.plot([min(values), max(values)], [place, place], color="#D0D0D0", linewidth=1, zorder=1)
-        for way in ways:
-            points = [(rows[name][way], place) for place, name in enumerate(names) if way in rows[name]]
-            if points:
-                axes.scatter(*zip(*points, strict=True), label=way, zorder=4 if way in ours else 3, **styles[way])
+        for number, way in enumerate(shown):
+            # Where three values of one way would hide each other, each has a height of its own.
+            lift = 0.2 * (number - (len(shown) - 1) / 2) if written else 0.0
+            points = [(rows[name][way], place + lift) for place, name in enumerate(names) if way in rows[name]]
+            axes.scatter(*zip(*points, strict=True), label=way, zorder=4 if way in ours else 3, **styles[way])
         for place, name in enumerate(names if written else ()):
             text = ", ".join(short(round(rows[name][way], 2), unit) for way in ways if way in ours & rows[name].keys())
             right = max(rows[name].values())
@@ -73,7 +76,7 @@ def dots(
             axes.margins(x=0.12)
         _axes(axes, names, label, unit)
         axes.set_title(title, loc="left", fontweight="bold", fontsize=10.5)
-        figure.legend(loc="outside lower center", ncols=min(5, len(ways)), frameon=False, handletextpad=0.3)
+        figure.legend(loc="outside lower center", ncols=min(5, len(shown)), frameon=False, handletextpad=0.3)
         save(figure, path)
 
 

@@ -26,14 +26,15 @@ _MATRIX = ("pairs", "install", "fleet")
 def write(result: Result, page_path: Path) -> None:
     """Write the page, and its plots into a folder beside it that has the page's name."""
     page_path.parent.mkdir(parents=True, exist_ok=True)
+    # One order for all plots, so that a way has the same mark in each.
+    order = sorted(report_tables.columns(report_tables.usable(result)), key=lambda name: (not is_ours(name), name))
     for name, (rows, title, label, unit) in plots(result).items():
         from modelsync_bench.plots import dots
 
-        ways = list(dict.fromkeys(way for row in rows.values() for way in row))
-        if name != "fleet":
-            order = report_tables.columns(report_tables.usable(result))
-            ways.sort(key=order.index)
-        ours = frozenset({"the month"} if name == "fleet" else filter(is_ours, ways))
+        if name == "fleet":
+            ways, ours = ["updates", "idle connection", "the month"], frozenset({"the month"})
+        else:
+            ways, ours = order, frozenset(filter(is_ours, order))
         path = page_path.with_suffix("") / name
         dots(rows, ways, ours, title, label, path, unit=unit, written=name == "fleet")
     page_path.write_text(page(result, page_path.stem))

@@ -55,10 +55,14 @@ def fleet(
     cuts: Annotated[float, typer.Option(min=0, help="Cuts of the line for each MB carried.")] = _USUAL.cuts_per_mb,
     attempts: Annotated[int, typer.Option(min=1, help="Most a device makes in a day.")] = _USUAL.attempts,
     budget: Annotated[int, typer.Option(min=1, help="Bytes a day, for the table with a budget.")] = 50_000,
+    budget_month: Annotated[int, typer.Option(min=1, help="Bytes a month, for the same table.")] = 1_500_000,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = _USUAL.seed,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the result has it.")] = False,
 ) -> None:
     """Simulate a month of a fleet with the measured bytes, and add what it costs to the result."""
     result = _load(out)
+    if if_missing and "fleet" in result.facts:
+        return
     try:
         one, two, three, none = (float(share) for share in mix.split(","))
         days = tuple(int(number * _USUAL.days / releases) for number in range(releases))
@@ -71,7 +75,7 @@ def fleet(
         except FileNotFoundError as error:
             _stop(str(error))
     idle_lines = idle_line.read(result.facts.get("idle"))
-    result.facts["fleet"] = fleet_costs.document(result, plan, idle_lines, what, price, budget)
+    result.facts["fleet"] = fleet_costs.document(result, plan, idle_lines, what, price, (budget, budget_month))
     result.save(out)
     for way in result.facts["fleet"]["ways"]:
         print(

@@ -174,8 +174,9 @@ def _budget(fleet: Mapping[str, Any]) -> str:
         )
     heads = ["way", "device-days that waited", "day on which 99 % have it", "not done at the end", "the month"]
     text = (
-        f"### With a budget\n{budget['bytes_per_day']:,.0f} bytes a dayᵃ, as the daemon's ledger applies it: an update "
-        "begins only if what it will fetch fits into what the day has left; idle traffic counts. Peers know no budget."
+        f"### With a budget\n{budget['bytes_per_day']:,.0f} bytes a dayᵃ and {budget['bytes_per_month']:,.0f} a monthᵃ,"
+        " as the daemon's ledger applies it: an update begins only if what it will fetch fits into what both have left;"
+        " idle traffic counts. Peers know no budget."
     )
     return f"{text}\n\n{table(heads, rows)}"
 

@@ -117,7 +117,9 @@ def test_money_is_linear_in_the_price_and_the_storys_figure_by_default() -> None
     assert dollars(60e9, fleet_costs.PRICE_PER_GB) == 1500
     assert dollars(123.0, 50) == 2 * dollars(123.0, 25)
     idle = {"modelsyncd": _line("modelsyncd"), "sdk-defaults": _line("sdk-defaults")}
-    one, two = (fleet_costs.document(_result(), WIRE, idle, Fleet(devices=50), price, 50_000) for price in (25.0, 50.0))
+    one, two = (
+        fleet_costs.document(_result(), WIRE, idle, Fleet(devices=50), price, (50_000, 10**6)) for price in (25.0, 50.0)
+    )
     for cheap, dear in zip(one["ways"], two["ways"], strict=True):
         assert dear["month_dollars"] == pytest.approx(2 * cheap["month_dollars"])
         assert cheap["outcome"] == dear["outcome"]

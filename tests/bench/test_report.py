@@ -69,7 +69,7 @@ def _result() -> Result:
     )
     result.facts["idle"] = document(idle)
     lines = {line.name: line for line in idle}
-    result.facts["fleet"] = fleet_costs.document(result, PLAN, lines, Fleet(devices=500), 25.0, 50_000)
+    result.facts["fleet"] = fleet_costs.document(result, PLAN, lines, Fleet(devices=500), 25.0, (50_000, 10**6))
     return result
 
 
@@ -108,7 +108,7 @@ def test_every_figure_of_the_fleet_says_whether_it_was_measured() -> None:
     assert "sdk-defaults | 260ᵐ | 1,440.0 | 3,655ᵐ |" in text
     assert "Missing:** naive image: not measured" in text
     assert "modelsync costs $0.01 more a month than patch" in text
-    for assumption in fleet_costs.assumptions(Fleet(devices=500), 25.0, 50_000):
+    for assumption in fleet_costs.assumptions(Fleet(devices=500), 25.0, (50_000, 10**6)):
         assert f"| {assumption.name} | {assumption.value} | {assumption.reason} |" in text
 
 
