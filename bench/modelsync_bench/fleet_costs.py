@@ -62,14 +62,15 @@ def costed(
     found.append(best_peer(result, fleet.mix))
     ours = _of(result, FLEET, pair(HELD[0]), OURS)
     told, pushed, pulled = (_of(result, STORY, STORY_PAIR, peer) for peer in (TOLD, PUSHED, OURS))
-    found.append(_ours("modelsync", plan, ours, told, pulled))
+    extra = _extra(result)
+    found.append(_ours("modelsync", plan, ours, told, pulled, extra))
     names = ("naive image", "trick", "best peer", "modelsync")
     needs = (f"{STORY} with {NAIVE}", f"{STORY} with {NAIVE} and {TRICK}", FLEET, FLEET)
     for name, need, one in zip(names, needs, found, strict=True):
         if one is None:
             missing.append(f"{name}: not measured; `modelsync-bench run` has it in scenario {need}")
     if pushed is not None and told is not None and pulled is not None:
-        found.append(_pushed(found[-1], _ours("modelsync, pushed", plan, ours, pushed, pulled)))
+        found.append(_pushed(found[-1], _ours("modelsync, pushed", plan, ours, pushed, pulled, extra)))
     if not idle:
         missing.append("the idle connection: not measured; `modelsync-bench idle` does it, and here it costs nothing")
     present = [one for one in found if one is not None]
@@ -216,6 +217,7 @@ def _ours(
     ours: Measurement | None,
     told: Measurement | None,
     pulled: Measurement | None,
+    extra: tuple[float, ...],
 ) -> Costed | None:
     """Plan bytes, and what was measured beside a plan's bytes: with the hub's traffic if the story has it."""
     if told is not None and pulled is not None and pulled.payload_bytes is not None:
@@ -228,9 +230,18 @@ def _ours(
         peer = ours.peer
     else:
         return None
-    one, two, three, none = (bytes_ + beside for bytes_ in plan)
+    # A first install asks for more objects than an update: what that adds was measured with the pull.
+    one, two, three, none = (size + beside + more for size, more in zip(plan, extra, strict=True))
     way = Way(name, (one, two, three, none), plan, JOURNAL_BYTES, beside)
     return Costed(way, peer, ("computed",) * 4, why)
+
+
+def _extra(result: Result) -> tuple[float, ...]:
+    """By HELD, what a pull carries beside the plan's bytes more than an update from one version behind does."""
+    pulls = [_of(result, FLEET, pair(held), OURS) for held in HELD]
+    beside = [float(one.wire_bytes or 0) - one.payload_bytes if one and one.payload_bytes else None for one in pulls]
+    first = beside[0]
+    return tuple(0.0 if first is None or each is None else each - first for each in beside)
 
 
 def _pushed(fetched: Costed | None, pushed: Costed | None) -> Costed | None:
