@@ -88,6 +88,11 @@ bench: setup
 	$(BIN)/python -m bench.installs $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.idle
 
+# `modelsync serve` against nginx with 1,000 clients; needs nginx and wrk.
+.PHONY: bench-origin
+bench-origin: setup
+	$(BIN)/python -m bench.origin
+
 # A thousand swaps under load, beside a restart and a naive reload: 45 minutes at most. SWAP="--few 5 --swaps 20" is shorter.
 bench-swap: setup
 	$(BIN)/python -m bench.swap --out bench-swap.json $(SWAP)

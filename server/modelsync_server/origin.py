@@ -1,4 +1,4 @@
-"""The origin: a store's directory over HTTP, read only, in as few header bytes as HTTP allows. No signing here.
+"""The origin: answers over a store's directory, read only, in as few header bytes as HTTP allows. No sockets here.
 
 GET and HEAD under the five object folders, single ranges, strong tags that are equal on every copy of a store.
 """
@@ -8,28 +8,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import os
 import re
-import signal
-import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from aiohttp import web
-
-from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.store import Store
-from modelsync_server.store.directory import DirectoryStore
+from aiohttp import ClientConnectionResetError, web
 
 _PATH = re.compile(r"/(metadata|bundles|manifests|packs|updates)((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}){1,2})")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 _IMMUTABLE = "public, max-age=31536000, immutable"
-_SHUTDOWN_SECONDS = 1.0
-"""How long requests may go on after SIGTERM (aiohttp waits twice that); whoever reads slower is cut off and
-resumes elsewhere."""
+_PIECE_BYTES = 256 * 1024
+_PIECE_SECONDS = 300.0
+"""How long a reader may take for one piece; whoever is slower is cut off and resumes. 2G takes a minute."""
+
+_TLS_PIECE_BYTES = 64 * 1024
+"""Over TLS a piece passes through this process: so much memory a reader."""
 
 _STORE = web.AppKey("store", Path)
 
@@ -52,41 +47,6 @@ def application(store: Path) -> web.Application:
     return app
 
 
-async def run(
-    store: Store,
-    host: str,
-    port: int,
-    cert: Path | None,
-    key: Path | None,
-    announce: Callable[[str], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT; `announce` gets the JSON line `{"url"}` once connections are accepted.
-
-    UsageError for a store that is no directory and for unusable certificates, LocalError if the address is taken.
-    """
-    if not isinstance(store, DirectoryStore):
-        raise UsageError("`modelsync serve` serves directories: devices fetch from a blob store directly.")
-    context = _tls(cert, key)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(application(store.root), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
-    await runner.setup()
-    try:
-        try:
-            site = web.TCPSite(runner, host, port, ssl_context=context)
-            await site.start()
-        except OSError as error:
-            raise LocalError(f"can't listen on {host}:{port} ({error.strerror}): choose another --port.") from error
-        bound = runner.addresses[0][1]
-        name = f"[{host}]" if ":" in host else host
-        announce(json.dumps({"url": f"{'https' if context else 'http'}://{name}:{bound}"}))
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-
-
 async def _handle(request: web.Request) -> web.StreamResponse:
     if request.method not in ("GET", "HEAD"):
         return web.Response(status=405, headers={"Allow": "GET, HEAD"})
@@ -94,12 +54,15 @@ async def _handle(request: web.Request) -> web.StreamResponse:
     # The raw path too: a path that was only made harmless by decoding it is not one of ours.
     if match is None or request.raw_path.partition("?")[0] != request.path:
         return web.Response(status=404)
-    opened = await asyncio.to_thread(_open, request.app[_STORE], request.path.removeprefix("/"))
+    # Not in a thread: what names a file in a directory is in the kernel's caches, and a thread costs more than that.
+    opened = _open(request.app[_STORE], request.path.removeprefix("/"))
     if opened is None:
         return web.Response(status=404)
     file, size, tag = opened
     try:
         return await _answer(request, file, size, tag, _cache_control(request.path))
+    except ClientConnectionResetError:
+        return web.Response(status=499)  # the client is gone: nobody reads this
     finally:
         file.close()
 
@@ -117,21 +80,36 @@ async def _answer(request: web.Request, file: BinaryIO, size: int, tag: str, cac
     response.content_length = part.length
     await response.prepare(request)
     if request.method == "GET" and part.length:
-        await _send(request, file, part)
+        await _send(request, response, file, part)
     return response
 
 
-async def _send(request: web.Request, file: BinaryIO, part: _Part) -> None:
-    """Let the kernel copy the bytes (over TLS: through this process, a buffer at a time)."""
+async def _send(request: web.Request, response: web.StreamResponse, file: BinaryIO, part: _Part) -> None:
+    """Send the bytes in pieces, each within its time: in the kernel, over TLS through this process."""
     transport = request.transport
     if transport is None or transport.is_closing():
         return  # the client is gone
+    loop, encrypted = asyncio.get_running_loop(), transport.get_extra_info("sslcontext") is not None
+    piece = _TLS_PIECE_BYTES if encrypted else _PIECE_BYTES
+    if encrypted:
+        transport.set_write_buffer_limits(_TLS_PIECE_BYTES)  # asyncio's own limit is half a megabyte a reader
     try:
-        sent = await asyncio.get_running_loop().sendfile(transport, file, part.start, part.length)
-    except (ConnectionError, RuntimeError):  # asyncio says RuntimeError for a transport that closes
-        sent = 0
-    if sent != part.length and isinstance(transport, asyncio.WriteTransport):
-        transport.abort()  # never let the next answer be taken for the rest of this one
+        for start in range(part.start, part.start + part.length, piece):
+            count = min(piece, part.start + part.length - start)
+            if transport.is_closing():
+                raise ConnectionResetError
+            async with asyncio.timeout(_PIECE_SECONDS):
+                if encrypted:
+                    data = os.pread(file.fileno(), count, start)
+                    await response.write(data)
+                    sent = len(data)
+                else:
+                    sent = await loop.sendfile(transport, file, start, count)
+            if sent != count:
+                raise ConnectionResetError
+    except (ConnectionError, TimeoutError, RuntimeError):  # asyncio says RuntimeError for a transport that closes
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()  # never let the next answer be taken for the rest of this one
 
 
 def _part(request: web.Request, size: int, tag: str) -> _Part | None:
@@ -212,16 +190,3 @@ async def _drop_needless_headers(_: web.Request, response: web.StreamResponse) -
     """Devices on metered links pay for each header of each answer."""
     for name in ("Server", "Content-Type"):
         response.headers.pop(name, None)
-
-
-def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
-        raise UsageError("TLS needs both --tls-cert and --tls-key.")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(f"{cert} and {key} are not a usable certificate and key: {error}.") from error
-    return context

@@ -1,8 +1,7 @@
-"""`modelsync serve`: a store's origin from the command line; the origin itself is origin.py."""
+"""`modelsync serve`: a store's origin from the command line; its sockets are origin_server.py."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +19,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="How many serve; one a core if left out.")
+    ] = None,
 ) -> None:
     """Serve a store to devices; prints one JSON line with its url when it is ready."""
-    from modelsync_server.origin import run
+    from modelsync_server import origin_server
     from modelsync_server.store import open_store
 
-    asyncio.run(run(open_store(store), host, port, tls_cert, tls_key, typer.echo))
+    origin_server.serve(open_store(store), host, port, tls_cert, tls_key, typer.echo, processes)

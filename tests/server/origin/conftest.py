@@ -5,14 +5,10 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
-import os
-import re
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+from tests.support.nginx import running_nginx
 
 CONTENT = bytes(range(256)) * 400
 PACK = "packs/" + "ab" * 32
@@ -107,9 +105,18 @@ def make_store(folder: Path) -> Path:
 
 
 @contextmanager
-def serve(store: Path, certificate: tuple[Path, Path] | None, folder: Path | None = None) -> Iterator[Origin]:
+def serve(
+    store: Path,
+    certificate: tuple[Path, Path] | None,
+    folder: Path | None = None,
+    *,
+    processes: int | None = None,
+    port: int = 0,
+) -> Iterator[Origin]:
     """Run `modelsync serve` until the block ends."""
-    command = [str(Path(sys.executable).with_name("modelsync")), "serve", str(store)]
+    command = [str(Path(sys.executable).with_name("modelsync")), "serve", str(store), "--port", str(port)]
+    if processes:
+        command += ["--processes", str(processes)]
     if certificate:
         command += ["--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -126,59 +133,8 @@ def serve(store: Path, certificate: tuple[Path, Path] | None, folder: Path | Non
 @contextmanager
 def nginx(store: Path, certificate: tuple[Path, Path] | None, folder: Path) -> Iterator[Origin]:
     """Run nginx with the documented configuration until the block ends."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
-        pytest.fail("nginx is not installed, and it must serve a store as origin: `apt-get install nginx-light`")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = folder / "nginx.conf"
-    config.write_text(_nginx_config(store, certificate, folder, port))
-    command = [program, "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log"), "-g", "daemon off;"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        _wait_for(port, process, folder)
-        scheme = "https" if certificate else "http"
-        yield Origin(f"{scheme}://127.0.0.1:{port}", store, _trusting(certificate), process)
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-
-
-def _nginx_config(store: Path, certificate: tuple[Path, Path] | None, folder: Path, port: int) -> str:
-    document = (Path(__file__).parents[3] / "docs" / "origin.md").read_text()
-    found = re.search(r"```nginx\n(.*?)```", document, re.DOTALL)
-    assert found, "docs/origin.md has lost its nginx configuration"
-    server = found[1].replace("/srv/modelsync/store", str(store))
-    listen = f"listen 127.0.0.1:{port}"
-    if certificate:
-        listen += f" ssl; ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]}"
-    assert "listen 127.0.0.1:8080;" in server
-    server = server.replace("listen 127.0.0.1:8080", listen)
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    # Run by root nginx would drop to a user who may not read the test's folder.
-    user = "user root;\n" if _is_root() else ""
-    return (
-        f"{user}worker_processes 1;\npid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{server}}}\n"
-    )
-
-
-def _is_root() -> bool:
-
-    return os.geteuid() == 0
-
-
-def _wait_for(port: int, process: subprocess.Popen[str], folder: Path) -> None:
-    for _ in range(200):
-        if process.poll() is not None:
-            pytest.fail(f"nginx did not start: {(folder / 'error.log').read_text()}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("nginx does not listen")
+    with running_nginx(store, certificate, folder) as (url, process):
+        yield Origin(url, store, _trusting(certificate), process)
 
 
 def _trusting(certificate: tuple[Path, Path] | None) -> ssl.SSLContext | None:
