@@ -1,8 +1,8 @@
 """`modelsync serve` against nginx: the same files, load generator and cores, in turn, in one run.
 
 python -m bench.origin [--seconds N] [--rounds N] [--clients N] [--out FILE] needs nginx and wrk. Half of the clients
-read a few KiB a second (a process of this file's own holds them), the other half as fast as they can (wrk). The two servers
-take turns; a row's ratio is the median over the rounds. Memory is the proportional set size of all of a server's
+read a few KiB a second (a process of this file's own holds them), the other half as fast as they can (wrk). The two
+servers take turns; a row's ratio is the median over the rounds. Memory is the proportional set size of all of a server's
 processes at its largest, processor time is a server's own for each request.
 """
 
@@ -196,7 +196,7 @@ async def _hold(url: str, count: int) -> None:
         answered += 1
         if answered == count:
             print("holding", flush=True)
-        while await reader.read(_SLOW_BYTES):
+        while await reader.read(_SLOW_BYTES):  # noqa: ASYNC110  # it paces itself, it waits for nothing
             await asyncio.sleep(_SLOW_SECONDS)
 
     await asyncio.gather(*(read() for _ in range(count)))
