@@ -23,8 +23,10 @@ _TUNINGS: tuple[dict[str, int], ...] = (
     {"strategy": zstandard.STRATEGY_BTOPT},
     {"min_match": 5},
 )
-"""What the encoder tries on top of level 19; which wins depends on the data by up to 1 % (`make bench`)."""
+"""What the encoder tries on top of level 19; which wins depends on the data by up to 1 %."""
 
+_MAX_TUNED_BYTES = 4 * caps.MIB
+"""Of data and dictionary: what is larger gets the first tuning only, or a tree of 100 MB takes a quarter of an hour."""
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 """What our frames leave out, put back to decode: zstandard before 0.24 (32-bit Arm has 0.23) can't do without it."""
@@ -64,7 +66,7 @@ class PatchFrom:
 def compress(data: bytes, dictionary: bytes) -> bytes:
     """Compress `data` with `dictionary` as raw prefix (may be empty) into one magicless frame, the smallest found."""
     best = _compress(data, dictionary, _TUNINGS[0])
-    if len(best) < _HOPELESS * len(data):
+    if len(best) < _HOPELESS * len(data) and len(data) + len(dictionary) <= _MAX_TUNED_BYTES:
         best = min(best, *(_compress(data, dictionary, tuning) for tuning in _TUNINGS[1:]), key=len)
     return best
 
