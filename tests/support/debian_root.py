@@ -24,6 +24,29 @@ _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _QEMU = {"armhf": "arm", "arm64": "aarch64"}
 
 
+_EMULATED = """# qemu-user can't make mount and user namespaces; the other architecture's machine proves those.
+[Service]
+ImportCredential=
+LoadCredential=
+PrivateUsers=no
+PrivateTmp=no
+PrivateDevices=no
+PrivateIPC=no
+PrivateMounts=no
+PrivateNetwork=no
+ProtectSystem=no
+ProtectHome=no
+ProtectProc=default
+ProcSubset=all
+ProtectHostname=no
+ProtectKernelTunables=no
+ProtectKernelModules=no
+ProtectKernelLogs=no
+ProtectControlGroups=no
+ReadWritePaths=
+"""
+
+
 class RootMissing(Exception):
     """No root can be made or run here; the message says why."""
 
@@ -36,14 +59,17 @@ def make_root(architecture: str) -> Path:
         if shutil.which(tool) is None:
             raise RootMissing(f"{tool} is missing (Debian packages mmdebstrap, systemd-container, util-linux).")
     key = hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelsync" / "systemd"
+    cache = _cache()
     root = cache / f"{_SUITE}-{architecture}-{key}"
     if not root.is_dir():
         fresh = cache / f"{root.name}.making-{os.getpid()}"
         shutil.rmtree(fresh, ignore_errors=True)
-        cache.mkdir(parents=True, exist_ok=True)
         try:
-            _mmdebstrap(architecture, fresh)
+            _mmdebstrap(fresh, "--variant=minbase", f"--architectures={architecture}", f"--include={PACKAGES}")
+            if architecture in _QEMU:
+                limits = fresh / "etc/systemd/system/service.d/emulated.conf"
+                limits.parent.mkdir(parents=True)
+                limits.write_text(_EMULATED)
             with contextlib.suppress(OSError):  # somebody else was faster
                 fresh.rename(root)
         finally:
@@ -51,15 +77,15 @@ def make_root(architecture: str) -> Path:
     return root
 
 
-def _mmdebstrap(architecture: str, folder: Path) -> None:
-    options = [f"--architectures={architecture}", f"--include={PACKAGES}"]
+def _mmdebstrap(folder: Path, *what: str) -> None:
+    options = [*what]
     for kind in ("doc", "man", "locale"):
         options.append(f"--dpkgopt=path-exclude=/usr/share/{kind}/*")
     own = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
     for line in own.splitlines():  # how this system fetches packages (proxy, dates) holds for the root's packages too
         if line.startswith(("Acquire::http", "Acquire::Check-", "Acquire::Retries")):
             options.append(f"--aptopt={line}")
-    command = ["nice", "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", *options]
+    command = ["nice", "mmdebstrap", "--quiet", "--mode=root", *options]
     done = subprocess.run([*command, _SUITE, str(folder), _mirror()], capture_output=True, text=True, timeout=_SECONDS)
     if done.returncode:
         raise RootMissing(f"mmdebstrap failed: {' '.join(done.stderr.split()[-60:])}")
@@ -73,6 +99,26 @@ def _mirror() -> str:
     return sorted(found)[0] if found else "http://deb.debian.org/debian"
 
 
+def _emulator(machine: str) -> Path:
+    """The suite's own qemu-user, unpacked only: systemd's way to start processes is beyond that of Debian 12."""
+    folder = _cache() / f"{_SUITE}-qemu-user"
+    if not folder.is_dir():
+        fresh = folder.with_name(f"{folder.name}.making-{os.getpid()}")
+        try:
+            _mmdebstrap(fresh, "--variant=extract", "--include=qemu-user")
+            with contextlib.suppress(OSError):  # somebody else was faster
+                fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return folder / "usr/bin" / f"qemu-{machine}"
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelsync" / "systemd"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextlib.contextmanager
 def emulated(architecture: str) -> Iterator[None]:
     """Let the kernel run programs of `architecture`, and take everything back at the end. Raises RootMissing."""
@@ -83,13 +129,15 @@ def emulated(architecture: str) -> Iterator[None]:
     rules = Path(f"/usr/lib/binfmt.d/qemu-{machine}.conf")
     if not rules.is_file():
         raise RootMissing(f"qemu for {architecture} is missing (Debian package qemu-user-static).")
+    emulator = _emulator(machine)
     mounted = not (_BINFMT / "register").exists()
     if mounted:
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
     name = f"modelsync-{machine}-{os.getpid()}"  # a name of our own: others may register and unregister theirs
     rule = next(line for line in rules.read_text().splitlines() if line.startswith(":"))
     try:
-        (_BINFMT / "register").write_text(f":{name}:" + rule.split(":", 2)[2])
+        magic = rule.split(":", 2)[2].rsplit(":", 2)[0]
+        (_BINFMT / "register").write_text(f":{name}:{magic}:{emulator}:OCF")
         try:
             yield
         finally:
