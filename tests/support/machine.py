@@ -55,7 +55,7 @@ class Machine:
 
     def run(self, *command: str, check: bool = True, seconds: float = 120.0) -> str:
         """Run a command as root in the machine; what it wrote to stdout and stderr. Raises MachineFailed."""
-        enter = ["nsenter", f"--target={self._init}", "--all", "--root", "--wd=/"]
+        enter = ["nsenter", f"--target={self._init}", "--all", "--root", "--wdns=/"]
         done = subprocess.run(
             [*enter, *command],
             stdin=subprocess.DEVNULL,

@@ -208,6 +208,18 @@ def test_inference_serves_and_comes_back_without_a_daemon(device: Device) -> Non
     assert machine.property(DAEMON, "ActiveState") == "inactive", "it needs no daemon"
 
 
+def test_the_scrub_finds_damage_and_the_daemon_mends_it(device: Device) -> None:
+    machine, version = device.machine, device.served()
+    file = machine.run("sh", "-c", f"ls {DATA}/models/anomaly/{version}-*/model.onnx").strip()
+    sound = machine.run("sha256sum", file)
+    machine.run("sh", "-c", 'printf XX | dd of="$1" bs=1 seek=99 conv=notrunc', "sh", file)
+    assert machine.run("sha256sum", file) != sound
+    machine.run("systemctl", "start", "modelsync-scrub.service")
+    assert "1 damaged." in machine.journal("modelsync-scrub.service")
+    device.until(lambda: machine.run("sha256sum", file) == sound, "the file to be whole")
+    assert device.served() == version
+
+
 def test_an_upgrade_restarts_what_runs_and_keeps_state(device: Device) -> None:
     known, before, served = device.model(), device.pid(), device.pid(INFER)
     install(device.machine, "new")
