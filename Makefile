@@ -101,6 +101,7 @@ bench-swap: setup
 
 # Writes docs/benchmarks.md and its plots from the committed result. What that lacks is added first: the idle connection, which
 # needs root to be measured, and the fleet.
+.PHONY: bench-report
 RESULT := docs/benchmarks/result.json
 bench-report: setup
 	-$(BIN)/modelsync-bench idle --out $(RESULT)
