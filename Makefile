@@ -8,7 +8,7 @@ STAMP := $(VENV)/.modelsync-setup
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
-.PHONY: setup demo test test-long test-runtimes test-arm test-systemd test-power reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
+.PHONY: setup demo test test-long test-runtimes test-arm test-systemd test-power figures reliability fuzz check audit tuf-conformance format bench bench-swap lock clean
 
 setup: $(STAMP)
 
@@ -25,9 +25,9 @@ test: setup
 test-long: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 3600
 
-# Writes docs/reliability.md's tables from what `make test` and `make test-long` measured.
-reliability: setup
-	$(BIN)/python -m tests.reliability.report
+# Writes the tables of docs/reliability.md and docs/footprint.md from what the tests measured.
+figures reliability: setup
+	$(BIN)/python -m tests.support.pages
 
 # The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
 test-runtimes: setup

@@ -76,12 +76,12 @@ async def _idle(hub: Hub, config: Path, root: Path, relay: Relay, seconds: int) 
     await daemon.start("modelsyncd", "run", "--config", str(config), ready=False)
     try:
         await _settled(hub)
-        processes = [daemon.pid, *_children(daemon.pid)]
-        before, spent = [_usage(pid) for pid in processes], relay.counts()
+        processes = [daemon.pid, *children(daemon.pid)]
+        before, spent = [usage(pid) for pid in processes], relay.counts()
         await asyncio.sleep(seconds)
-        after, later = [_usage(pid) for pid in processes], relay.counts()
-        memory = _memory(daemon.pid)
-        family = [memory, *(_memory(child) for child in _children(daemon.pid))]
+        after, later = [usage(pid) for pid in processes], relay.counts()
+        memory = memory(daemon.pid)
+        family = [memory, *(memory(child) for child in children(daemon.pid))]
     finally:
         await daemon.stop()
     # A second start has nothing to fetch: all it does on the hub's line is to connect and read the twin.
@@ -131,17 +131,17 @@ async def _settled(hub: Hub) -> None:
     await asyncio.sleep(5)
 
 
-def _memory(pid: int) -> dict[str, int]:
+def memory(pid: int) -> dict[str, int]:
     """The kernel's account of a process, KiB; Pss counts shared pages in part, so that processes add up."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _usage(pid: int) -> tuple[int, float]:
+def usage(pid: int) -> tuple[int, float]:
     """Context switches that the process asked for (its wake-ups), and CPU seconds, over all threads."""
     switches = 0
     for task in Path(f"/proc/{pid}/task").iterdir():

@@ -231,9 +231,13 @@ async def device(
     patience: Patience | None = None,
     clock: Callable[[], float] | None = None,
     setup: Callable[[Device], None] = lambda device: None,
+    backoffs: tuple[Backoff, Backoff, Backoff] = (QUICK, QUICK, QUICK),
     **settings: Any,
 ) -> AsyncIterator[Device]:
-    """A running device on `root`; may be opened again on the same root, as after a restart."""
+    """A running device on `root`; may be opened again on the same root, as after a restart.
+
+    `backoffs`: after the origin, after refusals, after the hub.
+    """
     data = DataDir(root)
     lock = data.lock()
     database = Database.open(data, clock) if clock else Database.open(data)
@@ -246,9 +250,7 @@ async def device(
         preparer,
         plane,
         patience or Patience(probe=5.0, probation=0.05, settle=0.0),
-        QUICK,
-        QUICK,
-        QUICK,
+        *backoffs,
     )
     made = Device(resident, data, database, preparer, plane, lock, asyncio.get_running_loop().create_task(_never()))
     setup(made)

@@ -38,3 +38,41 @@ def test_nothing_heavy_is_imported(code: str, more: set[str]) -> None:
 def test_the_worker_does_import_it() -> None:
     """Else the test above would prove nothing."""
     assert {"tuf", "zstandard"} <= _imported("import modelsync_daemon.preparing, modelsync_daemon.tufclient")
+
+
+def _resident_modules() -> list[str]:
+    """What `modelsyncd run` has imported when it follows a hub, in the order of the imports."""
+    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.azure"
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.split()
+
+
+def test_the_resident_process_imports_a_known_list_of_packages() -> None:
+    """A new entry is paid for in memory on every device: leave it out, import it in the worker, or add it knowingly."""
+    modules = _resident_modules()
+    top = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    assert {name for name in top if not name.startswith(("_", "modelsync"))} <= PACKAGES
+    within("modules that the resident process imports", len(modules), 750, "modules")
+
+
+def test_the_time_of_the_imports_is_recorded() -> None:
+    """It is told, not asserted: a busy machine takes longer."""
+    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.azure"
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    ).stderr
+    own: dict[str, int] = {}
+    for line in told.splitlines()[1:]:
+        microseconds, _, name = line.removeprefix("import time:").split("|")
+        package = name.strip().partition(".")[0]
+        package = package if package in PACKAGES or package.startswith("modelsync") else "the standard library"
+        own[package] = own.get(package, 0) + int(microseconds)
+    whole = sum(own.values())
+    for package, spent in sorted(own.items(), key=lambda item: -item[1])[:6]:
+        record("imports", package, milliseconds=spent // 1000, share=f"{100 * spent / whole:.0f} %")
+    record("imports", "all", milliseconds=whole // 1000, share="100 %")

@@ -1,13 +1,14 @@
-"""Keeps the figures that tests measure, so that docs/reliability.md is written by the tests themselves.
+"""Keeps the figures that tests measure, so that docs/reliability.md and docs/footprint.md are written by the tests.
 
 A test calls `record(table, row, **columns)` with what it has seen and asserted. Each row goes to a file of its own
-below `build/reliability/`, so that parallel tests don't meet. `make reliability` (tests/reliability/report.py) then
-merges the rows into docs/reliability/TABLE.json and writes docs/reliability.md anew between these two lines:
+below `build/figures/`, so that parallel tests don't meet. `make figures` (tests/support/pages.py) then merges the rows
+into docs/PAGE/TABLE.json and writes docs/PAGE.md anew between these two lines:
 
     <!-- figures: TABLE -->
     <!-- end -->
 
-Put them where the table should stand; its first column is the row's name, headed `first` of the JSON (edit it there).
+Put them where the table should stand, in one page; its first column is the row's name, headed `first` of the JSON
+(edit it there).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = Path(os.environ.get("MODELSYNC_FIGURES", ROOT / "build" / "reliability"))
+MEASURED = Path(os.environ.get("MODELSYNC_FIGURES", ROOT / "build" / "figures"))
 """Where this machine's runs leave their rows: TABLE/HASH.json. Not kept with the source."""
 
 _TABLE = re.compile(r"[a-z][a-z0-9-]*")

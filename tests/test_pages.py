@@ -1,4 +1,4 @@
-"""docs/reliability.md can't drift: its tables are the kept figures, and each test that it names exists."""
+"""The pages that tests write can't drift: their tables are the kept figures, and each test that they name exists."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability import report
-from tests.support import figures
+from tests.support import figures, pages
 
 ROW = "a | b"
 
@@ -19,15 +18,15 @@ def test_figures_of_parallel_tests_come_together_on_the_page(tmp_path: Path, mon
     page.write_text("# Title\n<!-- figures: lines -->\nold\n<!-- end -->\nrest\n")
     figures.record("lines", ROW, wasted_bytes=12345, end="old")
     figures.record("lines", ROW, wasted_bytes=1234, end="new")
-    assert report.update(page, tmp_path / "measured") == ["lines"]
+    assert pages.update([page], tmp_path / "measured") == ["lines"]
     figures.record("lines", "z", wasted_bytes=0, end="new", note="x")
-    report.update(page, tmp_path / "measured")
+    pages.update([page], tmp_path / "measured")
     assert page.read_text() == (
         "# Title\n<!-- figures: lines -->\n"
         "|case|wasted bytes|end|note|\n|---|---:|---|---|\n|a \\| b|1,234|new||\n|z|0|new|x|\n"
         "<!-- end -->\nrest\n"
     )
-    assert report.rewrite(page.read_text(), report.kept(page.with_suffix(""))) == page.read_text()
+    assert pages.current(page) == page.read_text()
 
 
 def test_a_table_without_a_place_on_the_page_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,16 +35,17 @@ def test_a_table_without_a_place_on_the_page_is_an_error(tmp_path: Path, monkeyp
     page.write_text("nothing\n")
     figures.record("lines", ROW, end="new")
     with pytest.raises(SystemExit, match="lines"):
-        report.update(page, tmp_path / "measured")
+        pages.update([page], tmp_path / "measured")
 
 
-def test_the_pages_tables_are_the_kept_figures() -> None:
-    page = report.PAGE.read_text()
-    assert report.rewrite(page, report.kept(report.PAGE.with_suffix(""))) == page, "run `make reliability`"
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_the_pages_tables_are_the_kept_figures(page: Path) -> None:
+    assert pages.current(page) == page.read_text(), "run `make figures`"
 
 
-def test_every_test_that_the_page_names_exists() -> None:
-    named = re.findall(r"(tests/[\w/.]+\.py)(?:::(\w+))?", report.PAGE.read_text())
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_every_test_that_the_page_names_exists(page: Path) -> None:
+    named = re.findall(r"(tests/[\w/.]+\.py)(?:::(\w+))?", page.read_text())
     assert named
     for file, test in named:
         path = figures.ROOT / file

@@ -1,6 +1,6 @@
-"""Writes docs/reliability.md's tables from what the tests measured: `make reliability` after `make test`.
+"""Writes the tables of PAGES from what the tests measured: `make figures` after `make test`.
 
-`--check` changes nothing and exits with 1 if a table of the page is not what docs/reliability/TABLE.json says.
+`--check` changes nothing and exits with 1 if a table of a page is not what docs/PAGE/TABLE.json says.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.support.figures import MEASURED, ROOT
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGES = (ROOT / "docs" / "reliability.md", ROOT / "docs" / "footprint.md")
 _BLOCK = re.compile(r"(<!-- figures: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Table = Mapping[str, Any]
@@ -62,19 +62,26 @@ def kept(folder: Path) -> dict[str, Table]:
     return {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
 
 
-def update(page: Path, measured: Path) -> list[str]:
-    """Merge and write; returns the measured tables' names. SystemExit: the page has no place for one."""
-    folder = page.with_suffix("")
-    tables = kept(folder)
+def update(pages: Sequence[Path], measured: Path) -> list[str]:
+    """Merge and write; returns the measured tables' names. SystemExit: no page has a place for one."""
     found = sorted(path.name for path in measured.iterdir() if path.is_dir()) if measured.is_dir() else []
     for name in found:
-        if f"<!-- figures: {name} -->" not in page.read_text():
-            raise SystemExit(f"{page.name} has no place for the table {name}: add its two comment lines.")
-        tables[name] = merge(tables.get(name, {}), measured_rows(measured / name))
+        page = next((page for page in pages if f"<!-- figures: {name} -->" in page.read_text()), None)
+        if page is None:
+            names = " or ".join(page.name for page in pages)
+            raise SystemExit(f"there is no place for the table {name}: add its two comment lines to {names}.")
+        folder = page.with_suffix("")
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(tables[name], indent=1, ensure_ascii=False) + "\n")
-    page.write_text(rewrite(page.read_text(), tables))
+        table = merge(kept(folder).get(name, {}), measured_rows(measured / name))
+        (folder / f"{name}.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    for page in pages:
+        page.write_text(current(page))
     return found
+
+
+def current(page: Path) -> str:
+    """What `page` must say by the figures kept for it."""
+    return rewrite(page.read_text(), kept(page.with_suffix("")))
 
 
 def _shown(value: object) -> str:
@@ -84,11 +91,11 @@ def _shown(value: object) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only look whether page and kept tables agree")
+    parser.add_argument("--check", action="store_true", help="only look whether pages and kept tables agree")
     if parser.parse_args().check:
-        sys.exit(0 if rewrite(PAGE.read_text(), kept(PAGE.with_suffix(""))) == PAGE.read_text() else 1)
-    found = update(PAGE, MEASURED)
-    sys.stdout.write(f"docs/reliability.md: written from {', '.join(found) or 'no new figures: run make test'}\n")
+        sys.exit(0 if all(current(page) == page.read_text() for page in PAGES) else 1)
+    found = update(PAGES, MEASURED)
+    sys.stdout.write(f"docs: written from {', '.join(found) or 'no new figures: run make test'}\n")
 
 
 if __name__ == "__main__":
