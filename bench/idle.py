@@ -80,8 +80,8 @@ async def _idle(hub: Hub, config: Path, root: Path, relay: Relay, seconds: int) 
         before, spent = [usage(pid) for pid in processes], relay.counts()
         await asyncio.sleep(seconds)
         after, later = [usage(pid) for pid in processes], relay.counts()
-        memory = memory(daemon.pid)
-        family = [memory, *(memory(child) for child in children(daemon.pid))]
+        own = memory(daemon.pid)
+        family = [own, *(memory(child) for child in children(daemon.pid))]
     finally:
         await daemon.stop()
     # A second start has nothing to fetch: all it does on the hub's line is to connect and read the twin.
@@ -95,7 +95,7 @@ async def _idle(hub: Hub, config: Path, root: Path, relay: Relay, seconds: int) 
         await daemon.stop()
     return {
         "seconds": seconds,
-        "rss_kib": memory["Rss"],
+        "rss_kib": own["Rss"],
         "pss_of_all_processes_kib": sum(one["Pss"] for one in family),
         "wakeups_per_second": round((sum(a[0] for a in after) - sum(b[0] for b in before)) / seconds, 2),
         "cpu_seconds_per_hour": round((sum(a[1] for a in after) - sum(b[1] for b in before)) * 3600 / seconds, 1),

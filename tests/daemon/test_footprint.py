@@ -7,7 +7,19 @@ import sys
 
 import pytest
 
+from tests.support.budgets import within
+from tests.support.figures import record
+
 HEAVY = {"tuf", "securesystemslib", "zstandard", "numpy", "pydantic", "typer", "rich"}
+
+PACKAGES = {
+    *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl"),
+    *("azure", "charset_normalizer", "certifi", "deprecation", "janus", "packaging", "paho", "requests"),
+    *("requests_unixsocket", "socks", "typing_extensions", "urllib3"),
+    *("brotli", "cython_runtime"),  # optional: of aiohttp and urllib3
+    *("rfc8785", "sd_notify"),
+}
+"""What `modelsyncd run` may import from others; most of it is azure-iot-device and what that needs."""
 
 
 def _imported(code: str) -> set[str]:

@@ -15,6 +15,7 @@ import pytest
 from examples.demo.stage import Process
 from modelsync_server.hub.hub import Hub, HubAddress
 from tests.support.addresses import loopback_address
+from tests.support.budgets import within
 from tests.support.corpus import corpus_folder
 from tests.support.memory_cgroup import CgroupMissing, MemoryCgroup
 from tests.support.scripted_origin import ScriptedOrigin
@@ -71,7 +72,7 @@ async def until_active(hub: Hub, version: int, cgroup: MemoryCgroup, seconds: fl
     raise AssertionError(f"version {version} did not become active; reported: {found}")
 
 
-async def check(tmp_path: Path, make: Callable[[int], bytes], suffix: str, seconds: float) -> None:
+async def check(tmp_path: Path, make: Callable[[int], bytes], suffix: str, seconds: float, what: str) -> None:
     """Install version 1 without a limit, then update to version 2 with idle + 32 MiB."""
     shop = await Shop.open(tmp_path)
     await shop.publish_bytes("m", make(1), f"model{suffix}")
@@ -90,19 +91,19 @@ async def check(tmp_path: Path, make: Callable[[int], bytes], suffix: str, secon
             cgroup.limit = idle + 32 * MIB
             hub.set_desired("pi", {"modelsync": {"models": {"m": {"version": 2}}}})
             await until_active(hub, 2, cgroup, seconds)
-            assert cgroup.kills == 0
+            within(f"processes killed for want of memory, {what} in idle + 32 MiB", cgroup.kills, 0, "processes")
     except CgroupMissing as error:
         pytest.skip(f"LOUD: the memory limit is not tested: {error}")
     assert (tmp_path / "device" / "models" / "m" / "current" / f"model{suffix}").read_bytes() == make(2)
 
 
 async def test_20_megabyte_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
-    await check(tmp_path, lambda version: safetensors(1, 20, float(version - 1)), ".safetensors", 60)
+    await check(tmp_path, lambda version: safetensors(1, 20, float(version - 1)), ".safetensors", 60, "20 MB update")
 
 
 @pytest.mark.long
 async def test_200_megabyte_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
-    await check(tmp_path, lambda version: safetensors(1, 200, float(version - 1)), ".safetensors", 300)
+    await check(tmp_path, lambda version: safetensors(1, 200, float(version - 1)), ".safetensors", 300, "200 MB update")
 
 
 @pytest.mark.long
@@ -112,4 +113,4 @@ async def test_real_20_megabyte_pair_fits_in_32_mebibytes(tmp_path: Path) -> Non
     assert corpus is not None
     folder = corpus / "mini_full_20"
     files = {1: folder / "old.safetensors", 2: folder / "new.safetensors"}
-    await check(tmp_path, lambda version: files[version].read_bytes(), ".safetensors", 60)
+    await check(tmp_path, lambda version: files[version].read_bytes(), ".safetensors", 60, "real 20 MB update")
