@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from azure.iot.device import MethodRequest, MethodResponse, exceptions
@@ -164,8 +166,7 @@ class AzureControlPlane:
             raise UnreachableError(f"could not {what} the hub: no answer in {self._call_seconds:.0f} s.") from error
         except Exception as error:  # the SDK's own vocabulary is wide, and some of it undocumented
             self._lost.set()
-            reason = str(error.__cause__ or error) or type(error).__name__
-            raise UnreachableError(f"could not {what} the hub: {reason}") from error
+            raise UnreachableError(f"could not {what} the hub: {_reason(error)}") from error
 
     def _subscribe_events(self, client: Any, lost: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -200,6 +201,21 @@ class AzureControlPlane:
         response = MethodResponse.create_from_method_request(request, reply.status, dict(reply.payload))
         with contextlib.suppress(Exception):  # the line may be gone; the caller sees a timeout
             await client.send_method_response(response)
+
+
+def _reason(error: BaseException) -> str:
+    """What the SDK wraps two or three times: a certificate's fault in a sentence, else the innermost text there is."""
+    text, cause = type(error).__name__, error
+    while True:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({cause.verify_message}); check the setting ca, and this device's "
+                f"clock, which says {datetime.now(UTC):%Y-%m-%d}."
+            )
+        text = str(cause) or text
+        if cause.__cause__ is None:
+            return text
+        cause = cause.__cause__
 
 
 def _twin(document: Any) -> Twin:

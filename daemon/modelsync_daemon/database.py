@@ -158,9 +158,13 @@ class Database:
                 self.transition(name, State.ACTIVE)
 
     def checkpoint(self) -> None:
-        """Move what the write-ahead log holds into state.db, and empty it; nothing happens while others read."""
+        """Move what the write-ahead log holds into state.db, and begin the log anew; not while others read.
+
+        The log's file keeps its length: commits then overwrite what is allocated, where growing it would make the file
+        system write its own journal with each (measured on ext4: 100 KiB of a small update).
+        """
         with contextlib.suppress(sqlite3.OperationalError):  # busy, or a full disk: the log keeps everything
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self.connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def close(self) -> None:
         """Close the connection; may be called twice."""

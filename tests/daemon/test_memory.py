@@ -114,3 +114,24 @@ async def test_real_20_megabyte_pair_fits_in_32_mebibytes(tmp_path: Path) -> Non
     folder = corpus / "mini_full_20"
     files = {1: folder / "old.safetensors", 2: folder / "new.safetensors"}
     await check(tmp_path, lambda version: files[version].read_bytes(), ".safetensors", 60, "real 20 MB update")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_100_megabytes_are_enough_from_the_start_to_a_20_megabyte_update(tmp_path: Path) -> None:
+    """All that the daemon's processes ever have, where no more is free."""
+    shop = await Shop.open(tmp_path)
+    try:
+        async with (
+            Hub(tmp_path / "hub", HubAddress(loopback_address(), service_port=0)) as hub,
+            ScriptedOrigin(shop.path) as origin,
+            running_daemon(tmp_path, hub, shop) as (_, cgroup),
+        ):
+            cgroup.limit = 100 * 1000 * 1000
+            for version in (1, 2):
+                await shop.publish_bytes("m", safetensors(1, 20, float(version - 1)), "model.safetensors")
+                hub.set_desired("pi", {"modelsync": {"origin": origin.url, "models": {"m": {"version": version}}}})
+                await until_active(hub, version, cgroup, 120)
+            within("processes killed for want of memory, 20 MB update in 100 MB", cgroup.kills, 0, "processes")
+    except CgroupMissing as error:
+        pytest.skip(f"LOUD: the memory limit is not tested: {error}")

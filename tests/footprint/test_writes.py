@@ -24,7 +24,7 @@ def _allowed(changed: int) -> int:
 
 
 def _accounted(pid: int) -> int:
-    """Bytes that the daemon and its children dirtied in the page cache; ended children count with who waited for them."""
+    """Bytes that the daemon and its children dirtied in the page cache; an ended child counts with its parent."""
     total, left = 0, [pid]
     while left:
         process = left.pop()
@@ -84,6 +84,7 @@ async def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_a_large_file_is_written_once(tmp_path: Path) -> None:
     old = _noise(1, 20 * MIB)
     new = _noise(2, 4 * MIB) + old[4 * MIB :]

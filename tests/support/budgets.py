@@ -12,7 +12,7 @@ def within(what: str, measured: float, budget: float, unit: str, where: str = ""
 
     The figure is kept either way, so that the page never shows a better one from an earlier run.
     """
-    kept = round(measured, 2) if isinstance(measured, float) else measured
+    kept = int(measured) if measured == int(measured) else round(measured, 2)
     over = "" if measured <= budget else "exceeded"
     where = where or f"{platform.machine()}, CPython {platform.python_version()}"
     record("footprint", what, measured=kept, budget=budget, unit=unit, where=where, missed=over)

@@ -79,6 +79,11 @@ class Machine:
         """A property of a unit, as `systemctl show` has it."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
+    def processes(self, unit: str) -> list[int]:
+        """The unit's processes, by the numbers that this machine's kernel gives them."""
+        found = next(self._cgroup.rglob(f"{unit}/cgroup.procs"), None)
+        return [] if found is None else [int(pid) for pid in found.read_text().split()]
+
     def journal(self, unit: str) -> str:
         """What a unit and systemd about it wrote."""
         return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
