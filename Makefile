@@ -81,8 +81,29 @@ format: setup
 demo: setup
 	$(BIN)/python -m examples.demo
 
-# CORPUS=DIR measures the pairs in DIR instead of the repository's own models.
+.PHONY: bench-full bench-encodings
+# What an update costs with each way of doing it, with whatever peers are installed: under ten minutes on two cores.
+# It goes on from what BENCH_OUT holds already. CORPUS=DIR measures the pairs in DIR instead of the repository's own models.
+BENCH_OUT ?= bench.json
+BENCH_WORK ?= bench-work
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(BIN)/modelsync-bench run --out $(BENCH_OUT) --work $(BENCH_WORK) --link-pairs anomaly-onnx --bound 8 \
+	  $(if $(CORPUS),--corpus $(CORPUS))
+
+# All of it, twice, with all peers, on all pairs: hours. Needs root for Debian's packages.
+bench-full: setup
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bsdiff ca-certificates casync curl \
+	  docker-registry ethtool gcc iproute2 nftables nginx-light openssl python3-dev rsync skopeo stunnel4 xdelta3 zchunk \
+	  zstd zsync
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench-full.txt
+	$(BIN)/modelsync-bench run --out $(BENCH_OUT) --work $(BENCH_WORK) --corpus $(or $(CORPUS),../shared/models) \
+	  --repeat 2 --bound 120
+
+# Sizes and speeds of the encodings without a line, first installs, and the idle daemon.
+bench-encodings: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	$(BIN)/python -m bench.speed $(if $(CORPUS),--corpus $(CORPUS))
 	$(BIN)/python -m bench.installs $(if $(CORPUS),--corpus $(CORPUS))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from modelsync_bench import cuts, environment, fleet_models, namespaces, report_commands, scenarios, story
 from modelsync_bench.certificates import make as make_certificates
@@ -85,11 +89,14 @@ def run(
         repeat,
         bound,
     )
+    # A stop by `kill` leaves no namespace behind either, and what is in a shell's background hears no Ctrl-C by itself.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelsync-bench-")))
         site = _site(stack, folder.absolute(), result, relay)
         wanted_peers = {name: known[name] for name in known if name in chosen}
-        runner = Runner(result, out, site, wanted_peers, settings, _say)
+        runner = Runner(result, out, site, wanted_peers, settings, _progress(stack))
         try:
             if story.STORY in wanted:
                 runner.run(story.tasks())
@@ -151,6 +158,15 @@ def _choice(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
     if unknown := [part for part in chosen if part not in known]:
         _stop(f"{option} {unknown[0]} is unknown: choose among {', '.join(known)}.")
     return chosen
+
+
+def _progress(stack: ExitStack) -> Callable[[int, int, str], None]:
+    """A bar on a terminal, else a line for each measurement."""
+    if not sys.stderr.isatty():
+        return lambda done, planned, text: _say(f"[{done}/{planned}] {text}")
+    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+    task = bar.add_task("")
+    return lambda done, planned, text: bar.update(task, completed=done, total=planned, description=text)
 
 
 def _say(text: str) -> None:

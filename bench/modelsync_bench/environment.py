@@ -18,7 +18,7 @@ from modelsync_bench.peers.port import Job
 from modelsync_bench.scenarios import Task
 
 ENVIRONMENT = "environment"
-_PACKAGES = ("sympy", "mpmath", "onnx", "azure", "pygments", "aiohttp", "rich", "typer", "matplotlib", "networkx")
+_PACKAGES = ("sympy", "mpmath", "azure", "pygments", "rich", "typer")
 _BUNDLES = (Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels"))
 
 

@@ -82,17 +82,17 @@ def measure(
         pair,
         peer.name,
         link.name,
-        site.lab.counter,
+        site.lab.counter if peer.on_line else "none",
         peer.deterministic and not link.lost_per_mille,
         account.payload_bytes,
-        fetched.counts.up,
-        fetched.counts.down,
+        fetched.counts.up if peer.on_line else None,
+        fetched.counts.down if peer.on_line else None,
         account.requests,
         round(sum(one.seconds for one in fetched.used), 3),
         account.memory or max(one.memory for one in fetched.used),
         round(account.cpu or sum(one.cpu for one in fetched.used), 3),
         True,
-        tuple(one.total for one, _ in medians),
+        tuple(one.total for one, _ in medians) if peer.on_line else (),
         fetched.log,
     )
 
@@ -109,7 +109,8 @@ def _checked(
             fetched = fetch(peer, job, site, link, device, own_log, seconds)
             account = peer.account(job, fetched.log, fetched.used)
             exact(peer.result(job, device), job)
-            plausible(account, fetched, lossy=link.lost_per_mille > 0)
+            if peer.on_line:
+                plausible(account, fetched, lossy=link.lost_per_mille > 0)
         return fetched, account
 
 

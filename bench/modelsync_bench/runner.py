@@ -37,7 +37,10 @@ class Settings:
 
 
 class Runner:
-    """Measures into `result` and saves it to `path` after each step; what is there already is not measured again."""
+    """Measures into `result` and saves it to `path` after each step; what is there already is not measured again.
+
+    `show(done, planned, text)` is called before each measurement.
+    """
 
     def __init__(
         self,
@@ -46,11 +49,12 @@ class Runner:
         site: Site,
         known: dict[str, Peer],
         settings: Settings,
-        show: Callable[[str], None],
+        show: Callable[[int, int, str], None],
     ) -> None:
         self._result, self._path, self._site = result, path, site
         self._known, self._settings, self._show = known, settings, show
         self._installed: dict[str, Peer] = {}
+        self._done = self._planned = 0
         self._register()
 
     @property
@@ -72,19 +76,25 @@ class Runner:
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Measure each task with each peer over each line."""
-        for task in tasks:
+        plan = [(task, self._links(task), self._peers(task)) for task in tasks]
+        self._planned += sum(
+            len(links) if peer.name in self._installed else 1 for _, links, peers in plan for peer in peers
+        )
+        for task, links, peers in plan:
             self._describe(task)
             tarred: Job | None = None
-            links = self._links(task)
-            for peer in self._known.values():
-                if peer.name not in (GENERAL if task.peers is None else task.peers):
-                    continue
+            for peer in peers:
                 job = task.job
                 if job.new.is_dir() and not peer.trees:
                     tarred = tarred or _tarred(job, self._site.scratch)
                     job = tarred
                 for link in links if peer.name in self._installed else links[:1]:
                     self._one(task, peer, job, link)
+                    self._done += 1
+
+    def _peers(self, task: Task) -> list[Peer]:
+        names = GENERAL if task.peers is None else task.peers
+        return [peer for peer in self._known.values() if peer.name in names]
 
     def _links(self, task: Task) -> list[LinkProfile]:
         """The lines for a task, the direct one first; the others are left out for all peers at once."""
@@ -108,15 +118,17 @@ class Runner:
     def _one(self, task: Task, peer: Peer, job: Job, link: LinkProfile) -> None:
         key = (task.scenario, task.pair, peer.name, link.name)
         there = self._result.find(key)
-        if there is not None and there.reason is None and len(there.totals) >= self._settings.repeats:
-            return
+        if there is not None and there.reason is None:
+            enough = self._settings.repeats if link.name == DIRECT and peer.on_line else 0
+            if len(there.totals) >= enough:
+                return
         if reason := self._why_not(task, peer, job, link):
             if peer.name not in self._installed:
                 self._put(replace(self._empty(task, peer, link), reason=reason))
             else:
                 self._leave_out(LeftOut(*key, reason))
             return
-        self._show(f"{task.scenario} · {task.pair} · {peer.name} · {link.name}")
+        self._show(self._done, self._planned, f"{task.scenario} · {task.pair} · {peer.name} · {link.name}")
         self._put(self._measured(task, peer, job, link))
 
     def _measured(self, task: Task, peer: Peer, job: Job, link: LinkProfile) -> Measurement:
@@ -133,11 +145,13 @@ class Runner:
 
     def run_cuts(self, tasks: Iterable[Task]) -> None:
         """Measure each task's cut download, with what the undisturbed one took as the measure of 90 %."""
-        for task in tasks:
+        plan = [(task, self._peers(task)) for task in tasks]
+        self._planned += sum(len(peers) for _, peers in plan)
+        for task, peers in plan:
             self._describe(task)
-            for peer in self._known.values():
-                if task.peers is None or peer.name in task.peers:
-                    self._one_cut(task, peer)
+            for peer in peers:
+                self._one_cut(task, peer)
+                self._done += 1
 
     def _one_cut(self, task: Task, peer: Peer) -> None:
         key = (task.scenario, task.pair, peer.name, DIRECT)
@@ -148,12 +162,15 @@ class Runner:
         if peer.name not in self._installed:
             self._put(replace(self._empty(task, peer, link), reason=f"not installed: {peer.install}"))
             return
+        if not peer.on_line:
+            self._leave_out(LeftOut(*key, "it does not go over a line here"))
+            return
         name = peer.name.removesuffix("-resumed")
         whole = self._result.find((PAIRS, task.pair, name, DIRECT))
         if whole is None or whole.wire_down is None:
             self._leave_out(LeftOut(*key, "the scenario `pairs` has no figure of the undisturbed download"))
             return
-        self._show(f"{task.scenario} · {task.pair} · {peer.name}")
+        self._show(self._done, self._planned, f"{task.scenario} · {task.pair} · {peer.name}")
         try:
             harness.published(peer, task.job, self._site)
             self._put(cuts.measure(peer, task, self._site, whole.wire_down, CUT_SECONDS))
@@ -167,6 +184,8 @@ class Runner:
             return f"{peer.name} would take too long to publish more than {peer.largest >> 20} MiB"
         if link.name == DIRECT:
             return None
+        if not peer.on_line:
+            return "it does not go over a line here"
         direct = self._result.find((task.scenario, task.pair, peer.name, DIRECT))
         if direct is None or direct.wire_down is None or direct.wire_up is None:
             return "there is no measurement on the direct line to predict its time from"

@@ -14,6 +14,7 @@ from pathlib import Path
 from modelsync_bench.checkout import EXAMPLES
 from modelsync_bench.images import Compression, Layer, layer
 from modelsync_bench.peers import GENERAL
+from modelsync_bench.peers.modelsync import ModelsyncNginx
 from modelsync_bench.peers.oci import FIRST_BUILD, Oci
 from modelsync_bench.peers.port import Job, Peer
 from modelsync_bench.peers.twin import Push, Twin
@@ -38,7 +39,7 @@ def peers() -> dict[str, Peer]:
     """Those that only this scenario has."""
     kinds: tuple[Compression, ...] = ("gzip", "zstd")
     images: list[Peer] = [StoryImage(kind, rebuilt=rebuilt) for rebuilt in (True, False) for kind in kinds]
-    return {peer.name: peer for peer in (*images, Twin(), Push())}
+    return {peer.name: peer for peer in (*images, ModelsyncNginx(), Twin(), Push())}
 
 
 class StoryImage(Oci):

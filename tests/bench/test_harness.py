@@ -118,7 +118,7 @@ def test_bytes_of_a_deterministic_method_repeat(site: Site) -> None:
 def test_a_missing_peer_and_a_cheat_are_named_in_the_result(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     known: dict[str, Peer] = {"absent": Absent(), "wrong": Wrong()}
-    Runner(Result(Machine.here()), path, site, known, Settings(), lambda text: None).run([TASK])
+    Runner(Result(Machine.here()), path, site, known, Settings(), lambda done, planned, text: None).run([TASK])
     result = load(path)
     absent, wrong = result.measurements
     assert absent.reason == "not installed: apt install absent" and not absent.exact
@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_where_it_was(site: Site, tmp_path: Path) -> 
     known: dict[str, Peer] = {"https-get": HttpsGet(), "wrong": Wrong()}
     shown: list[str] = []
 
-    def show(text: str) -> None:
+    def show(done: int, planned: int, text: str) -> None:
         shown.append(text)
         if len(shown) == 2:
             raise KeyboardInterrupt

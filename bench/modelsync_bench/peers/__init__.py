@@ -6,6 +6,7 @@ from modelsync_bench.peers.bsdiff import Bsdiff
 from modelsync_bench.peers.casync import Casync
 from modelsync_bench.peers.detools import Detools
 from modelsync_bench.peers.hdiffpatch import Hdiffpatch
+from modelsync_bench.peers.hf_xet import HfXet
 from modelsync_bench.peers.https_get import HttpsGet, HttpsGetResumed
 from modelsync_bench.peers.modelsync import Modelsync
 from modelsync_bench.peers.oci import Oci
@@ -56,6 +57,7 @@ def peers() -> dict[str, Peer]:
         Zsync(),
         Zchunk(),
         Casync(),
+        HfXet(),
         Oci("gzip"),
         Oci("zstd"),
     ]

@@ -25,6 +25,7 @@ class Download:
     trees = False
     deterministic = True
     signed = False
+    on_line = True
     largest: int | None = None
     resumes = False
     """Whether a download that was cut goes on (curl -C -)."""

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelsync_bench.peers.downloads import check, distribution
+from modelsync_bench.lab import LabError
+from modelsync_bench.peers.downloads import check, distribution, from_log
 from modelsync_bench.peers.port import Account, Job, Site
 from modelsync_bench.processes import Used, run_steps, server
 from modelsync_bench.result import Request
@@ -39,6 +40,7 @@ class Modelsync:
     trees = True
     deterministic = True
     signed = True
+    on_line = True
     largest: int | None = None
 
     def version(self) -> str | None:
@@ -75,11 +77,15 @@ class Modelsync:
         shutil.copytree(site.folder(self.name, job) / "device", device, symlinks=True, dirs_exist_ok=True)
         yield
 
-    def steps(self, job: Job, site: Site, device: Path) -> list[list[str]]:
+    def origin(self, site: Site, job: Job) -> str:
+        """The origin's URL, as the device knows it."""
         host, port = site.lab.reach(self._port)
+        return f"https://{host}:{port}"
+
+    def steps(self, job: Job, site: Site, device: Path) -> list[list[str]]:
         trust = site.folder(self.name, job) / "store" / "metadata" / "1.root.json"
         options = ["--data", str(device / "data"), "--trust", str(trust), "--ca", str(site.certificates.ca), "--json"]
-        return [[program("modelsyncd"), "pull", NAME, "--origin", f"https://{host}:{port}", *options]]
+        return [[program("modelsyncd"), "pull", NAME, "--origin", self.origin(site, job), *options]]
 
     def settle(self, job: Job, site: Site, device: Path) -> None:
         return
@@ -101,3 +107,22 @@ class Modelsync:
             shutil.copyfile(version, artifact)
         keys = ["--keys", str(folder / "keys")]
         check([program("modelsync"), "publish", str(folder / "store"), NAME, str(artifact), *keys])
+
+
+class ModelsyncNginx(Modelsync):
+    """The same store behind nginx, whose log tells what each request cost; its answers carry more headers."""
+
+    name = "modelsync-nginx"
+    method = "as modelsync, but the store is served by nginx, whose access log shows each request"
+
+    @contextmanager
+    def serve(self, site: Site, job: Job) -> Iterator[AccessLog | None]:
+        if site.static is None:
+            raise LabError("nginx is not installed: apt install nginx-light")
+        yield None
+
+    def origin(self, site: Site, job: Job) -> str:
+        return site.url(site.folder(self.name, job), "store")
+
+    def account(self, job: Job, log: Sequence[Request], used: Sequence[Used]) -> Account:
+        return from_log(log)

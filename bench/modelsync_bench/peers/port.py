@@ -84,6 +84,8 @@ class Peer(Protocol):
     deterministic: bool
     """Whether two runs are promised to differ by less than 1 % in bytes."""
     signed: bool
+    on_line: bool
+    """Whether it fetches over the line; if not, only its payload is known."""
     largest: int | None
     """Bytes of the largest version that it can be asked to publish in bearable time and memory."""
 

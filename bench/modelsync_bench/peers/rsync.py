@@ -44,6 +44,7 @@ class Rsync:
     trees = True
     deterministic = True
     signed = False
+    on_line = True
     largest: int | None = None
 
     def version(self) -> str | None:

@@ -64,10 +64,8 @@ class Twin(Modelsync):
     def hold(self, job: Job, site: Site, device: Path) -> Iterator[None]:
         assert job.held is not None, "a device that follows a twin holds something already"
         with super().hold(job, site, device):
-            host, port = site.lab.reach(self._port)
             text = self._on_server(site, "hub", "device", "add", _DEVICE).strip()
-            origin = f"https://{host}:{port}"
-            self._desire(site, {"origin": origin, "models": {NAME: {"version": job.held + 1}}})
+            self._desire(site, {"origin": self.origin(site, job), "models": {NAME: {"version": job.held + 1}}})
             configuration = device / "modelsyncd.toml"
             configuration.write_text(
                 f'data = "{device / "data"}"\norigin_ca = "{site.certificates.ca}"\nca = "{self._state / "ca.pem"}"\n'

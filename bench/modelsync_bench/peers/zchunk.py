@@ -23,6 +23,7 @@ class Zchunk:
     trees = False
     deterministic = True
     signed = False
+    on_line = True
     largest: int | None = None
 
     def version(self) -> str | None:
