@@ -14,7 +14,7 @@ from typing import Literal
 
 from modelsync_bench import harness
 from modelsync_bench.lab import LabError, quiet
-from modelsync_bench.links import DIRECT, LINKS
+from modelsync_bench.links import DIRECT, LINKS, SET_UP
 from modelsync_bench.peers import GENERAL
 from modelsync_bench.peers.port import Job, Peer, Site
 from modelsync_bench.processes import Step, StepFailed, Used
@@ -48,8 +48,9 @@ def measure(peer: Peer, task: Task, site: Site, whole_down: int, seconds: float)
         tempfile.TemporaryDirectory(prefix="device-", dir=site.scratch) as folder,
     ):
         device = Path(folder)
-        site.lab.use(LINKS[DIRECT])
+        site.lab.use(SET_UP)
         with peer.hold(job, site, device):
+            site.lab.use(LINKS[DIRECT])
             log = own_log or (site.static.log if site.static else None)
             before = quiet(site.lab, 0.1)
             mark = log.mark() if log else 0

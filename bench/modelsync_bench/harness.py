@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelsync_bench.digests import digest
 from modelsync_bench.lab import Counts, quiet
-from modelsync_bench.links import DIRECT, LINKS
+from modelsync_bench.links import DIRECT, SET_UP
 from modelsync_bench.peers.port import Account, Job, Peer, Site
 from modelsync_bench.processes import Used, run_steps
 from modelsync_bench.result import LinkProfile, Measurement, Request
@@ -103,7 +103,7 @@ def _checked(
     """One fetch by a fresh device, and what the peer says of it, both believed only after all checks."""
     with tempfile.TemporaryDirectory(prefix="device-", dir=site.scratch) as folder:
         device = Path(folder)
-        site.lab.use(LINKS[DIRECT])
+        site.lab.use(SET_UP)
         with peer.hold(job, site, device):
             site.lab.use(link)
             fetched = fetch(peer, job, site, link, device, own_log, seconds)

@@ -21,6 +21,10 @@ LINKS = {
 """The 2G line's round trip is GPRS's usual half second; `loss` is the LTE line with 2 % of packets lost, each way."""
 
 
+SET_UP = LinkProfile("set-up", None, None, 0, 0)
+"""The line on which devices are prepared, as fast as the machine."""
+
+
 def predicted_seconds(link: LinkProfile, down_bytes: int, up_bytes: int, requests: int) -> float:
     """A lower bound of what a transfer takes: bytes over rate, and a round trip each for TCP, TLS and every request."""
     down = down_bytes * 8 / link.down_bits if link.down_bits else 0.0

@@ -102,10 +102,14 @@ class Runner:
         for link in self._settings.links:
             if link.name == DIRECT:
                 continue
-            if self._settings.linked_pairs is None or task.pair in self._settings.linked_pairs:
-                chosen.append(link)
+            if task.scenario != PAIRS:
+                reason = "limited lines are measured in the scenario `pairs`"
+            elif self._settings.linked_pairs is not None and task.pair not in self._settings.linked_pairs:
+                reason = "not among --link-pairs"
             else:
-                self._leave_out(LeftOut(task.scenario, task.pair, "*", link.name, "not among --link-pairs"))
+                chosen.append(link)
+                continue
+            self._leave_out(LeftOut(task.scenario, task.pair, "*", link.name, reason))
         return chosen
 
     def _describe(self, task: Task) -> None:
