@@ -149,15 +149,16 @@ def test_an_interrupted_run_goes_on_where_it_was(site: Site, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("scenario", [cuts.CUT_LINE, cuts.CUT_KILL])
 def test_who_starts_anew_after_a_cut_pays_twice(site: Site, scenario: str) -> None:
-    whole = measured(HttpsGet(), site).wire_down
+    whole = measured(HttpsGet(), site, job=LARGE_JOB).wire_down
     assert whole is not None
-    task = replace(TASK, scenario=scenario)
+    task = replace(TASK, scenario=scenario, job=LARGE_JOB)
     paid = {}
     for peer in (HttpsGet(), HttpsGetResumed()):
-        harness.published(peer, JOB, site)
+        harness.published(peer, LARGE_JOB, site)
         paid[peer.name] = cuts.measure(peer, task, site, whole, 60).wire_down or 0
-    assert 1.75 * whole < paid["https-get"] < 2.1 * whole
-    assert whole < paid["https-get-resumed"] < 1.3 * whole
+    # After a kill the server repeats what was in flight until it learns that nobody is there: up to a window.
+    assert 1.75 * whole < paid["https-get"]
+    assert whole < paid["https-get-resumed"] < 1.6 * whole
 
 
 def test_a_delayed_line_takes_its_round_trips(site: Site) -> None:
