@@ -56,7 +56,7 @@ class PeerVersion:
     """A way of updating. `version` is null if it is not installed here; `missing` then says how to install it.
 
     `method` says in a sentence how it is used and what of it is measured; `signed` whether what it fetches is proved by
-    a signature (none but modelsync).
+    a signature (none but modelsync); `encrypted` whether it speaks TLS here: who does not is not to be compared.
     """
 
     name: str
@@ -64,6 +64,7 @@ class PeerVersion:
     missing: str | None
     method: str
     signed: bool = False
+    encrypted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

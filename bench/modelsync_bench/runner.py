@@ -67,7 +67,7 @@ class Runner:
         for peer in self._known.values():
             version = peer.version()
             missing = None if version else f"not installed: {peer.install}"
-            entries[peer.name] = PeerVersion(peer.name, version, missing, peer.method, peer.signed)
+            entries[peer.name] = PeerVersion(peer.name, version, missing, peer.method, peer.signed, peer.encrypted)
             if version:
                 self._installed[peer.name] = peer
         self._result.peers = list(entries.values())

@@ -24,6 +24,7 @@ class Casync:
     trees = True
     deterministic = True
     signed = False
+    encrypted = True
     on_line = True
     largest: int | None = None
 

@@ -25,6 +25,7 @@ class Download:
     trees = False
     deterministic = True
     signed = False
+    encrypted = True
     on_line = True
     largest: int | None = None
     resumes = False

@@ -45,6 +45,7 @@ class HfXet:
     trees = False
     deterministic = True
     signed = False
+    encrypted = False
     on_line = False
     largest: int | None = None
 

@@ -40,6 +40,7 @@ class Modelsync:
     trees = True
     deterministic = True
     signed = True
+    encrypted = True
     on_line = True
     largest: int | None = None
 

@@ -50,6 +50,7 @@ class Oci:
     trees = True
     deterministic = True
     signed = False
+    encrypted = True
     on_line = True
     largest: int | None = None
     install = "apt install skopeo docker-registry ca-certificates"

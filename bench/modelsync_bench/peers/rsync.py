@@ -44,6 +44,7 @@ class Rsync:
     trees = True
     deterministic = True
     signed = False
+    encrypted = True
     on_line = True
     largest: int | None = None
 

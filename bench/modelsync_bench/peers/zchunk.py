@@ -23,6 +23,7 @@ class Zchunk:
     trees = False
     deterministic = True
     signed = False
+    encrypted = True
     on_line = True
     largest: int | None = None
 

@@ -23,6 +23,7 @@ class Zsync:
     trees = False
     deterministic = True
     signed = False
+    encrypted = False
     on_line = True
     largest: int | None = None
 
