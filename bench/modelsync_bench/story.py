@@ -13,7 +13,6 @@ from pathlib import Path
 
 from modelsync_bench.checkout import EXAMPLES
 from modelsync_bench.images import Compression, Layer, layer
-from modelsync_bench.peers import GENERAL
 from modelsync_bench.peers.modelsync import ModelsyncNginx
 from modelsync_bench.peers.oci import FIRST_BUILD, Oci
 from modelsync_bench.peers.port import Job, Peer
@@ -21,6 +20,9 @@ from modelsync_bench.peers.twin import Push, Twin
 from modelsync_bench.scenarios import Task
 
 STORY = "story"
+_BESIDE = frozenset({"modelsync", "https-get", "zstd-patch", "hdiffpatch"})
+"""General ways to show beside the story's own; the others are measured with the same pair in `pairs`."""
+
 _PACKAGES = ("numpy", "numpy.libs", "scipy", "scipy.libs", "sklearn", "scikit_learn.libs", "joblib")
 ABOUT = (
     "examples/anomaly's scikit-learn pickle; below it in the image a layer with the files of the installed numpy, "
@@ -31,7 +33,7 @@ ABOUT = (
 def tasks() -> Iterator[Task]:
     """The one job: the device holds version 1 and gets version 2."""
     old, new = (EXAMPLES / "anomaly" / v / "model.pkl" for v in ("v1", "v2"))
-    names = (GENERAL - {"oci-gzip", "oci-zstd"}) | peers().keys()
+    names = _BESIDE | peers().keys()
     yield Task(STORY, "anomaly-pickle", Job("story", (old, new), 0), ABOUT, frozenset(names))
 
 
