@@ -182,6 +182,7 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None or key is None:
         raise UsageError("TLS needs both --tls-cert and --tls-key.")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.num_tickets = 0  # devices resume no sessions: two tickets are half a kilobyte a connection for nothing
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
