@@ -117,7 +117,7 @@ def run(
             if fleet_models.FLEET in wanted:
                 # Only bytes are wanted, and they are counted on the direct line.
                 direct = replace(settings, links=(LINKS[DIRECT],))
-                Runner(result, out, site, wanted_peers, direct, _say).run(fleet_models.tasks(site.scratch))
+                Runner(result, out, site, wanted_peers, direct, _progress(stack)).run(fleet_models.tasks(site.scratch))
         except KeyboardInterrupt:
             result.save(out)
             _say(f"interrupted: the same command goes on from {out}")

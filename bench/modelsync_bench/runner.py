@@ -184,6 +184,8 @@ class Runner:
     def _why_not(self, task: Task, peer: Peer, job: Job, link: LinkProfile) -> str | None:
         if peer.name not in self._installed:
             return f"not installed: {peer.install}"
+        if job.held is None and not peer.installs:
+            return f"{peer.name} only makes patches of what is held"
         if peer.largest is not None and size(job.new)[0] > peer.largest:
             return f"{peer.name} would take too long to publish more than {peer.largest >> 20} MiB"
         if link.name == DIRECT:

@@ -25,6 +25,7 @@ class Casync:
     deterministic = True
     signed = False
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
 

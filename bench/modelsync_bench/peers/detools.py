@@ -16,6 +16,7 @@ class Detools(Download):
     install = "pip install detools; apt install curl nginx-light"
     suffix = ".detools"
     largest: int | None = 96 * 1024 * 1024
+    installs = False
 
     def version(self) -> str | None:
         return distribution("detools") if tool("curl", "--version") else None
@@ -30,11 +31,11 @@ class Detools(Download):
                 "create_patch",
                 "-c",
                 "lzma",
-                str(old or "/dev/null"),
+                str(old),
                 str(new),
                 str(served),
             ]
         )
 
     def rebuild(self, old: Path | None, fetched: Path, new: Path) -> list[str] | None:
-        return [sys.executable, "-I", "-m", "detools", "apply_patch", str(old or "/dev/null"), str(fetched), str(new)]
+        return [sys.executable, "-I", "-m", "detools", "apply_patch", str(old), str(fetched), str(new)]

@@ -26,6 +26,7 @@ class Download:
     deterministic = True
     signed = False
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
     resumes = False

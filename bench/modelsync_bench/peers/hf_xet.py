@@ -46,6 +46,7 @@ class HfXet:
     deterministic = True
     signed = False
     encrypted = False
+    installs = True
     on_line = False
     largest: int | None = None
 

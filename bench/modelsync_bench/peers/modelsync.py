@@ -41,6 +41,7 @@ class Modelsync:
     deterministic = True
     signed = True
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
 

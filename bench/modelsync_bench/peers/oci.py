@@ -51,6 +51,7 @@ class Oci:
     deterministic = True
     signed = False
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
     install = "apt install skopeo docker-registry ca-certificates"

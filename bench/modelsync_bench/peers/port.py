@@ -84,6 +84,8 @@ class Peer(Protocol):
     deterministic: bool
     """Whether two runs are promised to differ by less than 1 % in bytes."""
     signed: bool
+    installs: bool
+    """Whether it can bring a version to a device that has none."""
     encrypted: bool
     """Whether it speaks TLS here; who does not is some 4 KB a connection cheaper for that alone."""
     on_line: bool

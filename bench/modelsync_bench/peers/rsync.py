@@ -45,6 +45,7 @@ class Rsync:
     deterministic = True
     signed = False
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
 

@@ -24,6 +24,7 @@ class Zchunk:
     deterministic = True
     signed = False
     encrypted = True
+    installs = True
     on_line = True
     largest: int | None = None
 

@@ -24,6 +24,7 @@ class Zsync:
     deterministic = True
     signed = False
     encrypted = False
+    installs = True
     on_line = True
     largest: int | None = None
 
