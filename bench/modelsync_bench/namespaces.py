@@ -66,6 +66,11 @@ class NamespaceLab:
         self.server_host = SERVER
         self.trusts_ca = _BUNDLE.exists()
 
+    @property
+    def spaces(self) -> tuple[str, str]:
+        """The names of both namespaces: the servers' and the device's."""
+        return self._server, self._device
+
     def __enter__(self) -> NamespaceLab:
         self._hosts, self._bundle = hosts_and_bundle(self._scratch, SERVER, NAME, self._ca)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelsync_bench.lab import Lab, quiet
 from modelsync_bench.links import DIRECT, LINKS
+from modelsync_bench.namespaces import NamespaceLab
 from modelsync_bench.peers import Site
 from modelsync_bench.processes import run_steps, server
 from modelsync_bench.relay_lab import RelayLab
@@ -62,8 +63,12 @@ def test_the_relay_counts_the_payload_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind(site: Site) -> None:
-    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert "msb" in spaces
-    site.lab.close()  # type: ignore[attr-defined]
-    after = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert len(after.splitlines()) == len(spaces.splitlines()) - 2
+    assert isinstance(site.lab, NamespaceLab)
+
+    def there() -> set[str]:
+        listing = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        return {line.split()[0] for line in listing.splitlines()} & set(site.lab.spaces)  # type: ignore[attr-defined]
+
+    assert len(there()) == 2
+    site.lab.close()
+    assert not there()
