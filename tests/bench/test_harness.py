@@ -106,6 +106,7 @@ def test_bytes_that_never_came_are_caught(site: Site) -> None:
         measured(Boastful(), site)
 
 
+@pytest.mark.timeout(400)  # eight processes that import much, one after the other, on a machine that may be busy
 def test_bytes_of_a_deterministic_method_repeat(site: Site) -> None:
     for peer in (HttpsGet(), Modelsync()):
         one = measured(peer, site, job=LARGE_JOB, repeats=2)
