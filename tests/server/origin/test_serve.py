@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,15 @@ def test_an_answer_has_no_header_that_nobody_uses(store: Path) -> None:
         missing = answer(origin, "GET /bundles/absent HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert missing.startswith(b"HTTP/1.1 404") and missing.endswith(b"\r\n\r\n")
         assert len(missing) < 120
+
+
+def test_no_session_tickets_are_sent_that_no_device_uses(store: Path, certificate: tuple[Path, Path]) -> None:
+    with serve(store, certificate) as origin, origin.connect() as connection:
+        assert isinstance(connection, ssl.SSLSocket) and connection.version() == "TLSv1.3"
+        connection.sendall(b"GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while connection.recv(65536):
+            pass
+        assert connection.session is None or not connection.session.has_ticket
 
 
 async def test_tags_are_the_same_after_a_restart_and_on_a_copy(store: Path, tmp_path: Path) -> None:
