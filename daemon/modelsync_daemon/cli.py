@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="show every model's state")
     _add_data(status)
     status.add_argument("--json", action="store_true", help="print one JSON document")
+    status.add_argument("--running", action="store_true", help="fail (exit code 4) unless a daemon runs and answers")
     status.set_defaults(command=_status)
 
     for name, text in (
@@ -141,12 +142,16 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from modelsync_daemon import offline, socket_client
+    from modelsync_daemon import socket_client
 
     data = _data(options)
     try:
         document = socket_client.call(data / "daemon.sock", "GET", "/v1/status")
     except socket_client.NoDaemon:
+        if options.running:
+            raise
+        from modelsync_daemon import offline  # three times what asking a daemon loads
+
         document = offline.status(data)
     if options.json:
         _print_json(document)

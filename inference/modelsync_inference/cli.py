@@ -54,6 +54,9 @@ def _run(arguments: argparse.Namespace) -> int:
             # Before the first import of NumPy: a process with threads can't be forked, and nothing here computes.
             os.environ.setdefault(name, "1")
         # Not before the arguments are known to be good: these take half a second on a fast machine.
+        from modelsync_inference import onnx_host
+
+        onnx_host.check()
         from modelsync_inference import server_process
 
         if not arguments.supervise:

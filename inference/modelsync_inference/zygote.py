@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from modelsync_inference import onnx_worker, worker
+from modelsync_inference import onnx_host, onnx_worker, worker
 
 _PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE = 4096
@@ -38,7 +38,8 @@ def main() -> None:
 
 def get_ready() -> None:
     """Set up, before the first fork, what every worker would have to set up."""
-    onnx_worker.warm_up()
+    with onnx_host.without_schema_noise():
+        onnx_worker.warm_up()
     gc.collect()
     gc.freeze()  # so that a child's collector does not write to pages that it shares with us
 
