@@ -33,8 +33,9 @@ figures reliability: setup
 test-runtimes: setup
 	tests/runtimes/run $(BIN)/python
 
-# Needs root: golden vectors on 32-bit Arm, under qemu.
-test-arm: setup
+# Both need root. Golden vectors on 32-bit Arm, under qemu:
+.PHONY: test-arm-decode
+test-arm-decode: setup
 	tests/arm/run
 
 # Needs root: the Debian packages on booted systemd, amd64 and (under qemu) armhf.
@@ -45,6 +46,11 @@ test-systemd: setup
 test-power: setup
 	tests/reliability/power/install
 	$(BIN)/python -m pytest tests/reliability/power -m long
+
+# The container images, built and run for this machine's architecture and under qemu for 32-bit Arm (docs/images.md).
+IMAGES ?= amd64 armhf
+test-arm: setup
+	for architecture in $(IMAGES); do $(BIN)/python -m tests.images.check $$architecture || exit 1; done
 
 # Needs Python 3.11 or 3.12, for which the fuzzer has wheels. SECONDS is the time for all targets together.
 SECONDS ?= 60

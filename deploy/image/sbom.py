@@ -1,4 +1,4 @@
-"""Writes the bill of materials of an image: CycloneDX 1.6 (JSON) of its Debian packages and its Python distributions."""
+"""Writes an image's bill of materials: CycloneDX 1.6 (JSON) of Debian packages and Python distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime needs of the system around it, and what it prints while it sets itself up. It is not imported here."""
+"""What ONNX Runtime needs of the system around it, and what it prints at its start. It is not imported here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def without_schema_noise() -> Iterator[None]:
     child = os.fork()
     if child == 0:
         os.close(writer)
-        with contextlib.suppress(BaseException), open(reader, "rb") as lines:
+        with contextlib.suppress(BaseException), os.fdopen(reader, "rb") as lines:
             _pass_on(lines, real)
         os._exit(0)
     os.close(reader)

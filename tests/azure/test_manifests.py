@@ -41,7 +41,7 @@ def _check(document: Any, schema: Any) -> None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    for name in ("--data", "--port"):
+    for name in ("--data", "--host", "--port"):
         parser.add_argument(name)
     parser.add_argument("--model", action="append")
     edge_options.add_arguments(parser)

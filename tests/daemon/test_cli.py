@@ -112,6 +112,7 @@ async def test_pull_rollback_and_status_without_a_daemon(site: Site) -> None:
     assert (model["version"], model["state"], model["hold"], model["previous"]) == (1, "rolled back", True, 2)
     assert status["daemon"]["pid"] is None and status["ledger"]["day"]["received"] > 0
     assert run("status", "--data", site.data).stdout.startswith("anomaly 1 rolled back since ")
+    complains(run("status", "--data", site.data, "--running"), 4, "no modelsyncd listens on")
     assert run("release", "anomaly", "--data", site.data).returncode == 0
     complains(run("release", "anomaly", "--data", site.data), 3, "nothing to release")
     assert run("hold", "anomaly", "--data", site.data).returncode == 0
