@@ -17,7 +17,8 @@ import traceback
 from pathlib import Path
 
 from tests.images import checks, images, system
-from tests.images.system import Architecture, CannotRun
+from tests.images.system import Architecture
+from tests.support.debian_root import RootMissing, emulated
 
 _CLONE_NEWNET = 0x40000000
 
@@ -29,15 +30,15 @@ def main() -> int:
     begin = time.monotonic()
     try:
         system.install_tools()
-        with system.emulated(architecture):
+        with emulated(architecture.debian):
             for target in images.TARGETS:
                 images.build(architecture, target)
                 _say(begin, f"built {images.name(architecture, target)}")
             if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
-                raise CannotRun("there are no network namespaces here.")
+                raise RootMissing("there are no network namespaces here.")
             subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             return _check(architecture)
-    except CannotRun as error:
+    except RootMissing as error:
         sys.stderr.write(f"tests/images: {error}\n")
         return 5
 

@@ -15,7 +15,8 @@ from typing import Any
 from tests.images import figures, images
 from tests.images.containers import ID, VOLUME, Container, run, volume
 from tests.images.site import EXAMPLES, MODULE, ROOT, Site
-from tests.images.system import ARCHITECTURES, Architecture, CannotRun
+from tests.images.system import ARCHITECTURES, Architecture
+from tests.support.debian_root import RootMissing
 
 Check = Callable[[], str | None]
 
@@ -237,7 +238,7 @@ class Device:
         line = ["modelsync-infer", "--data", f"{VOLUME}/data", "--model", "pickled", "--allow-code", "pickled"]
         server = self._start("modelsync-infer", "inference-sklearn", *line, "--host", "0.0.0.0", "--port", str(_PORT))
         size = f"{(made / 'model.pkl').stat().st_size} bytes"
-        if self._architecture.emulator:
+        if self._architecture.emulated:
             server.until(lambda: "can't be enforced here" in server.log, "the pickle is refused", 600)
             assert not _ready("pickled")
             self._pickled("load", made, mounts)
@@ -255,14 +256,14 @@ class Device:
         other = ARCHITECTURES["amd64" if self._architecture.debian != "amd64" else "armhf"]
         try:
             images.build(self._architecture, "native-daemon", other.platform)
-        except CannotRun as error:
+        except RootMissing as error:
             assert "no device could run it" in str(error), error
         else:
             raise AssertionError("it was built")
 
     def clock(self) -> str | None:
         """As an old libseccomp does it: every way to ask for the time is refused."""
-        if self._architecture.emulator or shutil.which("cc") is None:
+        if self._architecture.emulated or shutil.which("cc") is None:
             return (
                 "not here: it takes a C compiler for the image's architecture (tests/images/test_start.py has a part)"
             )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.images import system
-from tests.images.system import Architecture, CannotRun
+from tests.images.system import Architecture
+from tests.support.debian_root import RootMissing, emulated
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ("daemon", "inference", "inference-sklearn")
@@ -35,7 +36,7 @@ def name(architecture: Architecture, target: str) -> str:
 
 
 def import_base(architecture: Architecture) -> str:
-    """Make an image of the base system unless there is one of that archive; its id. CannotRun."""
+    """Make an image of the base system unless there is one of that archive; its id. RootMissing."""
     archive = system.base(architecture)
     image = f"localhost/modelsync-base-{architecture.debian}:{int(archive.stat().st_mtime)}"
     if subprocess.run(["podman", "image", "exists", image], check=False).returncode:
@@ -46,8 +47,8 @@ def import_base(architecture: Architecture) -> str:
 
 
 def build(architecture: Architecture, target: str, platform: str | None = None) -> str:
-    """Build `target`; its name. Steps that nothing changed are taken from the last build. CannotRun."""
-    native = system.ARCHITECTURES[_own_architecture()]
+    """Build `target`; its name. Steps that nothing changed are taken from the last build. RootMissing."""
+    native = system.ARCHITECTURES[system.NATIVE]
     command = ["nice", "buildah", "bud", "--isolation", "chroot", "--pull-never", "--layers", "--format", "docker"]
     command += ["--platform", platform or architecture.platform]
     # By their ids: a name is only found for the platform that is built for.
@@ -59,15 +60,11 @@ def build(architecture: Architecture, target: str, platform: str | None = None) 
     return name(architecture, target)
 
 
-def _own_architecture() -> str:
-    return _call("dpkg", "--print-architecture").strip()
-
-
 def _call(*command: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
-        raise CannotRun(f"`{' '.join(command[:4])} …` failed: " + "\n".join(said[-12:]))
+        raise RootMissing(f"`{' '.join(command[:4])} …` failed: " + "\n".join(said[-12:]))
     return done.stdout
 
 
@@ -102,13 +99,13 @@ def main() -> int:
     architecture = system.ARCHITECTURES[sys.argv[1]]
     try:
         system.install_tools()
-        with system.emulated(architecture):
+        with emulated(architecture.debian):
             for target in sys.argv[2:] or TARGETS:
                 image = build(architecture, target)
                 measured = sizes(image)
                 compressed, unpacked = measured.compressed / 1e6, measured.unpacked / 1e6
                 sys.stdout.write(f"{image}: {compressed:.1f} MB compressed, {unpacked:.1f} MB unpacked\n")
-    except CannotRun as error:
+    except RootMissing as error:
         sys.stderr.write(f"tests/images: {error}\n")
         return 5
     return 0

@@ -18,7 +18,9 @@ PACKAGES = (
     "python3-cryptography,python3-onnxruntime,python3-watchdog,python3-prometheus-client,python3-requests,"
     "python3-socks,python3-typing-extensions,python3-packaging"
 )
-_SUITE = "trixie"
+_SUITE, _ALIAS = "trixie", "stable"
+"""A mirror that is being synchronised may have a consistent state under the second name only."""
+
 _SECONDS = 3000
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _QEMU = {"armhf": "arm", "arm64": "aarch64"}
@@ -65,7 +67,7 @@ def make_root(architecture: str) -> Path:
         fresh = cache / f"{root.name}.making-{os.getpid()}"
         shutil.rmtree(fresh, ignore_errors=True)
         try:
-            _mmdebstrap(fresh, "--variant=minbase", f"--architectures={architecture}", f"--include={PACKAGES}")
+            mmdebstrap(fresh, "--variant=minbase", f"--architectures={architecture}", f"--include={PACKAGES}")
             if architecture in _QEMU:
                 limits = fresh / "etc/systemd/system/service.d/emulated.conf"
                 limits.parent.mkdir(parents=True)
@@ -77,18 +79,28 @@ def make_root(architecture: str) -> Path:
     return root
 
 
-def _mmdebstrap(folder: Path, *what: str) -> None:
-    options = [*what]
-    for kind in ("doc", "man", "locale"):
-        options.append(f"--dpkgopt=path-exclude=/usr/share/{kind}/*")
+def mmdebstrap(target: Path, *what: str) -> None:
+    """Make a system of the suite at `target`, a new folder or tar archive, as `what` says. Raises RootMissing."""
+    options = [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in ("doc", "man", "locale")]
+    options += what  # of dpkg's path rules the last one that fits holds
     own = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
     for line in own.splitlines():  # how this system fetches packages (proxy, dates) holds for the root's packages too
         if line.startswith(("Acquire::http", "Acquire::Check-", "Acquire::Retries")):
             options.append(f"--aptopt={line}")
-    command = ["nice", "mmdebstrap", "--quiet", "--mode=root", *options]
-    done = subprocess.run([*command, _SUITE, str(folder), _mirror()], capture_output=True, text=True, timeout=_SECONDS)
-    if done.returncode:
-        raise RootMissing(f"mmdebstrap failed: {' '.join(done.stderr.split()[-60:])}")
+    release = f"! test -e $1/etc/os-release || grep -q VERSION_CODENAME={_SUITE} $1/etc/os-release"
+    command = ["nice", "mmdebstrap", "--quiet", "--mode=root", f"--customize-hook={release}", *options]
+    said = ""
+    for suite in (_SUITE, _ALIAS):
+        making = [*command, suite, str(target), _mirror()]
+        done = subprocess.run(making, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        if done.returncode == 0:
+            return
+        said = " ".join(done.stderr.split()[-60:])
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+    raise RootMissing(f"mmdebstrap failed: {said}")
 
 
 def _mirror() -> str:
@@ -105,7 +117,7 @@ def _emulator(machine: str) -> Path:
     if not folder.is_dir():
         fresh = folder.with_name(f"{folder.name}.making-{os.getpid()}")
         try:
-            _mmdebstrap(fresh, "--variant=extract", "--include=qemu-user")
+            mmdebstrap(fresh, "--variant=extract", "--include=qemu-user")
             with contextlib.suppress(OSError):  # somebody else was faster
                 fresh.rename(folder)
         finally:
