@@ -19,8 +19,12 @@ BUDGETS = {
 """Bytes, of the whole image: compressed as a registry ships it (gzip), and unpacked."""
 
 
+_CHANGE = 0.01
+"""Share of a figure that differs from build to build of the same."""
+
+
 def write(architecture: Architecture, measured: Mapping[str, Sizes]) -> None:
-    """Keep them as images-ARCHITECTURE.json: by target, bytes."""
+    """Keep them as images-ARCHITECTURE.json: by target, bytes. A file that says about the same stays as it is."""
     document = {
         target: {
             "compressed": size.compressed,
@@ -32,7 +36,17 @@ def write(architecture: Architecture, measured: Mapping[str, Sizes]) -> None:
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     place = FOLDER / f"images-{architecture.debian}.json"
+    if place.exists() and _about_the_same(json.loads(place.read_text(encoding="utf-8")), document):
+        return
     place.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _about_the_same(kept: Mapping[str, Mapping[str, int]], new: Mapping[str, Mapping[str, int]]) -> bool:
+    return kept.keys() == new.keys() and all(
+        kept[target].keys() == new[target].keys()
+        and all(abs(kept[target][key] - value) <= _CHANGE * value for key, value in new[target].items())
+        for target in new
+    )
 
 
 def check(measured: Mapping[str, Sizes]) -> None:
