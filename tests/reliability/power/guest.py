@@ -40,23 +40,18 @@ def update(*, durable: bool) -> int:
     """`modelsyncd pull` in a forked child; its exit code. Not `durable`: its fsync does nothing."""
     pid = os.fork()
     if pid == 0:
-        code = 1
         try:
             if not durable:
                 setattr(os, "fsync", lambda descriptor: None)  # noqa: B010
                 setattr(os, "fdatasync", lambda descriptor: None)  # noqa: B010
             trust = str(next((DATA.parent / "trust").iterdir()))
-            arguments = ["pull", NAME, "--origin", ORIGIN, "--data", str(DATA), "--trust", trust, "--json"]
-            sys.argv = ["modelsyncd", *arguments, "--version", str(TARGET)]
+            options = ["--data", str(DATA), "--trust", trust, "--json", "--version", str(TARGET)]
             with contextlib.redirect_stdout(io.StringIO()):
-                cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+                cli.main(["pull", NAME, "--origin", ORIGIN, *options])  # never returns
         except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(code)
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -138,11 +133,10 @@ def verify(options: dict[str, str]) -> None:
 
 def dmsetup(*arguments: str) -> None:
     """No udev runs here: it makes its nodes itself."""
-    program = next(path for path in DMSETUP if Path(path).exists())
+    program = next(path for path in ("/usr/sbin/dmsetup", "/sbin/dmsetup") if Path(path).exists())
     subprocess.run([program, *arguments], check=True, env={**os.environ, "DM_DISABLE_UDEV": "1"})
 
 
-DMSETUP = ("/usr/sbin/dmsetup", "/sbin/dmsetup")
 MODES: dict[str, Callable[[dict[str, str]], None]] = {"cycle": cycle, "record": record, "verify": verify}
 
 
