@@ -131,7 +131,7 @@ def test_what_was_not_flushed_may_be_lost(lab: Lab, durable: bool) -> None:
     disks, lost = [], []
     for number, cut in enumerate(cuts):
         disk = lab.folder / f"cut-{number}"
-        unsure, gone = writes.crash_disk(base, entries, cut, chance, disk)
+        unsure, gone = writes.crash_disk(base, entries, cut, (1.0, 0.5, 0.0)[number % 3], chance, disk)
         disks.append(disk)
         lost.append((unsure, gone))
     outcomes = _verified(lab, disks, [cut > said for cut in cuts])

@@ -53,14 +53,15 @@ def position(entries: Sequence[Entry], mark: str) -> int:
     return next(number for number, entry in enumerate(entries) if entry.mark == mark)
 
 
-def crash_disk(base: Path, entries: Sequence[Entry], cut: int, chance: random.Random, path: Path) -> tuple[int, int]:
+def crash_disk(
+    base: Path, entries: Sequence[Entry], cut: int, share: float, chance: random.Random, path: Path
+) -> tuple[int, int]:
     """Write to `path` the disk that was `base`, cut before entry `cut`; (unflushed writes, how many of them are lost).
 
-    What was flushed is there, of what came since then a random subset is not.
+    What was flushed is there, of what came since then a random `share` (0 to 1) is not.
     """
     certain = max((number for number, entry in enumerate(entries[:cut]) if entry.flush), default=0)
     shutil.copy(base, path)
-    share = chance.choice((0.0, 0.5, 1.0))
     unsure = lost = 0
     with path.open("r+b") as disk:
         for number, entry in enumerate(entries[:cut]):
