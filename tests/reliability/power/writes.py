@@ -67,7 +67,7 @@ def crash_disk(
         for number, entry in enumerate(entries[:cut]):
             if not entry.data:
                 continue
-            if number > certain and not entry.fua:
+            if number >= certain and not entry.fua:
                 unsure += 1
                 if chance.random() < share:
                     lost += 1
