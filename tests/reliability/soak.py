@@ -242,11 +242,10 @@ class Soak:
         self._start_daemon()
 
     async def _drop(self) -> None:
-        """At some moment of the update. Then somebody asks for another attempt: by itself it waits 10 s and more."""
+        """At some moment of the update. Then somebody asks for attempts: by itself it waits 10 s and ever more."""
         await asyncio.sleep(self._chance.random() * 0.3)
         self._hub.device_side.drop_all("a fault of the soak")
-        await asyncio.sleep(1.0)
-        await self._sync()
+        await self._sync_until_done()
 
     async def _fill_disk(self) -> None:
         """Full for a second; then somebody makes room, and asks for another attempt."""
@@ -257,7 +256,14 @@ class Soak:
             ballast.truncate(max(0, self._ballast.stat().st_size - _KEPT_FREE))
         await asyncio.sleep(1.0)
         self._ballast.unlink()
-        await self._sync()
+        await self._sync_until_done()
+
+    async def _sync_until_done(self) -> None:
+        while True:
+            await self._sync()
+            await asyncio.sleep(2.0)
+            if self._settled():
+                return
 
     async def _sync(self) -> None:
         with contextlib.suppress(NoDaemon, ModelsyncError, OSError):
