@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import json
 import re
 import resource
@@ -30,12 +28,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
+from modelsync_bench import certificates
 from modelsync_server.store import create_store
 from modelsync_server.trust.initialise import initialise
 from tests.support.nginx import running_nginx
@@ -113,7 +107,8 @@ def measure(seconds: int, rounds: int, clients: int) -> list[Row]:
         for path, size in (*_OBJECTS.values(), _SLOW_OBJECT):
             (store / path).parent.mkdir(exist_ok=True)
             (store / path).write_bytes(b"\xa5" * size)
-        pair = _certificate(folder)
+        made = certificates.make(folder / "tls")
+        pair = made.chain, made.key
         for tls in (False, True):
             certificate = pair if tls else None
             with (
@@ -217,28 +212,6 @@ def _modelsync(store: Path, certificate: tuple[Path, Path] | None) -> Iterator[t
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=20)
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-made certificate for 127.0.0.1 and its key: elliptic curves, as both servers would be given."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelsync bench")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, SHA256())
-    )
-    chain, secret = folder / "cert.pem", folder / "key.pem"
-    chain.write_bytes(made.public_bytes(Encoding.PEM))
-    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return chain, secret
 
 
 if __name__ == "__main__":
