@@ -43,7 +43,7 @@ async def test_in_64_megabytes_a_20_megabyte_model_is_updated_and_what_does_not_
                 process = await spawn_pull("m", origin.url, data, shop.trust)
                 _, said = await process.communicate()
                 assert process.returncode == 5 and b"bytes free but needs" in said, said
-                assert origin.object_bytes() - before < 64 * 1024, "the manifest, and nothing of the model"
+                assert origin.object_bytes() - before < MIB, "the head of the update, and what buffers held by then"
                 current = data / "models" / "m" / "current" / "model.bin"
                 assert current.read_bytes() == models[2], "what served serves on"
     except DiskMissing as error:
