@@ -49,7 +49,18 @@ def import_base(architecture: Architecture) -> str:
 def build(architecture: Architecture, target: str, platform: str | None = None) -> str:
     """Build `target`; its name. Steps that nothing changed are taken from the last build. RootMissing."""
     native = system.ARCHITECTURES[system.NATIVE]
-    command = ["nice", "buildah", "bud", "--isolation", "chroot", "--pull-never", "--layers", "--format", "docker"]
+    command = [
+        "nice",
+        "buildah",
+        "bud",
+        "--isolation",
+        "chroot",
+        "--pull-never",
+        "--layers",
+        "--force-rm",
+        "--format",
+        "docker",
+    ]
     command += ["--platform", platform or architecture.platform]
     # By their ids: a name is only found for the platform that is built for.
     command += ["--build-arg", f"BASE={import_base(architecture)}", "--build-arg", f"TOOLS={import_base(native)}"]
