@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -42,6 +43,9 @@ _SHUTDOWN_SECONDS = 1.0
 resumes elsewhere."""
 
 _TLS_READ_BYTES = 16 * 1024
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when the one that forked it dies, however that happens."""
+
 _END_SECONDS = 4.0
 _RESTART_SECONDS = 1.0
 _BACKLOG = 1024
@@ -78,10 +82,12 @@ def serve(
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, {*ends, signal.SIGCHLD})  # until somebody waits for them
 
+    first = os.getpid()
+
     def start(listener: socket.socket) -> int:
         pid = os.fork()
         if pid == 0:
-            _child(store.root, listener, context)
+            _child(store.root, listener, context, first)
         return pid
 
     if count == 1:
@@ -99,10 +105,15 @@ def serve(
     _end(set(running))
 
 
-def _child(store: Path, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-    """Serve in a forked process; never returns."""
+def _child(store: Path, listener: socket.socket, context: ssl.SSLContext | None, first: int) -> None:
+    """Serve in a forked process, for as long as process `first` lives; never returns."""
     code = 1
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != first:
+            return
+        # Whoever reads the url reads to the end of it, which must not wait for this process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         asyncio.run(_accept(store, listener, context))
         code = 0
     finally:

@@ -140,6 +140,16 @@ def test_every_core_serves_and_a_process_that_dies_is_replaced(store: Path) -> N
             assert _whole(origin)
 
 
+def test_a_killed_origin_leaves_no_process_behind(store: Path) -> None:
+    with serve(store, None, processes=2) as origin:
+        children = psutil.Process(origin.process.pid).children()
+        origin.process.kill()
+        assert origin.process.stdout is not None and origin.process.stdout.read() == "", "its output ends with it"
+        wait_until(
+            lambda: not any(child.is_running() and child.status() != "zombie" for child in children), "their end"
+        )
+
+
 def test_a_port_that_is_taken_is_not_shared(store: Path) -> None:
     with serve(store, None) as origin:
         port = origin.url.rpartition(":")[2]
