@@ -236,7 +236,7 @@ class Origin:
                 async with self._patience.limited():
                     return await attempt()
             except (Transient, aiohttp.ClientError, TimeoutError, OSError) as error:
-                if self._session is None or self._session.closed:  # it was given up, by a signal for one
+                if self._session is not None and self._session.closed:  # it was given up, by a signal for one
                     raise UnreachableError(_sentence(error)) from error
                 after = error.after if isinstance(error, Transient) else 0.0
                 wait = max(after, random.uniform(0, pause))
