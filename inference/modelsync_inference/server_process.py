@@ -92,10 +92,12 @@ async def _serve(arguments: argparse.Namespace, listener: socket.socket, start: 
             await asyncio.to_thread(_wait_ready, models)
         site = web.SockSite(runner, listener)
         await site.start()
-        if start is None or not start.restarts:
+        if start is None or not start.announced[0]:
             host, port = runner.addresses[0][:2]
             sys.stdout.write(json.dumps({"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}) + "\n")
             sys.stdout.flush()
+            if start is not None:
+                start.announced[0] = 1
         if edge is not None:
             edge.start()
         await stop.wait()

@@ -7,6 +7,7 @@ workers are forked from (zygote.py), so a new server has nothing to import. It s
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import signal
@@ -30,10 +31,12 @@ _FINAL_CODES = frozenset({0, 2, 3, 4, 5, 130})
 class Start:
     """What a server is started with: the socket on which it may ask for workers, and its predecessor's end.
 
-    `restarts`: how many servers ended before. `ended`: how the last one did; empty at the first start.
+    `restarts`: how many servers ended before. `ended`: how the last one did; empty at the first start. `announced`:
+    one byte that all servers share; not 0 once one of them has printed where it listens.
     """
 
     forks: socket.socket
+    announced: mmap.mmap
     restarts: int = 0
     ended: str = ""
 
@@ -44,10 +47,10 @@ def supervise(listener: socket.socket, serve: Callable[[Start], int]) -> int:
     This process must have one thread. SIGTERM and SIGINT are passed on. LocalError if servers end again and again:
     `_MAX_ENDS` within `_WINDOW_SECONDS`.
     """
-    with _Signals() as signals:
+    with _Signals() as signals, mmap.mmap(-1, 1) as announced:
         restarts, ended, ends = 0, "", list[float]()
         while True:
-            status = _run_one(listener, serve, signals, restarts, ended)
+            status = _run_one(listener, lambda forks: serve(Start(forks, announced, restarts, ended)), signals)  # noqa: B023  # it runs within this turn
             if signals.stopping and status == -signal.SIGTERM:
                 return 0  # it had not come so far as to have anything to drain
             if status in _FINAL_CODES or signals.stopping:
@@ -63,9 +66,7 @@ def supervise(listener: socket.socket, serve: Callable[[Start], int]) -> int:
             sys.stderr.write(f"modelsync-infer: the server {ended}; it is started again.\n")
 
 
-def _run_one(
-    listener: socket.socket, serve: Callable[[Start], int], signals: _Signals, restarts: int, ended: str
-) -> int:
+def _run_one(listener: socket.socket, serve: Callable[[socket.socket], int], signals: _Signals) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -74,7 +75,7 @@ def _run_one(
             ours.close()
             signals.forget()
             die_with_parent()
-            code = serve(Start(theirs, restarts, ended))
+            code = serve(theirs)
         finally:
             os._exit(code)
     theirs.close()
