@@ -124,6 +124,7 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them(world: EdgeWorld) -
     assert world.log.read_text().count("a queue is full: the oldest messages make room") == 1
 
 
+@pytest.mark.long
 async def test_a_killed_hub_in_mid_stream_costs_no_message_and_an_answer_that_goes_twice_has_one_id(
     world: EdgeWorld,
 ) -> None:
