@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from modelsync_inference.fate import fate
 from modelsync_inference.zygote import Forks, die_with_parent
@@ -50,7 +51,8 @@ def supervise(listener: socket.socket, serve: Callable[[Start], int]) -> int:
     with _Signals() as signals, mmap.mmap(-1, 1) as announced:
         restarts, ended, ends = 0, "", list[float]()
         while True:
-            status = _run_one(listener, lambda forks: serve(Start(forks, announced, restarts, ended)), signals)  # noqa: B023  # it runs within this turn
+            start = partial(Start, announced=announced, restarts=restarts, ended=ended)
+            status = _run_one(listener, serve, signals, start)
             if signals.stopping and status == -signal.SIGTERM:
                 return 0  # it had not come so far as to have anything to drain
             if status in _FINAL_CODES or signals.stopping:
@@ -66,7 +68,9 @@ def supervise(listener: socket.socket, serve: Callable[[Start], int]) -> int:
             sys.stderr.write(f"modelsync-infer: the server {ended}; it is started again.\n")
 
 
-def _run_one(listener: socket.socket, serve: Callable[[socket.socket], int], signals: _Signals) -> int:
+def _run_one(
+    listener: socket.socket, serve: Callable[[Start], int], signals: _Signals, start: Callable[[socket.socket], Start]
+) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
@@ -75,7 +79,7 @@ def _run_one(listener: socket.socket, serve: Callable[[socket.socket], int], sig
             ours.close()
             signals.forget()
             die_with_parent()
-            code = serve(theirs)
+            code = serve(start(theirs))
         finally:
             os._exit(code)
     theirs.close()
