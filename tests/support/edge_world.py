@@ -136,6 +136,16 @@ class EdgeWorld:
             for name, _, value in lines
         }
 
+    async def counted(self, **expected: float) -> None:
+        """Wait until the module's own metrics have these values."""
+        seen: dict[str, float] = {}
+        for _ in range(400):
+            seen = await self.metrics()
+            if all(seen[name] == value for name, value in expected.items()):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"waited in vain for {expected}: {seen}")
+
     async def until(self, condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
         """Wait until `condition()` holds; fails with the scorer's log."""
         for _ in range(int(seconds / 0.05)):

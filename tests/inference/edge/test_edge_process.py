@@ -101,10 +101,7 @@ async def test_messages_wait_for_the_first_version(world: EdgeWorld) -> None:
     async with world.sensor() as send:
         for number in range(3):
             await send(reading(number), message_id=f"m-{number}")
-    for _ in range(200):
-        if (await world.metrics())["received_total"] == 3:
-            break
-        await asyncio.sleep(0.05)
+    await world.counted(received_total=3)
     assert (await world.metrics())["scored_total"] == 0 and world.upstream() == []
     world.data.point("current", install(world, 1, 10), 1)
     answers = await world.arrived(3)
@@ -114,11 +111,14 @@ async def test_messages_wait_for_the_first_version(world: EdgeWorld) -> None:
 async def test_a_full_queue_drops_the_oldest_and_counts_them(world: EdgeWorld) -> None:
     await world.start_scorer(*FIELDS, "--edge-queue", "5")
     async with world.sensor() as send:
-        for number in range(12):
+        await send(reading(0), message_id="m-0")
+        # It is taken into work, and waits for a version there: the queue's five places are free when the others come.
+        await world.counted(received_total=1, queue_in=0)
+        for number in range(1, 12):
             await send(reading(number), message_id=f"m-{number}")
+    await world.counted(received_total=12)
     world.data.point("current", install(world, 1, 10), 1)
     await world.until(lambda: world.upstream()[-1:] and world.upstream()[-1]["properties"]["$.cid"] == "m-11", "m-11")
-    # One message is in work when the others come, and waits for a version like them.
     assert [item["properties"]["$.cid"] for item in world.upstream()] == ["m-0", *(f"m-{n}" for n in range(7, 12))]
     assert (await world.metrics())["lost_total"] == 6
     assert world.log.read_text().count("a queue is full: the oldest messages make room") == 1
