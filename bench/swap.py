@@ -348,7 +348,7 @@ def main() -> None:
     begin, results = time.monotonic(), dict[str, Any]()
     plans = {
         # The large model first, and two thirds of the time for the thousand swaps of the small one.
-        "large": (arguments.large_swaps, max(arguments.period, 1.5), begin + 20 * arguments.minutes),
+        "large": (arguments.large_swaps, max(arguments.period, 2.5), begin + 20 * arguments.minutes),
         "cnn": (arguments.swaps, arguments.period, begin + 60 * arguments.minutes),
     }
     for kind, (swaps, period, deadline) in plans.items():

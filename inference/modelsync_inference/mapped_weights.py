@@ -14,6 +14,7 @@ import mmap
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,9 @@ _TEMPORARY = ".new-"
 _MIN_TENSOR_BYTES = 64 * 1024
 _MIN_TOTAL_BYTES = 1 << 20
 _ALIGNMENT = 4096
-_COPY_BYTES = 4 << 20
+_COPY_BYTES = 256 << 10
+_BREATH_SECONDS = 0.0005
+"""Between two pieces of a copy: the kernel copies a piece in one go, which holds up requests that want the processor."""
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION, _DATA_TYPE = 9, 13, 14, 2
 _STRING_TYPE = 8
@@ -113,6 +116,7 @@ def _copy(source: int, weight: _Weight, target: int) -> None:
         if count == 0:
             raise _Odd("it became shorter while it was read.")
         done += count
+        time.sleep(_BREATH_SECONDS)
 
 
 def _prune(cache: Path) -> None:
