@@ -206,7 +206,8 @@ def measure(server: Server, kind: str, versions: list[Installed], plan: Plan, ra
             if number == 9:
                 after_ten = server.memory()
         time.sleep(2)
-    after_all, done = server.memory(), len(written)
+        # While the generator runs, as ten swaps after: what it shares with the server counts half in either.
+        after_all, done = server.memory(), len(written)
     steady = np.concatenate([steady, _steady(server, kind, rate)])
     peak, before = (0, 0) if plan.restart else _peak(server, swap)
     return {
