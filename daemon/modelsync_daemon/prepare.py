@@ -18,6 +18,7 @@ from modelsync_daemon.execute import Executor, Linked
 from modelsync_daemon.garbage import REPAIR
 from modelsync_daemon.journal import Build, Recipe
 from modelsync_daemon.origin_client import Origin, Traffic
+from modelsync_daemon.parcels import ParcelOrigin
 from modelsync_daemon.preparation import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.pushed import PushedOrigin
 from modelsync_daemon.seeds import StreamReader, load_seed
@@ -51,7 +52,8 @@ async def prepare(
     source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener)
     async with source as origin:
         listener.state("resolving")
-        resolved = await _resolve(request, open_trust(data.trust), origin)
+        objects = _with_parcel(request, origin, data)
+        resolved = await _resolve(request, open_trust(data.trust), objects)
         if request.repair not in (None, resolved.digest):
             raise RefusedError(
                 f"the publisher has another {request.name} version {resolved.version} than what is damaged here; "
@@ -63,7 +65,7 @@ async def prepare(
                 "publish another version or release it."
             )
         listener.state("planning")
-        job = _Job(request, data, database, listener, origin, resolved)
+        job = _Job(request, data, database, listener, objects, resolved)
         summary = await job.run()
     traffic = origin.traffic if isinstance(origin, Origin) else Traffic(0, 0, 0)
     return Prepared(
@@ -88,6 +90,17 @@ def _origin(request: PrepareRequest, listener: Listener) -> Origin:
         access=Access(request.secrets),
         proxy=request.proxy,
     )
+
+
+def _with_parcel(request: PrepareRequest, origin: ObjectSource, data: DataDir) -> ObjectSource:
+    """Ask for a parcel, unless it is likely to bring more than is wanted or may be spent."""
+    held = [item for item in data.all_installed() if item.name == request.name]
+    newest = max(held, key=lambda item: item.version, default=None)
+    back = newest is not None and request.version is not None and request.version <= newest.version
+    spent = request.byte_limit is not None and request.byte_limit < 2 * caps.MAX_ENCLOSED_BYTES
+    if request.pushed or request.repair is not None or request.quarantined or back or spent:
+        return origin
+    return ParcelOrigin(origin, request.name, None if newest is None else newest.digest)
 
 
 async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) -> Resolved:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from modelsync_daemon.memory_body import MemoryBody
 from modelsync_daemon.trust import ObjectMissing
 from modelsync_protocol import caps, names
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
@@ -76,35 +77,6 @@ class PushedOrigin:
 
     def _is_update(self, path: str) -> bool:
         return path.startswith("updates/") and path.endswith(f"/{self._pushed.base}.v1")
-
-
-class MemoryBody:
-    """Reads bytes in order, as a download's body does."""
-
-    etag = ""
-
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self.position = position
-
-    async def read(self, count: int) -> bytes:
-        """Exactly the next `count` bytes; FormatError if there are fewer."""
-        part = self._data[self.position : self.position + count]
-        if len(part) != count:
-            raise FormatError("the pushed update is cut short.")
-        self.position += count
-        return part
-
-    def unread(self, data: bytes) -> None:
-        """Give back the last bytes that were read."""
-        self.position -= len(data)
-
-    async def skip_to(self, position: int) -> None:
-        """Go on at `position`."""
-        self.position = position
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def _decoded(payload: Mapping[str, Any], key: str) -> bytes:

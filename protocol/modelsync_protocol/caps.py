@@ -62,7 +62,10 @@ MAX_PUSH_BYTES = 96 * KIB
 """A pushed update: the direct method's payload, base85 in JSON (IoT Hub takes 128 KiB)."""
 
 MAX_BUNDLE_BYTES = 1 * MIB
-"""A trust bundle, decompressed, bytes."""
+"""A trust bundle, decompressed, bytes; also a parcel."""
+
+MAX_ENCLOSED_BYTES = 32 * KIB
+"""What a publisher puts into a parcel beside the bundle, bytes: what a device risks to fetch in vain."""
 
 MAX_PROBE_BYTES = 8 * MIB
 """A probe file, bytes."""

@@ -83,3 +83,8 @@ def update_object(target: str, base: str) -> str:
 def bundle_object(model: str) -> str:
     """Store path of a model's trust bundle."""
     return f"bundles/{model}"
+
+
+def parcel_object(model: str, base: str | None) -> str:
+    """Store path of a model's parcel for devices that hold manifest digest `base`, or nothing of the model."""
+    return f"bundles/{model}.{'new' if base is None else base[:8]}"

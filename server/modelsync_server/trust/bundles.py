@@ -1,15 +1,20 @@
-"""Writing the trust bundles of all models after a commit. What is in a bundle is modelsync_protocol.bundle's."""
+"""Writing the trust bundles and parcels of all models after a commit.
+
+What is in them is said in modelsync_protocol.bundle, modelsync_protocol.parcel and parcels.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
-from modelsync_protocol import bundle, names, trust
+from modelsync_protocol import bundle, names, parcel, trust
 from modelsync_protocol.errors import FormatError
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store, Tagged, TagMismatch
+from modelsync_server.trust import parcels
 from modelsync_server.trust.metadata import State
 
 Offers = Callable[[str, Mapping[int, str]], bytes | Awaitable[bytes | None] | None]
@@ -17,39 +22,84 @@ Offers = Callable[[str, Mapping[int, str]], bytes | Awaitable[bytes | None] | No
 
 
 async def write_bundles(store: Store, state: State, offers: Offers | None) -> None:
-    """Bring every model's bundle up to `state`; a bundle that is newer already (another publisher's) stays."""
-    await asyncio.gather(*(_write(store, state, model, offers) for model in state.models()))
+    """Bring every model's bundle and parcels up to `state`; what is newer already (another publisher's) stays."""
+    present = [path for path, _ in await store.list("bundles/")]
+    await asyncio.gather(*(_write_model(store, state, model, offers, present) for model in state.models()))
 
 
-async def _write(store: Store, state: State, model: str, offers: Offers | None) -> None:
-    path = names.bundle_object(model)
+async def _write_model(store: Store, state: State, model: str, offers: Offers | None, present: Sequence[str]) -> None:
+    written = await _write_bundle(store, state, model, offers)
+    if written is None:
+        return
+    wanted = await parcels.contents(store, state, model)
+    for path, objects in wanted.items():
+        data = parcel.encode(written, objects)
+        await _write(store, state, path, _in_parcel, partial(_same, data))
+    for path in present:
+        if path.startswith(f"{names.bundle_object(model)}.") and path not in wanted:
+            await _remove(store, state, path)
+
+
+async def _write_bundle(store: Store, state: State, model: str, offers: Offers | None) -> bytes | None:
+    """The bundle's bytes as they are now; None if another publisher's is newer."""
     digests = {version: str(target["hashes"]["sha256"]) for version, target in state.versions(model).items()}
     hints = offers(model, digests) if offers else None
     wanted = await hints if inspect.isawaitable(hints) else hints
+
+    def build(old: bundle.Bundle | None) -> bytes:
+        kept = old.offers if old is not None else b""
+        return bundle.encode(
+            bundle.Bundle(
+                root_version=state.root.signed.version,
+                targets_version=state.targets.signed.version,
+                timestamp=state.raw["timestamp"],
+                snapshot=state.raw["snapshot"],
+                role=state.raw[trust.role_name(model)],
+                offers=kept if wanted is None else wanted,
+            )
+        )
+
+    return await _write(store, state, names.bundle_object(model), _readable, build)
+
+
+async def _write(
+    store: Store,
+    state: State,
+    path: str,
+    read: Callable[[bytes], bundle.Bundle | None],
+    build: Callable[[bundle.Bundle | None], bytes],
+) -> bytes | None:
+    """Put what `build(bundle that is there)` gives in place and return it; None if what is there is newer."""
     while True:
         present = await _present(store, path)
-        old = _readable(present.data) if present else None
-        if old is not None and _version(old.timestamp) > state.timestamp.signed.version:
-            return
-        kept = old.offers if old is not None else b""
-        new = bundle.Bundle(
-            root_version=state.root.signed.version,
-            targets_version=state.targets.signed.version,
-            timestamp=state.raw["timestamp"],
-            snapshot=state.raw["snapshot"],
-            role=state.raw[trust.role_name(model)],
-            offers=kept if wanted is None else wanted,
-        )
-        if new == old:
-            return
+        old = read(present.data) if present is not None else None
+        if old is not None and _is_newer(old, state):
+            return None
+        data = build(old)
         try:
             if present is None:
-                await store.create(path, bundle.encode(new))
-            else:
-                await store.replace(path, bundle.encode(new), present.etag)
+                await store.create(path, data)
+            elif present.data != data:
+                await store.replace(path, data, present.etag)
         except (AlreadyExists, TagMismatch):
             continue  # another publisher was faster: look who is newer
-        return
+        return data
+
+
+def _same(data: bytes, old: bundle.Bundle | None) -> bytes:
+    return data
+
+
+async def _remove(store: Store, state: State, path: str) -> None:
+    """A parcel that is written no more would tell its readers of an old version as the newest."""
+    present = await _present(store, path)
+    old = _in_parcel(present.data) if present is not None else None
+    if old is None or not _is_newer(old, state):
+        await store.delete(path)
+
+
+def _is_newer(found: bundle.Bundle, state: State) -> bool:
+    return _version(found.timestamp) > state.timestamp.signed.version
 
 
 async def _present(store: Store, path: str) -> Tagged | None:
@@ -64,6 +114,13 @@ def _readable(data: bytes) -> bundle.Bundle | None:
         return bundle.decode(data)
     except FormatError:
         return None  # damaged, or of another format: it is only a cache and is written anew
+
+
+def _in_parcel(data: bytes) -> bundle.Bundle | None:
+    try:
+        return bundle.decode(parcel.decode(data).bundle)
+    except FormatError:
+        return None
 
 
 def _version(timestamp: bytes) -> int:
