@@ -1,15 +1,17 @@
 """An origin asked for a parcel where the trust bundle is wanted, so that what comes with it needs no request.
 
-It knows no trust: what comes in a parcel is checked like what is fetched. Each object is given out of the parcel once; if
-it turns out to be damaged, the origin is asked for it.
+It knows no trust: what comes in a parcel is checked like what is fetched. What is damaged in a parcel, as far as its name
+tells, is fetched from the origin instead; and so is what is asked for again.
 """
 
 from __future__ import annotations
 
+import hashlib
+
 from modelsync_daemon.memory_body import MemoryBody
 from modelsync_daemon.transfer import ObjectReader, ObjectSource
 from modelsync_daemon.trust import ObjectMissing
-from modelsync_protocol import caps, names, parcel
+from modelsync_protocol import caps, index, names, parcel
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.parcel import Parcel
 
@@ -35,7 +37,8 @@ class ParcelOrigin:
                 return self._parcel.bundle
             except (ObjectMissing, FormatError):
                 pass  # of an older publisher, or for a base that it doesn't know any more
-        found = self._take(path)
+        found = None if path in self._given else self._find(path)
+        self._given.add(path)
         return await self._origin.get(path, limit) if found is None or len(found) > limit else found
 
     async def size(self, path: str) -> int | None:
@@ -47,18 +50,22 @@ class ParcelOrigin:
         """As of ObjectSource."""
         found = self._find(path)
         if found is not None and (len(found) == end if whole else len(found) >= end):
-            self._given.add(path)
             return MemoryBody(found[:end], offset)
         return self._origin.open(path, offset, end, whole=whole, etag=etag)
 
-    def _take(self, path: str) -> bytes | None:
-        found = self._find(path)
-        self._given.add(path)
-        return found
-
     def _find(self, path: str) -> bytes | None:
-        if self._parcel is None or path in self._given:
+        folder, _, name = path.partition("/")
+        found = None if self._parcel is None else self._parcel.get(path)
+        if found is None or (folder == "updates" and not name.endswith(f"/{self._base}.v1")):
             return None
-        if path.startswith("updates/") and not path.endswith(f"/{self._base}.v1"):
+        if folder == "packs" and hashlib.sha256(found).hexdigest() != name:
             return None
-        return self._parcel.get(path)
+        return None if folder == "manifests" and not _is_manifest(found, name) else found
+
+
+def _is_manifest(data: bytes, digest: str) -> bool:
+    try:
+        index.decode_object(data, digest)
+    except FormatError:
+        return False
+    return True

@@ -35,21 +35,21 @@ _PATHS = {
     _Kind.TARGETS: re.compile(r"metadata/([0-9]{1,9})\.targets\.json"),
 }
 
-_Key = tuple[int, bytes]
+Key = tuple[int, bytes]
 """How a parcel names an object: its kind, and four bytes of its target's or own digest, or of its metadata version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A model's `bundle` (its bytes), and objects, which `get` finds by their store path."""
+    """A model's `bundle` (its bytes), and objects by their short names, which `get` finds by their store path."""
 
     bundle: bytes
-    _objects: Mapping[_Key, bytes]
+    objects: Mapping[Key, bytes]
 
     def get(self, path: str) -> bytes | None:
         """The object at a store path, if it is in the parcel. A parcel is for one base, and so are its updates."""
         key = _key(path)
-        return None if key is None else self._objects.get(key)
+        return None if key is None else self.objects.get(key)
 
 
 def encode(bundle: bytes, objects: Mapping[str, bytes]) -> bytes:
@@ -78,8 +78,8 @@ def decode(data: bytes) -> Parcel:
     if (version := reader.varint(127)) != FORMAT:
         raise FormatError(f"the parcel has format {version}; this program reads {FORMAT}: update it.")
     bundle = bytes(reader.take(reader.varint(caps.MAX_BUNDLE_BYTES)))
-    objects: dict[_Key, bytes] = {}
-    last: _Key = (0, b"")
+    objects: dict[Key, bytes] = {}
+    last: Key = (0, b"")
     for _ in range(reader.varint(_MAX_OBJECTS)):
         named = (reader.varint(127), bytes(reader.take(_MARK_BYTES)))
         if named <= last:
@@ -91,7 +91,7 @@ def decode(data: bytes) -> Parcel:
     return Parcel(bundle, objects)
 
 
-def _key(path: str) -> _Key | None:
+def _key(path: str) -> Key | None:
     for kind, pattern in _PATHS.items():
         if found := pattern.fullmatch(path):
             mark = int(found[1]).to_bytes(_MARK_BYTES) if kind == _Kind.TARGETS else bytes.fromhex(found[1])

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from modelsync_protocol import bundle, canonical, caps, names, offers, trust
+from modelsync_protocol import bundle, canonical, caps, names, offers, parcel, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.plan import Plan
 from modelsync_server import pricing
@@ -27,12 +27,13 @@ class Report:
 
 
 async def verify(store: Store) -> Report:
-    """Check metadata, bundles and packs, decode every signed version, apply every update to a signed version."""
+    """Check metadata, bundles, parcels and packs, decode every signed version, apply every update to a signed version."""
     catalogue = await read_catalogue(store)
     versions = updates = 0
     problems = [problem async for problem in _damaged_packs(store)]
     for name, model in sorted(catalogue.models.items()):
         problems += [problem async for problem in _damaged_bundle(store, catalogue, name)]
+        problems += [problem async for problem in _damaged_parcels(store, model, name)]
         for version, digest in sorted(model.versions.items()):
             versions += 1
             try:
@@ -99,6 +100,24 @@ async def _damaged_bundle(store: Store, catalogue: Catalogue, name: str) -> Asyn
         sizes = pricing.sizes_by_prefix(await published_sizes(store, digest))
         if offer.install_bytes != install or any(sizes.get(base) != size for base, size in offer.updates.items()):
             yield f"{path}: it offers version {version} for another price; publish its newest files again."
+
+
+async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
+    """A parcel too may be missing or old, but each object in it must be what the store has."""
+    for path, _ in await store.list(f"{names.bundle_object(name)}."):
+        try:
+            found = parcel.decode(await store.get(path))
+            bundle.decode(found.bundle)
+        except FormatError as error:
+            yield f"{path}: {error}"
+            continue
+        base = path.rpartition(".")[2]
+        for digest in model.versions.values():
+            updates = [held for held in await published_sizes(store, digest) if held.startswith(base)]
+            for copied in (names.manifest_object(digest), *(names.update_object(digest, held) for held in updates)):
+                data = found.get(copied)
+                if data is not None and data != await store.get(copied):
+                    yield f"{path}: its copy of {copied} is another."
 
 
 def _metadata_version(data: bytes) -> int:

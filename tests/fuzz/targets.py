@@ -27,6 +27,7 @@ from modelsync_protocol import (
     manifest,
     offers,
     ops,
+    parcel,
     twin,
     update,
 )
@@ -157,6 +158,12 @@ def trust_bundle(data: bytes) -> None:
     offered(found.offers)
 
 
+def trust_parcel(data: bytes) -> None:
+    """A parcel's objects are slices of it; only one kind is unfolded, each within the cap."""
+    found = parcel.decode(data)
+    assert all(len(content) <= caps.MAX_BUNDLE_BYTES for content in (found.bundle, *found.objects.values()))
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -233,6 +240,7 @@ _ALL: Final[dict[str, Target]] = {
     "manifest-object": manifest_object,
     "offers": offered,
     "operations": operations,
+    "parcel": trust_parcel,
     "pointer": pointers,
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),

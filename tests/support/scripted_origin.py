@@ -43,10 +43,15 @@ Fault = Callable[[Exchange, Answer, bytes], Awaitable[Answer] | Answer]
 
 
 class ScriptedOrigin:
-    """Serves `store`; `fault` (None: honest) may change every answer. `exchanges` holds what happened."""
+    """Serves `store`; `fault` (None: honest) may change every answer. `exchanges` holds what happened.
 
-    def __init__(self, store: Path) -> None:
+    Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels unless
+    it is asked for them.
+    """
+
+    def __init__(self, store: Path, *, parcels: bool = False) -> None:
         self._store = store
+        self._parcels = parcels
         self.exchanges: list[Exchange] = []
         self.fault: Fault | None = None
         self.port = 0
@@ -93,8 +98,10 @@ class ScriptedOrigin:
         exchange = Exchange(request.method, request.match_info["path"], request.headers.get("Range"))
         self.exchanges.append(exchange)
         path = self._store / exchange.path
-        whole = path.read_bytes() if path.is_file() else b""
-        answer = self._honest(exchange, whole) if path.is_file() else Answer(404, b"", {})
+        hidden = not self._parcels and exchange.path.startswith("bundles/") and "." in exchange.path
+        found = path.is_file() and not hidden
+        whole = path.read_bytes() if found else b""
+        answer = self._honest(exchange, whole) if found else Answer(404, b"", {})
         if self.fault is not None:
             changed = self.fault(exchange, answer, whole)
             answer = await changed if isinstance(changed, Awaitable) else changed

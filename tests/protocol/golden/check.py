@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol import bundle, codecs, index, manifest, offers, update
+from modelsync_protocol import bundle, codecs, index, manifest, names, offers, parcel, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.ops import Copy, Frame, Op
 
 GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
 CODECS = GOLDEN / "codecs"
+PARCEL = GOLDEN / "parcels" / "parcel"
 SEALS = {
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
@@ -38,6 +39,7 @@ def checks() -> list[tuple[str, Check]]:
         ("manifest object and pack of v1", manifest_object_and_pack_of_v1),
         ("update of v1 with copies, a zstd frame and a patch frame", update_of_v1),
         ("bundle and offers of v1", bundle_and_offers_of_v1),
+        ("parcel of format 1", parcel_of_format_1),
     ]
     found += [(named(vector), partial(frame, vector)) for vector in frames()]
     return found
@@ -152,6 +154,19 @@ def bundle_and_offers_of_v1() -> None:
     assert {version: offer.install_bytes for version, offer in listed.items()} == {9: 1_204_848, 8: 1_204_000, 2: 5}
     assert listed[9].update_bytes("00000001" + "f" * 56) == 87
     assert listed[2].update_bytes("0" * 64) is None
+
+
+def parcel_of_format_1() -> None:
+    """A bundle and one object of each kind."""
+    found = parcel.decode(PARCEL.read_bytes())
+    assert found.bundle == read("bundle")
+    base, target = (hashlib.sha256(read(f"{name}.manifest.json")).hexdigest() for name in ("base", "target"))
+    assert found.get(names.update_object(target, base)) == read("target.update")
+    assert found.get(names.manifest_object(target)) == read("target.manifest-object")
+    assert found.get(names.pack_object(hashlib.sha256(read("target.pack")).hexdigest())) == read("target.pack")
+    targets = json.loads(found.get("metadata/300.targets.json") or b"")
+    assert targets["signed"] == {"_type": "targets", "role": "targets", "version": 300}
+    assert found.get("metadata/299.targets.json") is None and found.get(names.manifest_object(base)) is None
 
 
 def part(vector: dict[str, Any], name: str) -> bytes:
