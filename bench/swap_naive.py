@@ -18,7 +18,7 @@ import onnxruntime
 from aiohttp import web
 
 from modelsync_inference import oip
-from modelsync_inference.serving import Prediction
+from modelsync_inference.lease import Prediction
 
 _NAME = "bench"
 

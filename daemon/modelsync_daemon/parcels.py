@@ -1,7 +1,7 @@
 """An origin asked for a parcel where the trust bundle is wanted, so that what comes with it needs no request.
 
-It knows no trust: what comes in a parcel is checked like what is fetched. What is damaged in a parcel, as far as its name
-tells, is fetched from the origin instead; and so is what is asked for again.
+It knows no trust: what comes in a parcel is checked like what is fetched. What is damaged in a parcel, as far as its
+name tells, is fetched from the origin instead; and so is what is asked for again.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from modelsync_inference.follower import Outcome
     from modelsync_inference.hot_model import HotModel
     from modelsync_inference.isolation import Isolation
+    from modelsync_inference.lease import Lease, Prediction
     from modelsync_inference.memory_policy import Policy
     from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
-    from modelsync_inference.serving import Lease, Prediction
     from modelsync_inference.settings import Settings
     from modelsync_inference.trial import Label, TrialRules
 
@@ -48,7 +48,7 @@ _MODULES = {
     "isolation": ("Isolation",),
     "memory_policy": ("Policy",),
     "runtime": ("LoadedModel", "Runtime", "TensorSpec"),
-    "serving": ("Lease", "Prediction"),
+    "lease": ("Lease", "Prediction"),
     "settings": ("Settings",),
     "trial": ("Label", "TrialRules"),
 }

@@ -12,8 +12,8 @@ from types import TracebackType
 
 from modelsync_inference.follower import Outcome
 from modelsync_inference.hot_model import HotModel
+from modelsync_inference.lease import Lease, Prediction
 from modelsync_inference.runtime import Runtime
-from modelsync_inference.serving import Lease, Prediction
 from modelsync_inference.settings import Settings
 from modelsync_inference.trial import Label
 

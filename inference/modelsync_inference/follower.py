@@ -15,12 +15,13 @@ from typing import Any
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.attempts import Attempts
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.lease import Loaded
 from modelsync_inference.loading import load_version, probe_again
 from modelsync_inference.memory import give_back
 from modelsync_inference.memory_policy import MemoryPolicy
 from modelsync_inference.pointer import CANDIDATE, CURRENT, Pointer, PointerRead, VersionRef, read_pointer
 from modelsync_inference.runtime import Runtime
-from modelsync_inference.serving import Loaded, Serving
+from modelsync_inference.serving import Serving
 from modelsync_inference.trial import Trial, TrialRules
 
 _LOG = logging.getLogger(__name__)

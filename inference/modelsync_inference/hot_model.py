@@ -15,10 +15,11 @@ from modelsync_inference.attempts import Attempts
 from modelsync_inference.daemon_link import DaemonLink, Report
 from modelsync_inference.errors import NotServingError
 from modelsync_inference.follower import SERVING, Follower, Outcome
+from modelsync_inference.lease import Lease, Loaded, Prediction
 from modelsync_inference.memory import resident_bytes
 from modelsync_inference.memory_policy import MemoryPolicy
 from modelsync_inference.runtime import Confined, Processes, Runtime
-from modelsync_inference.serving import Lease, Loaded, Prediction, Serving
+from modelsync_inference.serving import Serving
 from modelsync_inference.settings import Settings, make_runtime
 from modelsync_inference.trial import Label
 from modelsync_inference.watch import FolderWatch

@@ -20,9 +20,9 @@ from modelsync_inference.batcher import BatchRules
 from modelsync_inference.errors import InputError, NotServingError, UnknownError
 from modelsync_inference.inference_statistics import Timing
 from modelsync_inference.inferring import Done, Inferring, Job, lease
+from modelsync_inference.lease import Lease
 from modelsync_inference.metrics import Metrics
 from modelsync_inference.repository import Repository
-from modelsync_inference.serving import Lease
 from modelsync_inference.triton_config import triton_config
 from modelsync_protocol.errors import ModelsyncError
 

@@ -16,9 +16,9 @@ from modelsync_inference.batcher import Batcher, BatchRules
 from modelsync_inference.compression import compressed
 from modelsync_inference.errors import UnknownError
 from modelsync_inference.inference_statistics import Timing
+from modelsync_inference.lease import Lease, Prediction
 from modelsync_inference.metrics import Metrics
 from modelsync_inference.repository import Repository
-from modelsync_inference.serving import Lease, Prediction
 from modelsync_inference.trial import Label
 from modelsync_protocol.errors import ModelsyncError
 

@@ -12,6 +12,7 @@ from modelsync_inference import batching
 from modelsync_inference.acceptance import check_latency, check_memory
 from modelsync_inference.artifact import open_artifact
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.lease import Loaded
 from modelsync_inference.made_up import made_up, size_of
 from modelsync_inference.memory import give_back, resident_bytes
 from modelsync_inference.pointer import VersionRef
@@ -24,7 +25,6 @@ from modelsync_inference.runtime import (
     Runtime,
     Settling,
 )
-from modelsync_inference.serving import Loaded
 from modelsync_protocol.errors import ModelsyncError
 
 _LOG = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ _MIN_TOTAL_BYTES = 1 << 20
 _ALIGNMENT = 4096
 _COPY_BYTES = 256 << 10
 _BREATH_SECONDS = 0.0005
-"""Between two pieces of a copy: the kernel copies a piece in one go, which holds up requests that want the processor."""
+"""Between two pieces of a copy: the kernel copies a piece in one go, which holds up who wants the processor."""
 _GRAPH, _INITIALIZER = 7, 5
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION, _DATA_TYPE = 9, 13, 14, 2
 _STRING_TYPE = 8

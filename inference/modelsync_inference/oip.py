@@ -12,8 +12,8 @@ from typing import Any
 
 from modelsync_inference.datatypes import Array, datatype_of
 from modelsync_inference.errors import InputError
+from modelsync_inference.lease import Prediction
 from modelsync_inference.runtime import TensorSpec
-from modelsync_inference.serving import Prediction
 from modelsync_inference.tensors import from_binary, from_json, to_binary, to_json
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

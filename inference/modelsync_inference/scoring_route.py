@@ -14,10 +14,10 @@ from aiohttp import web
 from modelsync_inference.datatypes import Array
 from modelsync_inference.errors import InputError, NotServingError, UnknownError
 from modelsync_inference.hot_model import HotModel
+from modelsync_inference.lease import Prediction
 from modelsync_inference.repository import Repository
 from modelsync_inference.runtime import SCRIPT_PLATFORM
 from modelsync_inference.scoring import RAW_DATA, RESULT
-from modelsync_inference.serving import Prediction
 from modelsync_protocol.errors import ModelsyncError
 
 DEPLOYMENT = "azureml-model-deployment"

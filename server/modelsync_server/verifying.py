@@ -27,7 +27,7 @@ class Report:
 
 
 async def verify(store: Store) -> Report:
-    """Check metadata, bundles, parcels and packs, decode every signed version, apply every update to a signed version."""
+    """Check metadata and all objects; decode every signed version, apply every update to a signed version."""
     catalogue = await read_catalogue(store)
     versions = updates = 0
     problems = [problem async for problem in _damaged_packs(store)]

@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 
 from modelsync_inference import oip, wire
 from modelsync_inference.errors import InputError
+from modelsync_inference.lease import Prediction
 from modelsync_inference.probe import parse_probe
-from modelsync_inference.serving import Prediction
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.sas import SasError
 from modelsync_server.hub.sas import parse as parse_sas

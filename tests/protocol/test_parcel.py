@@ -62,7 +62,7 @@ def test_a_parcel_that_is_cut_short_or_too_long_is_refused() -> None:
 
 
 def test_a_parcel_of_another_format_says_what_to_do() -> None:
-    with pytest.raises(FormatError, match="format 2.*update it"):
+    with pytest.raises(FormatError, match=r"format 2.*update it"):
         parcel.decode(b"\x02" + SAMPLE[1:])
 
 

@@ -45,8 +45,8 @@ Fault = Callable[[Exchange, Answer, bytes], Awaitable[Answer] | Answer]
 class ScriptedOrigin:
     """Serves `store`; `fault` (None: honest) may change every answer. `exchanges` holds what happened.
 
-    Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels unless
-    it is asked for them.
+    Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels
+    unless it is told to.
     """
 
     def __init__(self, store: Path, *, parcels: bool = False) -> None:

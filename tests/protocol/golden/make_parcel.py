@@ -9,7 +9,9 @@ from pathlib import Path
 from modelsync_protocol import names, parcel
 from tests.protocol.golden import check
 
-TARGETS = b'{"signatures":[{"keyid":"' + b"ab" * 32 + b'"}],"signed":{"_type":"targets","role":"targets","version":300}}'
+TARGETS = (
+    b'{"signatures":[{"keyid":"' + b"ab" * 32 + b'"}],"signed":{"_type":"targets","role":"targets","version":300}}'
+)
 """The only object of a parcel that no vector has yet; a document of a kind that python-tuf writes."""
 
 

@@ -28,8 +28,10 @@ def written(shop: Shop) -> dict[str, Parcel]:
 
 async def publish(shop: Shop, count: int, size: int = 3000) -> list[str]:
     """Publish versions of m, each a little different; their manifests' digests."""
-    return [(await shop.publish_bytes("m", b"%d" % number + bytes(range(250)) * (size // 250))).manifest
-            for number in range(count)]
+    return [
+        (await shop.publish_bytes("m", b"%d" % number + bytes(range(250)) * (size // 250))).manifest
+        for number in range(count)
+    ]
 
 
 async def test_each_known_base_finds_the_bundle_and_its_update_and_a_new_device_finds_all(shop: Shop) -> None:
