@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from modelsync_bench.result import Request
 from modelsync_bench.static_origin import AccessLog, binary
 
 
-class Download:
+class Download(ABC):
     """Base of such peers: `make` and `rebuild` are theirs. The device is told the file's address beforehand, free of
     charge: no catalogue, no metadata, no signature is fetched."""
 
@@ -32,16 +33,16 @@ class Download:
     resumes = False
     """Whether a download that was cut goes on (curl -C -)."""
 
-    def version(self) -> str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def version(self) -> str | None: ...
 
+    @abstractmethod
     def make(self, old: Path | None, new: Path, served: Path) -> None:
         """Write what is served."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rebuild(self, old: Path | None, fetched: Path, new: Path) -> list[str] | None:
         """The command that makes the new version; None if what is fetched is it."""
-        raise NotImplementedError
 
     def publish(self, job: Job, site: Site) -> None:
         self.make(job.old, job.new, site.folder(self.name, job) / f"new{self.suffix}")
