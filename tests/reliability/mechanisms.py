@@ -32,6 +32,7 @@ MATRIX = "tests/reliability/test_kill_matrix.py::test_a_fault_in_any_state_loses
 CRASHES = "tests/reliability/test_crash_states.py::test_a_crash_leaves_the_old_or_the_new"
 TROUBLES = "tests/reliability/test_disk_troubles.py"
 RESIDENT = "tests/daemon/test_resident.py"
+PROBATION = "tests/daemon/test_probation.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def _mechanisms() -> tuple[Mechanism, ...]:
         ),
         Mechanism(
             "an inference process that ends again and again on probation: back to the previous version",
-            f"{RESIDENT}::test_a_crash_loop_on_probation_rolls_back",
+            f"{PROBATION}::test_a_crash_loop_on_probation_rolls_back",
             "the count of deaths has no limit",
             _set(activation, "_MAX_DEATHS", sys.maxsize),
         ),
