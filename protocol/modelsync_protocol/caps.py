@@ -64,7 +64,7 @@ MAX_PUSH_BYTES = 96 * KIB
 MAX_BUNDLE_BYTES = 1 * MIB
 """A trust bundle, decompressed, bytes; also a parcel."""
 
-MAX_ENCLOSED_BYTES = 32 * KIB
+MAX_ENCLOSED_BYTES = 16 * KIB
 """What a publisher puts into a parcel beside the bundle, bytes: what a device risks to fetch in vain."""
 
 MAX_PROBE_BYTES = 8 * MIB

@@ -81,13 +81,13 @@ async def test_a_wrong_certificate_is_refused_before_anything_is_asked(wrong: st
 
 
 def cut_at(offset: int) -> Fault:
-    """The update's answer ends after `offset` bytes of headers and body."""
+    """The answer with the bundle and the small update in it ends after `offset` bytes of headers and body."""
 
     def inject(reply: Reply) -> None:
         reply.steps = [reply.raw()[:offset], End.CLOSE]
 
     # A kept connection that ends within the headers may have been idle for too long: aiohttp asks again at once.
-    return Fault(f"cut after {offset} bytes", inject, f"tried again|{NOTHING}", 2 * KIB)
+    return Fault(f"cut after {offset} bytes", inject, f"tried again|{NOTHING}", 2 * KIB, path="bundles/")
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Line:
 
 
 async def _length(small: Line) -> int:
-    """Bytes of the update's honest answer, headers included."""
+    """Bytes of that honest answer, headers included."""
     outcome = await small.trial(Fault("none", lambda reply: None, NOTHING, 0))
-    return next(len(reply.raw()) for reply in outcome.replies if reply.path.startswith("updates/"))
+    return next(len(reply.raw()) for reply in outcome.replies if reply.path.startswith("bundles/"))
 
 
 async def _cuts(small: Line, offsets: list[int], row: str) -> None:
@@ -123,11 +123,11 @@ async def _cuts(small: Line, offsets: list[int], row: str) -> None:
 
 async def test_an_answer_that_is_cut_at_sampled_offsets_is_gone_on_with(small: Line) -> None:
     length = await _length(small)
-    await _cuts(small, [0, 1, 9, 17, 60, length // 2, length - 20, length - 1], "update cut at sampled offsets")
+    await _cuts(small, [0, 1, 9, 17, 60, length // 2, length - 20, length - 1], "parcel cut at sampled offsets")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_an_answer_that_is_cut_at_every_offset_is_gone_on_with(small: Line) -> None:
     length = await _length(small)
-    await _cuts(small, list(range(length)), "update cut at every offset of headers and body")
+    await _cuts(small, list(range(length)), "parcel cut at every offset of headers and body")
