@@ -22,6 +22,7 @@ CODECS = GOLDEN / "codecs"
 PARCEL = GOLDEN / "parcels" / "parcel"
 SEALS = {
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
+    "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
 }
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
