@@ -168,7 +168,7 @@ def test_the_bundle_dictionary_stands_in_the_document() -> None:
         ("update header, and index, decoded | 24 MiB", caps.MAX_UPDATE_HEADER_BYTES == 24 * caps.MIB),
         ("tables of an object | 4 MiB", caps.MAX_TABLES_BYTES == 4 * caps.MIB),
         ("pack | 64 MiB", caps.MAX_PACK_BYTES == 64 * caps.MIB),
-        ("trust bundle, also unfolded | 1 MiB", caps.MAX_BUNDLE_BYTES == caps.MIB),
+        ("trust bundle, also unfolded; parcel | 1 MiB", caps.MAX_BUNDLE_BYTES == caps.MIB),
         ("probe file | 8 MiB", caps.MAX_PROBE_BYTES == 8 * caps.MIB),
     ],
 )

@@ -44,7 +44,7 @@ async def test_each_known_base_finds_the_bundle_and_its_update_and_a_new_device_
         path = names.update_object(newest, base)
         assert found[base[:8]].get(path) == (shop.path / path).read_bytes()
     assert found[newest[:8]].objects == {}
-    (targets,) = shop.path.glob("metadata/*.targets.json")
+    targets = max(shop.path.glob("metadata/*.targets.json"))
     paths = [names.manifest_object(newest), f"metadata/{targets.name}"]
     assert all(found["new"].get(path) == (shop.path / path).read_bytes() for path in paths)
     assert len(found["new"].objects) == 3, "and its pack"
