@@ -52,6 +52,15 @@ class Parcel:
         return None if key is None else self.objects.get(key)
 
 
+def prefix(key: Key) -> str:
+    """What the store path begins with of the object that a parcel names so; "" for a kind that is not known."""
+    kind, mark = key
+    folders = {_Kind.UPDATE: "updates/", _Kind.MANIFEST: "manifests/", _Kind.PACK: "packs/"}
+    if kind == _Kind.TARGETS:
+        return f"metadata/{int.from_bytes(mark)}.targets.json"
+    return f"{folders[_Kind(kind)]}{mark.hex()}" if kind in folders else ""
+
+
 def encode(bundle: bytes, objects: Mapping[str, bytes]) -> bytes:
     """Return the parcel's bytes; `objects` by store path. ValueError for what a parcel can't hold."""
     keyed = {key: data for path, data in objects.items() if (key := _key(path)) is not None}

@@ -12,7 +12,7 @@ from modelsync_protocol.plan import Plan
 from modelsync_server import pricing
 from modelsync_server.library import check_update, materialised, published_sizes, read_manifest
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.trust import Catalogue, ModelVersions, read_catalogue
+from modelsync_server.trust import ModelVersions, read_catalogue
 
 _BLOCK = 4 * caps.MIB
 
@@ -32,7 +32,7 @@ async def verify(store: Store) -> Report:
     versions = updates = 0
     problems = [problem async for problem in _damaged_packs(store)]
     for name, model in sorted(catalogue.models.items()):
-        problems += [problem async for problem in _damaged_bundle(store, catalogue, name)]
+        problems += [problem async for problem in _damaged_bundle(store, model, name)]
         problems += [problem async for problem in _damaged_parcels(store, model, name)]
         for version, digest in sorted(model.versions.items()):
             versions += 1
@@ -60,11 +60,23 @@ async def _damaged_packs(store: Store) -> AsyncIterator[str]:
             yield f"{path} is damaged: its content has another digest."
 
 
-async def _damaged_bundle(store: Store, catalogue: Catalogue, name: str) -> AsyncIterator[str]:
+async def _damaged_bundle(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
     """A bundle may be missing or old (after a crash), but what it holds must be what the store says elsewhere."""
     path = names.bundle_object(name)
     try:
-        found = bundle.decode(await store.get(path))
+        data = await store.get(path)
+    except ObjectNotFound:
+        return
+    async for problem in _damaged_copies(store, model, name, path, data):
+        yield problem
+
+
+async def _damaged_copies(
+    store: Store, model: ModelVersions, name: str, path: str, encoded: bytes
+) -> AsyncIterator[str]:
+    """What is wrong in a bundle that came from the object at `path`."""
+    try:
+        found = bundle.decode(encoded)
         listed = offers.decode(found.offers)
         snapshot, role, timestamp = map(_metadata_version, (found.snapshot, found.role, found.timestamp))
         copies = {
@@ -79,14 +91,9 @@ async def _damaged_bundle(store: Store, catalogue: Catalogue, name: str) -> Asyn
                 yield f"{path}: its copy of {copied} is another."
         for role_name, number in (("root", found.root_version), ("targets", found.targets_version)):
             await store.stat(trust.metadata_object(role_name, number))
-    except ObjectNotFound as error:
-        if error.path != path:
-            yield f"{path}: {error}"
-        return
-    except FormatError as error:
+    except (ObjectNotFound, FormatError) as error:
         yield f"{path}: {error}"
         return
-    model = catalogue.models[name]
     for version, offer in listed.items():
         if version not in model.versions:
             if version not in model.withdrawn:
@@ -103,21 +110,25 @@ async def _damaged_bundle(store: Store, catalogue: Catalogue, name: str) -> Asyn
 
 
 async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
-    """A parcel too may be missing or old, but each object in it must be what the store has."""
+    """A parcel too may be missing or old, but what is in it must be what the store says elsewhere."""
     for path, _ in await store.list(f"{names.bundle_object(name)}."):
         try:
             found = parcel.decode(await store.get(path))
-            bundle.decode(found.bundle)
         except FormatError as error:
             yield f"{path}: {error}"
             continue
+        async for problem in _damaged_copies(store, model, name, path, found.bundle):
+            yield problem
         base = path.rpartition(".")[2]
-        for digest in model.versions.values():
-            updates = [held for held in await published_sizes(store, digest) if held.startswith(base)]
-            for copied in (names.manifest_object(digest), *(names.update_object(digest, held) for held in updates)):
-                data = found.get(copied)
-                if data is not None and data != await store.get(copied):
-                    yield f"{path}: its copy of {copied} is another."
+        for key, data in found.objects.items():
+            prefix = parcel.prefix(key)
+            candidates = [
+                candidate
+                for candidate, _ in await store.list(prefix)
+                if not prefix.startswith("updates/") or candidate.rpartition("/")[2].startswith(base)
+            ]
+            if not prefix or data not in [await store.get(candidate) for candidate in candidates]:
+                yield f"{path}: its copy of {prefix or 'something'}… is another."
 
 
 def _metadata_version(data: bytes) -> int:

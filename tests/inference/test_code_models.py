@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import urllib.request
@@ -94,8 +95,11 @@ def test_a_run_of_a_script_is_waited_for_at_the_end(tmp_path: Path) -> None:
         answers: list[bytes] = []
 
         def score(seconds: str) -> bytes:
-            with urllib.request.urlopen(urllib.request.Request(f"{server.url}/score", seconds.encode())) as response:
-                return bytes(response.read())
+            connection = http.client.HTTPConnection(server.address, timeout=30)
+            connection.request("POST", "/score", seconds)
+            answer = connection.getresponse().read()
+            connection.close()
+            return answer
 
         def ready() -> bool:
             try:
@@ -109,7 +113,7 @@ def test_a_run_of_a_script_is_waited_for_at_the_end(tmp_path: Path) -> None:
                 return b"modelsync_inference_pending_requests 1.0" in response.read().splitlines()
 
         wait_until(ready, "the server to be ready")
-        asking = threading.Thread(target=lambda: answers.append(score("1.5")))
+        asking = threading.Thread(target=lambda: answers.append(score("0.7")))
         asking.start()
         wait_until(begun, "the run to begin")
         assert server.stop() == 0
