@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
 
+from bench.family_memory import resident
 from bench.swap_load import BUSY, FAILED, GOOD, WRONG
 from bench.swap_models import MODELS, probe
 from bench.swap_table import HEAD, row, verdicts
@@ -95,17 +96,17 @@ class Server:
                 time.sleep(0.02)
 
     def memory(self) -> int:
-        """Bytes resident, with children; pages that several share count once (proportional set size)."""
+        """Bytes resident, with children; what several of them share counts once."""
         process = psutil.Process(self.process.pid)
         while True:
             before = {process, *process.children(recursive=True)}
             try:
-                total = sum(one.memory_full_info().pss for one in before)
-            except psutil.Error:
+                total = resident([one.pid for one in before])
+            except (OSError, psutil.Error):
                 continue
             # A process that came or went in between would be counted twice or not at all.
             if before == {process, *process.children(recursive=True)}:
-                return int(total)
+                return total
 
 
 @dataclass(frozen=True, slots=True)
