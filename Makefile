@@ -89,14 +89,14 @@ demo: setup
 
 .PHONY: bench-full bench-encodings
 # What an update costs with each way of doing it, with whatever peers are installed; it goes on from what BENCH_OUT holds.
-# CORPUS=DIR measures the pairs in DIR instead of the repository's own models. The Python environment takes longer to publish:
-# bench-full has it, or --only environment.
+# CORPUS=DIR measures the pairs in DIR instead of the repository's own models. The other limited lines and the Python environment,
+# which takes longer to publish, are bench-full's.
 BENCH_OUT ?= bench.json
 BENCH_WORK ?= bench-work
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	$(BIN)/modelsync-bench run --out $(BENCH_OUT) --work $(BENCH_WORK) --link-pairs anomaly-onnx --bound 8 \
-	  --only story,pairs,install,behind,cut \
+	$(BIN)/modelsync-bench run --out $(BENCH_OUT) --work $(BENCH_WORK) --links direct,lte-m --link-pairs anomaly-onnx \
+	  --bound 8 --only story,pairs,install,behind,cut \
 	  $(if $(CORPUS),--corpus $(CORPUS))
 
 # All of it, twice, with all peers, on all pairs: hours. Needs root for Debian's packages.
