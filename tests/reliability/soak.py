@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
 
+from bench.family_memory import resident
 from modelsync_daemon import socket_client
 from modelsync_daemon.datadir import DataDir
 from modelsync_daemon.socket_client import NoDaemon
@@ -292,17 +294,31 @@ class Soak:
             "daemon memory": resident.memory_info().rss / 1024,
             "daemon descriptors": resident.num_fds(),
             "daemon threads": resident.num_threads(),
-            "server memory": sum(map(_pss, server)) / 1024,
+            "server memory": _memory(self._infer.process.pid) / 1024,
             "server descriptors": sum(map(_descriptors, server)),
             "server threads": sum(map(_threads, server)),
-            "disk": sum(p.lstat().st_blocks for p in _files(self.data.root)) / 2,
+            "disk": _blocks(self.data.root) / 2,
             "database": self.data.state_db.stat().st_size / 1024,
         }
 
 
-def _files(root: Path) -> list[Path]:
-    """Files below `root` that are still there."""
-    return [path for path in root.rglob("*") if path.is_symlink() or path.is_file()]
+def _blocks(root: Path) -> int:
+    """Blocks of 512 bytes of the files below `root`, but for those that go meanwhile."""
+    total = 0
+    for folder, _, files in os.walk(root):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(folder) / name).lstat().st_blocks
+    return total
+
+
+def _memory(pid: int) -> float:
+    """Bytes resident of a process and its children; another look if one of them ends meanwhile."""
+    while True:
+        try:
+            return resident([process.pid for process in _family(pid)])
+        except (OSError, psutil.Error):
+            psutil.Process(pid)  # raises if it is the parent that has ended
 
 
 def _family(pid: int) -> list[Any]:
@@ -320,7 +336,6 @@ def _tolerant(look: Callable[[Any], float]) -> Callable[[Any], float]:
     return looking
 
 
-_pss = _tolerant(lambda process: float(process.memory_full_info().pss))
 _descriptors = _tolerant(lambda process: float(process.num_fds()))
 _threads = _tolerant(lambda process: float(process.num_threads()))
 

@@ -15,7 +15,7 @@ class Detools(Download):
     method = "detools create_patch -c lzma from the exact old file, by HTTPS GET; memory includes a Python interpreter"
     install = "pip install detools; apt install curl nginx-light"
     suffix = ".detools"
-    largest: int | None = 96 * 1024 * 1024
+    largest: int | None = 8 * 1024 * 1024
     installs = False
 
     def version(self) -> str | None:

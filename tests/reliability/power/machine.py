@@ -29,7 +29,8 @@ class Machine:
 
     def __init__(self, image: Image, disks: Sequence[Path], origin_port: int, console: Path, **options: str) -> None:
         # On a busy host the kernel's check of its timer fails, and it panics.
-        line = " ".join(["console=ttyS0 quiet panic=-1 no_timer_check", *(f"{key}={value}" for key, value in options.items())])
+        fixed = "console=ttyS0 quiet panic=-1 no_timer_check"
+        line = " ".join([fixed, *(f"{key}={value}" for key, value in options.items())])
         drives = [
             part
             for disk in disks
