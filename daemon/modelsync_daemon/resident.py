@@ -43,6 +43,9 @@ from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
 _REPORT_SECONDS = 0.3
+_BRIEF_SECONDS = 5.0
+"""What is prepared within this time is reported when it is: a report costs more than a small update's trust."""
+
 _LONGEST_SLEEP_SECONDS = 900.0
 """Deadlines are the clock's, which may be corrected meanwhile: they are looked at again so often."""
 
@@ -253,6 +256,9 @@ class Resident:
         """A new secret for the origin is there: what waits for one goes on now."""
         self._hurry("access")
 
+    def _preparing(self) -> bool:
+        return any(row.name in self._running and row.state in PREPARING for row in self.database.models())
+
     def _known(self, name: str) -> None:
         names.check_model_name(name)
         if self.database.model(name).since == 0 and name not in self.wishes.desired.models:
@@ -411,6 +417,10 @@ class Resident:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(_REPORT_SECONDS)
+            for _ in range(round(_BRIEF_SECONDS / _REPORT_SECONDS)):
+                if not self._preparing():
+                    break
+                await asyncio.sleep(_REPORT_SECONDS)
             self._dirty.clear()
             if self._link is not None:
                 try:

@@ -235,7 +235,7 @@ def forked(work: Callable[[], None]) -> int:
         code = 1
         try:
             signal.alarm(_SECONDS)
-            resident._REPORT_SECONDS = 0.01
+            resident._REPORT_SECONDS, resident._BRIEF_SECONDS = 0.01, 0.0
             work()
             code = 0
         except BaseException:
