@@ -90,7 +90,6 @@ class AzureControlPlane:
         self._counter.attach(client)
         try:
             await self._call("connect", client.connect())
-            self._first = _twin(await self._call("read its twin from", client.get_twin()))
             self._subscribe_events(client, lost)
             if stop_token_alarm(client):
                 self._renewal = self._loop.call_later(self._token_use(), lost.set)
@@ -100,6 +99,8 @@ class AzureControlPlane:
             ):
                 # The setter blocks until the hub's SUBACK: never on this loop.
                 await self._call("subscribe at", _in_thread(setattr, client, attribute, handler))
+            # Only now: what changes after this reading is told, and what changed before is in it.
+            self._first = _twin(await self._call("read its twin from", client.get_twin()))
         except ModelsyncError as error:
             if assignment is not None and isinstance(error, RefusedError):
                 identity.forget_assignment(self._settings)

@@ -62,6 +62,7 @@ class HubLink:
         self._wake = asyncio.Event()
         self._read_due = False
         self._seen: int | None = None
+        self._hinted = 0
         self._counted = (0, 0)
         plane.listen(self._on_hint, on_method)
 
@@ -155,6 +156,9 @@ class HubLink:
         twin = await self._plane.read_twin()
         version = twin.desired.get("$version")
         self._seen = version if type(version) is int else None
+        # A notice may overtake the answer that does not hold it yet; one more reading settles that.
+        self._read_due = self._read_due or (self._seen is not None and self._hinted > self._seen)
+        self._hinted = 0
         self._outbox.seen(twin.reported)
         self._on_twin(twin.desired)
         self._wake.set()
@@ -166,6 +170,7 @@ class HubLink:
             self._outbox.delivered(patch)
 
     def _on_hint(self, version: int | None) -> None:
+        self._hinted = max(self._hinted, version or 0)
         if version is None or self._seen is None or version > self._seen:
             self.read_soon()
 

@@ -222,3 +222,30 @@ async def test_wrong_keys_and_no_hub_have_words_of_their_own(tmp_path: Path, wor
         await within(gone.connect())
     with pytest.raises(UsageError, match="connection string"):
         await within(AzureControlPlane(Settings(data=tmp_path, connection_string="nonsense")).connect())
+
+
+async def test_a_change_right_behind_the_first_reading_is_told(tmp_path: Path, worker_id: str) -> None:
+    """What the hub answers first must not be older than the notices: between the two a wish would be lost."""
+    answered = asyncio.Event()
+
+    def outgoing(identity: Identity, packet: mqtt.Publish) -> tuple[float, ...]:
+        if packet.topic.startswith("$iothub/twin/res/200") and not answered.is_set():
+            answered.set()
+            hub.set_desired("pi", {"modelsync": {"models": {"a": {"version": 7}}}})
+        return (0.0,)
+
+    address = HubAddress(loopback_address(worker_id), service_port=0)
+    async with Hub(tmp_path / "hub", address, outgoing=outgoing) as hub:
+        settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path)
+        plane = AzureControlPlane(settings)
+        hints: asyncio.Queue[int | None] = asyncio.Queue()
+
+        async def answer(name: str, payload: Any) -> MethodAnswer:
+            return MethodAnswer(200, {})
+
+        plane.listen(hints.put_nowait, answer)
+        await within(plane.connect())
+        assert answered.is_set()
+        assert (await plane.read_twin()).desired["$version"] == 1
+        assert await within(hints.get()) == 2
+        await plane.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_daemon import hublink
+from modelsync_daemon.control import Twin
 from modelsync_daemon.database import Database
 from modelsync_daemon.outbox import Outbox
 from modelsync_protocol.errors import RefusedError, UnreachableError
@@ -52,6 +53,19 @@ async def test_a_hint_of_an_old_version_costs_no_read(tmp_path: Path) -> None:
         assert pi.plane.reads == reads
         pi.plane._on_hint(None)
         await pi.until(lambda: pi.plane.reads == reads + 1)
+
+
+async def test_a_notice_that_overtakes_the_reading_is_not_forgotten(tmp_path: Path) -> None:
+    class Overtaken(MemoryControlPlane):
+        async def read_twin(self) -> Twin:
+            twin = await super().read_twin()
+            if self.reads == 1:
+                self.set_desired({"modelsync": {"origin": "http://origin", "models": {NAME: {"version": 1}}}})
+            return twin
+
+    async with device(tmp_path, Overtaken()) as pi:
+        await pi.serves(1)
+        assert pi.plane.reads == 2
 
 
 async def test_what_the_hub_lost_is_reported_again(tmp_path: Path) -> None:
