@@ -33,6 +33,7 @@ from modelsync_daemon.processes import Processes, Report
 from modelsync_daemon.pushing import Pushing
 from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
 from modelsync_daemon.repairing import Repairing
+from modelsync_daemon.reporting import Reporting
 from modelsync_daemon.state import PREPARING, SWITCHING, State
 from modelsync_daemon.update import Updates
 from modelsync_daemon.waiting import within
@@ -40,11 +41,6 @@ from modelsync_daemon.wishes import Wishes
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError
 from modelsync_protocol.twin import Wish
-
-_PROGRESS_SECONDS = 10.0
-_REPORT_SECONDS = 0.3
-_BRIEF_SECONDS = 5.0
-"""What is prepared within this time is reported when it is: a report costs more than a small update's trust."""
 
 _LONGEST_SLEEP_SECONDS = 900.0
 """Deadlines are the clock's, which may be corrected meanwhile: they are looked at again so often."""
@@ -78,6 +74,7 @@ class Resident:
         """`first_pause`: seconds until hub and origin are first asked."""
         self.settings, self.data, self.database = settings, data, database
         self.processes = Processes()
+        self._reporting = Reporting(self._preparing, self._report)
         self._observed = Observed(database, time.monotonic)
         self.ledger = Ledger(database)
         self.wishes = Wishes(database)
@@ -86,7 +83,7 @@ class Resident:
             database,
             self.processes,
             patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds),
-            self._changed,
+            self._reporting.changed,
         )
         self._pushing = Pushing(settings, data, database, preparer)
         self._updates = Updates(
@@ -98,7 +95,7 @@ class Resident:
             self.activation,
             preparer,
             self._pushing,
-            self._changed,
+            self._reporting.changed,
             network,
             refused,
         )
@@ -132,7 +129,6 @@ class Resident:
         self._refused, self._first_pause = refused, first_pause
         self._acting = asyncio.Lock()
         self._kick = asyncio.Event()
-        self._dirty = asyncio.Event()
 
     async def run(self) -> None:
         """Resume what was under way, then reconcile until cancelled; leaves everything durable behind."""
@@ -141,7 +137,7 @@ class Resident:
             self._tidy(row.name)
             if row.state in SWITCHING:
                 self._start(row.name, partial(self._resume, row.name), self.wishes.of(row.name))
-        jobs = [self._reconcile_for_ever(), self._report_for_ever(), self._flush_hourly()]
+        jobs = [self._reconcile_for_ever(), self._reporting.run(), self._flush_hourly()]
         if self._link is not None:
             jobs.append(self._link.run())
         tasks = [asyncio.ensure_future(job) for job in jobs]
@@ -205,14 +201,14 @@ class Resident:
             operations.hold(self.database, name)
             if self.database.model(name).state in PREPARING | {State.PROBING}:
                 await self._stop(name)
-        self._changed()
+        self._reporting.changed()
         self._kick.set()
 
     def release(self, name: str) -> None:
         """End a hold and every quarantine of `name`. Raises RefusedError if there is none."""
         self._known(name)
         operations.release(self.database, name)
-        self._changed()
+        self._reporting.changed()
         self._kick.set()
 
     def repair(self, name: str, reference: Reference) -> None:
@@ -231,7 +227,7 @@ class Resident:
         """An inference process reports."""
         self.processes.report(name, report)
         if self._observed.take(name, report):
-            self._changed()
+            self._reporting.changed()
         bad = report.pointer == "current" and report.state in (reports.REFUSED, reports.FAILED)
         if bad and name not in self._running:
             self.activation.refused_current(name, report, self.wishes.of(name).retry)
@@ -250,7 +246,7 @@ class Resident:
 
     def _busy(self) -> bool:
         """Whether an update is under way or a report is due: a check-in lasts as long."""
-        return bool(self._running) or self._dirty.is_set()
+        return bool(self._running) or self._reporting.due
 
     def access_renewed(self) -> None:
         """A new secret for the origin is there: what waits for one goes on now."""
@@ -269,7 +265,7 @@ class Resident:
     def _on_twin(self, document: Mapping[str, Any]) -> None:
         changed = self.wishes.accept(document)
         self._hurry(None if changed else "offline")
-        self._dirty.set()
+        self._reporting.changed()
 
     def _hurry(self, code: str | None) -> None:
         """Let what waits (for reason `code`, or any) be tried now."""
@@ -344,7 +340,7 @@ class Resident:
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:
         if decision.lift_hold:
             self.database.update(name, hold="")
-            self._changed()
+            self._reporting.changed()
         if decision.step == Step.SETTLE:
             self.database.transition(
                 name,
@@ -357,13 +353,13 @@ class Resident:
             )
             self.activation.abandon(name)
             self.data.follow_pointer(name)
-            self._changed()
+            self._reporting.changed()
         elif decision.step == Step.REMOVE:
             self.database.transition(name, State.IDLE)
             await asyncio.to_thread(self.data.remove_model, name)
             self.database.forget(name)
             self.processes.hint(name, "current")
-            self._changed()
+            self._reporting.changed()
         elif decision.step == Step.PREPARE:
             self._start(name, partial(self._updates.run, name, wish, decision.fresh), wish)
 
@@ -390,7 +386,7 @@ class Resident:
             running = self._running.get(name)
             if running is not None and running.task is asyncio.current_task():
                 del self._running[name]
-            self._changed()
+            self._reporting.changed()
             self._kick.set()
 
     async def _stop(self, name: str) -> None:
@@ -409,25 +405,14 @@ class Resident:
 
     # --- reporting ---
 
-    def _changed(self) -> None:
-        self._dirty.set()
-
-    async def _report_for_ever(self) -> None:
-        self._dirty.set()
-        while True:
-            await self._dirty.wait()
-            await asyncio.sleep(_REPORT_SECONDS)
-            for _ in range(round(_BRIEF_SECONDS / _REPORT_SECONDS)):
-                if not self._preparing():
-                    break
-                await asyncio.sleep(_REPORT_SECONDS)
-            self._dirty.clear()
-            if self._link is not None:
-                try:
-                    self._outbox.put(twin.build_reported(self.status(), self.wishes.desired.problems))
-                except LocalError as error:
-                    self._postpone(error)
-                self._link.send_soon()
+    def _report(self) -> None:
+        if self._link is None:
+            return
+        try:
+            self._outbox.put(twin.build_reported(self.status(), self.wishes.desired.problems))
+        except LocalError as error:
+            self._postpone(error)
+        self._link.send_soon()
 
     async def _flush_hourly(self) -> None:
         while True:

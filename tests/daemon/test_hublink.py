@@ -85,7 +85,7 @@ async def test_only_differences_are_sent_and_silence_is_silent(tmp_path: Path) -
         await asyncio.sleep(0.5)
         count = len(pi.plane.patches)
         pi.resident.ledger.add(5, 5)
-        pi.resident._changed()
+        pi.resident._reporting.changed()
         await asyncio.sleep(0.5)
         assert len(pi.plane.patches) == count, "the ledger alone is no reason to report"
         pi.wish(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,12 @@ class Field:
         second = await shop.publish_bytes("m", NEW)
         return cls(shop, device, [first.manifest, second.manifest])
 
-    def change(self, base: str, change: object) -> None:
+    def change(self, base: str, change: Callable[[bytes, dict[str, bytes]], bytes]) -> None:
         """Let `change(bundle, objects by path)` give the parcel for `base` anew."""
         path = self.shop.path / names.parcel_object("m", base)
         update = names.update_object(self.digests[1], self.digests[0])
         found = parcel.decode(path.read_bytes())
-        path.write_bytes(change(found.bundle, {update: found.get(update)}))  # type: ignore[operator]
+        path.write_bytes(change(found.bundle, {update: found.get(update) or b""}))
 
 
 @pytest.fixture
@@ -111,9 +112,9 @@ async def test_a_quarantined_version_is_not_fetched_again_and_again(field: Field
 async def test_a_damaged_parcel_costs_a_request_and_nothing_else(field: Field, place: int) -> None:
     def flipped(exchange: Exchange, answer: Answer, whole: bytes) -> Answer:
         if "." in exchange.path and exchange.path.startswith("bundles/"):
-            answer.body = bytearray(answer.body)  # type: ignore[assignment]
-            answer.body[place] ^= 0xFF  # type: ignore[index]
-            answer.body = bytes(answer.body)
+            body = bytearray(answer.body)
+            body[place] ^= 0xFF
+            answer.body = bytes(body)
         return answer
 
     async with ScriptedOrigin(field.shop.path, parcels=True) as origin:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from modelsync_daemon import activation, assemble, datadir, prepare, preparing, reconcile, resident, tufclient
+from modelsync_daemon import activation, assemble, datadir, prepare, preparing, reconcile, reporting, tufclient
 from modelsync_daemon.activation import Activation, Patience
 from modelsync_daemon.body import Body
 from modelsync_daemon.config import Settings
@@ -235,7 +235,7 @@ def forked(work: Callable[[], None]) -> int:
         code = 1
         try:
             signal.alarm(_SECONDS)
-            resident._REPORT_SECONDS, resident._BRIEF_SECONDS = 0.01, 0.0
+            reporting._REPORT_SECONDS, reporting._BRIEF_SECONDS = 0.01, 0.0
             work()
             code = 0
         except BaseException:
