@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import garbage, operations
-from modelsync_daemon import status as documents
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.ledger import Ledger
-from modelsync_daemon.processes import Processes
-from modelsync_daemon.wishes import Wishes
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.disk import garbage
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.reconcile import operations
+from modelsync_daemon.reconcile import status as documents
+from modelsync_daemon.reconcile.desired import Wishes
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, RefusedError
 

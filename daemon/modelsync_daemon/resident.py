@@ -1,6 +1,6 @@
 """The resident daemon's orchestrator: from desired properties to running updates, one task a model.
 
-It decides nothing itself (reconcile.py does), switches nothing (activation.py) and fetches nothing (the worker).
+It decides nothing itself (decision.py does), switches nothing (activation.py) and fetches nothing (the worker).
 """
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from modelsync_daemon import garbage, methods, operations, reconcile, status
-from modelsync_daemon import ledger as budget
-from modelsync_daemon import processes as reports
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.backoff import HUB, NETWORK, REFUSED, Backoff
+from modelsync_daemon.activate import inference_processes as reports
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.activate.inference_history import Observed
+from modelsync_daemon.activate.inference_processes import Processes, Report
 from modelsync_daemon.config import Settings
-from modelsync_daemon.control import ControlPlane, MethodAnswer
-from modelsync_daemon.database import DamagedDatabase, Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.hublink import CheckIn, HubLink
-from modelsync_daemon.job import Preparer, WorkerDied
-from modelsync_daemon.ledger import Ledger
-from modelsync_daemon.observed import Observed
-from modelsync_daemon.outbox import Outbox
-from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.processes import Processes, Report
-from modelsync_daemon.pushing import Pushing
-from modelsync_daemon.reconcile import Decision, Facts, Step, fingerprint
-from modelsync_daemon.repairing import Repairing
-from modelsync_daemon.reporting import Reporting
-from modelsync_daemon.state import PREPARING, SWITCHING, State
-from modelsync_daemon.update import Updates
-from modelsync_daemon.waiting import within
-from modelsync_daemon.wishes import Wishes
+from modelsync_daemon.control import methods
+from modelsync_daemon.control.hub_link import CheckIn, HubLink
+from modelsync_daemon.control.outbox import Outbox
+from modelsync_daemon.control.plane import ControlPlane, MethodAnswer
+from modelsync_daemon.control.reporter import Reporting
+from modelsync_daemon.disk import garbage
+from modelsync_daemon.disk import ledger as budget
+from modelsync_daemon.disk.database import DamagedDatabase, Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.disk.pointer import Pointer, Reference
+from modelsync_daemon.disk.states import PREPARING, SWITCHING, State
+from modelsync_daemon.reconcile import decision as reconcile
+from modelsync_daemon.reconcile import operations, status
+from modelsync_daemon.reconcile.decision import Decision, Facts, Step, fingerprint
+from modelsync_daemon.reconcile.desired import Wishes
+from modelsync_daemon.reconcile.pushed_updates import Pushing
+from modelsync_daemon.reconcile.repair import Repairing
+from modelsync_daemon.reconcile.update import Updates
+from modelsync_daemon.timing.backoff import HUB, NETWORK, REFUSED, Backoff
+from modelsync_daemon.timing.deadline import within
+from modelsync_daemon.workers.messages import Preparer, WorkerDied
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError
 from modelsync_protocol.twin import Wish

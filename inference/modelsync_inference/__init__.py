@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelsync_inference.async_model import AsyncHotModel, AsyncLease
     from modelsync_inference.errors import InputError, ModelRefusedError, NotServingError, RunError, WorkerDiedError
-    from modelsync_inference.follower import Outcome
-    from modelsync_inference.hot_model import HotModel
-    from modelsync_inference.isolation import Isolation
-    from modelsync_inference.lease import Lease, Prediction
-    from modelsync_inference.memory_policy import Policy
-    from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
-    from modelsync_inference.settings import Settings
-    from modelsync_inference.trial import Label, TrialRules
+    from modelsync_inference.follow.follower import Outcome
+    from modelsync_inference.follow.memory_policy import Policy
+    from modelsync_inference.handle.async_model import AsyncHotModel, AsyncLease
+    from modelsync_inference.handle.hot_model import HotModel
+    from modelsync_inference.handle.settings import Settings
+    from modelsync_inference.model.lease import Lease, Prediction
+    from modelsync_inference.model.trial import Label, TrialRules
+    from modelsync_inference.processes.isolation import Isolation
+    from modelsync_inference.runtimes.port import LoadedModel, Runtime, TensorSpec
 
 __all__ = [
     "AsyncHotModel",

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon.children import WORKER_COMMAND, ChildPreparer
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.job import BudgetExceeded, EventCallback, Job, WorkerDied, error_of, kind_of
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.workers.messages import BudgetExceeded, EventCallback, Job, WorkerDied, error_of, kind_of
+from modelsync_daemon.workers.worker_client import WORKER_COMMAND, ChildPreparer
 from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
 
 JOB = Job("anomaly", 1, "http://127.0.0.1:1", "/nowhere", quarantined=("a" * 64,))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import hublink
-from modelsync_daemon.control import Twin
-from modelsync_daemon.database import Database
-from modelsync_daemon.outbox import Outbox
+from modelsync_daemon.control import hub_link
+from modelsync_daemon.control.outbox import Outbox
+from modelsync_daemon.control.plane import Twin
+from modelsync_daemon.disk.database import Database
 from modelsync_protocol.errors import RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, MemoryControlPlane, device
 
@@ -120,7 +120,7 @@ async def test_an_offline_devices_report_waits_and_coalesces(tmp_path: Path) -> 
 async def test_a_checking_in_device_hangs_up_when_all_is_done_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hublink, "_LINGER_SECONDS", 0.4)
+    monkeypatch.setattr(hub_link, "_LINGER_SECONDS", 0.4)
     async with device(tmp_path, connect_every=86400) as pi:
         await pi.until(lambda: pi.plane.connects == 1 and not pi.plane.connected, "hanging up")
         pi.wish(1)
@@ -139,8 +139,8 @@ async def test_a_checking_in_device_hangs_up_when_all_is_done_and_comes_back(
 
 
 async def test_check_ins_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hublink, "_LINGER_SECONDS", 0.05)
-    monkeypatch.setattr(hublink, "jitter", lambda seconds: seconds / 1000)
+    monkeypatch.setattr(hub_link, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(hub_link, "jitter", lambda seconds: seconds / 1000)
     async with device(tmp_path, connect_every=60) as pi:
         await pi.until(lambda: pi.plane.connects >= 4, "four check-ins")
         pi.wish(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.preparation import OverBudget
+from modelsync_daemon.build.request import OverBudget
 from modelsync_protocol import caps, names, parcel
 from modelsync_protocol.errors import RefusedError
 from tests.support.pulling import Device

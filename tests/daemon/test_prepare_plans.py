@@ -119,7 +119,7 @@ async def test_version_that_is_not_the_newest_is_reached_by_its_update(tmp_path:
 async def test_budget_is_checked_before_the_first_byte(tmp_path: Path) -> None:
     import pytest
 
-    from modelsync_daemon.preparation import OverBudget
+    from modelsync_daemon.build.request import OverBudget
 
     shop = await Shop.open(tmp_path)
     await shop.publish_bytes("m", noise(1, 300 * KIB))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from modelsync_daemon.activation import Patience
-from modelsync_daemon.processes import Report
+from modelsync_daemon.activate.activation import Patience
+from modelsync_daemon.activate.inference_processes import Report
 from tests.daemon.fakes import NAME, Device, Inference, device, reference
 
 

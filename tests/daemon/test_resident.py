@@ -6,8 +6,8 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from modelsync_daemon.job import BudgetExceeded
-from modelsync_daemon.processes import Report
+from modelsync_daemon.activate.inference_processes import Report
+from modelsync_daemon.workers.messages import BudgetExceeded
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, Device, Inference, MemoryControlPlane, device, reference
 

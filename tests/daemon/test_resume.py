@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.pointer import Pointer
-from modelsync_daemon.processes import Processes
-from modelsync_daemon.state import State
-from modelsync_daemon.wishes import Wishes
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.pointer import Pointer
+from modelsync_daemon.disk.states import State
+from modelsync_daemon.reconcile.desired import Wishes
 from modelsync_protocol.errors import UnreachableError
 from tests.daemon.fakes import NAME, Inference, MemoryControlPlane, device, install, reference
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon import socket_client
-from modelsync_daemon.socket_api import SocketApi
-from modelsync_daemon.socket_client import NoDaemon
+from modelsync_daemon.local import socket_client
+from modelsync_daemon.local.socket_api import SocketApi
+from modelsync_daemon.local.socket_client import NoDaemon
 from modelsync_protocol.errors import RefusedError, UsageError
 from tests.daemon.fakes import NAME, Device, device, reference
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.backoff import HUB, NETWORK, REFUSED
+from modelsync_daemon.timing.backoff import HUB, NETWORK, REFUSED
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UnreachableError
 from tests.daemon.fakes import Device, MemoryControlPlane, device
 from tests.support.budgets import within

@@ -14,8 +14,8 @@ from typing import Final
 
 import zstandard
 
-from modelsync_daemon import pointer as daemon_pointer
-from modelsync_inference import pointer as inference_pointer
+from modelsync_daemon.disk import pointer as daemon_pointer
+from modelsync_inference.model import pointer as inference_pointer
 from modelsync_protocol import (
     bundle,
     canonical,

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.oneshot import pull
-from modelsync_daemon.wishes import Wishes
+from modelsync_daemon.reconcile.desired import Wishes
 from tests.daemon.fakes import NAME
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import OTHER, World

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import activation, prepare
-from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.journal import Build
+from modelsync_daemon.activate import activation
+from modelsync_daemon.build import pipeline
+from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.journal import Build
 from modelsync_daemon.resident import Resident
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.manifest import Manifest
@@ -65,7 +66,7 @@ def _prune_all_but_current(self: DataDir, name: str, keep: object = ()) -> list[
     return []
 
 
-async def _believe(self: prepare._Job, made: Assembly, target: Manifest) -> Manifest:
+async def _believe(self: pipeline._Job, made: Assembly, target: Manifest) -> Manifest:
     return manifests.complete(target.skeleton, iter(list(made.reader.digests())))
 
 
@@ -92,7 +93,7 @@ def _mechanisms() -> tuple[Mechanism, ...]:
             "verification of every chunk before a version is moved into place",
             "tests/daemon/test_prepare_faults.py::test_damaged_update_is_repaired_from_packs",
             "`_verify` believes what is on the disk",
-            _set(prepare._Job, "_verify", _believe),
+            _set(pipeline._Job, "_verify", _believe),
         ),
         Mechanism(
             "the journal: what was fetched is not fetched again",

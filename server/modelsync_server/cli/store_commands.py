@@ -34,7 +34,7 @@ def publish(
 ) -> None:
     """Publish a model file or directory as a new version."""
     from modelsync_server.cli.progress import Bar
-    from modelsync_server.publisher import publish as run
+    from modelsync_server.publish.publisher import publish as run
     from modelsync_server.store import open_store
 
     with Bar() as bar:
@@ -112,8 +112,8 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Say what an update (or a first install) will cost a device, without doing it."""
+    from modelsync_server.publish.verifier import price_of
     from modelsync_server.store import open_store
-    from modelsync_server.verifying import price_of
 
     plan = asyncio.run(price_of(open_store(store), name, base, to))
     if as_json:
@@ -124,8 +124,8 @@ def price(
 
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Check every signed version and every update of a store, byte for byte."""
+    from modelsync_server.publish.verifier import verify as run
     from modelsync_server.store import open_store
-    from modelsync_server.verifying import verify as run
 
     report = asyncio.run(run(open_store(store)))
     if as_json:

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.devices import Devices
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.registry import Registry
 from modelsync_server.hub.routes import (
@@ -30,6 +29,7 @@ from modelsync_server.hub.routes import (
     write_properties,
 )
 from modelsync_server.hub.state import State
+from modelsync_server.iothub.identity import Identity
 
 _WINDOW = 100
 """Messages that a module may have before it acknowledges one."""

@@ -6,8 +6,8 @@ import asyncio
 
 from modelsync_protocol import caps, index, names, trust
 from modelsync_protocol.errors import FormatError
-from modelsync_server.library import published_sizes
 from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.store.published import published_sizes
 from modelsync_server.trust.metadata import State
 
 _VERSIONS = 6
