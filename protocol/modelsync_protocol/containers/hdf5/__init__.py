@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelsync_protocol.containers.hdf5.datasets import Dataset, datasets
+from modelsync_protocol.containers.hdf5.datasets import CHECKSUM, DEFLATE, SHUFFLE, Dataset, datasets
 from modelsync_protocol.containers.ranges import TensorRange
 
-__all__ = ["MAGIC", "Dataset", "datasets", "tensors"]
+__all__ = ["CHECKSUM", "DEFLATE", "MAGIC", "SHUFFLE", "Dataset", "datasets", "tensors"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 

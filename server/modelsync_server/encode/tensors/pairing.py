@@ -13,6 +13,7 @@ from modelsync_protocol import containers
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.manifest import Manifest
+from modelsync_server.encode.tensors import guessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,24 @@ class Tensor:
         return self.count * self.numeral.width
 
 
-def tensors_of(manifest: Manifest, stream: memoryview) -> list[Tensor]:
-    """All tensors of known element type, ascending by offset and disjoint."""
+def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) -> list[Tensor]:
+    """All tensors of known element type, ascending by offset and disjoint.
+
+    `guess`: where a file is of no known container, what looks like floats counts too.
+    """
     found: list[Tensor] = []
     starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
     sizes = {file.path: file.size for file in manifest.files}
     for file in manifest.files:
         start = starts[file.path]
         data = stream[start : start + file.size]
-        for tensor in containers.tensors(file.path, data):
+        known = containers.tensors(file.path, data)
+        if guess and not known:
+            found += [
+                Tensor(file.path, f"floats {number}", start + g.offset, g.length // g.numeral.width, g.numeral, ())
+                for number, g in enumerate(guessing.floats(data))
+            ]
+        for tensor in known:
             found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
         for outside in containers.external_tensors(file.path, data):
             place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
