@@ -10,19 +10,19 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from modelsync_daemon.transfer.origin_secret import Access
+from modelsync_daemon.build.plan_executor import Executor, Linked
+from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
+from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir, Installed
-from modelsync_daemon.build.plan_executor import Executor, Linked
 from modelsync_daemon.disk.garbage import REPAIR
 from modelsync_daemon.disk.journal import Build, Recipe
-from modelsync_daemon.transfer.origin_client import Origin, Traffic
-from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
-from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
-from modelsync_daemon.transfer.pushed_origin import PushedOrigin
-from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.transfer.download import ObjectChanged, ObjectReader, ObjectSource
+from modelsync_daemon.transfer.origin_client import Origin, Traffic
+from modelsync_daemon.transfer.origin_secret import Access
+from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
+from modelsync_daemon.transfer.pushed_origin import PushedOrigin
 from modelsync_daemon.trust.trust_store import ObjectMissing, Resolved, TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests
