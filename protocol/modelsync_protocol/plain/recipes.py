@@ -1,4 +1,4 @@
-"""How a member's packed bytes follow from its plain ones: deflate with recorded parameters, HDF5's shuffle. No I/O here.
+"""How packed bytes follow from plain ones: deflate with recorded parameters, HDF5's shuffle. No I/O here.
 
 A compressor's output is no contract between versions of zlib: `reference` says which versions give the same bytes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from modelsync_protocol import caps
@@ -35,13 +35,15 @@ class Wrapping(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """zlib's parameters (deflateInit2), and the width (bytes) of the elements that were shuffled before; 1 for none."""
+    """zlib's parameters (deflateInit2); whether the writer flushed (Z_SYNC_FLUSH) before it finished; and the width
+    (bytes) of the elements that were shuffled before, 1 for none."""
 
     wrapping: Wrapping
     level: int = 6
     window_bits: int = 15
     memory_level: int = 8
     strategy: int = 0
+    flushed: bool = False
     shuffle: int = 1
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ def write(out: bytearray, recipe: Recipe) -> None:
     """Append a recipe (FORMAT.md §plain view)."""
     out.append(recipe.wrapping)
     if recipe.wrapping != Wrapping.STORED:
-        out += bytes((recipe.level, recipe.window_bits, recipe.memory_level, recipe.strategy))
+        out += bytes((recipe.level, recipe.window_bits, recipe.memory_level, recipe.strategy, recipe.flushed))
     write_varint(out, recipe.shuffle)
 
 
@@ -82,8 +84,13 @@ def read(reader: Reader) -> Recipe:
     if kind > max(Wrapping):
         raise FormatError(f"recipe {kind} is not known here; update this program.")
     wrapping = Wrapping(kind)
-    parameters = (6, 15, 8, 0) if wrapping == Wrapping.STORED else tuple(reader.take(4))
-    return Recipe(wrapping, *parameters, shuffle=reader.varint(_MAX_SHUFFLE))
+    recipe = Recipe(wrapping)
+    if wrapping != Wrapping.STORED:
+        level, window_bits, memory_level, strategy, flushed = reader.take(5)
+        if flushed > 1:
+            raise FormatError("a recipe has an ending that is not known here; update this program.")
+        recipe = Recipe(wrapping, level, window_bits, memory_level, strategy, bool(flushed))
+    return replace(recipe, shuffle=reader.varint(_MAX_SHUFFLE))
 
 
 def unpack(recipe: Recipe, packed: Iterable[bytes], plain: int) -> Iterator[bytes]:
@@ -129,6 +136,8 @@ def compressed(recipe: Recipe, plain: Iterable[bytes]) -> Iterator[bytes]:
     compressor = zlib.compressobj(recipe.level, zlib.DEFLATED, recipe._bits, recipe.memory_level, recipe.strategy)
     for piece in pieces:
         yield compressor.compress(piece)
+    if recipe.flushed:
+        yield compressor.flush(zlib.Z_SYNC_FLUSH)
     yield compressor.flush()
 
 

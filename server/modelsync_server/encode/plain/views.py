@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,10 +73,7 @@ def viewed(base: Source | None, target: Source, pool: Executor) -> Iterator[tupl
         if after is None and before is None:
             yield None
             return
-        try:
-            yield before, after or Viewed(View(target.manifest.size, ()), target)
-        finally:
-            pass
+        yield before, after or Viewed(View(target.manifest.size, ()), target)
 
 
 def _parts(source: Source) -> Iterator[_Part]:
@@ -163,7 +161,7 @@ def _replays(source: Source, parts: Sequence[_Part], plain: memoryview, pool: Ex
         hint = next((sample.recipe for sample in samples if sample is not None), None)
         if packed and hint is None:
             continue
-        results = pool.map(lambda part, hint=hint: search_one(part, hint), alike)  # type: ignore[misc]  # mypy#12557
+        results = pool.map(search_one, alike, repeat(hint))
         for part, result in zip(alike, results, strict=True):
             if result is not None:
                 member = Member(part.offset + result.skip, result.packed, part.found.plain, result.recipe)
