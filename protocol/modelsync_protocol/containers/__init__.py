@@ -96,5 +96,13 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     return found if len(found) <= caps.MAX_TENSORS else []
 
 
+def beside(path: str, data: memoryview) -> list[ExternalTensor]:
+    """Tensors that fill whole files beside this one: those of an unpacked PyTorch archive by its `data.pkl`."""
+    if path.rpartition("/")[2] != "data.pkl":
+        return []
+    found = islice(torch_files.described(data), caps.MAX_TENSORS)
+    return [ExternalTensor(tensor.name, name, 0, None, tensor.dtype, tensor.shape) for name, tensor in found]
+
+
 def _suffix(path: str) -> str:
     return path[path.rfind(".") :].lower() if "." in path else ""

@@ -20,7 +20,7 @@ from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.plain.candidate import update_through_views
+from modelsync_server.plain.candidate import update_through_views
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot

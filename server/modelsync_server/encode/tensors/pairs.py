@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -13,7 +13,7 @@ from modelsync_protocol import containers
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.manifest import Manifest
-from modelsync_server.encode.tensors import guessing
+from modelsync_server.encode.tensors import float_guesser
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,9 @@ def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) ->
     for file in manifest.files:
         start = starts[file.path]
         data = stream[start : start + file.size]
-        known = containers.tensors(file.path, data)
-        if guess and not known:
-            found += [
-                Tensor(file.path, f"floats {number}", start + g.offset, g.length // g.numeral.width, g.numeral, ())
-                for number, g in enumerate(guessing.floats(data))
-            ]
-        for tensor in known:
+        for tensor in containers.tensors(file.path, data):
             found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
-        for outside in containers.external_tensors(file.path, data):
+        for outside in (*containers.external_tensors(file.path, data), *containers.beside(file.path, data)):
             place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
             kind = numerals.BY_NAME.get(outside.dtype or "")
             if place in starts and kind is not None:
@@ -60,12 +54,22 @@ def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) ->
                 if outside.offset + length <= sizes[place]:
                     offset = starts[place] + outside.offset
                     found += _typed(place, outside.name, offset, length, kind.name, outside.shape)
+    if guess:
+        found += _guessed(manifest, stream, {tensor.path for tensor in found})
     found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[Tensor] = []
     for candidate in found:
         if candidate.count and (not result or candidate.offset >= result[-1].offset + result[-1].length):
             result.append(candidate)
     return result
+
+
+def _guessed(manifest: Manifest, stream: memoryview, known: Set[str]) -> Iterator[Tensor]:
+    for file, start in zip(manifest.files, manifest.file_offsets, strict=False):
+        if file.path not in known:
+            for number, guess in enumerate(float_guesser.floats(stream[start : start + file.size])):
+                count = guess.length // guess.numeral.width
+                yield Tensor(file.path, f"floats {number}", start + guess.offset, count, guess.numeral, ())
 
 
 def _typed(

@@ -11,7 +11,7 @@ from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plain.view import View
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
-from modelsync_server.encode.plain.views import Viewed, viewed
+from modelsync_server.plain.view_builder import Viewed, viewed
 
 
 def update_through_views(base: Source, target: Source, pool: Executor) -> Encoded | None:

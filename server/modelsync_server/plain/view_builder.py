@@ -14,15 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from modelsync_protocol import caps, names
-from modelsync_protocol.chunking import chunk_sizes
+from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.plain import recipes
 from modelsync_protocol.plain.recipes import Recipe, Wrapping
 from modelsync_protocol.plain.view import Member, View
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.plain import found, search
-from modelsync_server.encode.plain.found import Found
+from modelsync_server.plain import member_finder, recipe_finder
+from modelsync_server.plain.member_finder import Found
 from modelsync_server.store.mapped_file import mapped
 
 _TOP = "\U0010ffff"
@@ -82,7 +82,7 @@ def _parts(source: Source) -> Iterator[_Part]:
     count = 0
     for file, start in zip(source.manifest.files, source.manifest.file_offsets, strict=False):
         end = start
-        for item in sorted(found.members(file.path, source.stream[start : start + file.size]), key=lambda f: f.offset):
+        for item in sorted(member_finder.members(file.path, source.stream[start : start + file.size]), key=lambda f: f.offset):
             begin = start + item.offset
             count += 1
             if begin < end or begin + item.packed > start + file.size or item.plain > room or count > caps.MAX_MEMBERS:
@@ -148,10 +148,10 @@ def _replays(source: Source, parts: Sequence[_Part], plain: memoryview, pool: Ex
     for part in parts:
         by_file.setdefault(part.path, []).append(part)
 
-    def search_one(part: _Part, hint: Recipe | None) -> search.Replay | None:
+    def search_one(part: _Part, hint: Recipe | None) -> recipe_finder.Replay | None:
         packed = source.stream[part.offset : part.offset + part.found.packed]
         whole = plain[part.place : part.place + part.found.plain]
-        return search.replay(packed, whole, part.found.wrapping, part.found.shuffle, hint)
+        return recipe_finder.replay(packed, whole, part.found.wrapping, part.found.shuffle, hint)
 
     pairs: list[tuple[_Part, Member]] = []
     for alike in by_file.values():

@@ -18,14 +18,21 @@ from modelsync_protocol.codecs.numerals import Numeral
 _BLOCK_BYTES = 32 * caps.KIB
 """The grain of a guess: a stretch of one type is a number of such blocks."""
 
+_SAMPLE_BYTES = 8 * caps.KIB
+"""What is looked at of each block."""
+
 _KINDS = (numerals.F16, numerals.BF16, numerals.F32, numerals.F64)
 _MAX_FILE_BYTES = 4 * 1024 * caps.MIB
 
-_GAIN = 0.06
-"""A type must save this share of a block's bits beyond what any other byte-wise order shows."""
+_GAIN, _BETTER = 0.06, 0.02
+"""The share of a block's bits that knowing each exponent must save, and by how much a second type must save more."""
 
 _NOISE_BITS = 7.0
 """Trained floats' lowest bytes are close to noise; text and tables are not."""
+
+
+Found = tuple[Numeral, int]
+"""Element type, and phase: bytes of a block before its first element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +50,11 @@ def floats(data: memoryview) -> Iterator[Guess]:
     if not count or len(data) > _MAX_FILE_BYTES:
         return
     raw = np.frombuffer(data, np.uint8)
-    start, current = 0, None
+    start = 0
+    current: Found | None = None
     for number in range(count):
-        block = raw[number * _BLOCK_BYTES : (number + 1) * _BLOCK_BYTES]
-        found = _best(block, None if current is None else current)
+        begin = number * _BLOCK_BYTES
+        found = _best(raw[begin : begin + _SAMPLE_BYTES], current)
         if found != current:
             if current is not None:
                 yield _stretch(start * _BLOCK_BYTES, number * _BLOCK_BYTES, current)
@@ -55,20 +63,22 @@ def floats(data: memoryview) -> Iterator[Guess]:
         yield _stretch(start * _BLOCK_BYTES, len(data), current)
 
 
-def _stretch(begin: int, end: int, found: tuple[Numeral, int]) -> Guess:
+def _stretch(begin: int, end: int, found: Found) -> Guess:
     kind, phase = found
     begin += phase
     return Guess(begin, (end - begin) // kind.width * kind.width, kind)
 
 
-def _best(block: NDArray[np.uint8], before: tuple[Numeral, int] | None) -> tuple[Numeral, int] | None:
-    """Type and phase (bytes) under which exponents say most; that of the block before wins if it is about as good."""
+def _best(block: NDArray[np.uint8], before: Found | None) -> Found | None:
+    """Type and phase (bytes) under which exponents say most; that of the block before is kept if it still says much."""
+    if before is not None and _gain(block[before[1] :], before[0]) > 2 * _GAIN:
+        return before
     best, most = None, _GAIN
     for kind in _KINDS:
         for phase in range(kind.width):
-            gain = _gain(block[phase:], kind) + (0.01 if (kind, phase) == before else 0.0)
-            # A type explains what a narrower one sees too, and must then explain it better.
-            if gain > most + (0.005 if best is not None else 0.0):
+            gain = _gain(block[phase:], kind)
+            # A wider type sees what a narrower one sees too, and must explain it better.
+            if gain > most + (_BETTER if best is not None else 0.0):
                 best, most = (kind, phase), gain
     return best
 
