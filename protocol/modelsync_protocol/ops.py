@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.plain.view import View
 from modelsync_protocol.wire import Reader, write_signed, write_varint
 
 _COPY_BASE, _COPY_TARGET = 0, 0x80
@@ -71,12 +72,14 @@ def write_ops(out: bytearray, operations: Sequence[Op]) -> None:
         position += op.length
 
 
-def read_ops(reader: Reader, *, target: Manifest, base_size: int) -> list[Op]:
+def read_ops(reader: Reader, *, target: Manifest | View, base_size: int) -> list[Op]:
     """Read operations that tile the stream of `target`; `base_size` is the base's stream in bytes (0: no base).
 
-    Raises FormatError if any reaches beyond base or target, cuts a chunk of the target, or breaks a cap.
+    Raises FormatError if any reaches beyond base or target, cuts a chunk of the target (a plain view has none), or
+    breaks a cap.
     """
     target_size = target.size
+    edges = target.chunk_edges if isinstance(target, Manifest) else None
     operations: list[Op] = []
     cursor = position = 0
     for _ in range(reader.varint(caps.MAX_OPS)):
@@ -98,7 +101,7 @@ def read_ops(reader: Reader, *, target: Manifest, base_size: int) -> list[Op]:
         _check(op.length > 0, "an operation is empty")
         operations.append(op)
         position += op.length
-        _check(position in target.chunk_edges, "an operation ends in the middle of a chunk")
+        _check(edges is None or position in edges, "an operation ends in the middle of a chunk")
     _check(position == target_size, "the operations do not fill the target")
     return operations
 

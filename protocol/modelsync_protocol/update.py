@@ -10,9 +10,14 @@ from modelsync_protocol.codecs import zstd
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest, complete
 from modelsync_protocol.ops import Frame, Op, read_ops, write_ops
+from modelsync_protocol.plain import section
+from modelsync_protocol.plain.section import Views
 from modelsync_protocol.wire import Reader, Truncated, write_varint
 
 MAGIC = b"MSU\x01"
+MAGIC_VIEWS = b"MSU\x02"
+"""Format 2: the header says between which plain views the operations run."""
+
 PREAMBLE_BYTES = len(MAGIC) + 2 * 8
 """No preamble is longer: magic and two varints."""
 
@@ -24,6 +29,7 @@ class Preamble:
     offset: int
     stored: int
     decoded: int
+    version: int = 1
 
     @property
     def payload_offset(self) -> int:
@@ -41,6 +47,8 @@ class Update:
     target: Manifest
     operations: tuple[Op, ...]
     tables: bytes = b""
+    views: Views | None = None
+    """The plain views that the operations run between; None: between the streams."""
 
     @property
     def payload_bytes(self) -> int:
@@ -48,7 +56,9 @@ class Update:
         return sum(op.payload_length for op in self.operations if isinstance(op, Frame))
 
 
-def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op], tables: bytes = b"") -> bytes:
+def encode_header(
+    base: Manifest, target: Manifest, operations: Sequence[Op], tables: bytes = b"", views: Views | None = None
+) -> bytes:
     """Return preamble and header; the payloads follow it in the order of the operations."""
     skeleton = target.skeleton
     packed = zstd.compress(skeleton, base.skeleton)
@@ -58,10 +68,12 @@ def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op], ta
     header += packed
     write_varint(header, len(tables))
     header += tables
+    if views is not None:
+        section.write(header, views)
     write_ops(header, operations)
     squeezed = zstd.compress(bytes(header), b"")
     stored = squeezed if len(squeezed) < len(header) else bytes(header)
-    out = bytearray(MAGIC)
+    out = bytearray(MAGIC if views is None else MAGIC_VIEWS)
     write_varint(out, len(stored))
     write_varint(out, len(header))
     return bytes(out) + stored
@@ -71,7 +83,9 @@ def decode_preamble(data: bytes | memoryview) -> Preamble | None:
     """Read the first bytes of an update; None if more are needed (PREAMBLE_BYTES always suffice)."""
     reader = Reader(data, "the update")
     try:
-        reader.expect(MAGIC)
+        magic = bytes(reader.take(len(MAGIC)))
+        if magic not in (MAGIC, MAGIC_VIEWS):
+            raise FormatError(f"the update does not begin with {MAGIC!r}; it is of another kind or version.")
         stored = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
         decoded = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
     except Truncated:
@@ -80,7 +94,7 @@ def decode_preamble(data: bytes | memoryview) -> Preamble | None:
         return None
     if stored > decoded:
         raise FormatError("the update's header is longer packed than unpacked.")
-    return Preamble(reader.offset, stored, decoded)
+    return Preamble(reader.offset, stored, decoded, magic[-1])
 
 
 def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest) -> Update:
@@ -98,6 +112,10 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
     target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
     tables = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
-    operations = read_ops(reader, target=target, base_size=base.size)
+    views = section.read(reader, base.size, target.size) if preamble.version > 1 else None
+    if views is None:
+        operations = read_ops(reader, target=target, base_size=base.size)
+    else:
+        operations = read_ops(reader, target=views.target, base_size=views.base.size)
     reader.end()
-    return Update(target, tuple(operations), tables)
+    return Update(target, tuple(operations), tables, views)

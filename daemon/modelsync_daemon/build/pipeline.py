@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelsync_daemon.build.plan_executor import Executor, Linked
+from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.build.plain_views import (
+    ViewedLinks,
+    ViewedTarget,
+    ViewReader,
+    copies_between_trees,
+    unpacked_base,
+)
+from modelsync_daemon.build.plan_executor import Destination, Executor, Linked, Links, Readable
 from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
@@ -30,7 +38,11 @@ from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.offers import Offer
+from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plan import Kind, Plan
+
+_PAUSE_BYTES = 8 * caps.MIB
+"""While more than this of a base is unpacked, the connection is closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +155,8 @@ class _Job:
         self._build = Build(data.root / "incoming" / build, build, database)
         self._installed = self._ordered(data.all_installed())
         self._seeds: dict[str, StreamReader] = {}
+        self._viewed: ViewedTarget | None = None
+        self._open: list[ViewReader] = []
 
     async def run(self) -> PlanSummary:
         """Make the version's folder, by the cheapest way that works."""
@@ -161,6 +175,8 @@ class _Job:
         finally:
             for seed in self._seeds.values():
                 seed.close()
+            for reader in self._open:
+                reader.close()
 
     async def _begin(self) -> PlanSummary:
         for item in self._same():
@@ -203,9 +219,10 @@ class _Job:
             if preamble.payload_offset + found.payload_bytes != size:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
+            self._check_packs(found.views)
             self._build.begin(recipe, head[: preamble.payload_offset])
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found)
-            return await self._carry_out(steps, found.target, 0, body)
+            return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
             body.close()
 
@@ -220,6 +237,7 @@ class _Job:
     async def _go_on(self, recipe: Recipe, source: bytes, done: int) -> PlanSummary:
         """Make the same plan from the same inputs, and go on behind what the journal holds."""
         seeds = [self._seed(digest) for digest in recipe.seeds]
+        views = None
         if not all(seeds):
             raise FormatError("a version that the update builds on is gone.")
         if recipe.kind == "update":
@@ -227,7 +245,8 @@ class _Job:
             assert preamble is not None and seeds[0] is not None
             found = update.decode_header(preamble, source[preamble.offset :], seeds[0].manifest)
             steps = plan.plan_update(self._digest, recipe.base, recipe.size, preamble.payload_offset, found)
-            manifest = found.target
+            manifest, views = found.target, found.views
+            self._check_packs(views)
         elif recipe.kind == "chunks":
             manifest, place = index.decode_object(source, self._digest)
             steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
@@ -238,37 +257,60 @@ class _Job:
             request = steps.requests[0]
             body = self._origin.open(request.path, 0, request.length, whole=request.whole, etag=recipe.etag)
             self._listener.state("fetching")
-        return await self._carry_out(steps, manifest, done, body)
+        return await self._carry_out(steps, manifest, done, body, views)
 
-    async def _carry_out(self, steps: Plan, target: Manifest, done: int, body: ObjectReader | None) -> PlanSummary:
-        """Build, verify and move into place. `body` is the plan's first request, if it is open already."""
+    async def _carry_out(
+        self, steps: Plan, target: Manifest, done: int, body: ObjectReader | None, views: Views | None = None
+    ) -> PlanSummary:
+        """Build, verify and move into place. `body` is the plan's first request, if it is open already.
+
+        With `views` the steps run between these.
+        """
         if steps.requests and body is None:
             self._listener.state("fetching")
+        self._viewed = None
         assembly = Assembly(target, self._build.tree)
         assembly.prepare()
         seeds = [self._seeds[digest] for digest in steps.seeds]
         linked = Linked(assembly)
-        linked.link(steps, seeds)
+        linked.link(steps.steps if views is None else copies_between_trees(views, steps), seeds)
         if done == 0:
-            self._data.check_space(linked.unlinked_bytes)
+            plain = 0 if views is None else views.base.plain_bytes + views.target.plain_bytes
+            self._data.check_space(linked.unlinked_bytes + plain)
+        destination: Destination = assembly
+        sources: Sequence[Readable] = seeds
+        links: Links = linked
+        if views is not None:
+            if body is not None and views.base.plain_bytes > _PAUSE_BYTES:
+                body.close()  # nobody should wait for us that long with an open connection
+                request = steps.requests[0]
+                body = self._origin.open(request.path, 0, request.length, whole=request.whole, etag=body.etag)
+            base = await unpacked_base(views.base, seeds[0], self._build.folder)
+            self._open.append(base)
+            self._viewed = ViewedTarget(views.target, assembly, self._build.folder)
+            self._open.append(self._viewed.reader)
+            self._viewed.prepare()
+            destination, sources, links = self._viewed, [base], ViewedLinks(views, linked)
         total = sum(step.frame.payload_length for step in steps.steps if isinstance(step, plan.FrameStep))
         executor = Executor(
             steps,
-            assembly,
-            seeds,
+            destination,
+            sources,
             self._origin,
             journal=self._build.advance,
             progress=lambda fetched: self._listener.progress(fetched, total),
         )
-        await executor.run(done, body, linked)
+        await executor.run(done, body, links)
         self._listener.state("assembling")
+        if self._viewed is not None:
+            await self._viewed.pack()
         manifest = await self._verify(assembly, target)
-        destination = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
+        folder = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:
-            assembly.finish(manifest, destination, place)
+            assembly.finish(manifest, folder, place)
         else:
-            assembly.mend(manifest, destination, place)
+            assembly.mend(manifest, folder, place)
         self._build.drop()
         return PlanSummary(steps.kind, steps.bytes, steps.http_requests)
 
@@ -296,7 +338,15 @@ class _Job:
                 f"{self._request.name} version {self._resolved.version} came damaged twice; "
                 "run `modelsync verify` on the store."
             )
+        if self._viewed is not None and self._viewed.packed_otherwise(damaged):
+            _log.warning("this machine's zlib packs otherwise than the publisher's; other updates are taken from now on.")
+            zlib_trust.distrust(self._data.zlib_verdict)
         return manifest
+
+    def _check_packs(self, views: Views | None) -> None:
+        """Raise FormatError before a payload is fetched that would lead to other bytes here."""
+        if views is not None and views.packs and not zlib_trust.packs_alike(self._data.zlib_verdict):
+            raise FormatError("this machine's zlib packs otherwise than the publisher's.")
 
     async def _manifest(self) -> tuple[Manifest, index.Index, bytes]:
         data = await self._origin.get(names.manifest_object(self._digest), caps.MAX_MANIFEST_OBJECT_BYTES)

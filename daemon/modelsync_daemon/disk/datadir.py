@@ -94,6 +94,11 @@ class DataDir:
         return self.root / "models"
 
     @property
+    def zlib_verdict(self) -> Path:
+        """What was found of this machine's zlib (build/zlib_trust.py)."""
+        return self.root / "zlib"
+
+    @property
     def socket(self) -> Path:
         """The daemon's Unix socket."""
         return self.root / "daemon.sock"

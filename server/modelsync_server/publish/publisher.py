@@ -20,6 +20,7 @@ from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
+from modelsync_server.plain.candidate import update_through_views
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
@@ -213,6 +214,10 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
 
 
 def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
+    plain = update_through_views(base, target, pool)
+    if plain is not None and plain.views is not None:
+        header = update.encode_header(base.manifest, target.manifest, plain.operations, plain.tables, plain.views)
+        return header + b"".join(plain.payloads)
     encoded = smallest_update(base, target, pool)
     header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
     return header + b"".join(encoded.payloads)

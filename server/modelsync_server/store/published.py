@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelsync_protocol import codecs, index, names, update
 from modelsync_protocol.errors import FormatError
@@ -15,7 +13,7 @@ from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.store.plain_views import scratch, stream_of, view_of
 
 
 async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
@@ -38,7 +36,8 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         place = next(places)
         return await store.get_range(names.pack_object(found.packs[place.pack][0]), place.offset, op.payload_length)
 
-    async with _built(manifest, found.operations, found.tables, None, payload) as source:
+    async with _built(manifest.size, found.operations, found.tables, memoryview(b""), payload) as area:
+        source = Source(manifest, area)
         check_chunks(source)
         yield source
 
@@ -60,8 +59,15 @@ async def check_update(store: Store, base: Source, target: Manifest) -> None:
         position += op.payload_length
         return data[position - op.payload_length : position]
 
-    async with _built(target, header.operations, header.tables, base, payload) as source:
-        check_chunks(source)
+    views = header.views
+    if views is None:
+        async with _built(target.size, header.operations, header.tables, base.stream, payload) as area:
+            check_chunks(Source(target, area))
+        return
+    with view_of(views.base, base.stream) as plain:
+        async with _built(views.target.size, header.operations, header.tables, plain, payload) as area:
+            with stream_of(views.target, area) as stream:
+                check_chunks(Source(target, stream))
 
 
 def check_chunks(source: Source) -> None:
@@ -77,25 +83,22 @@ _Payload = Callable[[Frame], Awaitable[bytes]]
 
 @asynccontextmanager
 async def _built(
-    manifest: Manifest, operations: tuple[Op, ...], tables: bytes, base: Source | None, payload: _Payload
-) -> AsyncIterator[Source]:
-    """Carry out operations into a temporary flat file; yield it as the stream."""
-    with (
-        TemporaryDirectory(prefix="modelsync-read-") as scratch,
-        mapped(Path(scratch) / "stream", size=manifest.size) as area,
-    ):
+    size: int, operations: tuple[Op, ...], tables: bytes, base: memoryview, payload: _Payload
+) -> AsyncIterator[memoryview]:
+    """Carry out operations into a temporary flat file of `size` bytes; yield its content."""
+    with scratch(size) as area:
         position = 0
         for op in operations:
             if isinstance(op, Copy):
-                origin = area if op.own or base is None else base.stream
+                origin = area if op.own else base
                 data = bytes(origin[op.offset : op.offset + op.length])
             else:
-                lean = b"" if base is None else bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
+                lean = bytes(base[op.base_offset : op.base_offset + op.base_length])
                 prefix = bytes(area[position - op.prefix : position])
                 data = codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables)
             area[position : position + op.length] = data
             position += op.length
-        yield Source(manifest, area)
+        yield area
 
 
 async def published_sizes(store: Store, digest: str) -> dict[str, int]:
