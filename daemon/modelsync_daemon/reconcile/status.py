@@ -14,7 +14,7 @@ from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol.twin import Wish
 
-FORMATS = (1,)
+FORMATS = (1, 2)
 """Versions of protocol/FORMAT.md that this daemon reads."""
 
 Progress = Mapping[str, tuple[int, int]]

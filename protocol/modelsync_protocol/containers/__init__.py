@@ -7,7 +7,17 @@ from dataclasses import replace
 from itertools import islice
 
 from modelsync_protocol import caps
-from modelsync_protocol.containers import hdf5, numpy_files, onnx, pickles, raw_arrays, safetensors, tflite, torch_files, zip_entries
+from modelsync_protocol.containers import (
+    hdf5,
+    numpy_files,
+    onnx,
+    pickles,
+    raw_arrays,
+    safetensors,
+    tflite,
+    torch_files,
+    zip_entries,
+)
 from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 

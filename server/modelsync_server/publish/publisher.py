@@ -14,26 +14,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import names, update
+from modelsync_protocol import codecs, names, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_server.encode.choice import smallest_update
-from modelsync_server.encode.encoder import Source
-from modelsync_server.plain.candidate import update_through_views
+from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.newer import newer_updates
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
-from modelsync_server.store.published import has_manifest, materialised, published_sizes
+from modelsync_server.store.published import has_manifest, materialised, published_sizes, sizes_by_version
 from modelsync_server.trust import Catalogue, NewTarget, Repository
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
 
 _ATTEMPTS = 20
+
+_WORTH_BYTES = 32
+"""An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class UpdatePrice:
     base: int
     bytes: int
     requests: int
+    older_bytes: int | None = None
+    """What a device fetches that reads version 1 of the update's format only; None: the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +126,14 @@ async def _describe(
     advice: Sequence[Advice],
     fresh: bool,
 ) -> Published:
-    sizes = await published_sizes(store, manifest.digest)
+    sizes = await sizes_by_version(store, manifest.digest)
+    older, newest = sizes[1], sizes[codecs.NEWEST_VERSION]
     prices = tuple(
-        UpdatePrice(number, sizes[digest], 1)
+        UpdatePrice(
+            number, newest.get(digest, older.get(digest, 0)), 1, older.get(digest) if digest in newest else None
+        )
         for number, digest in sorted(published.items(), reverse=True)
-        if digest in sizes and number != version
+        if number != version and (digest in older or digest in newest)
     )
     install = await price.install_bytes(store, manifest.digest)
     return Published(
@@ -189,16 +197,18 @@ async def _write_objects(
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                data = await asyncio.to_thread(_update, source, target, pool)
+                made = await asyncio.to_thread(_updates, source, target, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
-                    advice = await asyncio.to_thread(advise, source, target, len(data), pool)
+                    smallest = min(map(len, made.values()))
+                    advice = await asyncio.to_thread(advise, source, target, smallest, pool)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
-        if len(data) < install:
-            with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, base), data)
+        for version, data in made.items():
+            if len(data) < install:
+                with suppress(AlreadyExists):
+                    await store.create(names.update_object(digest, base, version), data)
     return advice
 
 
@@ -213,11 +223,17 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
-def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
-    plain = update_through_views(base, target, pool)
-    if plain is not None and plain.views is not None:
-        header = update.encode_header(base.manifest, target.manifest, plain.operations, plain.tables, plain.views)
-        return header + b"".join(plain.payloads)
-    encoded = smallest_update(base, target, pool)
-    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
+def _updates(base: Source, target: Source, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+    """The update objects by version of their format: the first, and the newest where it is really smaller."""
+    oldest = smallest_update(base, target, pool)
+    made = {1: _object(base, target, oldest)}
+    for better in newer_updates(base, target, oldest, pool):
+        data = _object(base, target, better)
+        if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
+            made[codecs.NEWEST_VERSION] = data
+    return made
+
+
+def _object(base: Source, target: Source, encoded: Encoded) -> bytes:
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
     return header + b"".join(encoded.payloads)

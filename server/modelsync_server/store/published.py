@@ -42,9 +42,9 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         yield source
 
 
-async def check_update(store: Store, base: Source, target: Manifest) -> None:
+async def check_update(store: Store, base: Source, target: Manifest, version: int = 1) -> None:
     """Apply the update object from `base` to `target` and compare; FormatError if it doesn't give the target."""
-    path = names.update_object(target.digest, base.manifest.digest)
+    path = names.update_object(target.digest, base.manifest.digest, version)
     data = await store.get(path)
     preamble = update.decode_preamble(data)
     if preamble is None:
@@ -101,10 +101,19 @@ async def _built(
         yield area
 
 
-async def published_sizes(store: Store, digest: str) -> dict[str, int]:
-    """Base digest → bytes of each update object to `digest`."""
-    found = await store.list(f"updates/{digest}/")
-    return {path.rpartition("/")[2].removesuffix(".v1"): size for path, size in found if path.endswith(".v1")}
+async def published_sizes(store: Store, digest: str, version: int = 1) -> dict[str, int]:
+    """Base digest → bytes of each update object to `digest` in that version of its format."""
+    return (await sizes_by_version(store, digest)).get(version, {})
+
+
+async def sizes_by_version(store: Store, digest: str) -> dict[int, dict[str, int]]:
+    """Version of the update's format → base digest → bytes of each update object to `digest`."""
+    result: dict[int, dict[str, int]] = {version: {} for version in range(1, codecs.NEWEST_VERSION + 1)}
+    for path, size in await store.list(f"updates/{digest}/"):
+        base, _, suffix = path.rpartition("/")[2].rpartition(".v")
+        if suffix.isdecimal() and int(suffix) in result:
+            result[int(suffix)][base] = size
+    return result
 
 
 async def has_manifest(store: Store, digest: str) -> bool:
