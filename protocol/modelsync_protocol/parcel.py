@@ -58,7 +58,7 @@ class Parcel:
 
     @property
     def newer_offers(self) -> bytes:
-        """What updates of newer formats cost, as the section of offers says it (FORMAT.md §12.3); empty if none."""
+        """What updates of newer formats cost, as the section of offers says it (FORMAT.md §12.4); empty if none."""
         return self.objects.get(_OFFERS, b"")
 
 

@@ -90,7 +90,7 @@ class ObjectSource(Protocol):
         """A reader of bytes `offset` to `end` of an object."""
 
     def newer_offers(self) -> bytes | None:
-        """Offers of updates in newer versions of their format (FORMAT.md §12.3); None: whoever knows was not asked."""
+        """Offers of updates in newer versions of their format (FORMAT.md §12.4); None: whoever knows was not asked."""
 
 
 class Rate:

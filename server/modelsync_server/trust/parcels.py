@@ -21,7 +21,7 @@ _MAX_BASES = 64
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in a parcel beside the bundle: objects by store path, and offers of newer updates (FORMAT.md §12.3)."""
+    """What is in a parcel beside the bundle: objects by store path, and offers of newer updates (FORMAT.md §12.4)."""
 
     objects: Mapping[str, bytes]
     newer_offers: bytes = b""
