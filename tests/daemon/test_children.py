@@ -14,7 +14,8 @@ import pytest
 
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.workers.messages import BudgetExceeded, EventCallback, Job, WorkerDied, error_of, kind_of
+from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.workers.messages import EventCallback, Job, WorkerDied, error_of, kind_of
 from modelsync_daemon.workers.worker_client import WORKER_COMMAND, ChildPreparer
 from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
 

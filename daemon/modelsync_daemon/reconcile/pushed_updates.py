@@ -11,11 +11,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from modelsync_daemon.config import Settings
-from modelsync_daemon.disk.database import Database
-from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.durable import durable_unlink, durable_write
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.transfer.pushed_origin import Pushed
 from modelsync_daemon.workers.messages import Job, Outcome, Preparer
 from modelsync_protocol.errors import RefusedError, UnreachableError
@@ -31,11 +29,12 @@ class _Staged:
     at: float
 
 
-class Pushing:
+class PushedUpdates:
     """The staged versions of one data directory, one a model."""
 
-    def __init__(self, settings: Settings, data: DataDir, database: Database, preparer: Preparer) -> None:
-        self._settings, self._data, self._database, self._preparer = settings, data, database, preparer
+    def __init__(self, device: Device, preparer: Preparer) -> None:
+        self._data, self._database, self._preparer = device.data, device.database, preparer
+        self._trust = device.settings.trust
         self._staged: dict[str, _Staged] = {}
         self._busy: set[str] = set()
 
@@ -68,7 +67,7 @@ class Pushing:
                 version=pushed.version,
                 origin="",
                 data=str(self._data.root),
-                trust_root=str(self._settings.trust) if self._settings.trust else None,
+                trust_root=str(self._trust) if self._trust else None,
                 quarantined=tuple(self._database.quarantined(name)),
                 pushed=str(path),
             )
