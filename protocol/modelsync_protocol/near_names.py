@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+_CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)' \(choose from (?P<known>.*)\)", re.DOTALL)
+_OPTION = re.compile(r"unrecognized arguments: (?P<word>-[^ =]+)")
+_WORD = re.compile(r"[\w-]+")
 
 
 def near(word: str, known: Iterable[str]) -> str | None:
@@ -25,3 +30,12 @@ def near_version(version: int, known: Iterable[int]) -> str:
     """` (the nearest is 4)` to put behind a version's number, or nothing."""
     candidates = sorted(known, reverse=True)
     return f" (the nearest is {min(candidates, key=lambda n: abs(n - version))})" if candidates else ""
+
+
+def argparse_hint(message: str, options: Iterable[str]) -> str:
+    """`hint` for what Python's argparse complains of: a choice or command, or one of its `options`."""
+    if match := _CHOICE.search(message):
+        return hint(match["word"], _WORD.findall(match["known"]))
+    if match := _OPTION.search(message):
+        return hint(match["word"], options)
+    return ""

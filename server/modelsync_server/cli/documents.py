@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelsync_protocol import trust
 
 if TYPE_CHECKING:
-    from modelsync_server.publish.details import VersionDetails
-    from modelsync_server.publish.difference import Difference
-    from modelsync_server.publish.listing import Model, Version
-    from modelsync_server.publish.publisher import Release, UpdatePrice
+    from modelsync_server import Difference, Model, Release, UpdatePrice, Version, VersionDetails
 
 
 def release(result: Release) -> dict[str, Any]:

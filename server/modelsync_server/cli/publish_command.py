@@ -13,7 +13,7 @@ from modelsync_server.cli import documents
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
-    from modelsync_server.publish.publisher import Release
+    from modelsync_server import Release
 
 _STDIN = "-"
 

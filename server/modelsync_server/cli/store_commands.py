@@ -13,9 +13,7 @@ from modelsync_server.cli import documents, tables
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
-    from modelsync_server.publish.details import VersionDetails
-    from modelsync_server.publish.difference import Difference, TensorChange
-    from modelsync_server.publish.listing import Version
+    from modelsync_server import Difference, TensorChange, Version, VersionDetails
 
 _MOST_TENSORS = 40
 """Tensors that `diff` shows to a person without --all."""
