@@ -14,6 +14,7 @@ from shlex import quote
 
 from modelsync_daemon.disk.database import SCHEMA_VERSION
 from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.doctor import read_only
 from modelsync_protocol import trust
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.findings import Finding, good, problem, warning
@@ -63,7 +64,7 @@ def _database(data: DataDir) -> Iterator[Finding]:
         return
     restart = "systemctl restart modelsyncd"
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{data.state_db}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(read_only.connect(data)) as connection:
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.doctor import read_only
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import FILE_NAME, Access
 from modelsync_protocol import trust, twin
@@ -54,7 +55,7 @@ async def _ask(url: str, settings: Settings, data: DataDir) -> None:
 def _desired_origin(data: DataDir) -> str | None:
     """The origin that the twin last named, read without taking or making anything."""
     with contextlib.suppress(sqlite3.Error, ValueError, TypeError):
-        with contextlib.closing(sqlite3.connect(f"file:{data.state_db}?mode=ro", uri=True, timeout=5)) as connection:
+        with contextlib.closing(read_only.connect(data)) as connection:
             row = connection.execute("SELECT value FROM documents WHERE key = 'desired'").fetchone()
         return twin.parse_desired(json.loads(row[0])).origin
     return None
