@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
-
-from modelsync_daemon.reconcile.decision import fingerprint
-from modelsync_protocol.twin import Wish
-
-Work = Callable[[], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -19,7 +14,7 @@ class _Running:
 
 
 class ModelTasks:
-    """The running tasks by model name. Each `work` handles its own errors."""
+    """The running tasks by model name. What runs handles its own errors, and says `ended` last of all."""
 
     def __init__(self) -> None:
         self._running: dict[str, _Running] = {}
@@ -30,13 +25,19 @@ class ModelTasks:
     def __bool__(self) -> bool:
         return bool(self._running)
 
-    def serves(self, name: str, wish: Wish) -> bool:
-        """Whether what runs for `name` was started for this very wish."""
-        return name in self._running and self._running[name].wish == fingerprint(wish)
+    def serves(self, name: str, wish: str) -> bool:
+        """Whether what runs for `name` was started for this very wish (a fingerprint)."""
+        return name in self._running and self._running[name].wish == wish
 
-    def start(self, name: str, work: Work, wish: Wish) -> None:
+    def start(self, name: str, work: Coroutine[None, None, None], wish: str) -> None:
         """Begin `work` for `name`, for which nothing runs."""
-        self._running[name] = _Running(asyncio.ensure_future(self._until_done(name, work)), fingerprint(wish))
+        self._running[name] = _Running(asyncio.ensure_future(work), wish)
+
+    def ended(self, name: str) -> None:
+        """The current task is done with `name`; nothing happens if another one took its place."""
+        running = self._running.get(name)
+        if running is not None and running.task is asyncio.current_task():
+            del self._running[name]
 
     async def stop(self, name: str) -> bool:
         """Cancel `name`'s task and wait for its end; False if there is none."""
@@ -51,11 +52,3 @@ class ModelTasks:
     def all(self) -> Iterable[asyncio.Task[None]]:
         """The tasks, for whoever ends them all."""
         return [running.task for running in self._running.values()]
-
-    async def _until_done(self, name: str, work: Work) -> None:
-        try:
-            await work()
-        finally:
-            running = self._running.get(name)
-            if running is not None and running.task is asyncio.current_task():
-                del self._running[name]

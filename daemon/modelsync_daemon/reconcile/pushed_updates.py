@@ -17,7 +17,6 @@ from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.transfer.pushed_origin import Pushed
 from modelsync_daemon.workers.messages import Job, Outcome, Preparer
 from modelsync_protocol.errors import RefusedError, UnreachableError
-from modelsync_protocol.twin import Wish
 
 STAGED_SECONDS = 900
 """How long a staged version may be activated without asking the origin about it."""
@@ -84,10 +83,10 @@ class PushedUpdates:
             self._busy.discard(name)
             await asyncio.to_thread(durable_unlink, path)
 
-    def staged(self, name: str, wish: Wish) -> Outcome | None:
-        """The staged version that satisfies `wish`, if it is fresh and still lies on the disk."""
+    def staged(self, name: str, version: int | None) -> Outcome | None:
+        """That version as it was staged, if it was, is fresh and still lies on the disk."""
         found = self._staged.get(name)
-        if found is None or found.outcome.version != wish.version:
+        if found is None or found.outcome.version != version:
             return None
         age = self._database.clock() - found.at
         lies = self._data.find(name, Reference(found.outcome.version, found.outcome.digest)) is not None

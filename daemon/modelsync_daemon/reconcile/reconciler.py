@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from modelsync_daemon.disk.database import DamagedDatabase
 from modelsync_daemon.disk.states import PREPARING, SWITCHING, State
 from modelsync_daemon.reconcile.decision import Decision, Facts, Step, decide, fingerprint
 from modelsync_daemon.reconcile.device import Device
-from modelsync_daemon.reconcile.model_tasks import ModelTasks, Work
+from modelsync_daemon.reconcile.model_tasks import ModelTasks
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.reconcile.repair import Repairs
 from modelsync_daemon.reconcile.signals import Signals
@@ -82,7 +82,8 @@ class Reconciler:
         for row in self._database.models():
             self._tidy(row.name)
             if row.state in SWITCHING:
-                self._start(row.name, partial(self._resume, row.name), self._device.desired.of(row.name))
+                wish = fingerprint(self._device.desired.of(row.name))
+                self.tasks.start(row.name, self._guarded(row.name, partial(self._resume, row.name)), wish)
 
     def accept(self, document: Mapping[str, Any]) -> None:
         """Desired properties were read: what they change is begun at once, and what waited for the line is tried."""
@@ -147,7 +148,7 @@ class Reconciler:
             if self._pushed.busy(name) or self._repairs.busy(name):
                 continue
             wish = self._device.desired.of(name)
-            if self.tasks.serves(name, wish):
+            if self.tasks.serves(name, fingerprint(wish)):
                 continue
             await self.stop(name)
             decision = decide(self._facts(name, wish))
@@ -164,7 +165,7 @@ class Reconciler:
     def _facts(self, name: str, wish: Wish) -> Facts:
         current = self._data.read_pointer(name)
         row = self._database.model(name)
-        staged = self._pushed.staged(name, wish) is not None  # needs neither origin nor time window
+        staged = self._pushed.staged(name, wish.version) is not None  # needs neither origin nor time window
         return Facts(
             row=row,
             wish=wish,
@@ -199,12 +200,10 @@ class Reconciler:
             await self._activation.remove(name)
             self._signals.changed.set()
         elif decision.step == Step.PREPARE:
-            self._start(name, partial(self._updates.run, name, wish, decision.fresh), wish)
+            work = partial(self._updates.run, name, wish, decision.fresh)
+            self.tasks.start(name, self._guarded(name, work), fingerprint(wish))
 
-    def _start(self, name: str, work: Work, wish: Wish) -> None:
-        self.tasks.start(name, partial(self._guarded, name, work), wish)
-
-    async def _guarded(self, name: str, work: Work) -> None:
+    async def _guarded(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             try:
                 await work()
@@ -220,6 +219,7 @@ class Reconciler:
             await asyncio.sleep(self._refused.seconds(1))
         finally:
             self._updates.progress.pop(name, None)
+            self.tasks.ended(name)
             self._signals.changed.set()
             self._signals.look.set()
 

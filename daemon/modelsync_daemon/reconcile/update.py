@@ -73,7 +73,7 @@ class Updates:
             progressed = self._on_worker(name, event) or progressed
 
         try:
-            outcome = self._pushed.staged(name, wish) or await self._prepare(name, wish, on_event)
+            outcome = self._pushed.staged(name, wish.version) or await self._prepare(name, wish, on_event)
             self._pushed.forget(name)
         except UnreachableError as error:
             held = self._held(name, wish)

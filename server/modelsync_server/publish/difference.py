@@ -14,8 +14,8 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.manifest import EmptyDirectory, Entry, Link, Manifest, RegularFile
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.tensors import pairing
-from modelsync_server.encode.tensors.pairing import Tensor
+from modelsync_server.encode.tensors import pairs as tensor_pairs
+from modelsync_server.encode.tensors.pairs import Tensor
 from modelsync_server.publish import price
 from modelsync_server.publish.update_bytes import UpdateBytes, read_update_bytes
 from modelsync_server.store import Store
@@ -143,9 +143,9 @@ def _size(entry: Entry | None) -> int | None:
 
 
 def _tensors(base: Source, target: Source, spent: UpdateBytes | None) -> tuple[tuple[TensorChange, ...], int]:
-    old = pairing.tensors_of(base.manifest, base.stream)
-    new = pairing.tensors_of(target.manifest, target.stream)
-    pairs = pairing.pair(old, base.stream, new, target.stream)
+    old = tensor_pairs.tensors_of(base.manifest, base.stream)
+    new = tensor_pairs.tensors_of(target.manifest, target.stream)
+    pairs = tensor_pairs.pair(old, base.stream, new, target.stream)
     found, same = [], 0
     for tensor in new:
         before = pairs.get(tensor.offset)
