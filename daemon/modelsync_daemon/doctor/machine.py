@@ -64,7 +64,7 @@ def room(data: DataDir) -> Iterator[Finding]:
     except OSError as error:
         yield problem("disk", f"{data.root} can't be measured: {error.strerror}.", "dmesg", 5)
         return
-    text = f"{data.root} has {usage.free // _MIB:,} MiB free; the largest model has {need / _MIB:,.1f} MiB"
+    text = f"{data.root} has {usage.free // _MIB:,} MiB free; the largest model has {need:,} bytes"
     if usage.free < need + RESERVE_BYTES:
         yield problem("disk", f"{text}: a new version has no room.", f"modelsyncd gc --data {quote(str(data.root))}", 5)
     else:
