@@ -26,22 +26,41 @@ def pull(
     sas_file: str | Path | None = None,
     proxy: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop_on_signals: bool = False,
 ) -> Pulled:
     """Fetch, prove and activate the newest version of a model (or `version`) now, without a hub.
 
     `origin` is the store's URL, `data` the data directory, which is made if it is missing and then needs `trust`, the
     publisher's root.json. `ca`: a PEM file to check the origin against; `sas_file`: a file with its secret query;
     `proxy`: an HTTP proxy's URL. `progress(done, total)` is told bytes. Interrupted, the next call goes on where this
-    one stopped. Call it outside an event loop (from a coroutine: `await asyncio.to_thread(pull, …)`).
+    one stopped; with `stop_on_signals` SIGTERM and SIGINT end it in order (main thread only). Call it outside an
+    event loop (from a coroutine: `await asyncio.to_thread(pull, …)`).
 
     UsageError for wrong input, RefusedError for what trust forbids, UnreachableError if the origin does not answer,
     LocalError if the directory is in use, full or not ours.
     """
-    from modelsync_daemon import results
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise UsageError("pull runs an event loop of its own: call it with `await asyncio.to_thread(pull, …)`.")
+    from modelsync_daemon import oneshot, results
 
     return results.pulled(
-        pull_document(
-            name, origin, data, trust=trust, version=version, ca=ca, sas_file=sas_file, proxy=proxy, progress=progress
+        oneshot.pull(
+            name,
+            origin,
+            Path(data),
+            _path(trust),
+            _path(ca),
+            version,
+            progress,
+            sas_file=_path(sas_file),
+            proxy=proxy,
+            stop_on_signals=stop_on_signals,
         )
     )
 
@@ -54,44 +73,6 @@ def status(data: str | Path, *, running: bool = False) -> Status:
     from modelsync_daemon import results
 
     return results.status(status_document(data, running=running), Path(data))
-
-
-def pull_document(
-    name: str,
-    origin: str,
-    data: str | Path,
-    *,
-    trust: str | Path | None = None,
-    version: int | None = None,
-    ca: str | Path | None = None,
-    sas_file: str | Path | None = None,
-    proxy: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    stop_on_signals: bool = False,
-) -> dict[str, Any]:
-    """As `pull`, as the document of `--json`. `stop_on_signals`: SIGTERM and SIGINT end it in order (exit code 4)."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        pass
-    else:
-        raise UsageError("pull runs an event loop of its own: call it with `await asyncio.to_thread(pull, …)`.")
-    from modelsync_daemon import oneshot
-
-    return oneshot.pull(
-        name,
-        origin,
-        Path(data),
-        _path(trust),
-        _path(ca),
-        version,
-        progress,
-        sas_file=_path(sas_file),
-        proxy=proxy,
-        stop_on_signals=stop_on_signals,
-    )
 
 
 def status_document(data: str | Path, *, running: bool = False) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _pull(options: argparse.Namespace) -> None:
     from modelsync_daemon import api
 
     with _progress(options.name) as show:
-        result = api.pull_document(
+        result = api.pull(
             options.name,
             options.origin,
             options.data,
@@ -148,14 +148,11 @@ def _pull(options: argparse.Namespace) -> None:
             stop_on_signals=True,
         )
     if options.json:
-        _print_json(result)
+        _print_json(result.document)
     else:
-        plan, wire = result["plan"], result["wire"]
-        _print(
-            f"{result['name']} {result['version']} is {result['state']}: {plan['kind']}, {plan['bytes']} bytes in "
-            f"{plan['requests']} requests ({wire['received'] + wire['sent']} on the wire) in {result['seconds']} s.\n"
-            f"{result['path']}"
-        )
+        cost = f"{result.bytes} bytes in {result.requests} requests ({result.received + result.sent} on the wire)"
+        _print(f"{result.name} {result.version} is {result.state}: {result.kind}, {cost} in {result.seconds} s.")
+        _print(str(result.path))
 
 
 def _status(options: argparse.Namespace) -> None:

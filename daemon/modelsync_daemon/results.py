@@ -20,6 +20,7 @@ class Pulled:
 
     `path` is its folder, `state` where the model stands now (`active`). `kind`, `bytes` and `requests` are the plan;
     `received`, `sent` (bytes on the wire, TLS and headers included) and `wire_requests` what it cost in fact.
+    `document` is all of it as `modelsyncd pull --json` prints it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Pulled:
     sent: int
     wire_requests: int
     seconds: float
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Status:
 
 
 def pulled(document: Mapping[str, Any]) -> Pulled:
-    """Read the document that `modelsyncd pull --json` prints."""
+    """Read the document of a pull."""
     plan, wire = document["plan"], document["wire"]
     return Pulled(
         name=document["name"],
@@ -91,6 +93,7 @@ def pulled(document: Mapping[str, Any]) -> Pulled:
         sent=wire["sent"],
         wire_requests=wire["requests"],
         seconds=document["seconds"],
+        document=document,
     )
 
 
