@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 
 import numpy as np
 
@@ -210,11 +211,18 @@ def _measure(base: Source, old: Tensor, target: Source, new: Tensor) -> tuple[in
         if not usable.any():
             continue
         finite = True
-        gap = np.abs(two[usable] - one[usable])
-        largest = max(float(gap.max()), largest)
-        moved += float(gap @ gap)
-        power += float(one[usable] @ one[usable])
-    return changed, (moved / power) ** 0.5 if power > 0 else None, largest if finite else None
+        with np.errstate(over="ignore"):
+            gap = np.abs(two[usable] - one[usable])
+            largest = max(float(gap.max()), largest)
+            moved += float(gap @ gap)
+            power += float(one[usable] @ one[usable])
+    rms = (moved / power) ** 0.5 if power > 0 else None
+    return changed, _finite(rms), _finite(largest if finite else None)
+
+
+def _finite(value: float | None) -> float | None:
+    """None for what left float64's range: JSON has no word for it."""
+    return value if value is not None and isfinite(value) else None
 
 
 def _whole(kind: numerals.Numeral, bits: numerals.Unsigned) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

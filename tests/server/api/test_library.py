@@ -152,6 +152,14 @@ def test_a_difference_tells_what_came_and_went(store: Store, tmp_path: Path) -> 
     assert {tensor.path for tensor in back.tensors if tensor.change is Change.REMOVED} == {"b.npy"}
 
 
+def test_numbers_at_the_end_of_their_range_leave_the_document_readable(store: Store, tmp_path: Path) -> None:
+    for sign in (1, -1):
+        np.save(tmp_path / "w.npy", np.full(5000, sign * 1.7e308, "<f8"))
+        store.publish("t", tmp_path / "w.npy")
+    (tensor,) = store.diff("t", 1, 2).tensors
+    assert (tensor.changed_elements, tensor.relative_rms, tensor.max_abs) == (5000, None, None)
+
+
 def test_an_open_file_is_published_under_its_name(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(tensors(3))
