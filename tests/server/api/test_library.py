@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -59,14 +60,23 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store", keys=tmp_path / "keys")
 
 
-@pytest.fixture
-def filled(store: Store, tmp_path: Path) -> Store:
-    """Two versions of a safetensors model, one weight a little different."""
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions of a safetensors model, one weight a little different; made once, for tests to copy."""
+    folder = tmp_path_factory.mktemp("template")
+    store = create_store(folder / "store", keys=folder / "keys").store
     for version, moved in ((1, 0.0), (2, 1e-3)):
-        path = tmp_path / "model.safetensors"
+        path = folder / "model.safetensors"
         path.write_bytes(tensors(1, moved))
         store.publish("net", path, metadata={"metrics": {"auc": 0.9 + version / 100}, "commit": f"c{version}"})
-    return store
+    return folder
+
+
+@pytest.fixture
+def filled(template: Path, tmp_path: Path) -> Store:
+    """A copy of the template: store, keys and the newest model file."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    return open_store(tmp_path / "store", keys=tmp_path / "keys")
 
 
 def test_a_release_says_what_it_is_and_what_it_costs(filled: Store, tmp_path: Path) -> None:
