@@ -23,7 +23,8 @@ from modelsync_daemon.transfer.origin_client import Origin, Traffic
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
 from modelsync_daemon.transfer.pushed_origin import PushedOrigin
-from modelsync_daemon.trust.trust_store import ObjectMissing, Resolved, TrustStore
+from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
