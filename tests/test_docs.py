@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from modelsync_daemon.disk.states import State
 from tests.support import cli_reference, readme, walks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,7 @@ def test_a_walk_that_the_code_does_not_have_is_refused() -> None:
         [walks.Stop("daemon/attic")],
         [walks.Stop("daemon/disk"), walks.Stop("daemon/control"), walks.Stop("daemon/build")],
         [walks.Stop("inference/model"), walks.Stop("server/store")],
-        [walks.Stop("daemon/activate", (walks.State.IDLE, walks.State.PROBATION))],
+        [walks.Stop("daemon/activate", (State.IDLE, State.PROBATION))],
     ):
         with pytest.raises(walks.WalkError):
             walks.picture(walk)

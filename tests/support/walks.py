@@ -1,21 +1,21 @@
 """Draws the walks of docs/architecture.md: `python -m tests.support.walks`. Only the order of the stops is said here.
 
-What a stop does is the first sentence of its room, which rooms touch is read from their imports, and the states and
-their reasons are the daemon's table; a walk that the code does not have is an error.
+What a stop does is the first sentence of its room, which rooms touch is the table of rooms (tests/rooms.py), and the
+states and their reasons are the daemon's table; a walk that the code does not have is an error.
 """
 
 from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 from modelsync_daemon.disk.states import TRANSITIONS, State
-from tests.support.figures import ROOT
+from tests.rooms import ROOMS, ROOT, package
 
 FOLDER = ROOT / "docs" / "architecture"
 
@@ -136,10 +136,9 @@ def _name(stop: Stop) -> str:
 
 def _folder(room: str) -> Path:
     deployable, _, name = room.partition("/")
-    folder = ROOT / deployable / f"modelsync_{deployable}" / name
-    if not (folder / "__init__.py").is_file():
+    if name not in ROOMS[deployable]:
         raise WalkError(f"there is no room {room}")
-    return folder
+    return package(deployable) / name
 
 
 def _says(room: str) -> str:
@@ -151,18 +150,8 @@ def _says(room: str) -> str:
 
 
 def _imports(room: str, other: str) -> bool:
-    deployable, _, name = other.partition("/")
-    wanted = f"modelsync_{deployable}.{name}"
-    return any(found == wanted or found.startswith(f"{wanted}.") for found in _imported(_folder(room)))
-
-
-def _imported(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
-            elif isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
+    deployable, _, name = room.partition("/")
+    return other.partition("/")[2] in ROOMS[deployable][name].split()
 
 
 def main() -> None:
