@@ -26,6 +26,7 @@ test: setup
 # measures memory, system calls or time is left out: counting changes it.
 .PHONY: coverage
 coverage: setup
+	mkdir -p $(VENV)/coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not long and not measured"; $(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
