@@ -48,7 +48,8 @@ def commit_time() -> str:
 def _wheel(source: Path, out: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": commit_time()}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {**kept, "SOURCE_DATE_EPOCH": commit_time()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ReleaseError(f"{source.name} can't be built: {done.stderr.strip()}")
