@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelsync_daemon import pull, status
     from modelsync_inference import HotModel
-    from modelsync_server import Release, Store, open_store
+    from modelsync_server import Release, Store, create_store, open_store
 
-__all__ = ["HotModel", "Release", "Store", "open_store", "pull", "status"]
+__all__ = ["HotModel", "Release", "Store", "create_store", "open_store", "pull", "status"]
 
 _HOMES = {
     "HotModel": ("modelsync_inference", "inference"),
     "Release": ("modelsync_server", "publisher"),
     "Store": ("modelsync_server", "publisher"),
+    "create_store": ("modelsync_server", "publisher"),
     "open_store": ("modelsync_server", "publisher"),
     "pull": ("modelsync_daemon", "device"),
     "status": ("modelsync_daemon", "device"),

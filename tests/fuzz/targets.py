@@ -20,7 +20,7 @@ from modelsync_protocol import (
     bundle,
     canonical,
     caps,
-    chunking,
+    chunker,
     codecs,
     containers,
     index,
@@ -209,7 +209,7 @@ def chunks(data: bytes) -> None:
     if not data:
         return
     content = memoryview(data)[1:]
-    sizes = chunking.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
+    sizes = chunker.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
     assert sum(sizes) == len(content) and all(0 < size <= caps.TENSOR_CHUNK_BYTES for size in sizes)
 
 

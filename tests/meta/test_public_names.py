@@ -20,6 +20,7 @@ NAMES = {
     "HotModel": "modelsync_inference",
     "Release": "modelsync_server",
     "Store": "modelsync_server",
+    "create_store": "modelsync_server",
     "open_store": "modelsync_server",
     "pull": "modelsync_daemon",
     "status": "modelsync_daemon",

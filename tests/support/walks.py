@@ -39,9 +39,12 @@ class Stop:
 CHUNK = (
     Stop("server/publish"),
     Stop("server/encode"),
+    Stop("server/publish"),
+    Stop("server/trust"),
     Stop("server/store"),
     Stop("server/origin"),
     Stop("daemon/transfer"),
+    Stop("daemon/trust"),
     Stop("daemon/build"),
     Stop("daemon/disk"),
     Stop("daemon/activate"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.codecs import modelling, numerals
+from modelsync_protocol.codecs import models, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Mode
 from modelsync_protocol.codecs.symbols import DELTA, SIGNED_LENGTHS, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
@@ -34,9 +34,9 @@ class Letters:
 
 def symbols_of(segment: Coded, new: Unsigned, old: Unsigned | None) -> Symbols:
     """Encode the elements `new` of a whole segment, given the base's counterpart (None: no base)."""
-    level, quiet = modelling.levels(segment, 0, len(new))
-    prediction = None if old is None else modelling.predicted(segment, old, 0)
-    contexts = modelling.contexts(segment, level, quiet, prediction)
+    level, quiet = models.levels(segment, 0, len(new))
+    prediction = None if old is None else models.predicted(segment, old, 0)
+    contexts = models.contexts(segment, level, quiet, prediction)
     if segment.mode is Mode.DELTA:
         letters = delta_letters(segment.numeral, new, prediction, segment.drop)
     elif segment.numeral.mantissa:

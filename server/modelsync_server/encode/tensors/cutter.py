@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from modelsync_server.encode.tensors.pairing import Tensor
+from modelsync_server.encode.tensors.pairs import Tensor
 from modelsync_server.encode.tensors.pieces import Piece
 
 _MAX_ELEMENTS = 1 << 20

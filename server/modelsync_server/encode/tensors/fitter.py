@@ -12,11 +12,11 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.codecs import modelling, numerals
+from modelsync_protocol.codecs import models, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
 from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
-from modelsync_server.encode.tensors import prediction, symbolise, table_builder
+from modelsync_server.encode.tensors import prediction, symbol_writer, table_builder
 from modelsync_server.encode.tensors.pieces import Piece
 from modelsync_server.encode.tensors.prediction import Layout
 
@@ -74,14 +74,14 @@ def _best_predictor(
     lowest = _rough_bits(kind, new, old)
     for layout, factors in prediction.candidates(kind, new, old, layouts):
         probe = Coded(Mode.DELTA, kind, 0, len(new), 0, layout.columns, layout.column, 0, factors=factors)
-        bits = _rough_bits(kind, new, modelling.predicted(probe, old, 0)) + _factor_bits(factors)
+        bits = _rough_bits(kind, new, models.predicted(probe, old, 0)) + _factor_bits(factors)
         if bits < lowest * 0.999:
             lowest, best = bits, (layout, factors)
     return best
 
 
 def _rough_bits(kind: Numeral, new: Unsigned, predicted: Unsigned) -> float:
-    magnitude, _ = symbolise.differences(kind, new, predicted)
+    magnitude, _ = symbol_writer.differences(kind, new, predicted)
     return float(np.log2(magnitude.astype(np.float32) + np.float32(1)).sum(dtype=np.float64))
 
 
@@ -106,11 +106,11 @@ def _levelled(
     kind = piece.numeral
     flat = fixed or layouts[0]
     plain = Coded(mode, kind, 0, piece.count, None if old is None else 0, flat.columns, flat.column, 0, factors=factors)
-    guess = None if old is None else modelling.predicted(plain, old, 0)
+    guess = None if old is None else models.predicted(plain, old, 0)
     drop = _zero_bits(kind, mode, new)
     plain = replace(plain, drop=drop)
     size = _sizes(kind, mode, new, guess, drop)
-    letters = symbolise.delta_letters(kind, new, guess, drop) if mode is Mode.DELTA else None
+    letters = symbol_writer.delta_letters(kind, new, guess, drop) if mode is Mode.DELTA else None
     side = _factor_bits(factors) if factors else 0.0
     bound = fixed is not None and factors is not None and factors.predictor is not Predictor.GLOBAL
     for layout, power in product([flat] if bound else layouts, _POWERS):
@@ -141,7 +141,7 @@ def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None, dro
     if mode is Mode.VALUE:
         values = (new.view(np.int8) if kind.signed else new).astype(np.float64)
         return np.abs(values - np.median(values))
-    return symbolise.differences(kind, new, guess, drop)[0].astype(np.float64)
+    return symbol_writer.differences(kind, new, guess, drop)[0].astype(np.float64)
 
 
 def _origin(kind: Numeral, mode: Mode, drop: int) -> int:
@@ -200,13 +200,13 @@ def _side_bits(values: NDArray[np.uint8]) -> float:
     return table_builder.entropy_bits(counts[None]) + 3.0 * int((counts > 0).sum())
 
 
-def _bits(segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbolise.Letters | None) -> float:
+def _bits(segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbol_writer.Letters | None) -> float:
     if letters is None:
-        found = symbolise.symbols_of(segment, new, None)
+        found = symbol_writer.symbols_of(segment, new, None)
         contexts, symbols, counts = found.contexts, found.symbols, found.counts
     else:
-        level, quiet = modelling.levels(segment, 0, len(new))
-        contexts, symbols, counts = modelling.contexts(segment, level, quiet, guess), letters.symbols, letters.counts
+        level, quiet = models.levels(segment, 0, len(new))
+        contexts, symbols, counts = models.contexts(segment, level, quiet, guess), letters.symbols, letters.counts
     cells = np.bincount(contexts.astype(np.intp) * 256 + symbols, minlength=120 * 256).reshape(120, 256)
     # A table of its own would have to be paid for: small pieces must not look cheap by overfitting.
     overfit = _CELL_BITS * int((cells > 0).sum())
