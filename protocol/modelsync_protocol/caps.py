@@ -84,3 +84,6 @@ MAX_MEMBERS = 32_768
 
 MAX_SHUFFLED_BYTES = 4 * MIB
 """A member whose bytes are shuffled, plain, bytes: it is held in memory whole."""
+
+MAX_RELEASE_RECORD_BYTES = 64 * KIB
+"""A release record (what a publisher says about a version), bytes. Devices fetch none."""
