@@ -75,9 +75,9 @@ def pack_object(digest: str) -> str:
     return f"packs/{digest}"
 
 
-def update_object(target: str, base: str) -> str:
-    """Store path of the update from manifest digest `base` to manifest digest `target`."""
-    return f"updates/{target}/{base}.v1"
+def update_object(target: str, base: str, version: int = 1) -> str:
+    """Store path of the update of that format version from manifest digest `base` to manifest digest `target`."""
+    return f"updates/{target}/{base}.v{version}"
 
 
 def bundle_object(model: str) -> str:

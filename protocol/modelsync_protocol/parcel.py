@@ -26,10 +26,12 @@ class _Kind(IntEnum):
     MANIFEST = 2
     PACK = 3
     TARGETS = 4
+    UPDATE_3 = 5
 
 
 _PATHS = {
     _Kind.UPDATE: re.compile(r"updates/([0-9a-f]{8})[0-9a-f]{56}/[0-9a-f]{64}\.v1"),
+    _Kind.UPDATE_3: re.compile(r"updates/([0-9a-f]{8})[0-9a-f]{56}/[0-9a-f]{64}\.v3"),
     _Kind.MANIFEST: re.compile(r"manifests/([0-9a-f]{8})[0-9a-f]{56}"),
     _Kind.PACK: re.compile(r"packs/([0-9a-f]{8})[0-9a-f]{56}"),
     _Kind.TARGETS: re.compile(r"metadata/([0-9]{1,9})\.targets\.json"),
@@ -55,7 +57,7 @@ class Parcel:
 def prefix(key: Key) -> str:
     """What the store path begins with of the object that a parcel names so; "" for a kind that is not known."""
     kind, mark = key
-    folders = {_Kind.UPDATE: "updates/", _Kind.MANIFEST: "manifests/", _Kind.PACK: "packs/"}
+    folders = {_Kind.UPDATE: "updates/", _Kind.UPDATE_3: "updates/", _Kind.MANIFEST: "manifests/", _Kind.PACK: "packs/"}
     if kind == _Kind.TARGETS:
         return f"metadata/{int.from_bytes(mark)}.targets.json"
     return f"{folders[_Kind(kind)]}{mark.hex()}" if kind in folders else ""

@@ -95,18 +95,31 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class UpdateChoice:
-    """The update object to fetch: the base's digest and the object's size in bytes."""
+    """The update object to fetch: the base's digest, the object's size in bytes, and its format version."""
 
     base: str
     bytes: int
+    version: int = 1
 
 
-def choose_update(held: Iterable[str], offer: Offer | None) -> UpdateChoice | None:
-    """The smallest update that an offer holds for any held manifest digest, if it beats a first install."""
+NOTHING = Manifest(())
+"""The base of an update that leans on nothing: a first install in one object."""
+
+
+def choose_update(held: Iterable[str], offer: Offer | None, versions: Sequence[int] = (1,)) -> UpdateChoice | None:
+    """The smallest update that an offer holds for any held manifest digest, if it beats a first install.
+
+    `versions` are the format versions that can be read, the best liked first.
+    """
     if offer is None:
         return None
-    choices = [UpdateChoice(base, size) for base in held if (size := offer.update_bytes(base)) is not None]
-    best = min(choices, key=lambda choice: (choice.bytes, choice.base), default=None)
+    choices = [
+        UpdateChoice(base, size, version)
+        for base in held
+        for version in versions
+        if (size := offer.update_bytes(base, version)) is not None
+    ]
+    best = min(choices, key=lambda choice: (choice.bytes, versions.index(choice.version), choice.base), default=None)
     return best if best is not None and best.bytes <= offer.install_bytes else None
 
 
@@ -115,8 +128,10 @@ def plan_held(digest: str) -> Plan:
     return Plan(Kind.HELD, 0, 0, (digest,), (), ())
 
 
-def plan_update(target: str, base: str, size: int, payload_offset: int, update: Update | None) -> Plan:
-    """Carry out an update object of `size` bytes whose payloads begin at `payload_offset`.
+def plan_update(
+    target: str, base: str, size: int, payload_offset: int, update: Update | None, version: int = 1
+) -> Plan:
+    """Carry out an update object of `size` bytes and that format version, whose payloads begin at `payload_offset`.
 
     Without its header (None) the plan has the right cost and no steps.
     """
@@ -129,7 +144,7 @@ def plan_update(target: str, base: str, size: int, payload_offset: int, update: 
             steps.append(FrameStep(position, op, 0, payload_offset + place))
             place += op.payload_length
         position += op.length
-    request = Request(names.update_object(target, base), 0, size, whole=True)
+    request = Request(names.update_object(target, base, version), 0, size, whole=True)
     return Plan(Kind.UPDATE, size, 1, (base,), tuple(steps), (request,), update.tables if update else b"")
 
 

@@ -15,8 +15,10 @@ from modelsync_protocol.plain.section import Views
 from modelsync_protocol.wire import Reader, Truncated, write_varint
 
 MAGIC = b"MSU\x01"
-MAGIC_VIEWS = b"MSU\x02"
-"""Format 2: the header says between which plain views the operations run."""
+VIEWS = 3
+"""The format version whose header says between which plain views the operations run."""
+
+MAGIC_VIEWS = MAGIC[:3] + bytes((VIEWS,))
 
 PREAMBLE_BYTES = len(MAGIC) + 2 * 8
 """No preamble is longer: magic and two varints."""
@@ -112,7 +114,7 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
     target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
     tables = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
-    views = section.read(reader, base.size, target.size) if preamble.version > 1 else None
+    views = section.read(reader, base.size, target.size) if preamble.version == VIEWS else None
     if views is None:
         operations = read_ops(reader, target=target, base_size=base.size)
     else:

@@ -57,7 +57,12 @@ def test_a_member_packs_to_as_many_bytes_as_are_declared(recipe: Recipe) -> None
 @pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.wrapping != Wrapping.STORED])
 def test_a_member_of_other_length_or_damaged_is_refused_and_gives_no_more_than_it_may(recipe: Recipe) -> None:
     whole = packed(recipe)
-    for data, length in ((whole, len(PLAIN) - 1), (whole, len(PLAIN) + 1), (whole[:-40], len(PLAIN)), (b"\xff" * 99, 99)):
+    for data, length in (
+        (whole, len(PLAIN) - 1),
+        (whole, len(PLAIN) + 1),
+        (whole[:-40], len(PLAIN)),
+        (b"\xff" * 99, 99),
+    ):
         given = 0
         with pytest.raises(FormatError):
             for piece in recipes.unpack(recipe, pieces(data, 5000), length):

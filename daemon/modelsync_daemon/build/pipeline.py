@@ -39,7 +39,7 @@ from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.offers import Offer
 from modelsync_protocol.plain.section import Views
-from modelsync_protocol.plan import Kind, Plan
+from modelsync_protocol.plan import Kind, Plan, UpdateChoice
 
 _PAUSE_BYTES = 8 * caps.MIB
 """While more than this of a base is unpacked, the connection is closed."""
@@ -184,11 +184,14 @@ class _Job:
             if seed is not None:
                 return await self._install_held(seed)
         offer = await self._offer()
-        choice = plan.choose_update([item.digest for item in self._installed if self._seed(item.digest)], offer)
+        held = [item.digest for item in self._installed if self._seed(item.digest)]
+        if not any(item.name == self._request.name for item in self._installed):
+            held.append(plan.NOTHING.digest)
+        choice = zlib_trust.best_update(held, offer, self._data.zlib_verdict)
         if choice is not None:
             self._check_budget(choice.bytes)
             try:
-                return await self._begin_update(choice.base, choice.bytes)
+                return await self._begin_update(choice)
             except (FormatError, ObjectMissing, ObjectChanged) as error:
                 _log.warning("the update object does not serve, so chunks are fetched instead: %s", error)
         return await self._begin_chunks()
@@ -201,16 +204,19 @@ class _Job:
         self._build.begin(Recipe(self._digest, "held", "", 0, "", (manifest.digest,)), b"")
         return await self._carry_out(copies, manifest, 0, None)
 
-    async def _begin_update(self, base: str, size: int) -> PlanSummary:
+    async def _begin_update(self, choice: UpdateChoice) -> PlanSummary:
+        base, size, version = choice.base, choice.bytes, choice.version
         seed = self._seed(base)
         assert seed is not None
-        body = self._origin.open(names.update_object(self._digest, base), 0, size, whole=True)
+        body = self._origin.open(names.update_object(self._digest, base, version), 0, size, whole=True)
         try:
             self._listener.state("fetching")
             head = await body.read(min(update.PREAMBLE_BYTES, size))
             preamble = update.decode_preamble(head)
             if preamble is None or preamble.payload_offset > size:
                 raise FormatError("the update is cut short.")
+            if preamble.version != version:
+                raise FormatError("the update is of another format version than its name says.")
             if preamble.payload_offset > len(head):
                 head += await body.read(preamble.payload_offset - len(head))
             else:
@@ -219,9 +225,8 @@ class _Job:
             if preamble.payload_offset + found.payload_bytes != size:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
-            self._check_packs(found.views)
             self._build.begin(recipe, head[: preamble.payload_offset])
-            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found)
+            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
             body.close()
@@ -244,12 +249,14 @@ class _Job:
             preamble = update.decode_preamble(source)
             assert preamble is not None and seeds[0] is not None
             found = update.decode_header(preamble, source[preamble.offset :], seeds[0].manifest)
-            steps = plan.plan_update(self._digest, recipe.base, recipe.size, preamble.payload_offset, found)
+            place, version = preamble.payload_offset, preamble.version
+            steps = plan.plan_update(self._digest, recipe.base, recipe.size, place, found, version)
             manifest, views = found.target, found.views
-            self._check_packs(views)
+            if version == update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                raise FormatError("this machine's zlib packs otherwise than the publisher's.")
         elif recipe.kind == "chunks":
-            manifest, place = index.decode_object(source, self._digest)
-            steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
+            manifest, listed = index.decode_object(source, self._digest)
+            steps = plan.plan_chunks(manifest, listed, recipe.size, [seed.manifest for seed in seeds if seed])
         else:
             raise FormatError("only links were made so far.")
         body = None
@@ -339,14 +346,11 @@ class _Job:
                 "run `modelsync verify` on the store."
             )
         if self._viewed is not None and self._viewed.packed_otherwise(damaged):
-            _log.warning("this machine's zlib packs otherwise than the publisher's; other updates are taken from now on.")
+            _log.warning(
+                "this machine's zlib packs otherwise than the publisher's; other updates are taken from now on."
+            )
             zlib_trust.distrust(self._data.zlib_verdict)
         return manifest
-
-    def _check_packs(self, views: Views | None) -> None:
-        """Raise FormatError before a payload is fetched that would lead to other bytes here."""
-        if views is not None and views.packs and not zlib_trust.packs_alike(self._data.zlib_verdict):
-            raise FormatError("this machine's zlib packs otherwise than the publisher's.")
 
     async def _manifest(self) -> tuple[Manifest, index.Index, bytes]:
         data = await self._origin.get(names.manifest_object(self._digest), caps.MAX_MANIFEST_OBJECT_BYTES)
@@ -367,9 +371,10 @@ class _Job:
         sizes = {}
         for item in self._installed:
             if item.name == self._request.name:
-                size = await self._origin.size(names.update_object(self._digest, item.digest))
-                if size is not None:
-                    sizes[offers.base_key(item.digest)] = size
+                for version in (1, update.VIEWS):
+                    size = await self._origin.size(names.update_object(self._digest, item.digest, version))
+                    if size is not None:
+                        sizes[offers.base_key(item.digest, version)] = size
         return Offer(caps.MAX_ARTIFACT_BYTES, sizes)
 
     def _ordered(self, installed: list[Installed]) -> list[Installed]:
@@ -380,6 +385,8 @@ class _Job:
         return [item for item in self._installed if item.digest == self._digest]
 
     def _seed(self, digest: str) -> StreamReader | None:
+        if digest == plan.NOTHING.digest:
+            self._seeds.setdefault(digest, StreamReader(plan.NOTHING, self._data.root))
         if digest not in self._seeds:
             for item in self._installed:
                 if item.digest == digest and (seed := load_seed(item)) is not None:

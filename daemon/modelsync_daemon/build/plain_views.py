@@ -235,10 +235,10 @@ def _append(found: list[CopyStep], step: CopyStep) -> None:
 def _unpacked(tree: Readable, member: Member) -> Iterator[bytes]:
     """A member's plain bytes in blocks."""
     packed = (
-        tree.read(member.offset + at, min(BLOCK_BYTES, member.packed - at)) for at in range(0, member.packed, BLOCK_BYTES)
+        tree.read(member.offset + at, min(BLOCK_BYTES, member.packed - at))
+        for at in range(0, member.packed, BLOCK_BYTES)
     )
     return recipes.unpack(member.recipe, packed, member.plain)
-
 
 
 def _digest(pieces: Iterator[bytes]) -> bytes:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from modelsync_daemon.disk.durable import durable_write
+from modelsync_protocol.offers import Offer
 from modelsync_protocol.plain import reference
+from modelsync_protocol.plan import UpdateChoice, choose_update
+from modelsync_protocol.update import VIEWS
 
 _SAME, _DIFFERS = "same", "differs"
 
@@ -19,6 +23,14 @@ def packs_alike(place: Path) -> bool:
         known = _SAME if reference.is_reference() else _DIFFERS
         _keep(place, known)
     return known == _SAME
+
+
+def best_update(held: Sequence[str], offer: Offer | None, place: Path) -> UpdateChoice | None:
+    """As plan.choose_update, of all that this device can carry out."""
+    choice = choose_update(held, offer, (1, VIEWS))
+    if choice is not None and choice.version == VIEWS and not packs_alike(place):
+        return choose_update(held, offer)
+    return choice
 
 
 def known_to_differ(place: Path) -> bool:

@@ -56,7 +56,7 @@ class ParcelOrigin:
     def _find(self, path: str) -> bytes | None:
         folder, _, name = path.partition("/")
         found = None if self._parcel is None else self._parcel.get(path)
-        if found is None or (folder == "updates" and not name.endswith(f"/{self._base}.v1")):
+        if found is None or (folder == "updates" and f"/{self._base}." not in name):
             return None
         if folder == "packs" and hashlib.sha256(found).hexdigest() != name:
             return None

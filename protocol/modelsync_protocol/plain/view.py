@@ -1,7 +1,7 @@
 """The plain view of a stream: its bytes outside of all members, then each member's plain bytes. No I/O here.
 
-    stream  = rest ‖ member ‖ rest ‖ member ‖ rest        (members packed, as the files have them)
-    view    = rest ‖ rest ‖ rest ‖ plain ‖ plain          (members in the view's own order)
+stream  = rest ‖ member ‖ rest ‖ member ‖ rest        (members packed, as the files have them)
+view    = rest ‖ rest ‖ rest ‖ plain ‖ plain          (members in the view's own order)
 """
 
 from __future__ import annotations

@@ -82,7 +82,9 @@ def _parts(source: Source) -> Iterator[_Part]:
     count = 0
     for file, start in zip(source.manifest.files, source.manifest.file_offsets, strict=False):
         end = start
-        for item in sorted(member_finder.members(file.path, source.stream[start : start + file.size]), key=lambda f: f.offset):
+        for item in sorted(
+            member_finder.members(file.path, source.stream[start : start + file.size]), key=lambda f: f.offset
+        ):
             begin = start + item.offset
             count += 1
             if begin < end or begin + item.packed > start + file.size or item.plain > room or count > caps.MAX_MEMBERS:
@@ -202,9 +204,7 @@ def _lay_out(source: Source, view: View, parts: Sequence[_Part], plain: memoryvi
         assert os.fstat(out.fileno()).st_size == view.size
 
 
-def _manifest(
-    source: Source, view: View, named: Sequence[tuple[str, _Part, Member]], stream: memoryview
-) -> Manifest:
+def _manifest(source: Source, view: View, named: Sequence[tuple[str, _Part, Member]], stream: memoryview) -> Manifest:
     """The view's manifest: each file's rest, then a file for each name."""
     taken: dict[str, int] = {}
     for _, part, member in named:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modelsync_protocol import offers, plan
+from modelsync_protocol import offers, plan, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.offers import Offer
 from modelsync_protocol.plan import Plan
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import published_sizes, read_manifest
+from modelsync_server.store.published import published_updates, read_manifest
 
 
 async def price(store: Store, target: str, held: Manifest | None) -> Plan:
@@ -20,17 +20,17 @@ async def price(store: Store, target: str, held: Manifest | None) -> Plan:
     """
     if held is not None and held.digest == target:
         return plan.plan_held(target)
-    if held is not None:
-        sizes = await published_sizes(store, target)
-        choice = plan.choose_update([held.digest], Offer(await install_bytes(store, target), sizes_by_prefix(sizes)))
-        if choice is not None:
-            return plan.plan_update(target, choice.base, choice.bytes, 0, None)
+    sizes = await published_updates(store, target)
+    offer = Offer(await install_bytes(store, target), sizes_by_prefix(sizes))
+    choice = plan.choose_update([(held or plan.NOTHING).digest], offer, (1, update.VIEWS))
+    if choice is not None:
+        return plan.plan_update(target, choice.base, choice.bytes, 0, None, choice.version)
     manifest, index, size = await read_manifest(store, target)
     return plan.plan_chunks(manifest, index, size, [held] if held else [])
 
 
 async def install_bytes(store: Store, digest: str) -> int:
-    """Bytes of a first install of a published manifest."""
+    """Bytes of a first install of a published manifest from its packs, which every device can do."""
     manifest, index, size = await read_manifest(store, digest)
     return plan.plan_chunks(manifest, index, size, []).bytes
 
@@ -44,10 +44,10 @@ async def offers_section(store: Store, versions: Mapping[int, str]) -> bytes:
             total = await install_bytes(store, digest)
         except (ObjectNotFound, FormatError):
             continue
-        listed[version] = Offer(total, sizes_by_prefix(await published_sizes(store, digest)))
+        listed[version] = Offer(total, sizes_by_prefix(await published_updates(store, digest)))
     return offers.encode(listed)
 
 
-def sizes_by_prefix(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Key update sizes as offers do."""
-    return {offers.base_key(base): size for base, size in sizes.items()}
+def sizes_by_prefix(sizes: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    """Key the sizes of updates (by base's digest and format version) as offers do."""
+    return {offers.base_key(base, version): size for (base, version), size in sizes.items()}

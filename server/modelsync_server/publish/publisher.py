@@ -14,20 +14,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import names, update
+from modelsync_protocol import caps, names, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
-from modelsync_server.plain.candidate import update_through_views
+from modelsync_server.plain.candidate import WORTH, updated_through_views
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
-from modelsync_server.store.published import has_manifest, materialised, published_sizes
+from modelsync_server.store.published import has_manifest, materialised, published_updates
 from modelsync_server.trust import Catalogue, NewTarget, Repository
 
 DEFAULT_BASES = 5
@@ -121,13 +122,15 @@ async def _describe(
     advice: Sequence[Advice],
     fresh: bool,
 ) -> Published:
-    sizes = await published_sizes(store, manifest.digest)
+    sizes: dict[str, int] = {}
+    for (base, _), size in (await published_updates(store, manifest.digest)).items():
+        sizes[base] = min(size, sizes.get(base, size))
     prices = tuple(
         UpdatePrice(number, sizes[digest], 1)
         for number, digest in sorted(published.items(), reverse=True)
         if digest in sizes and number != version
     )
-    install = await price.install_bytes(store, manifest.digest)
+    install = (await price.price(store, manifest.digest, None)).bytes
     return Published(
         name,
         version,
@@ -182,23 +185,31 @@ async def _write_objects(
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
     install = await price.install_bytes(store, digest)
-    present = await published_sizes(store, digest)
+    present = await published_updates(store, digest)
+    if (NOTHING.digest, update.VIEWS) not in present:
+        viewed = await asyncio.to_thread(updated_through_views, Source(NOTHING, memoryview(b"")), target, pool)
+        # What is no larger than a parcel comes in it, and needs no object of its own.
+        if viewed is not None and install > caps.MAX_ENCLOSED_BYTES and len(viewed.data) < WORTH * install:
+            with suppress(AlreadyExists):
+                await store.create(names.update_object(digest, NOTHING.digest, update.VIEWS), viewed.data)
     for number, base in enumerate(bases, 1):
-        if base == digest or base in present:
+        if base == digest or any((base, version) in present for version in (1, update.VIEWS)):
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                data = await asyncio.to_thread(_update, source, target, pool)
+                made = await asyncio.to_thread(_updates, source, target, install, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
-                    advice = await asyncio.to_thread(advise, source, target, len(data), pool)
+                    advice = await asyncio.to_thread(
+                        advise, source, target, min(map(len, made.values()), default=install), pool
+                    )
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
-        if len(data) < install:
+        for version, data in made.items():
             with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, base), data)
+                await store.create(names.update_object(digest, base, version), data)
     return advice
 
 
@@ -213,11 +224,19 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
+def _updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+    """Format version → update object, those that are smaller than a first install and than what older devices read."""
+    viewed = updated_through_views(base, target, pool)
+    if viewed is not None and len(viewed.data) < WORTH * install and viewed.packed > WORTH * install:
+        return {update.VIEWS: viewed.data}  # between the streams there is nothing to gain
+    plain = _update(base, target, pool)
+    found = {1: plain} if len(plain) < install else {}
+    if viewed is not None and len(viewed.data) < WORTH * min(len(plain), install):
+        found[update.VIEWS] = viewed.data
+    return found
+
+
 def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
-    plain = update_through_views(base, target, pool)
-    if plain is not None and plain.views is not None:
-        header = update.encode_header(base.manifest, target.manifest, plain.operations, plain.tables, plain.views)
-        return header + b"".join(plain.payloads)
     encoded = smallest_update(base, target, pool)
     header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
     return header + b"".join(encoded.payloads)

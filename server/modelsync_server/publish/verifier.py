@@ -11,7 +11,7 @@ from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.plan import Plan
 from modelsync_server.publish import price
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import check_update, materialised, published_sizes, read_manifest
+from modelsync_server.store.published import check_update, materialised, published_updates, read_manifest
 from modelsync_server.trust import ModelVersions, read_catalogue
 
 _BLOCK = 4 * caps.MIB
@@ -38,11 +38,11 @@ async def verify(store: Store) -> Report:
             versions += 1
             try:
                 async with materialised(store, digest) as target:
-                    for base in sorted(await published_sizes(store, digest)):
+                    for base, format_version in sorted(await published_updates(store, digest)):
                         updates += 1
                         try:
                             async with materialised(store, base) as source:
-                                await check_update(store, source, target.manifest)
+                                await check_update(store, source, target.manifest, format_version)
                         except (FormatError, ObjectNotFound) as error:
                             problems.append(f"{name} version {version}: the update from {base[:12]}…: {error}")
             except (FormatError, ObjectNotFound) as error:
@@ -104,7 +104,7 @@ async def _damaged_copies(
             install = await price.install_bytes(store, digest)
         except (FormatError, ObjectNotFound):
             continue  # said where the version itself is checked
-        sizes = price.sizes_by_prefix(await published_sizes(store, digest))
+        sizes = price.sizes_by_prefix(await published_updates(store, digest))
         if offer.install_bytes != install or any(sizes.get(base) != size for base, size in offer.updates.items()):
             yield f"{path}: it offers version {version} for another price; publish its newest files again."
 

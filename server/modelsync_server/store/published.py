@@ -11,9 +11,12 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.plain_views import scratch, stream_of, view_of
+
+_SUFFIXES = {f"v{version}": version for version in (1, update.VIEWS)}
 
 
 async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
@@ -29,6 +32,9 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
 
     The stream lies in a temporary file and is valid inside the context. Raises FormatError if it is damaged.
     """
+    if digest == NOTHING.digest:
+        yield Source(NOTHING, memoryview(b""))
+        return
     manifest, found, _ = await read_manifest(store, digest)
     places = iter(found.places)
 
@@ -42,9 +48,9 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         yield source
 
 
-async def check_update(store: Store, base: Source, target: Manifest) -> None:
+async def check_update(store: Store, base: Source, target: Manifest, version: int = 1) -> None:
     """Apply the update object from `base` to `target` and compare; FormatError if it doesn't give the target."""
-    path = names.update_object(target.digest, base.manifest.digest)
+    path = names.update_object(target.digest, base.manifest.digest, version)
     data = await store.get(path)
     preamble = update.decode_preamble(data)
     if preamble is None:
@@ -101,10 +107,20 @@ async def _built(
         yield area
 
 
-async def published_sizes(store: Store, digest: str) -> dict[str, int]:
-    """Base digest → bytes of each update object to `digest`."""
-    found = await store.list(f"updates/{digest}/")
-    return {path.rpartition("/")[2].removesuffix(".v1"): size for path, size in found if path.endswith(".v1")}
+async def published_sizes(store: Store, digest: str, version: int = 1) -> dict[str, int]:
+    """Base digest → bytes of each update object of that format version to `digest`."""
+    found = await published_updates(store, digest)
+    return {base: size for (base, number), size in found.items() if number == version}
+
+
+async def published_updates(store: Store, digest: str) -> dict[tuple[str, int], int]:
+    """(Base digest, format version) → bytes of each update object to `digest` that this program can read."""
+    found = {}
+    for path, size in await store.list(f"updates/{digest}/"):
+        base, _, suffix = path.rpartition("/")[2].partition(".")
+        if suffix in _SUFFIXES:
+            found[base, _SUFFIXES[suffix]] = size
+    return found
 
 
 async def has_manifest(store: Store, digest: str) -> bool:

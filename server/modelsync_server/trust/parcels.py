@@ -7,7 +7,7 @@ import asyncio
 from modelsync_protocol import caps, index, names, trust
 from modelsync_protocol.errors import FormatError
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import published_sizes
+from modelsync_server.store.published import published_updates
 from modelsync_server.trust.metadata import State
 
 _VERSIONS = 6
@@ -22,13 +22,15 @@ async def contents(store: Store, state: State, model: str) -> dict[str, dict[str
     if not digests:
         return {}
     newest = digests[0]
-    sizes = await published_sizes(store, newest)
-    bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in sizes)]))[:_MAX_BASES]
+    updates = await published_updates(store, newest)
+    known = {base for base, _ in updates}
+    bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
     found = {names.parcel_object(model, None): await _first_install(store, state, newest)}
     for base in bases:
         enclosed = {}
-        if base != newest and sizes.get(base, caps.MAX_ENCLOSED_BYTES + 1) <= caps.MAX_ENCLOSED_BYTES:
-            path = names.update_object(newest, base)
+        offered = [(size, version) for (other, version), size in updates.items() if other == base]
+        if base != newest and offered and min(offered)[0] <= caps.MAX_ENCLOSED_BYTES:
+            path = names.update_object(newest, base, min(offered)[1])
             enclosed[path] = await store.get(path)
         found.setdefault(names.parcel_object(model, base), enclosed)
     return found

@@ -30,7 +30,9 @@ def main() -> None:
 
     FOLDER.mkdir(exist_ok=True)
     for generation in GENERATIONS:
-        with h5py.File(FOLDER / f"{generation}.h5", "w", libver=(generation, generation if generation != 'earliest' else 'v108')) as file:
+        with h5py.File(
+            FOLDER / f"{generation}.h5", "w", libver=(generation, generation if generation != "earliest" else "v108")
+        ) as file:
             for number in range(LAYERS):
                 file.create_dataset(f"layers/{number:02}/kernel", data=values(number), track_times=False)
             more = {"chunks": (8, 20), "track_times": False}
