@@ -90,7 +90,10 @@ async def test_a_device_with_another_zlib_takes_another_way_and_fetches_no_paylo
     await shop.publish_bytes("m", old, "model.npz")
     device = Device(tmp_path / "device", shop.trust)
     async with ScriptedOrigin(shop.path) as origin:
+        _other_zlib(monkeypatch, 0)
         await device.pull("m", origin.url)
+        assert origin.object_bytes() < len(old) + 20_000
+        monkeypatch.undo()
         await shop.publish_bytes("m", new, "model.npz")
         _other_zlib(monkeypatch, 0)
         before = origin.object_bytes()
