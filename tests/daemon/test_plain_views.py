@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.disk import zlib_verdict
 from modelsync_protocol.plain import recipes
 from modelsync_server.publish.verifier import verify
 from modelsync_server.store import open_store
@@ -100,7 +100,7 @@ async def test_a_device_with_another_zlib_takes_another_way_and_fetches_no_paylo
         await device.pull("m", origin.url)
         assert origin.object_bytes() - before < len(new) + 20_000
     assert device.files("m") == {"model.npz": new}
-    assert zlib_trust.known_to_differ(device.data.zlib_verdict)
+    assert zlib_verdict.read(device.data.zlib_verdict) is False
 
 
 async def test_a_zlib_that_differs_unforeseen_is_mended_from_packs_and_remembered(
@@ -116,7 +116,7 @@ async def test_a_zlib_that_differs_unforeseen_is_mended_from_packs_and_remembere
         _other_zlib(monkeypatch, 300_000)  # more than the reference looks at
         await device.pull("m", origin.url)
         assert device.files("m") == {"model.npz": versions[1]}
-        assert zlib_trust.known_to_differ(device.data.zlib_verdict)
+        assert zlib_verdict.read(device.data.zlib_verdict) is False
         monkeypatch.undo()
         await shop.publish_bytes("m", versions[2], "model.npz")
         _other_zlib(monkeypatch, 300_000)

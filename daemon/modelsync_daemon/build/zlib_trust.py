@@ -1,56 +1,34 @@
-"""Whether this machine's zlib packs members as the publisher's did: looked at once a version, and remembered."""
+"""Which updates this machine's zlib can carry out: it is looked at once a version, and what was found remembered."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from modelsync_daemon.disk.durable import durable_write
+from modelsync_daemon.disk import zlib_verdict
 from modelsync_protocol.offers import Offer
 from modelsync_protocol.plain import reference
 from modelsync_protocol.plan import UpdateChoice, choose_update
 from modelsync_protocol.update import VIEWS
 
-_SAME, _DIFFERS = "same", "differs"
-
-
-def packs_alike(place: Path) -> bool:
-    """Whether members may be packed here; what was found is kept in the file `place` for this version of zlib."""
-    known = _known(place)
-    if known is None:
-        known = _SAME if reference.is_reference() else _DIFFERS
-        _keep(place, known)
-    return known == _SAME
-
 
 def best_update(held: Sequence[str], offer: Offer | None, place: Path) -> UpdateChoice | None:
-    """As plan.choose_update, of all that this device can carry out."""
+    """As plan.choose_update, of all that this device can carry out; `place` is where the verdict is kept."""
     choice = choose_update(held, offer, (1, VIEWS))
     if choice is not None and choice.version == VIEWS and not packs_alike(place):
         return choose_update(held, offer)
     return choice
 
 
-def known_to_differ(place: Path) -> bool:
-    """Whether it was found that members can't be packed here; looks at nothing but the file."""
-    return _known(place) == _DIFFERS
+def packs_alike(place: Path) -> bool:
+    """Whether members may be packed here."""
+    known = zlib_verdict.read(place)
+    if known is None:
+        known = reference.is_reference()
+        zlib_verdict.keep(place, known)
+    return known
 
 
 def distrust(place: Path) -> None:
     """Remember that a member came out otherwise than the publisher's, whatever the reference bytes say."""
-    _keep(place, _DIFFERS)
-
-
-def _known(place: Path) -> str | None:
-    try:
-        version, _, verdict = place.read_text(encoding="ascii").strip().rpartition(" ")
-    except (OSError, ValueError):
-        return None
-    return verdict if version == zlib.ZLIB_RUNTIME_VERSION else None
-
-
-def _keep(place: Path, verdict: str) -> None:
-    with suppress(OSError):  # a full disk: it is found again next time
-        durable_write(place, f"{zlib.ZLIB_RUNTIME_VERSION} {verdict}\n".encode())
+    zlib_verdict.keep(place, False)

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from typing import Any
 
 from modelsync_daemon.activate import inference_history
+from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol.twin import Wish
+from modelsync_protocol.update import VIEWS
 
 FORMATS = (1,)
-"""Versions of protocol/FORMAT.md that this daemon reads."""
+"""Versions of update objects (protocol/FORMAT.md §8) that every daemon like this reads."""
 
 Progress = Mapping[str, tuple[int, int]]
 """By model: bytes done and bytes in total of what is being fetched."""
@@ -42,7 +44,7 @@ def build(
         },
         "daemon": {
             "version": version("modelsync-daemon"),
-            "formats": list(FORMATS),
+            "formats": [*FORMATS, *([] if zlib_verdict.read(data.zlib_verdict) is False else [VIEWS])],
             "pid": os.getpid() if running else None,
             "connected": connected,
         },

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cache
 
 from modelsync_protocol import update
+from modelsync_protocol.plain import reference
 from modelsync_protocol.plain.recipes import Wrapping
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plain.view import View
@@ -17,6 +19,9 @@ WORTH = 0.97
 """A device takes its time to pack again, so an update through views must be this much smaller than what else serves."""
 
 
+_zlib_is_the_reference = cache(reference.is_reference)
+
+
 @dataclass(frozen=True, slots=True)
 class ViewedUpdate:
     """An update object, and how many packed bytes of the target it spares: they would hardly get shorter otherwise."""
@@ -26,7 +31,12 @@ class ViewedUpdate:
 
 
 def updated_through_views(base: Source, target: Source, pool: Executor) -> ViewedUpdate | None:
-    """The update object for a device that holds `base`, or None if nothing in base or target can be unpacked."""
+    """The update object for a device that holds `base`.
+
+    None if nothing in base or target can be unpacked, or if this machine's zlib is not the devices'.
+    """
+    if not _zlib_is_the_reference():
+        return None
     with viewed(base, target, pool) as found:
         if found is None:
             return None
