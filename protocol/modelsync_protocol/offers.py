@@ -5,7 +5,6 @@ Offers are hints for the plan and the budget, not trust: what they lead to is ch
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,21 +29,17 @@ class Offer:
 
     install_bytes: int
     updates: Mapping[str, int] = field(default_factory=dict)
+    newer: Mapping[str, int] = field(default_factory=dict)
+    """The same for update objects of the newest version of the format, where there are such (FORMAT.md §12.4)."""
 
-    def update_bytes(self, base_digest: str, version: int = 1) -> int | None:
-        """Size of the update object of that format version from that base, or None if there is none."""
-        return self.updates.get(base_key(base_digest, version))
+    def update_bytes(self, base_digest: str) -> int | None:
+        """Size of the update object from that base, or None if there is none."""
+        return self.updates.get(base_key(base_digest))
 
 
-def base_key(base_digest: str, version: int = 1) -> str:
-    """How offers name a base for updates of a format version.
-
-    For version 1 the first 8 hex digits of its manifest's digest, for others those of a digest of both: a reader that
-    knows version 1 only sees a base that it never holds.
-    """
-    if version == 1:
-        return base_digest[: 2 * _BASE_PREFIX_BYTES]
-    return hashlib.sha256(f"{base_digest}.v{version}".encode()).hexdigest()[: 2 * _BASE_PREFIX_BYTES]
+def base_key(base_digest: str) -> str:
+    """How offers name a base: the first 8 hex digits of its manifest's digest."""
+    return base_digest[: 2 * _BASE_PREFIX_BYTES]
 
 
 def encode(offers: Mapping[int, Offer]) -> bytes:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelsync_protocol import caps, names
+from modelsync_protocol import caps, codecs, names
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.offers import Offer
+from modelsync_protocol.offers import Offer, base_key
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_protocol.update import Update
 
@@ -95,7 +95,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class UpdateChoice:
-    """The update object to fetch: the base's digest, the object's size in bytes, and its format version."""
+    """The update object to fetch: the base's digest, the object's size in bytes, and the version of its format."""
 
     base: str
     bytes: int
@@ -106,20 +106,17 @@ NOTHING = Manifest(())
 """The base of an update that leans on nothing: a first install in one object."""
 
 
-def choose_update(held: Iterable[str], offer: Offer | None, versions: Sequence[int] = (1,)) -> UpdateChoice | None:
-    """The smallest update that an offer holds for any held manifest digest, if it beats a first install.
-
-    `versions` are the format versions that can be read, the best liked first.
-    """
+def choose_update(held: Iterable[str], offer: Offer | None) -> UpdateChoice | None:
+    """The smallest update that an offer holds for any held manifest digest, if it beats a first install."""
     if offer is None:
         return None
     choices = [
-        UpdateChoice(base, size, version)
+        UpdateChoice(base, sizes[key], version)
+        for version, sizes in ((1, offer.updates), (codecs.NEWEST_VERSION, offer.newer))
         for base in held
-        for version in versions
-        if (size := offer.update_bytes(base, version)) is not None
+        if (key := base_key(base)) in sizes
     ]
-    best = min(choices, key=lambda choice: (choice.bytes, versions.index(choice.version), choice.base), default=None)
+    best = min(choices, key=lambda choice: (choice.bytes, choice.version, choice.base), default=None)
     return best if best is not None and best.bytes <= offer.install_bytes else None
 
 
@@ -131,7 +128,7 @@ def plan_held(digest: str) -> Plan:
 def plan_update(
     target: str, base: str, size: int, payload_offset: int, update: Update | None, version: int = 1
 ) -> Plan:
-    """Carry out an update object of `size` bytes and that format version, whose payloads begin at `payload_offset`.
+    """Carry out an update object of `size` bytes whose payloads begin at `payload_offset`.
 
     Without its header (None) the plan has the right cost and no steps.
     """

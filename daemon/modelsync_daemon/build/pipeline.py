@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modelsync_daemon.build import zlib_trust
@@ -22,6 +23,7 @@ from modelsync_daemon.build.plan_executor import Destination, Executor, Linked, 
 from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.build.update_choice import choose_update
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_daemon.disk.garbage import REPAIR
@@ -33,11 +35,10 @@ from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
 from modelsync_daemon.transfer.pushed_origin import PushedOrigin
 from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
 from modelsync_daemon.trust.trust_store import TrustStore
-from modelsync_protocol import caps, index, names, offers, plan, update
+from modelsync_protocol import caps, codecs, index, names, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.offers import Offer
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plan import Kind, Plan, UpdateChoice
 
@@ -183,17 +184,19 @@ class _Job:
             seed = self._seed(item.digest)
             if seed is not None:
                 return await self._install_held(seed)
-        offer = await self._offer()
-        held = [item.digest for item in self._installed if self._seed(item.digest)]
-        if not any(item.name == self._request.name for item in self._installed):
-            held.append(plan.NOTHING.digest)
-        choice = zlib_trust.best_update(held, offer, self._data.zlib_verdict)
-        if choice is not None:
+        held = [item for item in self._installed if self._seed(item.digest)]
+        known = self._resolved if self._request.pushed is None else replace(self._resolved, offers=b"")
+        formats = codecs.NEWEST_VERSION
+        while formats and (choice := await choose_update(known, self._request.name, held, self._origin, formats)):
+            if choice.version >= update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                formats = update.VIEWS - 1  # found out before a byte is fetched in vain
+                continue
             self._check_budget(choice.bytes)
             try:
                 return await self._begin_update(choice)
             except (FormatError, ObjectMissing, ObjectChanged) as error:
-                _log.warning("the update object does not serve, so chunks are fetched instead: %s", error)
+                _log.warning("the update object does not serve, so another way is taken: %s", error)
+            formats = choice.version - 1
         return await self._begin_chunks()
 
     async def _install_held(self, seed: StreamReader) -> PlanSummary:
@@ -205,18 +208,16 @@ class _Job:
         return await self._carry_out(copies, manifest, 0, None)
 
     async def _begin_update(self, choice: UpdateChoice) -> PlanSummary:
-        base, size, version = choice.base, choice.bytes, choice.version
+        base, size = choice.base, choice.bytes
         seed = self._seed(base)
         assert seed is not None
-        body = self._origin.open(names.update_object(self._digest, base, version), 0, size, whole=True)
+        body = self._origin.open(names.update_object(self._digest, base, choice.version), 0, size, whole=True)
         try:
             self._listener.state("fetching")
             head = await body.read(min(update.PREAMBLE_BYTES, size))
             preamble = update.decode_preamble(head)
             if preamble is None or preamble.payload_offset > size:
                 raise FormatError("the update is cut short.")
-            if preamble.version != version:
-                raise FormatError("the update is of another format version than its name says.")
             if preamble.payload_offset > len(head):
                 head += await body.read(preamble.payload_offset - len(head))
             else:
@@ -226,7 +227,7 @@ class _Job:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
-            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, version)
+            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
             body.close()
@@ -249,14 +250,15 @@ class _Job:
             preamble = update.decode_preamble(source)
             assert preamble is not None and seeds[0] is not None
             found = update.decode_header(preamble, source[preamble.offset :], seeds[0].manifest)
-            place, version = preamble.payload_offset, preamble.version
-            steps = plan.plan_update(self._digest, recipe.base, recipe.size, place, found, version)
+            steps = plan.plan_update(
+                self._digest, recipe.base, recipe.size, preamble.payload_offset, found, preamble.version
+            )
             manifest, views = found.target, found.views
-            if version == update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
+            if views is not None and not zlib_trust.packs_alike(self._data.zlib_verdict):
                 raise FormatError("this machine's zlib packs otherwise than the publisher's.")
         elif recipe.kind == "chunks":
-            manifest, listed = index.decode_object(source, self._digest)
-            steps = plan.plan_chunks(manifest, listed, recipe.size, [seed.manifest for seed in seeds if seed])
+            manifest, place = index.decode_object(source, self._digest)
+            steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
         else:
             raise FormatError("only links were made so far.")
         body = None
@@ -358,24 +360,6 @@ class _Job:
         if len(manifest.encoded) != self._resolved.length:
             raise RefusedError("the manifest's length is not the signed one.")
         return manifest, found, data
-
-    async def _offer(self) -> Offer | None:
-        """The bundle's offer; for a version that it does not list, ask for updates from this model's own versions."""
-        try:
-            listed = offers.decode(self._resolved.offers)
-        except FormatError as error:
-            _log.warning("the bundle's offers are damaged: %s", error)
-            listed = {}
-        if self._resolved.version in listed and self._request.pushed is None:
-            return listed[self._resolved.version]
-        sizes = {}
-        for item in self._installed:
-            if item.name == self._request.name:
-                for version in (1, update.VIEWS):
-                    size = await self._origin.size(names.update_object(self._digest, item.digest, version))
-                    if size is not None:
-                        sizes[offers.base_key(item.digest, version)] = size
-        return Offer(caps.MAX_ARTIFACT_BYTES, sizes)
 
     def _ordered(self, installed: list[Installed]) -> list[Installed]:
         """This model's versions first, newest first."""

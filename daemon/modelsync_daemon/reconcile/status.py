@@ -16,8 +16,8 @@ from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol.twin import Wish
 from modelsync_protocol.update import VIEWS
 
-FORMATS = (1,)
-"""Versions of update objects (protocol/FORMAT.md §8) that every daemon like this reads."""
+FORMATS = (1, 2)
+"""Versions of protocol/FORMAT.md that this daemon reads."""
 
 Progress = Mapping[str, tuple[int, int]]
 """By model: bytes done and bytes in total of what is being fetched."""
@@ -44,7 +44,7 @@ def build(
         },
         "daemon": {
             "version": version("modelsync-daemon"),
-            "formats": [*FORMATS, *([] if zlib_verdict.read(data.zlib_verdict) is False else [VIEWS])],
+            "formats": [n for n in FORMATS if n < VIEWS or zlib_verdict.read(data.zlib_verdict) is not False],
             "pid": os.getpid() if running else None,
             "connected": connected,
         },

@@ -6,9 +6,12 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from modelsync_server.publish.publisher import UpdatePrice
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -58,7 +61,7 @@ def publish(
         "files": result.files,
         "chunks": result.chunks,
         "install_bytes": result.install_bytes,
-        "updates": [{"from": u.base, "bytes": u.bytes, "requests": u.requests} for u in result.updates],
+        "updates": [_priced(update) for update in result.updates],
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
     if as_json:
@@ -70,9 +73,17 @@ def publish(
         typer.echo(f"{name} version {result.version}: {result.size:,} bytes in {result.chunks} chunks.")
     typer.echo(f"  first install {result.install_bytes:>12,} bytes")
     for item in result.updates:
-        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes")
+        older = f" ({item.older_bytes:,} for devices of the first format)" if item.older_bytes is not None else ""
+        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes{older}")
     for note in result.advice:
         typer.echo(f"  hint: {note.text}")
+
+
+def _priced(item: UpdatePrice) -> dict[str, object]:
+    document: dict[str, object] = {"from": item.base, "bytes": item.bytes, "requests": item.requests}
+    if item.older_bytes is not None:
+        document["older"] = {"format": 1, "bytes": item.older_bytes}
+    return document
 
 
 def list_(store: StoreArgument, as_json: JsonOption = False) -> None:

