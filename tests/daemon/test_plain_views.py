@@ -64,7 +64,7 @@ def _other_zlib(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """A zlib that compresses otherwise, from `after` plain bytes of a member on."""
 
     class Compressor:
-        def __init__(self, level: int, *more: int) -> None:
+        def __init__(self, level: int, *more: Any) -> None:
             self._ways = [zlib.compressobj(way, *more) for way in (level, 1 if level > 2 else 9)]
             self._seen = 0
 

@@ -16,17 +16,17 @@ LAYERS = 12
 
 def values(number: int) -> NDArray[np.float32]:
     """What layer `number` holds."""
-    return (np.arange(6 + number, dtype=np.float32) + 1) / (number + 3)
+    return ((np.arange(6 + number) + 1) / (number + 3)).astype(np.float32)
 
 
 def matrix() -> NDArray[np.float32]:
     """What is chunked."""
-    return (np.arange(24 * 20, dtype=np.float32).reshape(24, 20) % 97) / 7
+    return (np.arange(24 * 20).reshape(24, 20) % 97 / 7).astype(np.float32)
 
 
 def main() -> None:
     """Write the files."""
-    import h5py
+    import h5py  # type: ignore[import-untyped]  # it has no types
 
     FOLDER.mkdir(exist_ok=True)
     for generation in GENERATIONS:
