@@ -102,6 +102,10 @@ class UpdateChoice:
     version: int = 1
 
 
+NOTHING = Manifest(())
+"""The base of an update that leans on nothing: a first install in one object."""
+
+
 def choose_update(held: Iterable[str], offer: Offer | None) -> UpdateChoice | None:
     """The smallest update that an offer holds for any held manifest digest, if it beats a first install."""
     if offer is None:

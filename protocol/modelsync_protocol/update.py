@@ -14,6 +14,9 @@ from modelsync_protocol.plain import section
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.wire import Reader, Truncated, write_varint
 
+VIEWS = 2
+"""The first version of the format whose header says between which plain views the operations run."""
+
 MAGIC = b"MSU\x01"
 """The last byte is the version of the format: here the first."""
 

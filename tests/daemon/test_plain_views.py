@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.disk import zlib_verdict
 from modelsync_protocol.plain import recipes
 from modelsync_server.publish.verifier import verify
 from modelsync_server.store import open_store
@@ -36,7 +36,7 @@ async def test_a_compressed_container_costs_what_its_plain_bytes_cost(file: str,
     assert updated.plan.bytes == published.updates[0].bytes < 0.7 * len(new)
     assert device.leftovers() in ([], [str(device.data.root / "incoming" / "m")])
     report = await verify(open_store(str(shop.path)))
-    assert not report.problems and report.updates == 1
+    assert not report.problems and report.updates >= 1
 
 
 async def test_unchanged_files_are_linked_and_unchanged_members_copied(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def _other_zlib(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """A zlib that compresses otherwise, from `after` plain bytes of a member on."""
 
     class Compressor:
-        def __init__(self, level: int, *more: int) -> None:
+        def __init__(self, level: int, *more: Any) -> None:
             self._ways = [zlib.compressobj(way, *more) for way in (level, 1 if level > 2 else 9)]
             self._seen = 0
 
@@ -90,21 +90,24 @@ async def test_a_device_with_another_zlib_takes_another_way_and_fetches_no_paylo
     await shop.publish_bytes("m", old, "model.npz")
     device = Device(tmp_path / "device", shop.trust)
     async with ScriptedOrigin(shop.path) as origin:
+        _other_zlib(monkeypatch, 0)
         await device.pull("m", origin.url)
-        published = await shop.publish_bytes("m", new, "model.npz")
+        assert origin.object_bytes() < len(old) + 20_000
+        monkeypatch.undo()
+        await shop.publish_bytes("m", new, "model.npz")
         _other_zlib(monkeypatch, 0)
         before = origin.object_bytes()
         await device.pull("m", origin.url)
-        assert origin.object_bytes() - before < published.install_bytes + 40_000
+        assert origin.object_bytes() - before < len(new) + 20_000
     assert device.files("m") == {"model.npz": new}
-    assert zlib_trust.known_to_differ(device.data.zlib_verdict)
+    assert zlib_verdict.read(device.data.zlib_verdict) is False
 
 
 async def test_a_zlib_that_differs_unforeseen_is_mended_from_packs_and_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = await Shop.open(tmp_path)
-    versions = [packed_models.npz(packed_models.weights(1, step, rows=1200)) for step in (0.0, 1e-4, 2e-4)]
+    versions = [packed_models.npz(packed_models.weights(1, step, rows=700)) for step in (0.0, 1e-4, 2e-4)]
     await shop.publish_bytes("m", versions[0], "model.npz")
     device = Device(tmp_path / "device", shop.trust)
     async with ScriptedOrigin(shop.path) as origin:
@@ -113,11 +116,11 @@ async def test_a_zlib_that_differs_unforeseen_is_mended_from_packs_and_remembere
         _other_zlib(monkeypatch, 300_000)  # more than the reference looks at
         await device.pull("m", origin.url)
         assert device.files("m") == {"model.npz": versions[1]}
-        assert zlib_trust.known_to_differ(device.data.zlib_verdict)
+        assert zlib_verdict.read(device.data.zlib_verdict) is False
         monkeypatch.undo()
-        published = await shop.publish_bytes("m", versions[2], "model.npz")
+        await shop.publish_bytes("m", versions[2], "model.npz")
         _other_zlib(monkeypatch, 300_000)
         before = origin.object_bytes()
         await device.pull("m", origin.url)
-        assert origin.object_bytes() - before < published.install_bytes + 40_000, "bytes were fetched in vain"
+        assert origin.object_bytes() - before < len(versions[2]) + 20_000, "bytes were fetched in vain"
     assert device.files("m") == {"model.npz": versions[2]}

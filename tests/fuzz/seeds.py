@@ -22,10 +22,16 @@ import onnx
 
 from modelsync_protocol import codecs, manifest, update
 from modelsync_protocol.codecs import zstd
-from modelsync_protocol.wire import Reader
+from modelsync_protocol.plain import recipes, section
+from modelsync_protocol.plain.recipes import Recipe, Wrapping
+from modelsync_protocol.plain.section import Views
+from modelsync_protocol.plain.view import Member, View
+from modelsync_protocol.wire import Reader, write_varint
 from modelsync_server.hub import mqtt
 from tests.fuzz.targets import SUFFIXES, carve
+from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
+from tests.support import packed_models
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
@@ -58,6 +64,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "twin", json.dumps(_TWIN).encode()
     yield "pointer", _pointer()
     yield from _frames()
+    yield from _plain()
     yield from _services()
     for suffix, target, data in _files():
         yield target, data
@@ -105,6 +112,29 @@ def _frames() -> Iterator[tuple[str, bytes]]:
             reader.take(reader.varint(1 << 30))
             sizes = vector["length"].to_bytes(3, "little") + len(base).to_bytes(3, "little")
             yield "head", sizes + payload[: reader.offset]
+
+
+def _plain() -> Iterator[tuple[str, bytes]]:
+    text = b"a plain text, a plain text. " * 9
+    zipped, deflated = Recipe(Wrapping.ZLIB, 9), Recipe(Wrapping.RAW, 1, flushed=True, shuffle=4)
+    views = Views(
+        View(65_536, [Member(700, 100, 300, zipped), Member(10, 20, 20, recipes.STORED)]),
+        View(65_536, [Member(0, 50, 90, deflated), Member(50, 10, 30, zipped)]),
+    )
+    for one in (views, Views(views.base, View(65_536, ()))):
+        field = bytearray()
+        section.write(field, one)
+        yield "plain-views", bytes(field)
+    for recipe in (zipped, deflated, recipes.STORED):
+        member = bytearray()
+        recipes.write(member, recipe)
+        write_varint(member, len(text))
+        yield "unpack", bytes(member) + b"".join(recipes.compressed(recipe, [text]))
+    for write in packed_models.WRITERS.values():
+        yield "members", write({name: array[:2, :9] for name, array in packed_models.weights(1).items()})
+    for path in sorted(make_hdf5.FOLDER.glob("*.h5")):
+        yield "read-hdf5", path.read_bytes()
+        yield "members", path.read_bytes()
 
 
 def _services() -> Iterator[tuple[str, bytes]]:

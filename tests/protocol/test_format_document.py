@@ -12,6 +12,10 @@ import pytest
 from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, release_record, update, wire
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
+from modelsync_protocol.plain import reference, section
+from modelsync_protocol.plain.recipes import Wrapping
+from modelsync_protocol.plain.view import Member
+from modelsync_protocol.plan import NOTHING
 
 TEXT = (Path(__file__).parents[2] / "protocol" / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -103,6 +107,34 @@ def test_operations_are_read_and_written_as_in_the_example() -> None:
     out = bytearray()
     write_ops(out, operations)
     assert out == data
+
+
+def say_member(side: str, member: Member) -> str:
+    recipe = member.recipe
+    how = recipe.wrapping.name.lower()
+    if recipe.wrapping != Wrapping.STORED:
+        how += (
+            f" level {recipe.level} window {recipe.window_bits} memory {recipe.memory_level} strategy {recipe.strategy}"
+        )
+    return f"{side} {member.plain} plain bytes in {member.packed} at {member.offset}: {how}"
+
+
+def test_plain_views_are_read_and_written_as_in_the_example() -> None:
+    lines = list(fields(example("plain views")))
+    said = dict(lines)
+    data = bytes.fromhex(said["bytes"])
+    reader = wire.Reader(data, "it")
+    views = section.read(reader, int(said["base"]), int(said["target"]))
+    reader.end()
+    assert views is not None
+    found = [say_member("base", member) for member in views.base.members]
+    found += [say_member("target", member) for member in views.target.members]
+    assert found == [value for key, value in lines if key == "says"]
+    out = bytearray()
+    section.write(out, views)
+    assert out == data
+    assert f"`{reference.fingerprint()}`" in TEXT
+    assert f"`{NOTHING.digest[:4]}…`" in TEXT and NOTHING.encoded.decode() in TEXT
 
 
 def test_the_zstd_example_decodes() -> None:

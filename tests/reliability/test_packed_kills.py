@@ -1,4 +1,4 @@
-"""A kill anywhere while a compressed model is built: the next attempt gives the very bytes and fetches no payload twice."""
+"""A kill anywhere while a compressed model is built: the next attempt gives its bytes and fetches no payload twice."""
 
 from __future__ import annotations
 

@@ -188,6 +188,9 @@ class _Job:
         known = self._resolved if self._request.pushed is None else replace(self._resolved, offers=b"")
         formats = codecs.NEWEST_VERSION
         while formats and (choice := await choose_update(known, self._request.name, held, self._origin, formats)):
+            if choice.version >= update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                formats = update.VIEWS - 1  # found out before a byte is fetched in vain
+                continue
             self._check_budget(choice.bytes)
             try:
                 return await self._begin_update(choice)
@@ -223,7 +226,6 @@ class _Job:
             if preamble.payload_offset + found.payload_bytes != size:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
-            self._check_packs(found.views)
             self._build.begin(recipe, head[: preamble.payload_offset])
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
@@ -252,7 +254,8 @@ class _Job:
                 self._digest, recipe.base, recipe.size, preamble.payload_offset, found, preamble.version
             )
             manifest, views = found.target, found.views
-            self._check_packs(views)
+            if views is not None and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                raise FormatError("this machine's zlib packs otherwise than the publisher's.")
         elif recipe.kind == "chunks":
             manifest, place = index.decode_object(source, self._digest)
             steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
@@ -351,11 +354,6 @@ class _Job:
             zlib_trust.distrust(self._data.zlib_verdict)
         return manifest
 
-    def _check_packs(self, views: Views | None) -> None:
-        """Raise FormatError before a payload is fetched that would lead to other bytes here."""
-        if views is not None and views.packs and not zlib_trust.packs_alike(self._data.zlib_verdict):
-            raise FormatError("this machine's zlib packs otherwise than the publisher's.")
-
     async def _manifest(self) -> tuple[Manifest, index.Index, bytes]:
         data = await self._origin.get(names.manifest_object(self._digest), caps.MAX_MANIFEST_OBJECT_BYTES)
         manifest, found = index.decode_object(data, self._digest)
@@ -371,6 +369,8 @@ class _Job:
         return [item for item in self._installed if item.digest == self._digest]
 
     def _seed(self, digest: str) -> StreamReader | None:
+        if digest == plan.NOTHING.digest:
+            self._seeds.setdefault(digest, StreamReader(plan.NOTHING, self._data.root))
         if digest not in self._seeds:
             for item in self._installed:
                 if item.digest == digest and (seed := load_seed(item)) is not None:

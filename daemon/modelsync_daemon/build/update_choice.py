@@ -33,6 +33,9 @@ async def choose_update(
     For a version that the offers do not list, the origin is asked for updates from this model's own versions.
     """
     digests = [item.digest for item in held]
+    fresh = all(item.name != name for item in held)
+    if fresh:
+        digests.append(plan.NOTHING.digest)
     listed = _decoded(resolved.offers)
     if resolved.version not in listed:
         own = [item.digest for item in held if item.name == name]
@@ -45,10 +48,12 @@ async def choose_update(
         newer = _decoded(section).get(resolved.version)
         return plan.choose_update(digests, replace(offer, newer=newer.updates if newer is not None else {}))
     choice = plan.choose_update(digests, offer)
-    if choice is not None and choice.bytes > _WORTH_ASKING_BYTES:
-        size = await origin.size(names.update_object(resolved.digest, choice.base, codecs.NEWEST_VERSION))
-        if size is not None and size < choice.bytes:
-            return UpdateChoice(choice.base, size, codecs.NEWEST_VERSION)
+    # Without one of version 1 there may be one of a newer version all the same: from this model's newest, or nothing.
+    base, most = (digests[-1 if fresh else 0], offer.install_bytes) if choice is None else (choice.base, choice.bytes)
+    if most > _WORTH_ASKING_BYTES:
+        size = await origin.size(names.update_object(resolved.digest, base, codecs.NEWEST_VERSION))
+        if size is not None and size < most:
+            return UpdateChoice(base, size, codecs.NEWEST_VERSION)
     return choice
 
 

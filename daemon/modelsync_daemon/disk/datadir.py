@@ -95,7 +95,7 @@ class DataDir:
 
     @property
     def zlib_verdict(self) -> Path:
-        """What was found of this machine's zlib (build/zlib_trust.py)."""
+        """What was found of this machine's zlib (zlib_verdict.py)."""
         return self.root / "zlib"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
@@ -40,6 +41,8 @@ _READERS: dict[str, _Reader] = {
     ".h5": hdf5.tensors,
     ".hdf5": hdf5.tensors,
 }
+
+_ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
 
 _ARCHIVES = frozenset({".keras", ".zip"})
 """Zip files of model files, whose stored entries are read by their own suffixes."""
@@ -88,11 +91,26 @@ def _inside(data: memoryview) -> Iterator[TensorRange]:
                 yield replace(tensor, name=name, offset=entry.offset + tensor.offset)
 
 
-def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """The (offset, length) in bytes of the tensors that chunks are cut by: all `tensors`, but those of pickles."""
-    if _suffix(path) in _CUT_BY_CONTENT:
+def cut_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
+    """The (offset, length) in bytes of what chunks are cut by, ascending and disjoint: all `tensors` but those of
+    pickles, and what is compressed: one changed weight changes all that follows it there."""
+    head = bytes(data[:3])
+    by_content = _suffix(path) in _CUT_BY_CONTENT
+    zlibbed = head[:1] == _DEFLATE_WINDOW and int.from_bytes(head[:2]) % 31 == 0
+    if head == _GZIP or (by_content and zlibbed):
+        return [(0, len(data))]
+    if by_content:
         return []
-    return [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
+    found = [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
+    if head == _ZIP:
+        with suppress(FormatError):
+            entries = islice(zip_entries.all_entries(data), caps.MAX_TENSORS)
+            found += [(entry.offset, entry.length) for entry in entries if entry.method == zip_entries.DEFLATED]
+    result: list[tuple[int, int]] = []
+    for offset, length in sorted(found):
+        if not result or offset >= sum(result[-1]):
+            result.append((offset, length))
+    return result
 
 
 def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:

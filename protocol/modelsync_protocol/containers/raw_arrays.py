@@ -1,4 +1,4 @@
-"""Arrays without a header: the file's name says their type, and maybe their shape: `w.f16`, `w.512x1024.f32`. No I/O here."""
+"""Arrays without a header whose file's name says type and maybe shape: `w.f16`, `w.512x1024.f32`. No I/O here."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ async def price(store: Store, target: str, held: Manifest | None, formats: int =
     """
     if held is not None and held.digest == target:
         return plan.plan_held(target)
-    if held is not None:
-        choice = plan.choose_update([held.digest], await offer(store, target, formats))
-        if choice is not None:
-            return plan.plan_update(target, choice.base, choice.bytes, 0, None, choice.version)
+    choice = plan.choose_update([(held or plan.NOTHING).digest], await offer(store, target, formats))
+    if choice is not None:
+        return plan.plan_update(target, choice.base, choice.bytes, 0, None, choice.version)
     manifest, index, size = await read_manifest(store, target)
     return plan.plan_chunks(manifest, index, size, [held] if held else [])
 

@@ -16,22 +16,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol import codecs, names, near_names, release_record, update
+from modelsync_protocol import caps, codecs, names, near_names, release_record, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.plan import NOTHING
 from modelsync_protocol.release_record import ReleaseRecord
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
-from modelsync_server.publish.newer import newer_updates
+from modelsync_server.publish.newer import newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
-from modelsync_server.store.published import has_manifest, materialised, published_sizes, sizes_by_version
+from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
 from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
 
@@ -160,7 +162,7 @@ async def _describe(
 ) -> Release:
     sizes = await sizes_by_version(store, manifest.digest)
     prices = update_prices(model.versions, sizes, version)
-    install = await price.install_bytes(store, manifest.digest)
+    install = (await price.price(store, manifest.digest, None)).bytes
     _, record = await published_at(store, manifest.digest, model.releases.get(version))
     return Release(
         name,
@@ -224,14 +226,22 @@ async def _write_objects(
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
     install = await price.install_bytes(store, digest)
-    present = await published_sizes(store, digest)
+    sizes = await sizes_by_version(store, digest)
+    present = set().union(*sizes.values())
+    if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
+        nothing = Source(NOTHING, memoryview(b""))
+        alone = await asyncio.to_thread(through_views, nothing, target, pool)
+        data = b"" if alone is None else _object(nothing, target, alone)
+        if 0 < len(data) < WORTH * install:
+            with suppress(AlreadyExists):
+                await store.create(names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data)
     for number, base in enumerate(bases, 1):
         if base == digest or base in present:
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                made = await asyncio.to_thread(_updates, source, target, pool)
+                made = await asyncio.to_thread(_updates, source, target, install, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
                     smallest = min(map(len, made.values()))
@@ -257,10 +267,19 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
-def _updates(base: Source, target: Source, pool: ThreadPoolExecutor) -> dict[int, bytes]:
-    """The update objects by version of their format: the first, and the newest where it is really smaller."""
+def _updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+    """The update objects by version of their format: the first, and the newest where it is really smaller.
+
+    There is none of the first where all that changed is compressed: it would be no smaller than a first install.
+    """
+    plain = through_views(base, target, pool)
+    through = None if plain is None else _object(base, target, plain)
+    if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
+        return {codecs.NEWEST_VERSION: through}
     oldest = smallest_update(base, target, pool)
     made = {1: _object(base, target, oldest)}
+    if through is not None and len(through) < WORTH * len(made[1]):
+        made[codecs.NEWEST_VERSION] = through
     for better in newer_updates(base, target, oldest, pool):
         data = _object(base, target, better)
         if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, parcel, trust
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.plan import Plan
+from modelsync_protocol.plan import NOTHING, Plan
 from modelsync_server.publish import price
 from modelsync_server.publish.release_records import read_record
 from modelsync_server.store import ObjectNotFound, Store
@@ -156,6 +156,7 @@ async def _wrong_offers(store: Store, model: ModelVersions, path: str, base: str
     except FormatError as error:
         yield f"{path}: {error}"
         return
+    base = offers.base_key(NOTHING.digest) if base == "new" else base
     for version, offer in listed.items():
         sizes = await published_sizes(store, model.versions.get(version, ""), codecs.NEWEST_VERSION)
         if price.sizes_by_prefix(sizes).get(base) != offer.updates.get(base):

@@ -11,6 +11,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.plain_views import scratch, stream_of, view_of
@@ -29,6 +30,9 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
 
     The stream lies in a temporary file and is valid inside the context. Raises FormatError if it is damaged.
     """
+    if digest == NOTHING.digest:
+        yield Source(NOTHING, memoryview(b""))
+        return
     manifest, found, _ = await read_manifest(store, digest)
     places = iter(found.places)
 

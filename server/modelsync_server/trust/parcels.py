@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from modelsync_protocol import caps, codecs, index, names, offers, trust
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.offers import Offer
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.published import published_sizes, sizes_by_version
 from modelsync_server.trust.metadata import State
@@ -36,11 +37,12 @@ async def contents(store: Store, state: State, model: str) -> dict[str, Contents
     sizes = await sizes_by_version(store, newest)
     known = sizes[1] | sizes[codecs.NEWEST_VERSION]
     bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
-    newer = await _newer_offers(store, state, model, set(bases))
-    install = Contents(await _first_install(store, state, newest))
+    newer = await _newer_offers(store, state, model, {*bases, NOTHING.digest})
+    install = await _first_install(store, state, newest)
     found: dict[str, Contents] = {}
     for readers in sizes:
-        found[names.parcel_object(model, None, readers)] = install
+        alone = newer.get(NOTHING.digest, b"") if readers > 1 else b""
+        found[names.parcel_object(model, None, readers)] = Contents(install, alone)
         for base in bases:
             path = names.parcel_object(model, base, readers)
             objects = await _update(store, newest, base, {version: sizes[version] for version in range(1, readers + 1)})

@@ -17,7 +17,7 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def tensors(data: memoryview) -> Iterator[TensorRange]:
-    """Yield every contiguous dataset and every chunk that no filter changed; raise FormatError if it is no HDF5 file."""
+    """Yield contiguous datasets and chunks that no filter changed; raise FormatError if it is no HDF5 file."""
     for dataset in datasets(data):
         if dataset.filters:
             continue

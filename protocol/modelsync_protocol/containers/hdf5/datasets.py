@@ -95,7 +95,7 @@ def _dataset(file: File, name: str, messages: Sequence[Message]) -> Dataset | No
         raise FormatError("the HDF5 file has a layout of an unknown version.")
     if layout[1] == _CONTIGUOUS:
         address, size = _unpack("<QQ", layout[2:])
-        chunks = () if address == UNDEFINED or not size else (Chunk(address, size),)
+        chunks = () if address == UNDEFINED or not size else (_chunk(file, address, size, 0),)
         return Dataset(name, dtype, width, shape, None, (), chunks)
     if layout[1] != _CHUNKED:
         return Dataset(name, dtype, width, shape, None, (), ())

@@ -47,7 +47,7 @@ def _symbol_table(file: File, tree: int, heap: int) -> Iterator[Link]:
                 text = bytes(names[name : name + _MAX_NAME_BYTES]).partition(b"\0")[0]
                 yield text.decode(errors="replace"), header
             continue
-        level, count = struct.unpack_from("<BH", file.signed_block(address, b"TREE", 24), 5)
+        (count,) = struct.unpack_from("<H", file.signed_block(address, b"TREE", 24), 6)
         if depth > _MAX_DEPTH:
             raise FormatError("the HDF5 file has a tree that is too deep.")
         for number in reversed(range(count)):
