@@ -5,6 +5,7 @@ No I/O here. Formulas: sklearn/tree/_criterion.pyx (Gini, entropy, squared error
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from modelsync_protocol.trees import columns, splits
 from modelsync_protocol.trees.columns import Integers, stacked
-from modelsync_protocol.trees.floats import Drawn, Floats, Residuals
+from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
+from modelsync_protocol.trees.logarithm import log2_of_floats
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
@@ -41,7 +43,11 @@ class Impurity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What is common to all trees of a frame. `units`: a sample's weight in each class of each output."""
+    """What is common to all trees of a frame.
+
+    `units`: a sample's weight in each class of each output, one column for all trees or one for each. `weighted`: in
+    Style.NUMBERS weights are any floats, not counts.
+    """
 
     outputs: int
     classes: int
@@ -49,6 +55,7 @@ class Parameters:
     impurity: Impurity
     nested: bool
     feature_bits: int
+    weighted: bool
     units: Floats
 
     @property
@@ -125,8 +132,6 @@ class TableModel:
         inner = ~table.shape.leaf
         place = np.full(table.shape.count, -1, np.int64)
         entries = self._thresholds.entries
-        from modelsync_protocol.trees.floats import words_of
-
         place[inner] = entries.find(table.feature[inner], words_of(table.threshold[inner]))
         return Splits(table.shape, np.where(inner, table.feature, -1), place, holds(self._parameters, table))
 
@@ -136,8 +141,6 @@ class TableModel:
         leaf = shape.leaf
         feature = np.where(leaf, np.int64(LEAF_FEATURE), found.feature)
         threshold = np.full(shape.count, LEAF_THRESHOLD)
-        from modelsync_protocol.trees.floats import floats_of
-
         threshold[~leaf] = floats_of(self._thresholds.entries.words[found.place[~leaf]])
         if p.style is Style.NUMBERS:
             samples = found.holds[0]
@@ -147,10 +150,13 @@ class TableModel:
             samples = total - found.holds[-1]
             weight = np.zeros(shape.count)
             for row in range(p.classes):
-                weight = weight + found.holds[row].astype(np.float64) * p.units[row]
+                weight = weight + found.holds[row].astype(np.float64) * unit_of(p.units, row, shape)
         size = splits.bucket(np.maximum(samples, 0))
         kind = leaf.astype(np.int64)
-        weight = self._weights.run(lanes, weight, (kind, size), None if known is None else known.weight)
+        if p.weighted:
+            self._add_weights(lanes, shape, weight, size, known)
+        else:
+            weight = self._weights.run(lanes, weight, (kind, size), None if known is None else known.weight)
         values, impurity = self._contents(lanes, found, samples, weight, known)
         left, right = shape.children()
         more = np.where(leaf, 0, (samples[left] > samples[right]).astype(np.int64))
@@ -158,6 +164,15 @@ class TableModel:
             self._tails, lanes, stacked(joined(more, kind), joined(kind, size)), None if known is None else known.tail
         )
         return Table(shape, feature, threshold, impurity, samples, weight, tail, values)
+
+    def _add_weights(self, lanes: Lanes, shape: Shape, weight: Floats, size: Integers, known: Table | None) -> None:
+        """Weights of leaves, then of all above them as sums."""
+        left, right = shape.children()
+        for nodes in [np.flatnonzero(shape.leaf), *upwards(shape)]:
+            inner = not bool(shape.leaf[nodes].any())
+            guess = weight[left[nodes]] + weight[right[nodes]] if inner else weight[nodes]
+            context = np.full(len(nodes), inner).astype(np.int64), size[nodes]
+            weight[nodes] = self._weights.run(lanes, guess, context, None if known is None else known.weight[nodes])
 
     def _contents(
         self, lanes: Lanes, found: Splits, samples: Integers, weight: Floats, known: Table | None
@@ -173,11 +188,14 @@ class TableModel:
         with np.errstate(all="ignore"):
             if p.style is not Style.NUMBERS:
                 for row in range(p.width):
-                    guess = found.holds[row].astype(np.float64) * p.units[row]
+                    guess = found.holds[row].astype(np.float64) * unit_of(p.units, row, shape)
                     guess = guess / weight if p.style is Style.SHARES else guess
                     context = np.full(shape.count, row), size
                     values[row] = self._values.run(lanes, guess, context, None if known is None else known.values[row])
-                guess = _gini(p, found.holds, weight) if p.impurity is Impurity.GINI else _entropy(p, found.holds, weight)
+                counts = np.stack(
+                    [found.holds[row].astype(np.float64) * unit_of(p.units, row, shape) for row in range(p.width)]
+                )
+                guess = impurity_of(p, counts, weight)
                 context = shape.leaf.astype(np.int64), size
                 impurity = self._impurities.run(lanes, guess, context, None if known is None else known.impurity)
                 return values, impurity
@@ -191,27 +209,36 @@ class TableModel:
         self._leaf_values.prepare(lanes, None if flat is None else (groups, flat))
         self._leaf_values.learn(learner, np.tile(old_size, p.width))
         values[:, leaf] = self._leaf_values.run(lanes, groups, np.tile(size[leaf], p.width), flat).reshape(p.width, -1)
+        if p.impurity is not Impurity.SPREAD:
+            self._merge_all(lanes, (shape, weight, values, impurity, size), known)
+            with np.errstate(all="ignore"):
+                guess = impurity_of(p, values, np.ones(shape.count))
+            context = shape.leaf.astype(np.int64), size
+            return values, self._impurities.run(lanes, guess, context, None if known is None else known.impurity)
         flat = None if known is None else known.impurity[leaf]
         self._leaf_impurities.prepare(lanes, None if flat is None else (kinds[leaf], flat))
         self._leaf_impurities.learn(learner, old_size)
         impurity[leaf] = self._leaf_impurities.run(lanes, kinds[leaf], size[leaf], flat)
-        left, right = shape.children()
-        for begin, end in reversed(list(zip(shape.starts, shape.starts[1:], strict=False))):
-            nodes = np.flatnonzero(~shape.leaf[begin:end]) + begin
-            if len(nodes):
-                self._merge(lanes, nodes, (left[nodes], right[nodes]), (shape, weight, values, impurity, size), known)
+        self._merge_all(lanes, (shape, weight, values, impurity, size), known)
         return values, impurity
+
+    def _merge_all(
+        self, lanes: Lanes, fields: tuple[Shape, Floats, Floats, Floats, Integers], known: Table | None
+    ) -> None:
+        left, right = fields[0].children()
+        for nodes in upwards(fields[0]):
+            self._merge(lanes, nodes, (left[nodes], right[nodes]), fields, known)
 
     def _merge(
         self,
         lanes: Lanes,
         nodes: Integers,
         children: tuple[Integers, Integers],
-        columns_: tuple[Shape, Floats, Floats, Floats, Integers],
+        fields: tuple[Shape, Floats, Floats, Floats, Integers],
         known: Table | None,
     ) -> None:
         """Values and impurity of nodes from their children's."""
-        shape, weight, values, impurity, size = columns_
+        shape, weight, values, impurity, size = fields
         left, right = children
         kind = shape.leaf[left].astype(np.int64) + shape.leaf[right]
         context = kind, size[nodes]
@@ -222,8 +249,12 @@ class TableModel:
                 guess = (weight[left] * of_left + weight[right] * of_right) / weight[nodes]
                 exact = None if known is None else known.values[row][nodes]
                 values[row][nodes] = self._values.run(lanes, guess, context, exact)
+                if self._parameters.impurity is not Impurity.SPREAD:
+                    continue
                 apart = of_left - of_right
                 spread = spread + apart * apart
+            if self._parameters.impurity is not Impurity.SPREAD:
+                return
             mean = spread / float(self._parameters.width)
             share = (weight[left] / weight[nodes]) * (weight[right] / weight[nodes])
             inside = (weight[left] * impurity[left] + weight[right] * impurity[right]) / weight[nodes]
@@ -247,7 +278,7 @@ def holds(parameters: Parameters, table: Table) -> NDArray[np.int64]:
             rows = [table.samples, np.clip(np.nan_to_num(extra), 0, 1 << 30).astype(np.int64)]
         else:
             weights = table.values * table.weight if p.style is Style.SHARES else table.values
-            counts = np.clip(np.nan_to_num(np.rint(weights / p.units[:, None])), 0, 1 << 30).astype(np.int64)
+            counts = np.clip(np.nan_to_num(np.rint(weights / units_of(p.units, shape))), 0, 1 << 30).astype(np.int64)
             rows = [*counts, np.clip(counts[: p.classes].sum(axis=0) - table.samples, 0, 1 << 30)]
     result = np.where(leaf, np.clip(np.stack(rows), 0, 1 << 30), 0)
     for begin, end in reversed(list(zip(shape.starts[1:], shape.starts[2:], strict=False))):
@@ -271,26 +302,44 @@ def nested(trees: Splits) -> bool:
     return True
 
 
-def _gini(p: Parameters, counts: NDArray[np.int64], weight: Floats) -> Floats:
+def upwards(shape: Shape) -> Iterator[Integers]:
+    """The inner nodes of each wave, lowest wave first."""
+    for begin, end in reversed(list(zip(shape.starts, shape.starts[1:], strict=False))):
+        nodes = np.flatnonzero(~shape.leaf[begin:end]) + begin
+        if len(nodes):
+            yield nodes
+
+
+def unit_of(units: Floats, row: int, shape: Shape) -> Floats:
+    """A sample's weight at each node in one row of the values."""
+    return units[row][shape.tree] if units.shape[1] > 1 else np.full(shape.count, units[row][0])
+
+
+def units_of(units: Floats, shape: Shape) -> Floats:
+    """A sample's weight at each node in all rows of the values."""
+    return np.stack([unit_of(units, row, shape) for row in range(len(units))])
+
+
+def impurity_of(p: Parameters, counts: Floats, weight: Floats) -> Floats:
+    """Gini or entropy from each class' weight, in the order of scikit-learn's operations."""
     total = np.zeros(len(weight))
     for output in range(p.outputs):
-        squares = np.zeros(len(weight))
-        for row in range(output * p.classes, (output + 1) * p.classes):
-            count = counts[row].astype(np.float64) * p.units[row]
-            squares = squares + count * count
-        total = total + (1.0 - squares / (weight * weight))
+        rows = counts[output * p.classes : (output + 1) * p.classes]
+        total = total + (_gini(rows, weight) if p.impurity is Impurity.GINI else _entropy(rows, weight))
     return total / float(p.outputs)
 
 
-def _entropy(p: Parameters, counts: NDArray[np.int64], weight: Floats) -> Floats:
-    from modelsync_protocol.trees.logarithm import log2_of_floats
+def _gini(counts: Floats, weight: Floats) -> Floats:
+    squares = np.zeros(len(weight))
+    for count in counts:
+        squares = squares + count * count
+    return 1.0 - squares / (weight * weight)
 
-    total = np.zeros(len(weight))
-    for output in range(p.outputs):
-        entropy = np.zeros(len(weight))
-        for row in range(output * p.classes, (output + 1) * p.classes):
-            share = counts[row].astype(np.float64) * p.units[row] / weight
-            some = share > 0
-            entropy[some] = entropy[some] - share[some] * log2_of_floats(share[some])
-        total = total + entropy
-    return total / float(p.outputs)
+
+def _entropy(counts: Floats, weight: Floats) -> Floats:
+    entropy = np.zeros(len(weight))
+    for count in counts:
+        share = count / weight
+        some = (share > 1e-300) & (share < 1e300)
+        entropy[some] = entropy[some] - share[some] * log2_of_floats(share[some])
+    return entropy
