@@ -6,25 +6,26 @@ FORMAT.md §tree-columns. A payload: kind, header of the kind, bytes between the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import record_frames
+from modelsync_protocol.trees import onnx_arrays, onnx_frames, record_frames
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
 from modelsync_protocol.trees.record_frames import RecordCoder
 from modelsync_protocol.wire import Reader, write_varint
 
-_RECORDS = 1
+_RECORDS, _ONNX = 1, 2
 _MAX_CORRECTED = 1 << 14
 _MAX_DECISIONS = 1 << 27
 """Decisions of one frame: bounds the decoder's time."""
 
-
-class Unfit(Exception):
-    """The encoder finds nothing that this encoding is for."""
+Written = Callable[[bytes], bytes]
+"""Gives the payload with these corrections."""
 
 
 class TreeColumns:
@@ -37,22 +38,15 @@ class TreeColumns:
 
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
-        made = record_frames.draft(target, base)
-        if made is None:
-            return None
-        lanes = 1 << _lane_bits(sum(tree.count for tree in made.found))
-        encoder = Encoder(lanes)
-        coder = RecordCoder(made.parameters, made.size, len(made.found), len(made.old), base)
-        old, _, same = coder.layout(encoder, made)
-        coder.tables(encoder, old, same, (target, made))
-        gaps = _outside(target, [(t.records, t.records_end) for t in made.found] + [(t.values, t.end) for t in made.found])
-        dictionary = _outside(base, _spans(old)) + prefix
-        head = bytearray([_RECORDS])
-        record_frames.write_header(head, made)
-        between = zstd.compress(gaps, dictionary)
-        payload = _assembled(head, between, b"", encoder)
-        corrections = _corrections(self.decode(payload, len(target), base, prefix, b""), target)
-        return None if corrections is None else _assembled(head, between, corrections, encoder)
+        for attempt in (_encode_records, _encode_onnx):
+            made = attempt(target, base, prefix)
+            if made is None:
+                continue
+            payload = made(b"")
+            corrections = _corrections(self.decode(payload, len(target), base, prefix, b""), target)
+            if corrections is not None:
+                return made(corrections)
+        return None
 
     def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
         """See codecs.port.Encoding."""
@@ -62,17 +56,70 @@ class TreeColumns:
         kind = reader.take(1)[0]
         if kind == 0:
             return zstd.decompress(payload[1:], length, base + prefix)
-        if kind != _RECORDS:
+        decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx}.get(kind)
+        if decode is None:
             raise FormatError(f"trees of kind {kind} are not known here; update this program.")
         with np.errstate(all="ignore"):
-            return _decode_records(reader, payload, length, base, prefix)
+            return decode(reader, payload, length, base, prefix)
+
+
+def _encode_records(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    made = record_frames.draft(target, base)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(sum(tree.count for tree in made.found)))
+    coder = RecordCoder(made.parameters, made.size, len(made.found), len(made.old), base)
+    old, _, same = coder.layout(encoder, made)
+    coder.tables(encoder, old, same, (target, made))
+    head = bytearray([_RECORDS])
+    record_frames.write_header(head, made)
+    between = zstd.compress(_outside(target, _spans(made.found)), _outside(base, _spans(old)) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _encode_onnx(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    made = onnx_frames.draft(target)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(made.ensemble.shape.count))
+    old, arrays = _onnx_base(base, made.parameters.width)
+    onnx_frames.layout(encoder, arrays, made.arrays, len(made.arrays))
+    onnx_frames.code(encoder, made.parameters, old, made.ensemble)
+    head = bytearray([_ONNX])
+    onnx_frames.write_header(head, made.parameters)
+    write_varint(head, len(made.arrays))
+    gaps = _outside(target, [(array.begin, array.end) for array in made.arrays])
+    between = zstd.compress(gaps, _outside(base, [(array.begin, array.end) for array in arrays]) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _onnx_base(base: bytes, width: int) -> tuple[onnx_frames.Ensemble, list[onnx_arrays.Array]]:
+    arrays = onnx_arrays.arrays(base)
+    found = onnx_frames.read(base, arrays)
+    return (found[0] if found is not None else onnx_frames.empty(width)), arrays
+
+
+def _decode_onnx(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    parameters = onnx_frames.read_header(reader)
+    count = reader.varint(len(onnx_arrays.NAMES))
+    between, corrections, decoder = _parts(reader, payload)
+    old, arrays = _onnx_base(base, parameters.width)
+    places = onnx_frames.layout(decoder, arrays, None, count)
+    ensemble = onnx_frames.code(decoder, parameters, old, None)
+    decoder.end()
+    pieces = []
+    for name, kind, packed, gap in places:
+        piece = onnx_frames.generated(parameters, ensemble, onnx_arrays.Array(name, kind, packed, 0, 0))
+        if piece is None:
+            raise FormatError("a frame of trees has arrays out of bounds.")
+        pieces.append((gap, piece))
+    dictionary = _outside(base, [(array.begin, array.end) for array in arrays]) + prefix
+    return _joined(pieces, between, dictionary, length, corrections)
 
 
 def _decode_records(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
     parameters, size, trees, old_trees = record_frames.read_header(reader)
-    between = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
-    corrections = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
-    decoder = _decoder(reader, len(payload))
+    between, corrections, decoder = _parts(reader, payload)
     coder = RecordCoder(parameters, size, trees, old_trees, base)
     old, places, same = coder.layout(decoder, None)
     table = coder.tables(decoder, old, same, None)
@@ -85,14 +132,28 @@ def _decode_records(reader: Reader, payload: bytes, length: int, base: bytes, pr
     for twin in same.tolist():
         tree = old[twin]
         pieces += next(fresh) if twin < 0 else (base[tree.records : tree.records_end], base[tree.values : tree.end])
-    rest = length - sum(map(len, pieces))
+    gaps = [gap for place in places for gap in place]
+    dictionary = _outside(base, _spans(old)) + prefix
+    return _joined(list(zip(gaps, pieces, strict=True)), between, dictionary, length, corrections)
+
+
+def _parts(reader: Reader, payload: bytes) -> tuple[bytes, bytes, Decoder]:
+    between = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
+    corrections = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
+    return between, corrections, _decoder(reader, len(payload))
+
+
+def _joined(
+    pieces: list[tuple[int, bytes]], between: bytes, dictionary: bytes, length: int, corrections: bytes
+) -> bytes:
+    """The frame from pieces, each with how many bytes come before it, and from what lies between."""
+    rest = length - sum(len(piece) for _, piece in pieces)
     if rest < 0:
         raise FormatError("a frame of trees is longer than declared.")
-    gaps = zstd.decompress(between, rest, _outside(base, _spans(old)) + prefix)
+    gaps = zstd.decompress(between, rest, dictionary)
     out = bytearray()
     used = 0
-    for number, piece in enumerate(pieces):
-        gap = places[number // 2][number % 2]
+    for gap, piece in pieces:
         out += gaps[used : used + gap]
         out += piece
         used += gap

@@ -74,8 +74,10 @@ def fresh(groups: int, wanted: Dictionary, old: Dictionary) -> tuple[Integers, W
     return sorted_keys[keep], sorted_words[keep]
 
 
-def code_fresh(lanes: Lanes, groups: int, known: tuple[Integers, Words] | None) -> tuple[Integers, Words]:
-    """Code (groups, words) that are new to the base, by group, ascending and distinct."""
+def code_fresh(
+    lanes: Lanes, groups: int, known: tuple[Integers, Words] | None, *, single: bool = False
+) -> tuple[Integers, Words]:
+    """Code (groups, words) that are new to the base, by group, ascending and distinct; `single`: all are float32."""
     counts = columns.mixer(2, columns.NUMBER_SLOTS, 1 << 12)
     steps = columns.mixer(3, columns.NUMBER_SLOTS, 1 << 14)
     gaps = columns.mixer(2, columns.NUMBER_SLOTS, 1 << 12)
@@ -84,14 +86,14 @@ def code_fresh(lanes: Lanes, groups: int, known: tuple[Integers, Words] | None) 
     decimals: tuple[Integers, Integers, Integers] | None = None
     rest = known
     if known is not None:
-        scale, decimals, rest = _decimals(groups, *known)
+        scale, decimals, rest = _decimals(groups, *known, single)
     scale = columns.numbers(counts, lanes, stacked(every * 0 + 1, every * 0), scale)
     if bool((scale >= len(SCALES)).any()):
         raise FormatError("a frame of trees names an unknown grid.")
     found_groups, found_words = [], []
     group, twice, gap = _code_grid(lanes, counts, steps, (every[scale > 0], 0), decimals, gaps)
     found_groups.append(group)
-    found_words.append(_means(np.array(SCALES, np.int64)[scale[group]], twice, gap))
+    found_words.append(_means(np.array(SCALES, np.int64)[scale[group]], twice, gap, single))
     for number, drop in enumerate(DROPS, 1):
         part = None
         if rest is not None:
@@ -163,7 +165,7 @@ def _sums(step: Integers, first: NDArray[np.bool_]) -> Integers:
     return bases[run] + running - running[start][run]
 
 
-def _means(scale: Integers, twice: Integers, gap: Integers) -> Words:
+def _means(scale: Integers, twice: Integers, gap: Integers, single: bool) -> Words:
     """Mean of the decimals (twice ∓ gap) / 2 / scale, each rounded to float32 first."""
     if not len(scale):
         return np.empty(0, np.uint64)
@@ -173,11 +175,13 @@ def _means(scale: Integers, twice: Integers, gap: Integers) -> Words:
     low = ((twice - gap) >> np.int64(1)).astype(np.float64) / by
     high = ((twice + gap) >> np.int64(1)).astype(np.float64) / by
     mean = low.astype(np.float32).astype(np.float64) * 0.5 + high.astype(np.float32).astype(np.float64) * 0.5
+    if single:
+        mean = mean.astype(np.float32).astype(np.float64)
     return numerals.ordered(F64, mean.view(np.uint64))
 
 
 def _decimals(
-    groups: int, keys: Integers, words: Words
+    groups: int, keys: Integers, words: Words, single: bool
 ) -> tuple[Integers, tuple[Integers, Integers, Integers], tuple[Integers, Words]]:
     """(scale of each group, entries on its grid, the rest)."""
     values = numerals.unordered(F64, words).view(np.float64)
@@ -189,7 +193,7 @@ def _decimals(
         (open_,) = (usable & (scales[keys] == 0)).nonzero()
         if not len(open_):
             break
-        found_twice, found_gap = _on_grid(values[open_], words[open_], scale)
+        found_twice, found_gap = _on_grid(values[open_], words[open_], scale, single)
         hits = np.bincount(keys[open_][found_gap >= 0], minlength=groups)
         chosen = (scales == 0) & (hits >= _ENOUGH * sizes)
         scales[chosen] = number
@@ -201,7 +205,7 @@ def _decimals(
     return scales, entries, (keys[~on], words[~on])
 
 
-def _on_grid(values: NDArray[np.float64], words: Words, scale: int) -> tuple[Integers, Integers]:
+def _on_grid(values: NDArray[np.float64], words: Words, scale: int, single: bool) -> tuple[Integers, Integers]:
     """(twice the mean, gap) on the grid of 1 / scale, gap -1 where there is none."""
     twice = np.rint(values * (2.0 * scale)).astype(np.int64)
     result = np.full(len(values), -1, np.int64)
@@ -212,7 +216,7 @@ def _on_grid(values: NDArray[np.float64], words: Words, scale: int) -> tuple[Int
         some = open_[fits]
         if not len(some):
             continue
-        means = _means(np.full(len(some), scale), twice[some], np.full(len(some), gap))
+        means = _means(np.full(len(some), scale), twice[some], np.full(len(some), gap), single)
         result[some[means == words[some]]] = gap
         open_ = open_[result[open_] < 0]
     return twice, result

@@ -56,11 +56,11 @@ class Residuals:
 class Drawn:
     """Floats of several groups, drawn from the distinct ones of base and target."""
 
-    def __init__(self, groups: int, old: tuple[Integers, Floats], elements: int) -> None:
-        """`old`: the base's floats and their groups (0 to `groups` - 1)."""
-        self._groups = groups
+    def __init__(self, groups: int, old: tuple[Integers, Floats], elements: int, *, single: bool = False, inputs: int = 4) -> None:
+        """`old`: the base's floats and their groups (0 to `groups` - 1); `single`: all are float32."""
+        self._groups, self._single = groups, single
         self._old = old[0], words_of(old[1])
-        self._mixer = columns.mixer(4, columns.RANGE_SLOTS, elements, extras=1)
+        self._mixer = columns.mixer(inputs, columns.RANGE_SLOTS, elements, extras=1)
         self.entries = Dictionary(np.zeros(1, np.int64), np.empty(0, np.uint64))
         self.masses = columns.Masses(np.zeros(0, np.int64))
 
@@ -71,7 +71,7 @@ class Drawn:
         if known is not None:
             wanted = dictionary.united(self._groups, (known[0], words_of(known[1])))
             new = dictionary.fresh(self._groups, wanted, before)
-        new = dictionary.code_fresh(lanes, self._groups, new)
+        new = dictionary.code_fresh(lanes, self._groups, new, single=self._single)
         self.entries = dictionary.united(self._groups, self._old, new)
         uses = np.bincount(self.entries.find(*self._old), minlength=len(self.entries.words)).astype(np.int64)
         self.masses = columns.Masses(uses)
@@ -80,19 +80,31 @@ class Drawn:
         """Learn from the base's floats in their order."""
         self.run(lanes, self._old[0], context, floats_of(self._old[1]))
 
+    def known_places(self, groups: Integers, values: Floats) -> Integers:
+        """Places in a dictionary of just these floats."""
+        words = words_of(values)
+        return dictionary.united(self._groups, (groups, words)).find(groups, words)
+
     def run(self, lanes: Lanes, groups: Integers, context: Integers, known: Floats | None) -> Floats:
         """Code one float for each element of `groups`."""
+        contexts = joined(groups, 2), joined(context, 3), joined(groups, context, 4)
+        return floats_of(self.entries.words[self.run_in(lanes, groups, contexts, known)])
+
+    def run_in(
+        self, lanes: Lanes, groups: Integers, contexts: tuple[NDArray[np.uint32], ...], known: Floats | None
+    ) -> Integers:
+        """Code one place for each element of `groups`; `inputs` - 1 contexts."""
         if not len(groups):
-            return np.empty(0)
+            return np.empty(0, np.int64)
         low, high = self.entries.starts[groups], self.entries.starts[groups + 1]
         width = columns.log2_of(np.maximum(high - low, 1))
-        places = columns.places(
+        rows = [joined(width, 1), *contexts]
+        return columns.places(
             self._mixer,
             lanes,
-            stacked(joined(width, 1), joined(groups, 2), joined(context, 3), joined(groups, context, 4)),
+            stacked(*rows),
             low,
             high,
             None if known is None else self.entries.find(groups, words_of(known)),
             self.masses,
         )
-        return floats_of(self.entries.words[places])

@@ -118,20 +118,27 @@ class SplitModel:
         kinds = np.minimum((holds[: layout.classes] > 0).sum(axis=0), 3 * layout.outputs)
         twin_leaf, twin_feature, twin_place = _twins(old, twin)
         small = bucket(total)
-        leaf = columns.symbols(
-            self._leaves,
-            lanes,
-            stacked(
-                joined(kinds, depth, 1),
-                joined(kinds, small, 2),
-                joined(twin_leaf, depth, kinds, 3),
-                joined(twin_leaf, small, kinds, 4),
-                joined(kinds, small, depth, 5),
-                joined(above, side, kinds, 6),
-            ),
-            1,
-            known.shape.leaf[wave].astype(np.int64) if known is not None else None,
-        ).astype(bool)
+        leaf = np.zeros(len(parent), bool)
+        for right in (False, True):
+            (some,) = (side == right).nonzero()
+            if not len(some):
+                continue
+            sister = leaf[some - 1] + 1 if right else np.zeros(len(some), np.int64)
+            kind, size, at, up = kinds[some], small[some], depth[some], above[some]
+            leaf[some] = columns.symbols(
+                self._leaves,
+                lanes,
+                stacked(
+                    joined(kind, at, sister, 1),
+                    joined(kind, size, 2),
+                    joined(twin_leaf[some], at, kind, 3),
+                    joined(twin_leaf[some], size, kind, sister, 4),
+                    joined(kind, size, at, 5),
+                    joined(up, sister, kind, 6),
+                ),
+                1,
+                known.shape.leaf[wave][some].astype(np.int64) if known is not None else None,
+            ).astype(bool)
         grown.leaf[wave] = leaf
         (inner,) = (~leaf).nonzero()
         nodes = inner + grown.first
@@ -152,7 +159,7 @@ class SplitModel:
                 joined(twin_feature, 3),
                 joined(above, over, 4),
                 joined(small, kinds[inner], 5),
-                joined(grown.sister(nodes), above, side, 6),
+                joined(twin_feature, depth, 6),
             ),
             layout.feature_bits,
             known.feature[nodes] if known is not None else None,
@@ -330,10 +337,6 @@ class _Grown:
             alike = (twin >= 0) & (old.feature[twin] == self.feature[nodes])
             for side in (0, 1):
                 self.twin[begin + side : end : 2] = np.where(alike, self._children[side][twin], -1)
-
-    def sister(self, nodes: Integers) -> Integers:
-        """Feature of the node to the left under the same parent where that is in an earlier batch: never, here."""
-        return np.full(len(nodes), 0, np.int64)
 
     def within(self, nodes: Integers, feature: Integers, low: Integers, high: Integers) -> tuple[Integers, Integers]:
         """Narrow places from `low` to below `high` to what the ancestors' splits leave."""
