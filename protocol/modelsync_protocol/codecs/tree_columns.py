@@ -14,12 +14,12 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import onnx_arrays, onnx_frames, record_frames
+from modelsync_protocol.trees import boosted_frames, onnx_arrays, onnx_frames, record_frames
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
 from modelsync_protocol.trees.record_frames import RecordCoder
 from modelsync_protocol.wire import Reader, write_varint
 
-_RECORDS, _ONNX = 1, 2
+_RECORDS, _ONNX, _BOOSTED = 1, 2, 3
 _MAX_CORRECTED = 1 << 14
 _MAX_DECISIONS = 1 << 27
 """Decisions of one frame: bounds the decoder's time."""
@@ -38,7 +38,7 @@ class TreeColumns:
 
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
-        for attempt in (_encode_records, _encode_onnx):
+        for attempt in (_encode_records, _encode_onnx, _encode_boosted):
             made = attempt(target, base, prefix)
             if made is None:
                 continue
@@ -56,7 +56,7 @@ class TreeColumns:
         kind = reader.take(1)[0]
         if kind == 0:
             return zstd.decompress(payload[1:], length, base + prefix)
-        decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx}.get(kind)
+        decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx, _BOOSTED: _decode_boosted}.get(kind)
         if decode is None:
             raise FormatError(f"trees of kind {kind} are not known here; update this program.")
         with np.errstate(all="ignore"):
@@ -135,6 +135,39 @@ def _decode_records(reader: Reader, payload: bytes, length: int, base: bytes, pr
     gaps = [gap for place in places for gap in place]
     dictionary = _outside(base, _spans(old)) + prefix
     return _joined(list(zip(gaps, pieces, strict=True)), between, dictionary, length, corrections)
+
+
+def _encode_boosted(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    old, old_found = boosted_frames.old_trees(base)
+    made = boosted_frames.draft(target, base, old, old_found)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(made.booster.shape.count))
+    count = int(old.shape.tree.max(initial=-1)) + 1
+    boosted_frames.layout(encoder, len(made.spans), len(made.forms), count, made)
+    boosted_frames.code(encoder, made.parameters, old, made.same, made.booster)
+    head = bytearray([_BOOSTED])
+    boosted_frames.write_header(head, made)
+    gaps = _outside(target, [(array.begin, array.end) for tree in made.spans for array in tree])
+    between = zstd.compress(gaps, _boosted_rest(base, old_found) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _boosted_rest(base: bytes, found: boosted_frames.Trees | None) -> bytes:
+    return _outside(base, [(a.begin, a.end) for tree in found.arrays for a in tree] if found is not None else [])
+
+
+def _decode_boosted(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    header = boosted_frames.read_header(reader)
+    between, corrections, decoder = _parts(reader, payload)
+    old, old_found = boosted_frames.old_trees(base)
+    count = int(old.shape.tree.max(initial=-1)) + 1
+    places, same = boosted_frames.layout(decoder, header.trees, len(header.forms), count, None)
+    booster = boosted_frames.code(decoder, header.parameters, old, same, None)
+    decoder.end()
+    written = boosted_frames.generated(booster, header.forms, header.binary, header.first_id)
+    pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
+    return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)
 
 
 def _parts(reader: Reader, payload: bytes) -> tuple[bytes, bytes, Decoder]:

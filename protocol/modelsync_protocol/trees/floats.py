@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.codecs import numerals
-from modelsync_protocol.codecs.numerals import F64
+from modelsync_protocol.codecs.numerals import F32, F64
 from modelsync_protocol.trees import columns, dictionary
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.dictionary import Dictionary, Words
@@ -32,7 +32,9 @@ def floats_of(words: Words) -> Floats:
 class Residuals:
     """Floats of one field as differences in units of the last place from what both sides predict."""
 
-    def __init__(self, elements: int) -> None:
+    def __init__(self, elements: int, *, single: bool = False) -> None:
+        """`single`: all are float32."""
+        self._single = single
         self._mixer = columns.mixer(3, columns.NUMBER_SLOTS, elements)
         self._any = columns.mixer(1, 1, 16)
 
@@ -40,17 +42,28 @@ class Residuals:
         """Code one float for each prediction."""
         if not len(predicted):
             return predicted
-        guess = words_of(predicted)
+        if self._single:
+            predicted = predicted.astype(np.float32).astype(np.float64)
+        guess = self._words(predicted)
         values = None
         flag = None
         if known is not None:
-            values = columns.signed((words_of(known) - guess).view(np.int64))
+            values = columns.signed((self._words(known) - guess).view(np.int64))
             flag = np.array([int((values != 0).any())])
         if not columns.symbols(self._any, lanes, np.zeros((1, 1), np.uint32), 1, flag)[0]:
             return predicted
         one, two = contexts
         found = columns.numbers(self._mixer, lanes, stacked(joined(one, 1), joined(one, two, 2), joined(two, 3)), values)
-        return floats_of(guess + columns.unsigned(found).view(np.uint64))
+        words = guess + columns.unsigned(found).view(np.uint64)
+        if not self._single:
+            return floats_of(words)
+        return numerals.unordered(F32, words.astype(np.uint32)).view(np.float32).astype(np.float64)
+
+    def _words(self, values: Floats) -> Words:
+        if not self._single:
+            return words_of(values)
+        bits = values.astype(np.float32).view(np.uint32)
+        return numerals.ordered(F32, bits).astype(np.uint64)
 
 
 class Drawn:

@@ -100,3 +100,34 @@ def from_depth_first(leaf: Flags) -> tuple[Shape, Integers]:
     starts = (0, *np.cumsum(np.bincount(depth)).tolist()) if len(leaf) else (0,)
     shape = Shape(tuple(starts), leaf[order], parent, np.array(rights, bool)[order], np.array(trees, np.int64)[order])
     return shape, order
+
+
+def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
+    """As `from_depth_first`, of trees of `sizes` nodes whose children are numbered in their parents' order."""
+    count = len(leaf)
+    trees = np.repeat(np.arange(len(sizes)), sizes)
+    starts = np.cumsum(sizes) - sizes
+    within = np.arange(count) - starts[trees]
+    inner = np.flatnonzero(~leaf)
+    before = np.cumsum(~leaf) - ~leaf
+    number = (within - 1) // 2 + before[starts[trees]]
+    later = within > 0
+    if len(sizes) and (bool((sizes <= 0).any()) or bool((2 * np.bincount(trees[inner], minlength=len(sizes)) + 1 != sizes).any())):
+        raise FormatError("a tree has another number of nodes than its splits give.")
+    parent = np.full(count, -1, np.int64)
+    parent[later] = inner[number[later]]
+    if bool((parent >= np.arange(count)).any()):
+        raise FormatError("a tree's nodes do not follow each other.")
+    depth = np.zeros(count, np.int64)
+    for node, above in enumerate(parent.tolist()):
+        if above >= 0:
+            depth[node] = depth[above] + 1
+    if int(depth.max(initial=0)) >= MAX_DEPTH:
+        raise FormatError("a tree is too deep.")
+    order = np.argsort(depth, kind="stable")
+    inverse = np.empty(count, np.int64)
+    inverse[order] = np.arange(count)
+    above = np.where(parent >= 0, inverse[parent], -1)[order] if count else parent
+    waves = (0, *np.cumsum(np.bincount(depth)).tolist()) if count else (0,)
+    right = (within % 2 == 0) & later
+    return Shape(tuple(waves), leaf[order], above, right[order], trees[order]), order

@@ -5,7 +5,7 @@ No I/O here. The same code learns from the base's trees, encodes and decodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class Splits:
     feature: Integers
     place: Integers
     holds: NDArray[np.int64]
+    twin: Integers | None = None
+    """Where trees were coded: the base's node in the same place of the tree alike, or -1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +55,6 @@ class Layout:
     nested: bool
 
 
-@dataclass(slots=True)
-class Waves:
-    """Grows as it is decoded: the arrays of `Splits`, wave by wave."""
-
-    starts: list[int] = field(default_factory=lambda: [0])
-    leaf: list[Flags] = field(default_factory=list)
-    parent: list[Integers] = field(default_factory=list)
-    right: list[Flags] = field(default_factory=list)
-    tree: list[Integers] = field(default_factory=list)
-
-
 class SplitModel:
     """Mixers of all columns of splits; use it on the base's trees first and then on the target's."""
 
@@ -76,13 +67,18 @@ class SplitModel:
         self._sides = columns.mixer(6, 2 * 3, elements)
         self._shares = columns.mixer(4, columns.RANGE_SLOTS, elements)
 
-    def run(self, lanes: Lanes, trees: int, known: Splits | None, old: Splits | None) -> Splits:
-        """Code `trees` trees; `known` to learn or encode, `old` those whose nodes in the same places give hints."""
+    def run(
+        self, lanes: Lanes, trees: int, known: Splits | None, old: Splits | None, twins: Integers | None = None
+    ) -> Splits:
+        """Code `trees` trees; `known` to learn or encode, `old` those whose nodes in the same places give hints.
+
+        `twins`: the tree of `old` that each is likely to resemble, or -1; without it the one of the same number.
+        """
         layout = self._layout
         limit = known.shape.count if known is not None else MAX_NODES
         grown = _Grown(limit, layout.rows)
         grown.holds[:, :trees] = self._root_holds(lanes, trees, known)
-        grown.begin(trees, old)
+        grown.begin(trees, old, twins)
         while grown.first < grown.end:
             self._wave(lanes, grown, known, old)
         return grown.splits()
@@ -306,7 +302,7 @@ class _Grown:
             setattr(self, name, np.concatenate([getattr(self, name), np.full(more, -1, getattr(self, name).dtype)]))
         self.holds = np.concatenate([self.holds, np.zeros((len(self.holds), more), np.int64)], axis=1)
 
-    def begin(self, trees: int, old: Splits | None) -> None:
+    def begin(self, trees: int, old: Splits | None, twins: Integers | None) -> None:
         self._reserve(trees)
         self.tree[:trees] = np.arange(trees)
         self.end = trees
@@ -314,8 +310,9 @@ class _Grown:
             self.starts.append(trees)
         if old is not None:
             self._children = old.shape.children()
-            same = min(trees, int(old.shape.tree.max(initial=-1)) + 1)
-            self.twin[:same] = np.arange(same)
+            roots = int(old.shape.tree.max(initial=-1)) + 1
+            wanted = np.arange(trees) if twins is None else twins
+            self.twin[:trees] = np.where(wanted < roots, wanted, -1)
 
     def next(self, nodes: Integers, old: Splits | None) -> None:
         """Append the children of `nodes` as the next wave."""
@@ -359,4 +356,4 @@ class _Grown:
         whole = Shape(
             tuple(self.starts), self.leaf[:count], self.parent[:count], self.right[:count], self.tree[:count]
         )
-        return Splits(whole, self.feature[:count], self.place[:count], self.holds[:, :count])
+        return Splits(whole, self.feature[:count], self.place[:count], self.holds[:, :count], self.twin[:count])
