@@ -17,10 +17,10 @@ from pathlib import Path
 
 from modelsync_protocol import codecs, update
 from modelsync_protocol.ops import Copy, Frame
-from modelsync_server.alternatives import improved
-from modelsync_server.artifact import snapshot
-from modelsync_server.encoder import Encoded, Source, encode_update
-from modelsync_server.tensor_encoder import encode_tensors
+from modelsync_server.encode.byte_candidates import improved
+from modelsync_server.encode.encoder import Encoded, Source, encode_update
+from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.publish.artifact import snapshot
 
 PEERS = {
     "cnn_fp16_adamw1e-5": 3_465_704,

@@ -20,8 +20,8 @@ from examples.demo.relay import Counts, Relay
 from examples.demo.stage import Process, free_address
 from modelsync_daemon.config import Settings
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.origin import application
-from modelsync_server.publisher import publish
+from modelsync_server.origin.origin import application
+from modelsync_server.publish.publisher import publish
 from modelsync_server.store import create_store, open_store
 from modelsync_server.trust.initialise import initialise
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench.speed import pairs
 from modelsync_protocol.index import encode_object
-from modelsync_server.artifact import snapshot
-from modelsync_server.encoder import Source
-from modelsync_server.packer import pack
+from modelsync_server.encode.encoder import Source
+from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.packer import pack
 
 
 def main() -> None:

@@ -70,9 +70,9 @@ def modelsync(old: Path, new: Path) -> dict[str, Any]:
     """Our update object; decoding is what a device does after the download, in memory."""
     from modelsync_protocol import codecs, update
     from modelsync_protocol.ops import Copy
-    from modelsync_server.artifact import snapshot
-    from modelsync_server.choosing import smallest_update
-    from modelsync_server.encoder import Source
+    from modelsync_server.encode.choice import smallest_update
+    from modelsync_server.encode.encoder import Source
+    from modelsync_server.publish.artifact import snapshot
 
     with snapshot(old) as before, snapshot(new) as after, ThreadPoolExecutor(os.cpu_count()) as pool:
         base, target = Source(before.manifest, before.stream), Source(after.manifest, after.stream)

@@ -17,8 +17,8 @@ from typing import Any
 import onnxruntime
 from aiohttp import web
 
-from modelsync_inference import oip
-from modelsync_inference.lease import Prediction
+from modelsync_inference.http import oip
+from modelsync_inference.model.lease import Prediction
 
 _NAME = "bench"
 

@@ -1,8 +1,8 @@
 """A month of a fleet, device by device and seeded: mixed versions, cuts, retries, budgets. Nothing is measured here.
 
 A release comes on given days. A device that needs it makes attempts; on the line cuts come at random, by the megabyte,
-and what a cut destroys is paid for again. Where there is a budget it is the daemon's (`modelsync_daemon.ledger`): an
-attempt begins only if the predicted bytes fit into what the day and the month have left, all traffic counted. All
+and what a cut destroys is paid for again. Where there is a budget it is the daemon's (`modelsync_daemon.disk.ledger`):
+an attempt begins only if the predicted bytes fit into what the day and the month have left, all traffic counted. All
 arrays are (devices,), bytes as float64, which holds them exactly up to 2^53.
 """
 

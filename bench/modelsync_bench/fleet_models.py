@@ -13,10 +13,10 @@ from modelsync_bench.fleet import HELD
 from modelsync_bench.peers import GENERAL
 from modelsync_bench.peers.port import Job
 from modelsync_bench.scenarios import Task
-from modelsync_server.publisher import publish
+from modelsync_server.publish.publisher import publish
+from modelsync_server.publish.verifier import price_of
 from modelsync_server.store import create_store, open_store
 from modelsync_server.trust.initialise import initialise
-from modelsync_server.verifying import price_of
 
 FLEET = "fleet"
 """The scenario: pairs are HELD's names, with a hyphen for the blank."""

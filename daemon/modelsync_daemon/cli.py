@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from modelsync_daemon import config
     from modelsync_daemon.service import serve
-    from modelsync_daemon.zygote import Zygote
+    from modelsync_daemon.workers.zygote import Zygote
 
     if options.verbose:
         logging.getLogger("modelsync_daemon").setLevel(logging.INFO)
@@ -142,7 +142,7 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from modelsync_daemon import socket_client
+    from modelsync_daemon.local import socket_client
 
     data = _data(options)
     try:
@@ -168,7 +168,8 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _operate(options: argparse.Namespace) -> None:
-    from modelsync_daemon import offline, socket_client
+    from modelsync_daemon import offline
+    from modelsync_daemon.local import socket_client
 
     data, document = _data(options), {"model": options.name}
     try:
@@ -184,7 +185,8 @@ def _operate(options: argparse.Namespace) -> None:
 
 
 def _gc(options: argparse.Namespace) -> None:
-    from modelsync_daemon import offline, socket_client
+    from modelsync_daemon import offline
+    from modelsync_daemon.local import socket_client
 
     data = _data(options)
     try:
@@ -199,14 +201,14 @@ def _gc(options: argparse.Namespace) -> None:
 
 
 def _scrub(options: argparse.Namespace) -> None:
-    from modelsync_daemon import scrubbing
+    from modelsync_daemon import scrub_command
 
-    result = scrubbing.run(_data(options))
+    result = scrub_command.run(_data(options))
     if options.json:
         _print_json(result)
     else:
         _print(f"{result['versions']} installed version(s), {result['bytes']} bytes: {len(result['damaged'])} damaged.")
-    scrubbing.check(result)
+    scrub_command.check(result)
 
 
 def _data(options: argparse.Namespace) -> Path:

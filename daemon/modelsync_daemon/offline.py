@@ -8,14 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import garbage, operations
-from modelsync_daemon import status as documents
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.ledger import Ledger
-from modelsync_daemon.processes import Processes
-from modelsync_daemon.wishes import Wishes
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.disk import garbage
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.reconcile import operations
+from modelsync_daemon.reconcile import status as documents
+from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, RefusedError
 
@@ -25,8 +26,8 @@ def status(root: Path) -> dict[str, Any]:
     data = DataDir(root)
     try:
         with contextlib.closing(Database(data.state_db)) as database:
-            wishes = Wishes(database).desired.models
-            return documents.build(data, database, Ledger(database), wishes, {}, running=False, connected=False)
+            desired = DesiredState(database).now.models
+            return documents.build(data, database, Ledger(database), desired, {}, running=False, connected=False)
     except sqlite3.Error as error:
         raise LocalError(f"{data.state_db} can't be read ({error}); the next run or pull rebuilds it.") from error
 
@@ -52,5 +53,7 @@ def operate(root: Path, operation: str, name: str) -> dict[str, Any]:
             operations.release(database, name)
         else:
             activation = Activation(data, database, Processes(), Patience())
-            return operations.describe(operations.roll_back(database, activation, name, Wishes(database).of(name)))
+            return operations.describe(
+                operations.roll_back(database, activation, name, DesiredState(database).of(name))
+            )
     return {}

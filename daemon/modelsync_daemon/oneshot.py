@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon.access import FILE_NAME
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.job import Job
-from modelsync_daemon.ledger import Ledger
-from modelsync_daemon.pointer import Reference
-from modelsync_daemon.processes import Processes
-from modelsync_daemon.state import PREPARING, State
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.disk.states import PREPARING, State
+from modelsync_daemon.transfer.origin_secret import FILE_NAME
+from modelsync_daemon.workers.messages import Job
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
@@ -65,7 +65,7 @@ def pull(
 
 
 def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int], None]) -> dict[str, Any]:
-    from modelsync_daemon.preparing import run  # the heavy imports
+    from modelsync_daemon.workers.job_runner import run  # the heavy imports
 
     begin = time.monotonic()
     ledger = Ledger(database)

@@ -7,17 +7,17 @@ import contextlib
 import logging
 import signal
 
-from modelsync_daemon import startup
-from modelsync_daemon.children import ChildPreparer
 from modelsync_daemon.config import Settings
-from modelsync_daemon.control import ControlPlane
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.metrics_http import MetricsHttp
-from modelsync_daemon.notify import Notify
+from modelsync_daemon.control.plane import ControlPlane
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.local.metrics_http import MetricsHttp
+from modelsync_daemon.local.notify import Notify
+from modelsync_daemon.local.socket_api import SocketApi
 from modelsync_daemon.resident import Resident
-from modelsync_daemon.socket_api import SocketApi
-from modelsync_daemon.zygote import Zygote
+from modelsync_daemon.timing import start_spread
+from modelsync_daemon.workers.worker_client import ChildPreparer
+from modelsync_daemon.workers.zygote import Zygote
 from modelsync_protocol.errors import UsageError
 
 _log = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             database,
             ChildPreparer(lock, zygote=zygote),
             _plane(settings),
-            first_pause=startup.first_pause(settings.startup_spread_seconds, startup.machine_uptime()),
+            first_pause=start_spread.first_pause(settings.startup_spread_seconds, start_spread.machine_uptime()),
         )
-        api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
+        api = SocketApi(resident.commands, resident.processes, data.socket, settings.socket_group, settings.metrics)
         await api.start()
         scraped = _metrics(resident, settings)
         if scraped is not None:
@@ -71,9 +71,9 @@ def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:
         return None
 
     def render() -> tuple[bytes, str]:
-        from modelsync_daemon import metrics  # costs memory only where somebody scrapes
+        from modelsync_daemon.local import metrics  # costs memory only where somebody scrapes
 
-        return metrics.render(resident.status(), resident.processes)
+        return metrics.render(resident.commands.status(), resident.processes)
 
     return MetricsHttp(render, settings.metrics_address)
 
@@ -83,6 +83,6 @@ def _plane(settings: Settings) -> ControlPlane | None:
         return None
     settings.read_connection_string()  # what is wrong on this machine ends the daemon at once
     settings.read_ca()
-    from modelsync_daemon.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
+    from modelsync_daemon.control.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
 
     return AzureControlPlane(settings)

@@ -22,8 +22,8 @@ from examples.demo.relay import Counts, Relay
 from examples.demo.report import DemoReport, Promise, Update
 from examples.demo.stage import Process, StageError, free_address, run
 from modelsync_server.hub.certificates import ensure
-from modelsync_server.hub.connection_string import parse_service
-from modelsync_server.hub.service_client import ServiceClient
+from modelsync_server.iothub.connection_string import parse_service
+from modelsync_server.iothub.service_client import ServiceClient
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

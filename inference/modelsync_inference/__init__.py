@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelsync_inference.async_model import AsyncHotModel, AsyncLease
     from modelsync_inference.errors import InputError, ModelRefusedError, NotServingError, RunError, WorkerDiedError
-    from modelsync_inference.follower import Outcome
-    from modelsync_inference.hot_model import HotModel
-    from modelsync_inference.isolation import Isolation
-    from modelsync_inference.lease import Lease, Prediction
-    from modelsync_inference.memory_policy import Policy
-    from modelsync_inference.runtime import LoadedModel, Runtime, TensorSpec
-    from modelsync_inference.settings import Settings
-    from modelsync_inference.trial import Label, TrialRules
+    from modelsync_inference.follow.follower import Outcome
+    from modelsync_inference.follow.memory_policy import Policy
+    from modelsync_inference.handle.async_model import AsyncHotModel, AsyncLease
+    from modelsync_inference.handle.hot_model import HotModel
+    from modelsync_inference.handle.settings import Settings
+    from modelsync_inference.model.lease import Lease, Prediction
+    from modelsync_inference.model.trial import Label, TrialRules
+    from modelsync_inference.processes.isolation import Isolation
+    from modelsync_inference.runtimes.port import LoadedModel, Runtime, TensorSpec
 
 __all__ = [
     "AsyncHotModel",
@@ -41,16 +41,16 @@ __all__ = [
 
 # Names are imported when they are asked for: a process that workers are forked from must not hold an HTTP client.
 _MODULES = {
-    "async_model": ("AsyncHotModel", "AsyncLease"),
+    "handle.async_model": ("AsyncHotModel", "AsyncLease"),
     "errors": ("InputError", "ModelRefusedError", "NotServingError", "RunError", "WorkerDiedError"),
-    "follower": ("Outcome",),
-    "hot_model": ("HotModel",),
-    "isolation": ("Isolation",),
-    "memory_policy": ("Policy",),
-    "runtime": ("LoadedModel", "Runtime", "TensorSpec"),
-    "lease": ("Lease", "Prediction"),
-    "settings": ("Settings",),
-    "trial": ("Label", "TrialRules"),
+    "follow.follower": ("Outcome",),
+    "handle.hot_model": ("HotModel",),
+    "processes.isolation": ("Isolation",),
+    "follow.memory_policy": ("Policy",),
+    "runtimes.port": ("LoadedModel", "Runtime", "TensorSpec"),
+    "model.lease": ("Lease", "Prediction"),
+    "handle.settings": ("Settings",),
+    "model.trial": ("Label", "TrialRules"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

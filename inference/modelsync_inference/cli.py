@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from modelsync_inference.edge import options
-from modelsync_inference.isolation import Isolation
-from modelsync_inference.memory_policy import Policy
+from modelsync_inference.follow.memory_policy import Policy
+from modelsync_inference.processes.isolation import Isolation
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
@@ -54,14 +54,14 @@ def _run(arguments: argparse.Namespace) -> int:
             # Before the first import of NumPy: a process with threads can't be forked, and nothing here computes.
             os.environ.setdefault(name, "1")
         # Not before the arguments are known to be good: these take half a second on a fast machine.
-        from modelsync_inference import onnx_host
+        from modelsync_inference.runtimes import onnx_host
 
         onnx_host.check()
         from modelsync_inference import server_process
 
         if not arguments.supervise:
             return server_process.serve(arguments, listener)
-        from modelsync_inference import supervisor, zygote
+        from modelsync_inference.processes import supervisor, zygote
 
         zygote.get_ready()
         return supervisor.supervise(listener, lambda start: server_process.serve(arguments, listener, start))

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from modelsync_inference.batcher import BatchRules
 from modelsync_inference.errors import NotServingError
-from modelsync_inference.http_server import DRAIN, build_app
-from modelsync_inference.isolation import Isolation
-from modelsync_inference.memory_policy import Policy
-from modelsync_inference.repository import Repository
-from modelsync_inference.settings import Settings
-from modelsync_inference.supervisor import Start
-from modelsync_inference.trial import TrialRules
+from modelsync_inference.follow.memory_policy import Policy
+from modelsync_inference.handle.repository import Repository
+from modelsync_inference.handle.settings import Settings
+from modelsync_inference.http.dynamic_batcher import BatchRules
+from modelsync_inference.http.server import DRAIN, build_app
+from modelsync_inference.model.trial import TrialRules
+from modelsync_inference.processes.isolation import Isolation
+from modelsync_inference.processes.supervisor import Start
 
 if TYPE_CHECKING:
     from modelsync_inference.edge.module import EdgeModule

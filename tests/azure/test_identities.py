@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from modelsync_server.hub import certificates
-from modelsync_server.hub.identity import Identity
-from modelsync_server.origin import application
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.origin.origin import application
 from tests.support.addresses import loopback_address
 from tests.support.azure_world import HIDDEN_PORT, NAME, Cloud, cloud
 from tests.support.detours import connect_proxy, websocket_front

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from modelsync_daemon.metrics_http import MetricsHttp, parse_address
+from modelsync_daemon.local.metrics_http import MetricsHttp, parse_address
 from modelsync_protocol.errors import LocalError, UsageError
 from tests.support.azure_world import cloud
 from tests.support.shop import Shop

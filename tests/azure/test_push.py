@@ -15,9 +15,9 @@ import pytest
 
 from modelsync_protocol import names
 from modelsync_protocol.errors import UsageError
-from modelsync_server.hub.service_client import ServiceClient
-from modelsync_server.origin import application
-from modelsync_server.pushing import PushResult, push
+from modelsync_server.iothub.service_client import ServiceClient
+from modelsync_server.origin.origin import application
+from modelsync_server.push import PushResult, push
 from modelsync_server.store import open_store
 from tests.support.azure_world import NAME, Cloud, cloud
 from tests.support.corpus import corpus_folder

@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 
 from modelsync_protocol.errors import UnreachableError
-from modelsync_server.hub import certificates, service_client
-from modelsync_server.hub.connection_string import ServiceConnection
-from modelsync_server.hub.service_client import ServiceClient
+from modelsync_server.hub import certificates
+from modelsync_server.iothub import service_client
+from modelsync_server.iothub.connection_string import ServiceConnection
+from modelsync_server.iothub.service_client import ServiceClient
 
 
 @asynccontextmanager

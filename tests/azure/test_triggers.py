@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from azure.storage.blob.aio import ContainerClient
 
-from modelsync_server.watching import scan
+from modelsync_server.triggers.folder_watch import scan
 from tests.support.azurite import ACCOUNT
 from tests.support.shop import Shop
 

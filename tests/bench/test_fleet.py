@@ -15,14 +15,14 @@ from modelsync_bench import fleet_costs, fleet_models
 from modelsync_bench.fleet import HELD, Fleet, Way, dollars, simulate, undisturbed
 from modelsync_bench.idle_line import IdleLine
 from modelsync_bench.result import Machine, Measurement, PeerVersion, Result
-from modelsync_daemon.database import Database
-from modelsync_daemon.ledger import Ledger
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol import offers, plan
 from modelsync_protocol.twin import Policy
-from modelsync_server import pricing
-from modelsync_server.library import read_manifest
-from modelsync_server.publisher import publish
+from modelsync_server.publish import price as pricing
+from modelsync_server.publish.publisher import publish
 from modelsync_server.store import create_store, open_store
+from modelsync_server.store.published import read_manifest
 from modelsync_server.trust import read_catalogue
 from modelsync_server.trust.initialise import initialise
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon.activation import Patience
-from modelsync_daemon.backoff import Backoff
+from modelsync_daemon.activate.activation import Patience
+from modelsync_daemon.activate.inference_processes import Report
 from modelsync_daemon.config import Settings
-from modelsync_daemon.control import HintCallback, MethodAnswer, MethodCallback, Twin
-from modelsync_daemon.database import Database, ModelRow
-from modelsync_daemon.datadir import DataDir, Lock
-from modelsync_daemon.job import EventCallback, Job, Outcome
-from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.processes import Report
+from modelsync_daemon.control.plane import HintCallback, MethodAnswer, MethodCallback, Twin
+from modelsync_daemon.disk.database import Database, ModelRow
+from modelsync_daemon.disk.datadir import DataDir, Lock
+from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.resident import Resident
+from modelsync_daemon.timing.backoff import Backoff
+from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
 from modelsync_protocol import canonical, twin
 from modelsync_protocol.errors import ModelsyncError, UnreachableError
 
@@ -296,7 +296,7 @@ class Inference:
 
     def say(self, state: str, pointer: Pointer, which: str, reason: str = "", errors: int = 0) -> None:
         """Report."""
-        self.device.resident.report(
+        self.device.resident.commands.report(
             NAME,
             Report(self.pid, which, pointer.generation, pointer.version, pointer.digest, state, reason, 10, errors),
         )

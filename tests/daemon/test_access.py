@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import access
-from modelsync_daemon.access import Access
-from modelsync_daemon.job import AccessRefused, error_of, kind_of
+from modelsync_daemon.transfer import origin_secret
+from modelsync_daemon.transfer.errors import AccessRefused
+from modelsync_daemon.transfer.origin_secret import Access
+from modelsync_daemon.workers.messages import error_of, kind_of
 from modelsync_protocol.errors import UnreachableError, UsageError
 
 FIRST, SECOND = "sv=1&sig=a%2Bb", "sv=1&sig=c"
@@ -32,17 +33,17 @@ def test_without_files_there_is_no_secret(tmp_path: Path) -> None:
 
 
 def test_what_came_by_method_is_kept_for_its_owner_only_and_forgotten_on_demand(tmp_path: Path) -> None:
-    assert access.keep(tmp_path, "se=2026-12-01T00%3A00%3A00Z&sig=x") == "2026-12-01T00:00:00Z"
-    path = tmp_path / access.FILE_NAME
+    assert origin_secret.keep(tmp_path, "se=2026-12-01T00%3A00%3A00Z&sig=x") == "2026-12-01T00:00:00Z"
+    path = tmp_path / origin_secret.FILE_NAME
     assert path.stat().st_mode & 0o777 == 0o600
-    assert access.keep(tmp_path, None) is None and not path.exists()
-    assert access.keep(tmp_path, None) is None
+    assert origin_secret.keep(tmp_path, None) is None and not path.exists()
+    assert origin_secret.keep(tmp_path, None) is None
 
 
 @pytest.mark.parametrize("text", ["", "  ", "two words", "a\nb", "ä", "x" * 5000, "a#b", '"quoted"', "<x>"])
 def test_what_is_no_query_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        access.parse(text)
+        origin_secret.parse(text)
     assert not text.strip() or text not in str(caught.value)
 
 
@@ -52,4 +53,4 @@ def test_a_refused_secret_keeps_its_kind_between_worker_and_daemon() -> None:
 
 
 def test_queries_are_joined() -> None:
-    assert access.joined("", "a=1") == "a=1" and access.joined("b=2", "a=1") == "b=2&a=1"
+    assert origin_secret.joined("", "a=1") == "a=1" and origin_secret.joined("b=2", "a=1") == "b=2&a=1"

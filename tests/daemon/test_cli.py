@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from tests.support.shop import Shop
 
 DAEMON = "from modelsync_daemon.cli import main; main()"

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from modelsync_daemon.connector import OlderConnector, connector
+from modelsync_daemon.transfer.connector import OlderConnector, connector
 from tests.support.scripted_origin import ScriptedOrigin
 
 Make = Callable[..., aiohttp.TCPConnector]

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from azure.iot.device.common.alarm import Alarm
 
-from modelsync_daemon.azure import AzureControlPlane
 from modelsync_daemon.config import Settings, from_environment
-from modelsync_daemon.control import ControlPlane, MethodAnswer
+from modelsync_daemon.control.azure import AzureControlPlane
+from modelsync_daemon.control.plane import ControlPlane, MethodAnswer
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
-from modelsync_server.hub.service_client import ServiceClient
 from modelsync_server.hub.workload import Workload, WorkloadAddress
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import ServiceClient
 from tests.daemon.fakes import MemoryControlPlane
 from tests.support.addresses import loopback_address
 

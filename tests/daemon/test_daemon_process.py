@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
-from modelsync_server.hub.service_client import ServiceClient
 from modelsync_server.hub.workload import Workload, WorkloadAddress
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.shop import Shop
 

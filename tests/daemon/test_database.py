@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.pointer import Pointer
-from modelsync_daemon.state import State, TransitionError
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.pointer import Pointer
+from modelsync_daemon.disk.states import State, TransitionError
 from modelsync_protocol.errors import LocalError
 from tests.daemon.fakes import NAME, install
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.durable import durable_write
-from modelsync_daemon.pointer import Pointer
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.durable import durable_write
+from modelsync_daemon.disk.pointer import Pointer
 from modelsync_protocol.errors import LocalError, UsageError
 from tests.daemon.fakes import NAME, install
 

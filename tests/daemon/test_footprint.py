@@ -36,9 +36,9 @@ def _imported(code: str) -> set[str]:
 @pytest.mark.parametrize(
     ("code", "more"),
     [
-        ("import modelsync_daemon.service, modelsync_daemon.azure", {"prometheus_client"}),
+        ("import modelsync_daemon.service, modelsync_daemon.control.azure", {"prometheus_client"}),
         ("import modelsync_daemon.service", {"prometheus_client", "azure"}),
-        ("import modelsync_daemon.cli, modelsync_daemon.socket_client", {"aiohttp", "azure", "sqlite3"}),
+        ("import modelsync_daemon.cli, modelsync_daemon.local.socket_client", {"aiohttp", "azure", "sqlite3"}),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, more: set[str]) -> None:
@@ -49,12 +49,14 @@ def test_nothing_heavy_is_imported(code: str, more: set[str]) -> None:
 
 def test_the_worker_does_import_it() -> None:
     """Else the test above would prove nothing."""
-    assert {"tuf", "zstandard"} <= _imported("import modelsync_daemon.preparing, modelsync_daemon.tufclient")
+    assert {"tuf", "zstandard"} <= _imported(
+        "import modelsync_daemon.workers.job_runner, modelsync_daemon.trust.tuf_refresh"
+    )
 
 
 def _resident_modules() -> list[str]:
     """What `modelsyncd run` has imported when it follows a hub, in the order of the imports."""
-    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.azure"
+    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.control.azure"
     return subprocess.run(
         [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"],
         capture_output=True,
@@ -74,7 +76,7 @@ def test_the_resident_process_imports_a_known_list_of_packages() -> None:
 
 def test_the_time_of_the_imports_is_recorded() -> None:
     """It is told, not asserted: a busy machine takes longer."""
-    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.azure"
+    code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.control.azure"
     told = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=60, check=True
     ).stderr

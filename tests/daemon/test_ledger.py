@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import ledger as budget
-from modelsync_daemon.database import Database
-from modelsync_daemon.ledger import Amount, Ledger
+from modelsync_daemon.disk import ledger as budget
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.ledger import Amount, Ledger
 from modelsync_protocol.twin import Policy, Window, parse_window
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.notify import Notify
+from modelsync_daemon.local.notify import Notify
 
 
 async def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.seeds import load_seed
+from modelsync_daemon.build.seeds import load_seed
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 from tests.support.pulling import Device, finished, spawn_pull
 from tests.support.relay import Relay

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from modelsync_protocol.manifest import Manifest
-from modelsync_server import pricing
-from modelsync_server.library import read_manifest
+from modelsync_server.publish import price
 from modelsync_server.store import open_store
+from modelsync_server.store.published import read_manifest
 from tests.support.corpus import Pair, corpus_folder, corpus_pairs, own_pairs
 from tests.support.pulling import Device
 from tests.support.relay import Relay
@@ -66,7 +66,7 @@ async def _check(pair: Pair, scratch: Path) -> None:
         store = open_store(str(shop.path))
         held, _, _ = await read_manifest(store, first.manifest)
         target, _, _ = await read_manifest(store, second.manifest)
-        assert (await pricing.price(store, second.manifest, held)).bytes == fetched
+        assert (await price.price(store, second.manifest, held)).bytes == fetched
 
         seen = relay.counts() - before
         assert updated.wire.received == pytest.approx(seen.down, rel=0.02)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from modelsync_daemon.activation import Patience
-from modelsync_daemon.processes import Report
+from modelsync_daemon.activate.activation import Patience
+from modelsync_daemon.activate.inference_processes import Report
 from tests.daemon.fakes import NAME, Device, Inference, device, reference
 
 
@@ -81,7 +81,7 @@ def _time(pi: Device, process: Inference, requests: int, run_us: int) -> None:
         requests=requests,
         run_us=run_us,
     )
-    pi.resident.report(NAME, report)
+    pi.resident.commands.report(NAME, report)
 
 
 async def test_an_application_that_defers_the_switch_is_waited_for(tmp_path: Path) -> None:

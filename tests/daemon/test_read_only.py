@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import socket_client
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.local import socket_client
 from tests.daemon.test_scrub import BYTES, followed, modelsyncd, reported, until
 from tests.support.shop import Shop
 

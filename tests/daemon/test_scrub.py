@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from examples.demo.stage import Process
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.scrub import scrub
+from modelsync_daemon.build.scrub import scrub
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_server.hub.hub import Hub, HubAddress
 from tests.daemon.test_prepare_faults import KIB, flip, noise, stocked
 from tests.support.addresses import loopback_address

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon import socket_client
-from modelsync_daemon.socket_api import SocketApi
-from modelsync_daemon.socket_client import NoDaemon
+from modelsync_daemon.local import socket_client
+from modelsync_daemon.local.socket_api import SocketApi
+from modelsync_daemon.local.socket_client import NoDaemon
 from modelsync_protocol.errors import RefusedError, UsageError
 from tests.daemon.fakes import NAME, Device, device, reference
 
@@ -21,7 +21,7 @@ from tests.daemon.fakes import NAME, Device, device, reference
 @asynccontextmanager
 async def _served(root: Path, metrics: bool = True) -> AsyncIterator[Device]:
     async with device(root) as pi:
-        api = SocketApi(pi.resident, pi.data.socket, metrics=metrics)
+        api = SocketApi(pi.resident.commands, pi.resident.processes, pi.data.socket, metrics=metrics)
         await api.start()
         try:
             yield pi

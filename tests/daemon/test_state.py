@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import state
-from modelsync_daemon.state import PREPARING, SETTLED, SWITCHING, TRANSITIONS, State
+from modelsync_daemon.disk import states
+from modelsync_daemon.disk.states import PREPARING, SETTLED, SWITCHING, TRANSITIONS, State
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_diagram_in_the_docs_is_the_table() -> None:
     text = (DOCS / "states.md").read_text()
-    assert f"```mermaid\n{state.mermaid()}```" in text
-    assert state.reasons() in text
+    assert f"```mermaid\n{states.mermaid()}```" in text
+    assert states.reasons() in text
 
 
 def test_every_state_is_in_one_group() -> None:
@@ -31,10 +31,10 @@ def test_every_state_can_be_reached_and_left() -> None:
 
 @pytest.mark.parametrize("each", list(State))
 def test_any_state_can_wait_or_begin_again(each: State) -> None:
-    state.check(each, each)
+    states.check(each, each)
     if each != State.WAITING:
-        state.check(each, State.WAITING)
-    state.check(State.WAITING, State.RESOLVING)
+        states.check(each, State.WAITING)
+    states.check(State.WAITING, State.RESOLVING)
 
 
 def test_nothing_is_activated_that_was_not_on_the_disk() -> None:
@@ -44,5 +44,5 @@ def test_nothing_is_activated_that_was_not_on_the_disk() -> None:
 
 
 def test_an_unknown_step_is_refused() -> None:
-    with pytest.raises(state.TransitionError):
-        state.check(State.IDLE, State.PROBATION)
+    with pytest.raises(states.TransitionError):
+        states.check(State.IDLE, State.PROBATION)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import trust as device_trust
-from modelsync_daemon.trust import TrustStore
+from modelsync_daemon.trust import trust_store as device_trust
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import bundle
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_server.trust import NewTarget, rotation
@@ -257,12 +257,14 @@ async def test_damaged_trust_data_is_fetched_again(world: World) -> None:
 
 
 def test_importing_the_module_loads_neither_tuf_nor_zstandard() -> None:
-    code = "import sys, modelsync_daemon.trust; sys.exit(any(n in sys.modules for n in ('tuf', 'zstandard')))"
+    code = (
+        "import sys, modelsync_daemon.trust.trust_store; sys.exit(any(n in sys.modules for n in ('tuf', 'zstandard')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_private_parts_of_python_tuf_that_we_use_are_there() -> None:
-    """ADR 3: if a new python-tuf fails here, tufclient.py has to be looked at before the pin moves."""
+    """ADR 3: if a new python-tuf fails here, tuf_refresh.py has to be looked at before the pin moves."""
     from importlib.metadata import version
     from inspect import signature
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from modelsync_daemon.trust import BUILD_TIME, TrustStore
+from modelsync_daemon.trust.trust_store import BUILD_TIME, TrustStore
 from modelsync_protocol import bundle, caps, trust
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 from modelsync_server.trust import rotation

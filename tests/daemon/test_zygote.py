@@ -11,7 +11,7 @@ def run(body: str) -> str:
     """Run `body` in a process without threads, where `zygote` is started and `lock` is a descriptor."""
     script = f"""
 import asyncio, os, signal, sys
-from modelsync_daemon.zygote import Zygote, ZygoteGone
+from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 zygote = Zygote.start()
 lock = os.open("/dev/null", os.O_RDONLY)
 async def main():

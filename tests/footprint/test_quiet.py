@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.backoff import HUB, NETWORK, REFUSED
+from modelsync_daemon.timing.backoff import HUB, NETWORK, REFUSED
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UnreachableError
 from tests.daemon.fakes import Device, MemoryControlPlane, device
 from tests.support.budgets import within
@@ -78,7 +78,7 @@ def test_a_month_without_changes_commits_once_an_hour_at_most(tmp_path: Path) ->
             reads = pi.plane.reads
             await asyncio.sleep(MONTH)
             assert pi.plane.reads - reads >= 4 * 30, "the twin is read four times a day at least"
-            pi.resident.status()
+            pi.resident.commands.status()
 
     run_virtually(month())
     assert sum(commits.values()) >= 24, "what the line costs is counted durably, else this test proves nothing"

@@ -9,13 +9,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from modelsync_inference import oip, wire
 from modelsync_inference.errors import InputError
-from modelsync_inference.lease import Prediction
-from modelsync_inference.probe import parse_probe
+from modelsync_inference.http import oip
+from modelsync_inference.model.lease import Prediction
+from modelsync_inference.model.probe import parse_probe
+from modelsync_inference.processes import wire
 from modelsync_server.hub import mqtt
-from modelsync_server.hub.sas import SasError
-from modelsync_server.hub.sas import parse as parse_sas
+from modelsync_server.iothub.sas import SasError
+from modelsync_server.iothub.sas import parse as parse_sas
 
 
 def infer_request(data: bytes) -> None:

@@ -14,13 +14,13 @@ from typing import Final
 
 import zstandard
 
-from modelsync_daemon import pointer as daemon_pointer
-from modelsync_inference import pointer as inference_pointer
+from modelsync_daemon.disk import pointer as daemon_pointer
+from modelsync_inference.model import pointer as inference_pointer
 from modelsync_protocol import (
     bundle,
     canonical,
     caps,
-    chunking,
+    chunker,
     codecs,
     containers,
     index,
@@ -209,7 +209,7 @@ def chunks(data: bytes) -> None:
     if not data:
         return
     content = memoryview(data)[1:]
-    sizes = chunking.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
+    sizes = chunker.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
     assert sum(sizes) == len(content) and all(0 < size <= caps.TENSOR_CHUNK_BYTES for size in sizes)
 
 

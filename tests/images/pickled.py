@@ -36,8 +36,8 @@ def load(folder: Path) -> None:
     """By the code that a confined worker runs, but unconfined: for an emulator, which has nothing to confine by."""
     import numpy as np
 
-    from modelsync_inference import sklearn_model
-    from modelsync_inference.runtime import Stated
+    from modelsync_inference.runtimes import sklearn_model
+    from modelsync_inference.runtimes.port import Stated
 
     case = json.loads((folder / "probe.json").read_text())["cases"][0]
     model = sklearn_model.load(folder / "model.pkl", Stated(), joblib=True)

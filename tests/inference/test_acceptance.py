@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from modelsync_inference import ModelRefusedError, Runtime
-from modelsync_inference.loading import load_version
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.pointer import VersionRef
-from modelsync_inference.process_runtime import ProcessRuntime
+from modelsync_inference.model.loader import load_version
+from modelsync_inference.model.pointer import VersionRef
+from modelsync_inference.processes.process_runtime import ProcessRuntime
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from tests.support.datadir import DataDir
 from tests.support.tiny_models import heavy, scaler, scaler_probe
 

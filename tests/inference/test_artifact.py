@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelsync_inference import ModelRefusedError
-from modelsync_inference.artifact import open_artifact
-from modelsync_inference.pointer import VersionRef
+from modelsync_inference.model.artifact import open_artifact
+from modelsync_inference.model.pointer import VersionRef
 from tests.support.datadir import DataDir, Installed
 
 

@@ -16,13 +16,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from onnx import TensorProto
 
 from modelsync_inference import HotModel, InputError, Settings
-from modelsync_inference.batcher import Batcher, BatchRules
-from modelsync_inference.batching import obstacle
-from modelsync_inference.http_server import build_app
-from modelsync_inference.lease import Prediction
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.probe import Tolerance, parse_probe
-from modelsync_inference.repository import Repository
+from modelsync_inference.handle.repository import Repository
+from modelsync_inference.http.dynamic_batcher import Batcher, BatchRules
+from modelsync_inference.http.server import build_app
+from modelsync_inference.model.batch_rules import obstacle
+from modelsync_inference.model.lease import Prediction
+from modelsync_inference.model.probe import Tolerance, parse_probe
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from tests.support.datadir import DataDir
 from tests.support.tiny_models import echo, mixer, picky, row_scaler, scaler, scaler_probe
 from tests.support.waiting import wait_until

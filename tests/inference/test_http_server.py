@@ -16,8 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from onnx import TensorProto
 
 from modelsync_inference import HotModel, Label, Settings, TrialRules
-from modelsync_inference.http_server import build_app
-from modelsync_inference.repository import Repository
+from modelsync_inference.handle.repository import Repository
+from modelsync_inference.http.server import build_app
 from tests.support.datadir import DataDir
 from tests.support.tiny_models import echo, picky, scaler, scaler_probe, zipmap
 from tests.support.toy_runtime import ToyRuntime, toy

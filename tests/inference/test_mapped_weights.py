@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from modelsync_inference import ModelRefusedError
-from modelsync_inference.mapped_weights import mapped
-from modelsync_inference.onnx_choice import Choice
-from modelsync_inference.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtimes.mapped_weights import mapped
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtimes.onnx_sessions import Choice
 from tests.support.tiny_models import heavy, scaler
 
 SIDE = 512

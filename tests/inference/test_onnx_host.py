@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_inference import onnx_host
+from modelsync_inference.runtimes import onnx_host
 from modelsync_protocol.errors import LocalError
 
 _PLACE = "from file ./onnx/defs/math/old.cc line 2729"
@@ -28,7 +28,7 @@ def test_a_missing_sys_is_explained(tmp_path: Path) -> None:
 
 def _said(body: str) -> tuple[int, str]:
     program = (
-        "import os\nfrom modelsync_inference.onnx_host import without_schema_noise\n"
+        "import os\nfrom modelsync_inference.runtimes.onnx_host import without_schema_noise\n"
         f"def native(text): os.write(2, text.encode())\nwith without_schema_noise():\n    {body}\nnative('after\\n')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

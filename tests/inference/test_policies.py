@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_inference import HotModel, NotServingError, Outcome, Policy, Settings
-from modelsync_inference.memory_policy import MemoryPolicy
+from modelsync_inference.follow.memory_policy import MemoryPolicy
 from tests.support.datadir import DataDir
 from tests.support.tiny_models import scaler_probe
 from tests.support.toy_runtime import ToyRuntime, toy

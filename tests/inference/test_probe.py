@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from modelsync_inference import LoadedModel, ModelRefusedError
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.probe import Tolerance, difference, parse_probe, run_probe
+from modelsync_inference.model.probe import Tolerance, difference, parse_probe, run_probe
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from tests.support.tiny_models import picky, scaler, scaler_probe
 
 

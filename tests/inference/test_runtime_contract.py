@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto
 
 from modelsync_inference import InputError, LoadedModel, ModelRefusedError, RunError, WorkerDiedError
-from modelsync_inference.datatypes import datatype_of
-from modelsync_inference.memory import give_back, resident_bytes
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.process_runtime import ProcessRuntime
-from modelsync_inference.runtime import Processes, Settling, check_inputs
+from modelsync_inference.model.memory import give_back, resident_bytes
+from modelsync_inference.processes.process_runtime import ProcessRuntime
+from modelsync_inference.runtimes.datatypes import datatype_of
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtimes.port import Processes, Settling, check_inputs
 from tests.support import tiny_models
 from tests.support.runtime_kinds import BAD, CRASHES, HANGS, RAISES, Kind, all_kinds, ask
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from modelsync_inference import LoadedModel, ModelRefusedError, WorkerDiedError, bubblewrap, landlock, syscall_filter
-from modelsync_inference.code_runtime import CodeRuntime
-from modelsync_inference.confinement import LANDLOCK_NEEDED
-from modelsync_inference.process_runtime import Limits, ProcessModel
-from modelsync_inference.runtime import check_inputs
-from modelsync_inference.sandbox import Allowance
+from modelsync_inference import LoadedModel, ModelRefusedError, WorkerDiedError
+from modelsync_inference.confinement import bubblewrap, landlock, syscall_filter
+from modelsync_inference.confinement.confine import LANDLOCK_NEEDED
+from modelsync_inference.processes.code_runtime import CodeRuntime
+from modelsync_inference.processes.process_runtime import Limits, ProcessModel
+from modelsync_inference.processes.sandbox import Allowance
+from modelsync_inference.runtimes.port import check_inputs
 from tests.support.hostile_code import ATTEMPTS, attempting_script, pickle_of, script
 from tests.support.waiting import wait_until
 

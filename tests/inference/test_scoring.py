@@ -14,8 +14,8 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput
 
 from modelsync_inference import HotModel, Isolation, Settings
-from modelsync_inference.probe import Tolerance, difference
-from modelsync_inference.trial import TrialRules
+from modelsync_inference.model.probe import Tolerance, difference
+from modelsync_inference.model.trial import TrialRules
 from tests.support.datadir import DataDir
 from tests.support.infer_process import InferProcess
 from tests.support.waiting import wait_until

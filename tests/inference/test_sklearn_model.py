@@ -18,17 +18,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from modelsync_inference import (
-    HotModel,
-    InputError,
-    LoadedModel,
-    ModelRefusedError,
-    Settings,
-    TensorSpec,
-    sklearn_model,
-)
-from modelsync_inference.code_runtime import CodeRuntime
-from modelsync_inference.runtime import Stated, check_inputs
+from modelsync_inference import HotModel, InputError, LoadedModel, ModelRefusedError, Settings, TensorSpec
+from modelsync_inference.processes.code_runtime import CodeRuntime
+from modelsync_inference.runtimes import sklearn_model
+from modelsync_inference.runtimes.port import Stated, check_inputs
 from tests.support.datadir import DataDir
 from tests.support.waiting import wait_until
 

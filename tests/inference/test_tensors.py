@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from modelsync_inference import InputError
-from modelsync_inference.datatypes import numpy_dtype
-from modelsync_inference.tensors import from_binary, from_json, to_binary, to_json
+from modelsync_inference.runtimes.datatypes import numpy_dtype
+from modelsync_inference.runtimes.tensors import from_binary, from_json, to_binary, to_json
 
 NUMBERS = ["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from modelsync_inference import HotModel, Label, RunError, Settings, TrialRules
 from modelsync_inference.errors import ModelRefusedError, UnknownError
-from modelsync_inference.trial import Trial, agreement
+from modelsync_inference.model.trial import Trial, agreement
 from modelsync_protocol.errors import UsageError
 from tests.support.datadir import DataDir
 from tests.support.toy_runtime import ToyRuntime, toy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_protocol import bundle, caps, chunking, codecs, manifest, offers, update, wire
+from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, update, wire
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
 
@@ -82,7 +82,7 @@ def test_a_reader_that_follows_the_chunk_rules_to_the_letter_finds_the_same_cuts
     if start < size:
         sizes.append(size - start)
     assert sizes == [int(n) for n in said["sizes"].split()]
-    assert chunking.chunk_sizes("a.bin", memoryview(data)) == tuple(sizes)
+    assert chunker.chunk_sizes("a.bin", memoryview(data)) == tuple(sizes)
 
 
 def say(op: Op) -> str:

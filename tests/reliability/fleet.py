@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import startup
-from modelsync_daemon.activation import Patience
+from modelsync_daemon.activate.activation import Patience
 from modelsync_daemon.config import Settings
-from modelsync_daemon.control import Twin
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.job import EventCallback, Job, Outcome
-from modelsync_daemon.origin_client import Origin
+from modelsync_daemon.control.plane import Twin
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.resident import Resident
-from modelsync_daemon.transfer import Transient
+from modelsync_daemon.timing import start_spread
+from modelsync_daemon.transfer.download import Transient
+from modelsync_daemon.transfer.origin_client import Origin
+from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
 from modelsync_protocol.errors import ModelsyncError, UnreachableError
 from tests.daemon.fakes import NAME, MemoryControlPlane, install
 
@@ -150,7 +150,7 @@ async def fleet(
     spread = Settings(data=root, **settings).startup_spread_seconds
     uptime = 20.0 if just_booted else 1e6
     devices = [
-        SimulatedDevice(root / str(number), site, settings, startup.first_pause(spread, uptime))
+        SimulatedDevice(root / str(number), site, settings, start_spread.first_pause(spread, uptime))
         for number in range(count)
     ]
     try:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsync_server.hub import certificates
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.state import State, exclusive
+from modelsync_server.iothub.identity import Identity
 
 DEVICE = Identity("pi")
 STEPS = 4

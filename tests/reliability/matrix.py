@@ -17,18 +17,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from modelsync_daemon import activation, assemble, datadir, prepare, preparing, reconcile, reporting, tufclient
-from modelsync_daemon.activation import Activation, Patience
-from modelsync_daemon.body import Body
+from modelsync_daemon.activate import activation
+from modelsync_daemon.activate.activation import Activation, Patience
+from modelsync_daemon.build import pipeline, target_tree
+from modelsync_daemon.build.plan_executor import Executor
 from modelsync_daemon.config import Settings
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.execute import Executor
-from modelsync_daemon.job import EventCallback, Job, Outcome
-from modelsync_daemon.pointer import Pointer
+from modelsync_daemon.control import reporter
+from modelsync_daemon.disk import datadir
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.pointer import Pointer
+from modelsync_daemon.disk.states import State
+from modelsync_daemon.reconcile import reconciler
+from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.resident import Resident
-from modelsync_daemon.state import State
-from modelsync_daemon.trust import TrustStore
+from modelsync_daemon.transfer.range_body import Body
+from modelsync_daemon.trust import tuf_refresh
+from modelsync_daemon.trust.trust_store import TrustStore
+from modelsync_daemon.workers import job_runner
+from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
 from modelsync_protocol import offers
 from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
 from tests.daemon.fakes import NAME, QUICK, Device, FakePreparer, Inference, MemoryControlPlane
@@ -60,17 +67,17 @@ class Effect:
 
 EFFECTS: Mapping[State, Effect] = {
     State.IDLE: Effect((DataDir, "remove_model"), (DataDir, "_discard"), "removal"),
-    State.RESOLVING: Effect((TrustStore, "resolve"), (tufclient, "durable_write"), call=2, error=UnreachableError),
-    State.PLANNING: Effect((prepare._Job, "_offer"), (offers, "decode")),
+    State.RESOLVING: Effect((TrustStore, "resolve"), (tuf_refresh, "durable_write"), call=2, error=UnreachableError),
+    State.PLANNING: Effect((pipeline._Job, "_offer"), (offers, "decode")),
     State.FETCHING: Effect((Executor, "run"), (Body, "read"), call=6, error=UnreachableError),
-    State.ASSEMBLING: Effect((assemble.Assembly, "finish"), (assemble, "durable_write")),
+    State.ASSEMBLING: Effect((target_tree.Assembly, "finish"), (target_tree, "durable_write")),
     State.PROBING: Effect((DataDir, "write_candidate"), (datadir, "durable_write")),
     State.ACTIVATING: Effect((DataDir, "write_current"), (datadir, "durable_symlink")),
     State.PROBATION: Effect((Activation, "_probation"), (activation, "_next")),
     State.ACTIVE: Effect((DataDir, "prune"), (DataDir, "_discard"), call=2),
     State.ROLLED_BACK: Effect((DataDir, "prune"), (DataDir, "_discard"), "fallback", call=2),
     State.QUARANTINED: Effect((DataDir, "remove_candidate"), (datadir, "durable_unlink"), "refusal"),
-    State.WAITING: Effect((Resident, "_reconcile"), (reconcile, "decide"), "offline first"),
+    State.WAITING: Effect((Reconciler, "_reconcile"), (reconciler, "decide"), "offline first"),
 }
 """Every state of the table has its effect; tests/reliability/test_kill_matrix.py fails for one that has none."""
 
@@ -94,7 +101,7 @@ class InlinePreparer:
         if self._offline:
             self._offline -= 1
             raise UnreachableError("no line.")
-        return await preparing.run(job, self._database, on_event)
+        return await job_runner.run(job, self._database, on_event)
 
 
 @dataclass(slots=True)
@@ -235,7 +242,7 @@ def forked(work: Callable[[], None]) -> int:
         code = 1
         try:
             signal.alarm(_SECONDS)
-            reporting._REPORT_SECONDS, reporting._BRIEF_SECONDS = 0.01, 0.0
+            reporter._REPORT_SECONDS, reporter._BRIEF_SECONDS = 0.01, 0.0
             work()
             code = 0
         except BaseException:

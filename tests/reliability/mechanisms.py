@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon import activation, prepare
-from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.journal import Build
-from modelsync_daemon.resident import Resident
+from modelsync_daemon.activate import activation
+from modelsync_daemon.build import pipeline
+from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.journal import Build
+from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.manifest import Manifest
 
@@ -65,7 +66,7 @@ def _prune_all_but_current(self: DataDir, name: str, keep: object = ()) -> list[
     return []
 
 
-async def _believe(self: prepare._Job, made: Assembly, target: Manifest) -> Manifest:
+async def _believe(self: pipeline._Job, made: Assembly, target: Manifest) -> Manifest:
     return manifests.complete(target.skeleton, iter(list(made.reader.digests())))
 
 
@@ -75,8 +76,8 @@ def _write_through_links(self: Assembly, number: int, file: Any) -> int:
     return os.open(path, os.O_WRONLY)
 
 
-def _tidy_or_die(self: Resident, name: str) -> None:
-    self.data.prune(name)
+def _tidy_or_die(self: Reconciler, name: str) -> None:
+    self._data.prune(name)
 
 
 def _recorded(step: str) -> Mechanism:
@@ -92,7 +93,7 @@ def _mechanisms() -> tuple[Mechanism, ...]:
             "verification of every chunk before a version is moved into place",
             "tests/daemon/test_prepare_faults.py::test_damaged_update_is_repaired_from_packs",
             "`_verify` believes what is on the disk",
-            _set(prepare._Job, "_verify", _believe),
+            _set(pipeline._Job, "_verify", _believe),
         ),
         Mechanism(
             "the journal: what was fetched is not fetched again",
@@ -122,14 +123,14 @@ def _mechanisms() -> tuple[Mechanism, ...]:
         Mechanism(
             "a candidate that was refused before a kill is taken away at start",
             f"{MATRIX}[quarantined-kill-in]",
-            "`Resident._tidy` does nothing",
-            _set(Resident, "_tidy"),
+            "`Reconciler._tidy` does nothing",
+            _set(Reconciler, "_tidy"),
         ),
         Mechanism(
             "an error while pruning at start does not end the daemon",
             f"{MATRIX}[active-error-before]",
-            "`Resident._tidy` lets it through",
-            _set(Resident, "_tidy", _tidy_or_die),
+            "`Reconciler._tidy` lets it through",
+            _set(Reconciler, "_tidy", _tidy_or_die),
         ),
         Mechanism(
             "the previous version is kept",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.seeds import load_seed
+from modelsync_daemon.build.seeds import load_seed
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.pointer import Pointer, Reference
 
 
 def check_serves(data: DataDir, name: str, *, load: bool = False) -> Pointer:

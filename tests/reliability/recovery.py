@@ -10,12 +10,12 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.oneshot import pull
 from modelsync_protocol.errors import ModelsyncError
+from modelsync_server.publish.verifier import verify
 from modelsync_server.store import open_store
 from modelsync_server.trust import read_catalogue
-from modelsync_server.verifying import verify
 from tests.daemon.fakes import NAME
 from tests.reliability.hub_steps import DEVICE
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled

@@ -27,9 +27,9 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
 
 from bench.family_memory import resident
-from modelsync_daemon import socket_client
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.socket_client import NoDaemon
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.local import socket_client
+from modelsync_daemon.local.socket_client import NoDaemon
 from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.hub.hub import Hub, HubAddress
 from tests.daemon.fakes import NAME

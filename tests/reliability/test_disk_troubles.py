@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.database import DamagedDatabase, Database
+from modelsync_daemon.disk.database import DamagedDatabase, Database
+from modelsync_daemon.disk.states import State
 from modelsync_daemon.oneshot import pull
-from modelsync_daemon.state import State
 from modelsync_protocol.errors import LocalError
 from tests.daemon.fakes import NAME, device
 from tests.reliability.faults import check_recovers, check_sentence, command

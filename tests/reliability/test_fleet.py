@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import startup
-from modelsync_daemon.backoff import Backoff
+from modelsync_daemon.timing import start_spread
+from modelsync_daemon.timing.backoff import Backoff
 from tests.reliability.fleet import Curve, SimulatedDevice, Site, curve, fleet
 from tests.support.figures import record
 from tests.support.virtual_time import run_virtually
@@ -174,16 +174,16 @@ def test_a_common_power_on_is_spread_over_half_a_minute(count: int, root: Path) 
 
 
 def test_a_power_on_that_is_not_spread_is_noticed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(startup, "first_pause", lambda spread, uptime: 0.0)
+    monkeypatch.setattr(start_spread, "first_pause", lambda spread, uptime: 0.0)
     with pytest.raises(AssertionError):
         _check_power(*run_virtually(_power(root, 50)))
 
 
 def test_a_daemon_that_is_started_by_hand_connects_at_once() -> None:
-    assert startup.first_pause(30.0, 10_000.0) == startup.first_pause(30.0, None) == 0.0
-    pauses = [startup.first_pause(30.0, 20.0) for _ in range(1000)]
+    assert start_spread.first_pause(30.0, 10_000.0) == start_spread.first_pause(30.0, None) == 0.0
+    pauses = [start_spread.first_pause(30.0, 20.0) for _ in range(1000)]
     assert 0.0 <= min(pauses) < 2.0 and 28.0 < max(pauses) <= 30.0
-    uptime = startup.machine_uptime()
+    uptime = start_spread.machine_uptime()
     assert uptime is None or uptime > 0.0
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.activation import Patience
-from modelsync_daemon.azure import AzureControlPlane
+from modelsync_daemon.activate.activation import Patience
 from modelsync_daemon.config import Settings
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.control.azure import AzureControlPlane
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.resident import Resident
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.identity import Identity
 from tests.daemon.fakes import NAME, QUICK, FakePreparer
 from tests.support.addresses import loopback_address
 from tests.support.figures import record
@@ -173,7 +173,7 @@ async def test_the_last_wish_is_followed_and_the_hub_knows_it(
 async def test_a_lost_notice_is_noticed_if_the_twin_is_not_read_on_a_timer(
     tmp_path: Path, worker_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelsync_daemon.hublink.jitter", lambda seconds: 3600.0)
+    monkeypatch.setattr("modelsync_daemon.control.hub_link.jitter", lambda seconds: 3600.0)
     async with world(tmp_path, worker_id) as here:
         here.fault = FAULTS[0]
         here.wish(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon.state import State
+from modelsync_daemon.disk.states import State
 from tests.reliability.matrix import EFFECTS, cases, run_case
 from tests.reliability.world import World
 

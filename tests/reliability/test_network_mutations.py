@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from modelsync_daemon.assemble import Assembly
-from modelsync_daemon.body import Body
-from modelsync_daemon.origin_client import Origin
-from modelsync_daemon.patience import Patience
-from modelsync_daemon.prepare import _Job
+from modelsync_daemon.build.pipeline import _Job
+from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.timing.stall import Patience
+from modelsync_daemon.transfer.origin_client import Origin
+from modelsync_daemon.transfer.range_body import Body
 from modelsync_protocol import index
 from modelsync_protocol.manifest import Manifest
 from tests.reliability.line_faults import FAULTS, Fault, redirects

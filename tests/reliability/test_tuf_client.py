@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from modelsync_server.origin import application
+from modelsync_server.origin.origin import application
 from tests.support.figures import ROOT
 from tests.support.shop import Shop
 

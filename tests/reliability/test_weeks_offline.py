@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_daemon import reconcile
-from modelsync_daemon.database import Database
-from modelsync_daemon.job import AccessRefused
-from modelsync_daemon.ledger import Ledger
-from modelsync_daemon.trust import TrustStore
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.reconcile import decision
+from modelsync_daemon.transfer.errors import AccessRefused
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 from modelsync_protocol.twin import Policy
 from modelsync_server.trust import signing
@@ -101,7 +101,7 @@ def test_after_weeks_offline_a_device_converges_without_help(trouble: Trouble, r
 def test_a_pause_that_a_wrong_clock_made_is_noticed_if_it_is_kept_to(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "MAX_WAIT_SECONDS", float("inf"))
+    monkeypatch.setattr(decision, "MAX_WAIT_SECONDS", float("inf"))
     with pytest.raises(AssertionError):
         run_virtually(_weeks(root, next(trouble for trouble in TROUBLES if trouble.clock_error == DECADES_AHEAD)))
 

@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from tuf.ngclient import Updater
 
-from modelsync_daemon import tufclient
-from modelsync_daemon.trust import Fetch, ObjectMissing
+from modelsync_daemon.trust import tuf_refresh
+from modelsync_daemon.trust.resolved import Fetch, ObjectMissing
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 _SECONDS = 10
@@ -60,11 +60,11 @@ def main() -> int:
     return 0
 
 
-def _session(directory: Path, url: str) -> tufclient.Session:
+def _session(directory: Path, url: str) -> tuf_refresh.Session:
     # The rule about our own field is tested with our own stores (tests/daemon/test_trust_attacks.py).
-    tufclient._DurableUpdater._persist_metadata = Updater._persist_metadata  # type: ignore[method-assign]
+    tuf_refresh._DurableUpdater._persist_metadata = Updater._persist_metadata  # type: ignore[method-assign]
     seed = (directory / _SEED).read_bytes()
-    return tufclient.Session(directory, seed, "conformance", _fetch_from(url), None, False, set())
+    return tuf_refresh.Session(directory, seed, "conformance", _fetch_from(url), None, False, set())
 
 
 def _fetch_from(base: str) -> Fetch:
@@ -84,17 +84,17 @@ def _fetch_from(base: str) -> Fetch:
     return fetch
 
 
-def _show_root(directory: Path, session: tufclient.Session) -> None:
+def _show_root(directory: Path, session: tuf_refresh.Session) -> None:
     """The suite looks for the trusted root in root.json; the daemon keeps each by its version only."""
     kept = directory / "root_history" / f"{session._trusted.root.version}.root.json"
     if kept.exists():
         (directory / "root.json").write_bytes(kept.read_bytes())
 
 
-def _download(session: tufclient.Session, name: str, base: str, target_dir: str) -> None:
+def _download(session: tuf_refresh.Session, name: str, base: str, target_dir: str) -> None:
     """Fetch one target by python-tuf's own way through delegations; the daemon only ever asks a model's two roles."""
     updater = session._updater
-    with tufclient._our_words():
+    with tuf_refresh._our_words():
         target = updater.get_targetinfo(name)
         if target is None:
             raise RefusedError(f"the repository has no target {name}.")
@@ -112,10 +112,10 @@ def _flat(name: str) -> str:
     return quote(name, safe="")
 
 
-class _Targets(tufclient._Fetcher):
+class _Targets(tuf_refresh._Fetcher):
     """Targets come by their whole URL."""
 
-    def __init__(self, metadata: tufclient._Fetcher) -> None:
+    def __init__(self, metadata: tuf_refresh._Fetcher) -> None:
         self._metadata = metadata
 
     def download_bytes(self, url: str, max_length: int) -> bytes:

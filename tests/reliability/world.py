@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.oneshot import pull
 from tests.daemon.fakes import NAME
 from tests.support import tiny_models

@@ -14,14 +14,14 @@ from modelsync_protocol import bundle, canonical, names, offers
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Link
 from modelsync_protocol.plan import Kind
-from modelsync_server.artifact import snapshot
-from modelsync_server.encoder import Source, encode_update
-from modelsync_server.library import materialised, published_sizes, read_manifest
-from modelsync_server.packer import pack
-from modelsync_server.publisher import Published, publish
+from modelsync_server.encode.encoder import Source, encode_update
+from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.packer import pack
+from modelsync_server.publish.publisher import Published, publish
+from modelsync_server.publish.verifier import price_of, verify
 from modelsync_server.store import MemoryStore
+from modelsync_server.store.published import materialised, published_sizes, read_manifest
 from modelsync_server.trust import NewTarget, Repository, initialise, read_catalogue
-from modelsync_server.verifying import price_of, verify
 
 
 def noise(seed: int, size: int) -> bytes:

@@ -261,7 +261,7 @@ def test_verify_says_what_is_damaged_and_exits_with_3(run: Run, store: Path, tmp
 PUBLISHER = """
 import asyncio, sys
 from pathlib import Path
-from modelsync_server.publisher import publish
+from modelsync_server.publish.publisher import publish
 from modelsync_server.store import open_store
 store, keys, folder, who = sys.argv[1:]
 for number in range(4):

@@ -9,10 +9,10 @@ import pytest
 
 from modelsync_protocol import bundle, names, trust
 from modelsync_protocol.errors import RefusedError
-from modelsync_server.publisher import publish
+from modelsync_server.publish.publisher import publish
+from modelsync_server.publish.verifier import verify
 from modelsync_server.store import MemoryStore
 from modelsync_server.trust import Repository, initialise, read_catalogue
-from modelsync_server.verifying import verify
 from tests.support.stores import Crashed, CrashingStore
 
 OLD = np.random.default_rng(1).bytes(9000)

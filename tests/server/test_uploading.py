@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelsync_protocol.errors import UnreachableError
+from modelsync_server.publish.uploader import PARALLEL_UPLOADS, upload
 from modelsync_server.store import MemoryStore
-from modelsync_server.uploading import PARALLEL_UPLOADS, upload
 
 
 class SlowStore(MemoryStore):

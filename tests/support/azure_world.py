@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.service_client import MethodResult, ServiceClient
+from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.relay import Relay
 

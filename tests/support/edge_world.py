@@ -16,13 +16,13 @@ import aiohttp
 from azure.iot.device import Message as SdkMessage
 from azure.iot.device.aio import IoTHubModuleClient
 
-from modelsync_server.hub.connection_string import parse_service
 from modelsync_server.hub.hub import add_device
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.routes import EDGE_HUB
-from modelsync_server.hub.service_client import ServiceClient
 from modelsync_server.hub.state import State
+from modelsync_server.iothub.connection_string import parse_service
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.datadir import DataDir
 

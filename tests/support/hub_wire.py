@@ -8,9 +8,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from modelsync_server.hub import mqtt, sas
+from modelsync_server.hub import mqtt
 from modelsync_server.hub.hub import HUB_NAME, Hub
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub import sas
+from modelsync_server.iothub.identity import Identity
 
 PATIENCE = 10.0
 """Seconds that a test waits for what must come."""

@@ -9,7 +9,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from modelsync_server.hub import mqtt, sas
+from modelsync_server.hub import mqtt
+from modelsync_server.iothub import sas
 
 SCOPE = "0ne00000001"
 _OPERATION = "4.d0a671905ea5b2c8.42d78160-4c78-479e-8be7-61d5e55dac0d"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon.database import Database
-from modelsync_daemon.datadir import DataDir
-from modelsync_daemon.pointer import Pointer, Reference
-from modelsync_daemon.preparation import Prepared, PrepareRequest, Trust
-from modelsync_daemon.prepare import prepare
-from modelsync_daemon.trust import TrustStore
+from modelsync_daemon.build.pipeline import prepare
+from modelsync_daemon.build.request import Prepared, PrepareRequest, Trust
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.pointer import Pointer, Reference
+from modelsync_daemon.trust.trust_store import TrustStore
 
 
 class Silent:

@@ -15,11 +15,11 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from modelsync_inference import LoadedModel, Runtime
-from modelsync_inference.code_runtime import CodeRuntime
-from modelsync_inference.datatypes import Array
-from modelsync_inference.onnx_runtime import OnnxRuntime
-from modelsync_inference.process_runtime import Limits, ProcessRuntime
-from modelsync_inference.runtime import check_inputs
+from modelsync_inference.processes.code_runtime import CodeRuntime
+from modelsync_inference.processes.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.runtimes.datatypes import Array
+from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtimes.port import check_inputs
 from tests.support.tiny_models import model_bytes
 from tests.support.toy_runtime import ToyRuntime, toy
 

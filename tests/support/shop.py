@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelsync_server.publisher import Published, publish
+from modelsync_server.publish.publisher import Published, publish
 from modelsync_server.store import create_store, open_store
 from modelsync_server.trust import Repository
 from modelsync_server.trust.initialise import initialise

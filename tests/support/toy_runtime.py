@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from modelsync_inference import InputError, LoadedModel, ModelRefusedError, RunError, TensorSpec
-from modelsync_inference.datatypes import Array
+from modelsync_inference.runtimes.datatypes import Array
 
 
 def toy(factor: int) -> bytes:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from modelsync_inference import oip
-from modelsync_inference.datatypes import BYTES, Array, datatype_of
 from modelsync_inference.edge.rules import Fields
 from modelsync_inference.edge.sampling import Sample
 from modelsync_inference.errors import InputError
-from modelsync_inference.runtime import TensorSpec
-from modelsync_inference.tensors import from_json
+from modelsync_inference.http import oip
+from modelsync_inference.runtimes.datatypes import BYTES, Array, datatype_of
+from modelsync_inference.runtimes.port import TensorSpec
+from modelsync_inference.runtimes.tensors import from_json
 
 
 @dataclass(frozen=True, slots=True)

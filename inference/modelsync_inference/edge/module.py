@@ -18,7 +18,7 @@ from modelsync_inference.edge.metrics import EdgeMetrics
 from modelsync_inference.edge.options import EdgeOptions
 from modelsync_inference.edge.sampling import Record, Sample
 from modelsync_inference.errors import InputError, NotServingError, RunError, UnknownError
-from modelsync_inference.lease import Lease, Prediction
+from modelsync_inference.model.lease import Lease, Prediction
 
 _AGAIN_SECONDS = 0.2
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from modelsync_inference.datatypes import Array
 from modelsync_inference.edge import rules
 from modelsync_inference.edge.rules import SampleRule
 from modelsync_inference.errors import InputError
+from modelsync_inference.runtimes.datatypes import Array
 
 _UNIT_BITS = 1074
 """Every finite double is a whole multiple of 2^-1074."""

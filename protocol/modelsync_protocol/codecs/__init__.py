@@ -19,6 +19,12 @@ RANS_DELTA = 4
 RANS_NEW = 5
 TRANSPOSE = 8
 
+FIRST_VERSIONS: Mapping[int, int] = {}
+"""Encodings that not every reader knows: the first version of the update's format in which each may occur."""
+
+NEWEST_VERSION = 2
+"""The newest version of the update's format (FORMAT.md §8) that is written and read here."""
+
 WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
@@ -57,6 +63,11 @@ class _Encodings(Mapping[int, Encoding]):
 
 ENCODINGS: Mapping[int, Encoding] = _Encodings()
 """Encodings that have a payload."""
+
+
+def first_version(encoding: int) -> int:
+    """The first version of the update's format in which that encoding may occur."""
+    return FIRST_VERSIONS.get(encoding, 1)
 
 
 def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:

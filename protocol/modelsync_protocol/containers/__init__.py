@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 from modelsync_protocol import caps
-from modelsync_protocol.containers import numpy_files, onnx, pickles, safetensors, tflite, torch_files
+from modelsync_protocol.containers import (
+    hdf5,
+    numpy_files,
+    onnx,
+    pickles,
+    raw_arrays,
+    safetensors,
+    tflite,
+    torch_files,
+    zip_entries,
+)
 from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
@@ -26,7 +37,12 @@ _READERS: dict[str, _Reader] = {
     ".pkl": pickles.tensors,
     ".pickle": pickles.tensors,
     ".joblib": pickles.tensors,
+    ".h5": hdf5.tensors,
+    ".hdf5": hdf5.tensors,
 }
+
+_ARCHIVES = frozenset({".keras", ".zip"})
+"""Zip files of model files, whose stored entries are read by their own suffixes."""
 
 _CUT_BY_CONTENT = frozenset({".pkl", ".pickle", ".joblib"})
 """Here arrays come and go between refits: chunks follow the content, not the arrays."""
@@ -39,12 +55,8 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
     is opaque: the answer is empty.
     Overlapping or shared ranges are given once.
     """
-    suffix = _suffix(path)
-    reader = _READERS.get(suffix)
-    if reader is None:
-        return []
     try:
-        found = list(islice(reader(data), caps.MAX_TENSORS + 1))
+        found = list(islice(_read(path, data), caps.MAX_TENSORS + 1))
     except FormatError:
         return []
     if len(found) > caps.MAX_TENSORS:
@@ -57,6 +69,23 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
             result.append(tensor)
             end = tensor.offset + tensor.length
     return result
+
+
+def _read(path: str, data: memoryview) -> Iterable[TensorRange]:
+    suffix = _suffix(path)
+    if suffix in _ARCHIVES:
+        return _inside(data)
+    reader = _READERS.get(suffix)
+    return raw_arrays.array(path, data) if reader is None else reader(data)
+
+
+def _inside(data: memoryview) -> Iterator[TensorRange]:
+    """Tensors of the model files that lie stored in a zip file."""
+    for entry in zip_entries.entries(data):
+        if _suffix(entry.name) not in _ARCHIVES:
+            for tensor in tensors(entry.name, data[entry.offset : entry.offset + entry.length]):
+                name = f"{entry.name}:{tensor.name}"
+                yield replace(tensor, name=name, offset=entry.offset + tensor.offset)
 
 
 def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
@@ -75,6 +104,14 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     except FormatError:
         return []
     return found if len(found) <= caps.MAX_TENSORS else []
+
+
+def beside(path: str, data: memoryview) -> list[ExternalTensor]:
+    """Tensors that fill whole files beside this one: those of an unpacked PyTorch archive by its `data.pkl`."""
+    if path.rpartition("/")[2] != "data.pkl":
+        return []
+    found = islice(torch_files.described(data), caps.MAX_TENSORS)
+    return [ExternalTensor(tensor.name, name, 0, None, tensor.dtype, tensor.shape) for name, tensor in found]
 
 
 def _suffix(path: str) -> str:

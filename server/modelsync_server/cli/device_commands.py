@@ -31,7 +31,7 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Send a small update over a device's open hub connection, then set the desired version."""
-    from modelsync_server.pushing import push as run
+    from modelsync_server.push import push as run
     from modelsync_server.store import open_store
 
     result = ask_hub(service, state, lambda hub: run(open_store(store), hub, name, device, module, version))

@@ -17,7 +17,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub.connection_string import ServiceConnection, parse_service
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
     DEVICE_PORT,
@@ -27,11 +26,12 @@ from modelsync_server.hub.hub import (
     add_device,
     stored_service,
 )
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
-from modelsync_server.hub.service_client import MethodResult, ServiceClient
 from modelsync_server.hub.state import State
 from modelsync_server.hub.workload import Workload, WorkloadAddress
+from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
 STATE_VARIABLE = "MODELSYNC_HUB_STATE"

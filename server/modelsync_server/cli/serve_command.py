@@ -1,4 +1,4 @@
-"""`modelsync serve`: a store's origin from the command line; its sockets are origin_server.py."""
+"""`modelsync serve`: a store's origin from the command line; its sockets are server.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a store to devices; prints one JSON line with its url when it is ready."""
-    from modelsync_server import origin_server
+    from modelsync_server.origin import server
     from modelsync_server.store import open_store
 
-    origin_server.serve(open_store(store), host, port, tls_cert, tls_key, typer.echo, processes)
+    server.serve(open_store(store), host, port, tls_cert, tls_key, typer.echo, processes)

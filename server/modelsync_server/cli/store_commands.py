@@ -6,9 +6,12 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from modelsync_server.publish.publisher import UpdatePrice
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -34,7 +37,7 @@ def publish(
 ) -> None:
     """Publish a model file or directory as a new version."""
     from modelsync_server.cli.progress import Bar
-    from modelsync_server.publisher import publish as run
+    from modelsync_server.publish.publisher import publish as run
     from modelsync_server.store import open_store
 
     with Bar() as bar:
@@ -58,7 +61,7 @@ def publish(
         "files": result.files,
         "chunks": result.chunks,
         "install_bytes": result.install_bytes,
-        "updates": [{"from": u.base, "bytes": u.bytes, "requests": u.requests} for u in result.updates],
+        "updates": [_priced(update) for update in result.updates],
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
     if as_json:
@@ -70,9 +73,17 @@ def publish(
         typer.echo(f"{name} version {result.version}: {result.size:,} bytes in {result.chunks} chunks.")
     typer.echo(f"  first install {result.install_bytes:>12,} bytes")
     for item in result.updates:
-        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes")
+        older = f" ({item.older_bytes:,} for devices of the first format)" if item.older_bytes is not None else ""
+        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes{older}")
     for note in result.advice:
         typer.echo(f"  hint: {note.text}")
+
+
+def _priced(item: UpdatePrice) -> dict[str, object]:
+    document: dict[str, object] = {"from": item.base, "bytes": item.bytes, "requests": item.requests}
+    if item.older_bytes is not None:
+        document["older"] = {"format": 1, "bytes": item.older_bytes}
+    return document
 
 
 def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
@@ -112,8 +123,8 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Say what an update (or a first install) will cost a device, without doing it."""
+    from modelsync_server.publish.verifier import price_of
     from modelsync_server.store import open_store
-    from modelsync_server.verifying import price_of
 
     plan = asyncio.run(price_of(open_store(store), name, base, to))
     if as_json:
@@ -124,8 +135,8 @@ def price(
 
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Check every signed version and every update of a store, byte for byte."""
+    from modelsync_server.publish.verifier import verify as run
     from modelsync_server.store import open_store
-    from modelsync_server.verifying import verify as run
 
     report = asyncio.run(run(open_store(store)))
     if as_json:

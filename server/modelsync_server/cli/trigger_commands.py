@@ -30,9 +30,9 @@ def watch(
     settle: Annotated[float, typer.Option(min=0.1, help="Seconds that files must stand still.")] = 2.0,
 ) -> None:
     """Publish each model that appears or changes in a folder; prints one JSON line a version, until SIGTERM."""
-    from modelsync_server.publisher import publish
+    from modelsync_server.publish.publisher import publish
     from modelsync_server.store import open_store
-    from modelsync_server.watching import watch as run
+    from modelsync_server.triggers.folder_watch import watch as run
 
     async def one(name: str, path: Path, probe: Path | None) -> None:
         result = await publish(open_store(store), keys, name, path, probe=probe)
@@ -65,7 +65,7 @@ def webhook(
     from modelsync_protocol.errors import LocalError, UsageError
     from modelsync_server.store import open_store
     from modelsync_server.store.azure_account import BlobAddress
-    from modelsync_server.webhook import PATH, Webhook
+    from modelsync_server.triggers.webhook import PATH, Webhook
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="modelsync: %(message)s")
     try:

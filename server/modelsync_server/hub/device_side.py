@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modelsync_protocol.errors import LocalError
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.devices import Admission, ConnectRefused, Devices
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.identity import Identity
 
 Outgoing = Callable[[Identity, mqtt.Publish], Iterable[float]]
 """Decides what becomes of a message to a device: one delay (seconds) per copy to send; none loses it."""

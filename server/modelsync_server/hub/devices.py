@@ -1,7 +1,7 @@
 """The device side's rules: who may connect, what topics mean, direct methods. Packets in, packets out; no sockets.
 
 Source: learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-hub. Twin notices and method calls go out with QoS 0: IoT
-Hub queues neither for a device that is away. What telemetry becomes is routing.py's business.
+Hub queues neither for a device that is away. What telemetry becomes is router.py's business.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub import mqtt, sas
-from modelsync_server.hub import twin as documents
-from modelsync_server.hub.errors import HubError, argument_invalid, method_timed_out, not_online
-from modelsync_server.hub.identity import Identity, from_client_id
+from modelsync_server.hub import mqtt
 from modelsync_server.hub.registry import Registry
 from modelsync_server.hub.state import State, utc_now
-from modelsync_server.hub.twin import Json
+from modelsync_server.iothub import sas
+from modelsync_server.iothub import twin_document as documents
+from modelsync_server.iothub.errors import HubError, argument_invalid, method_timed_out, not_online
+from modelsync_server.iothub.identity import Identity, from_client_id
+from modelsync_server.iothub.twin_document import Json
 
 MAX_SERVER_IDLE_SECONDS = 1767.0
 """IoT Hub's longest silence, whatever keep-alive the client asks for."""

@@ -13,16 +13,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
-from modelsync_server.hub import certificates, connection_string
-from modelsync_server.hub.connection_string import ServiceConnection
+from modelsync_server.hub import certificates
 from modelsync_server.hub.device_side import DeviceSide, Limits, Outgoing, faithful
 from modelsync_server.hub.devices import Devices
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.registry import Registry
-from modelsync_server.hub.routing import Router
+from modelsync_server.hub.router import Router
 from modelsync_server.hub.service_side import ServiceSide
 from modelsync_server.hub.state import State, exclusive
+from modelsync_server.iothub import connection_string
+from modelsync_server.iothub.connection_string import ServiceConnection
+from modelsync_server.iothub.identity import Identity
 
 HUB_NAME = "modelsync-hub.local"
 """HostName in connection strings and tokens; clients connect to GatewayHostName."""

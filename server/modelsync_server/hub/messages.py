@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.routes import Message, Sink
 from modelsync_server.hub.state import utc_now
+from modelsync_server.iothub.identity import Identity
 
 KEPT = 10_000
 """Messages kept at most: of those that went to the cloud, and for each module."""

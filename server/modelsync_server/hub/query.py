@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync_server.hub.errors import HubError
+from modelsync_server.iothub.errors import HubError
 
 _MISSING = object()
 _FORM = re.compile(

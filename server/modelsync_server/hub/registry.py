@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from modelsync_server.hub import twin as documents
-from modelsync_server.hub.errors import (
+from modelsync_server.hub.state import Registration, State, Twin, new_key, utc_now
+from modelsync_server.iothub import twin_document as documents
+from modelsync_server.iothub.errors import (
     HubError,
     argument_invalid,
     device_exists,
@@ -15,9 +16,8 @@ from modelsync_server.hub.errors import (
     module_not_found,
     precondition_failed,
 )
-from modelsync_server.hub.identity import Identity
-from modelsync_server.hub.state import Registration, State, Twin, new_key, utc_now
-from modelsync_server.hub.twin import Json
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.twin_document import Json
 
 DesiredListener = Callable[[Identity, Json], None]
 RevocationListener = Callable[[Identity], None]

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.identity import Identity
 
 EDGE_HUB = "$edgeHub"
 """The module whose desired property `routes` holds a device's routes."""

@@ -16,13 +16,14 @@ from typing import Any
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub import query, sas
-from modelsync_server.hub import twin as documents
+from modelsync_server.hub import query
 from modelsync_server.hub.devices import Devices
-from modelsync_server.hub.errors import HubError, argument_invalid, unauthorised
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.registry import Registry
 from modelsync_server.hub.state import Registration, State, Twin
+from modelsync_server.iothub import sas
+from modelsync_server.iothub import twin_document as documents
+from modelsync_server.iothub.errors import HubError, argument_invalid, unauthorised
+from modelsync_server.iothub.identity import Identity
 
 API_VERSION = "2021-04-12"
 _NEVER = "0001-01-01T00:00:00Z"

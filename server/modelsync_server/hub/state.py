@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
-from modelsync_server.hub.identity import Identity
-from modelsync_server.hub.twin import Json, Section
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.twin_document import Json, Section
 
 SCHEMA_VERSION = 1
 _BUSY_SECONDS = 5.0

@@ -17,10 +17,10 @@ from typing import Self
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError
-from modelsync_server.hub import sas
 from modelsync_server.hub.hub import HUB_NAME
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.state import State
+from modelsync_server.iothub import sas
+from modelsync_server.iothub.identity import Identity
 
 API_VERSION = "2019-01-30"
 _MAX_BODY_BYTES = 64 * 1024

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
+from modelsync_server.iothub.identity import Identity
 from tests.support.edge_world import DEVICE, ROUTES, EdgeWorld, edge_world
 from tests.support.tiny_models import scaler, scaler_probe
 

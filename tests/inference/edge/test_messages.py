@@ -15,7 +15,7 @@ from modelsync_inference.edge import messages
 from modelsync_inference.edge.rules import parse_fields
 from modelsync_inference.edge.sampling import Record, Sample
 from modelsync_inference.errors import InputError
-from modelsync_inference.runtime import TensorSpec, check_inputs
+from modelsync_inference.runtimes.port import TensorSpec, check_inputs
 from modelsync_protocol.errors import UsageError
 
 ONE = (TensorSpec("X", "FP32", (-1, 3)),)

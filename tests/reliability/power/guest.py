@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import modelsync_daemon.oneshot  # before the fork, so that a cut strikes the update and not its imports
-import modelsync_daemon.preparing  # noqa: F401
+import modelsync_daemon.workers.job_runner  # noqa: F401
 from modelsync_daemon import cli
-from modelsync_daemon.datadir import DataDir
+from modelsync_daemon.disk.datadir import DataDir
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 
 NAME, OTHER, TARGET = "anomaly", "other", 3

@@ -26,8 +26,8 @@ from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 
 from modelsync_server.hub.certificates import ensure
 from modelsync_server.hub.hub import DEVICE_PORT, HUB_NAME, Hub, HubAddress
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.routes import Message, Sink
+from modelsync_server.iothub.identity import Identity
 from tests.support.addresses import loopback_address
 from tests.support.hub_sdk import set_handler, shut_down
 

@@ -19,8 +19,8 @@ from azure.iot.device.aio import IoTHubModuleClient
 
 from modelsync_server.hub.__main__ import main
 from modelsync_server.hub.hub import add_device
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.state import State
+from modelsync_server.iothub.identity import Identity
 from tests.support.addresses import loopback_address
 from tests.support.hub_sdk import set_handler, shut_down, within
 

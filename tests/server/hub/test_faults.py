@@ -10,7 +10,7 @@ import pytest
 
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.identity import Identity
 from tests.support.hub_sdk import collector, eventually, sdk_device, set_handler, within
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modelsync_server.hub import query
-from modelsync_server.hub.errors import HubError
+from modelsync_server.iothub.errors import HubError
 
 TWIN = {
     "deviceId": "pi",

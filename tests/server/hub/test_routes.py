@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.routes import Message, Sink, parse, parse_all, read_properties, write_properties
+from modelsync_server.iothub.identity import Identity
 
 UP = Sink()
 

@@ -18,10 +18,10 @@ from modelsync_protocol.errors import UsageError
 from modelsync_server.cli import hub_commands
 from modelsync_server.hub import messages, mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.routes import EDGE_HUB, Message, Sink
-from modelsync_server.hub.service_client import ServiceClient
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import ServiceClient
 from tests.server.hub.test_transcripts import replay
 from tests.support.hub_sdk import collector, eventually, sdk_device, sdk_module, set_handler, shut_down, within
 

@@ -9,7 +9,7 @@ import pytest
 from azure.iot.device.common.auth.sastoken import RenewableSasToken
 from azure.iot.device.common.auth.signing_mechanism import SymmetricKeySigningMechanism
 
-from modelsync_server.hub import sas
+from modelsync_server.iothub import sas
 
 KEY = "bm8gc2VjcmV0LCBtYWRlIGZvciB0cmFuc2NyaXB0cyE="
 OTHER_KEY = "YW5vdGhlciBrZXksIG5vIHNlY3JldCBlaXRoZXIhISE="

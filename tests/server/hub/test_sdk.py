@@ -11,10 +11,10 @@ from azure.iot.device import MethodResponse
 from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 from azure.iot.device.exceptions import CredentialError
 
-from modelsync_server.hub.errors import HubError
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
 from modelsync_server.hub.workload import Workload, WorkloadAddress
+from modelsync_server.iothub.errors import HubError
+from modelsync_server.iothub.identity import Identity
 from tests.support.hub_sdk import collector, eventually, sdk_device, sdk_module, set_handler, shut_down, within
 
 EITHER = pytest.mark.parametrize(("connected", "module"), [(sdk_device, None), (sdk_module, "modelsync")])

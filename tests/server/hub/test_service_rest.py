@@ -14,13 +14,14 @@ import pytest
 from aiohttp import web
 
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
-from modelsync_server.hub import mqtt, sas
+from modelsync_server.hub import mqtt
 from modelsync_server.hub.certificates import ensure
-from modelsync_server.hub.connection_string import ServiceConnection, parse_service
-from modelsync_server.hub.errors import HubError
 from modelsync_server.hub.hub import HUB_NAME, POLICY, Hub
-from modelsync_server.hub.identity import Identity
-from modelsync_server.hub.service_client import NotFoundError, NotOnlineError, ServiceClient, TwinConflictError
+from modelsync_server.iothub import sas
+from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
+from modelsync_server.iothub.errors import HubError
+from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import NotFoundError, NotOnlineError, ServiceClient, TwinConflictError
 from tests.support.hub_sdk import sdk_device
 from tests.support.hub_wire import connect_packet, wire
 

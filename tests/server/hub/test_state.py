@@ -13,9 +13,9 @@ from cryptography import x509
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.hub import certificates
 from modelsync_server.hub.hub import Hub, HubAddress, add_device, stored_service
-from modelsync_server.hub.identity import Identity, from_client_id
 from modelsync_server.hub.state import State
-from modelsync_server.hub.twin import Section
+from modelsync_server.iothub.identity import Identity, from_client_id
+from modelsync_server.iothub.twin_document import Section
 
 
 def test_what_was_saved_is_read_by_the_next_process_without_a_clean_close(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from amqtt.adapters import BufferReader
 from amqtt.mqtt.publish import PublishPacket
 
 from modelsync_server.hub.hub import Hub, HubAddress
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.identity import Identity
 from tests.server.hub.record_transcripts import TRANSCRIPTS, split
 from tests.support.hub_wire import PATIENCE
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync_server.hub import twin
-from modelsync_server.hub.errors import HubError
-from modelsync_server.hub.twin import Section
+from modelsync_server.iothub import twin_document
+from modelsync_server.iothub.errors import HubError
+from modelsync_server.iothub.twin_document import Section
 
 NOW = "2026-01-02T03:04:05.000000Z"
 
 
 def merge(values: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    return twin.patched(Section(values), patch, NOW, name="reported").values
+    return twin_document.patched(Section(values), patch, NOW, name="reported").values
 
 
 @pytest.mark.parametrize(
@@ -41,21 +41,21 @@ def test_a_patch_merges_as_in_rfc_7396(values: dict[str, Any], patch: dict[str, 
 
 def test_a_patch_leaves_the_old_section_alone_and_counts_one_version() -> None:
     old = Section({"a": {"b": 1}}, {"a": {"b": {"$lastUpdated": "then"}}}, 7)
-    new = twin.patched(old, {"a": {"b": 2}}, NOW, name="reported")
+    new = twin_document.patched(old, {"a": {"b": 2}}, NOW, name="reported")
     assert old.values == {"a": {"b": 1}}
     assert (new.version, new.values) == (8, {"a": {"b": 2}})
     assert new.for_device() == {"a": {"b": 2}, "$version": 8}
 
 
 def test_metadata_says_when_each_property_changed() -> None:
-    old = twin.patched(Section(), {"a": {"b": 1, "c": 2}}, "then", name="desired")
-    new = twin.patched(old, {"a": {"b": 3}, "d": 4}, NOW, name="desired")
+    old = twin_document.patched(Section(), {"a": {"b": 1, "c": 2}}, "then", name="desired")
+    new = twin_document.patched(old, {"a": {"b": 3}, "d": 4}, NOW, name="desired")
     assert new.metadata == {
         "$lastUpdated": NOW,
         "a": {"$lastUpdated": NOW, "b": {"$lastUpdated": NOW}, "c": {"$lastUpdated": "then"}},
         "d": {"$lastUpdated": NOW},
     }
-    gone = twin.patched(new, {"a": None}, NOW, name="desired")
+    gone = twin_document.patched(new, {"a": None}, NOW, name="desired")
     assert "a" not in gone.metadata
 
 
@@ -109,20 +109,20 @@ def test_limits_hold_for_the_sum_of_many_patches() -> None:
     section = Section()
     with pytest.raises(HubError):
         for index in range(9):
-            section = twin.patched(section, {f"k{index}": "x" * 4000}, NOW, name="reported")
+            section = twin_document.patched(section, {f"k{index}": "x" * 4000}, NOW, name="reported")
     assert section.version == 9
 
 
 def test_tags_are_merged_within_8_kb() -> None:
-    assert twin.merged_tags({"a": 1, "b": 2}, {"a": None}) == {"b": 2}
+    assert twin_document.merged_tags({"a": 1, "b": 2}, {"a": None}) == {"b": 2}
     with pytest.raises(HubError):
-        twin.merged_tags({"a": "x" * 4096}, {"b": "x" * 4096})
+        twin_document.merged_tags({"a": "x" * 4096}, {"b": "x" * 4096})
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"1", b"{", b'{"a":NaN}', b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_json_object_is_refused_with_400(body: bytes) -> None:
     with pytest.raises(HubError) as caught:
-        twin.parse_object(body)
+        twin_document.parse_object(body)
     assert caught.value.status == 400
 
 

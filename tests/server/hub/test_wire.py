@@ -11,9 +11,9 @@ import pytest
 
 from modelsync_server.hub import mqtt
 from modelsync_server.hub.device_side import Limits
-from modelsync_server.hub.errors import HubError
 from modelsync_server.hub.hub import HUB_NAME, Hub, HubAddress
-from modelsync_server.hub.identity import Identity
+from modelsync_server.iothub.errors import HubError
+from modelsync_server.iothub.identity import Identity
 from tests.support.hub_wire import PATIENCE, connect_packet, wire
 
 PI = Identity("pi")

@@ -15,8 +15,8 @@ import psutil  # type: ignore[import-untyped]  # it has no types and is only rea
 import pytest
 from aiohttp import web
 
-from modelsync_server import connection_guard
-from modelsync_server.connection_guard import Guard
+from modelsync_server.origin import connection_guard
+from modelsync_server.origin.connection_guard import Guard
 from tests.support.waiting import wait_until
 
 from .conftest import CONTENT, PACK, Origin, serve

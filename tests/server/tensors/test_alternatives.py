@@ -10,8 +10,8 @@ import pytest
 
 from modelsync_protocol import codecs
 from modelsync_protocol.ops import Frame
-from modelsync_server.alternatives import improved
-from modelsync_server.encoder import encode_update
+from modelsync_server.encode.byte_candidates import improved
+from modelsync_server.encode.encoder import encode_update
 from tests.server.tensors.worlds import carried_out, source
 
 

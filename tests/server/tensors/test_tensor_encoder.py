@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps, codecs, update
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.ops import Frame
-from modelsync_server.encoder import Encoded, Source, encode_update
-from modelsync_server.tensor_encoder import encode_tensors
+from modelsync_server.encode.encoder import Encoded, Source, encode_update
+from modelsync_server.encode.tensor_encoder import encode_tensors
 from tests.server.tensors.worlds import carried_out, safetensors, source
 
 DTYPES = [kind.name for kind in numerals.NUMERALS]

@@ -1,0 +1,199 @@
+"""Carries out a plan's steps: fetch → decode → write, in the order of the stream, with the journal behind.
+
+Frames are decoded as they arrive and written in place. A frame that does not decode leaves a gap, which the
+verification after the last step finds; nothing here decides what is true.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from modelsync_daemon.build.seeds import StreamReader
+from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.plan import OWN, CopyStep, FrameStep, Plan, Step
+
+_JOURNAL_BYTES = 256 * caps.KIB
+"""Payload that may be fetched twice after a kill: the journal advances before more than this is at stake."""
+
+_COPY_BYTES = caps.MIB
+_OPEN_BODIES = 3
+
+_log = logging.getLogger(__name__)
+
+Advance = Callable[[int, int], None]
+"""`advance(steps, payload bytes)`: so much is durably on the disk."""
+
+
+class Readable(Protocol):
+    """Bytes by range of a stream, or of a stream's view."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a range; bytes that the disk lacks come as zeros."""
+
+
+class Destination(Protocol):
+    """What the steps write: a target's tree, or its plain view."""
+
+    @property
+    def reader(self) -> Readable:
+        """What is written so far."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put bytes at `offset`; durable after `sync`."""
+
+    def sync(self) -> None:
+        """Make all writes so far durable."""
+
+
+class Links(Protocol):
+    """What needs no copy."""
+
+    def unlinked(self, step: CopyStep) -> list[tuple[int, int]]:
+        """Parts of a copy step, relative to its start, that still need copying."""
+
+
+class Executor:
+    """Runs `plan` into `assembly`; `seeds` are the plan's, by number. `journal` None: nothing is recorded."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        assembly: Destination,
+        seeds: Sequence[Readable],
+        origin: ObjectSource,
+        *,
+        journal: Advance | None,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._plan = plan
+        self._assembly = assembly
+        self._seeds = seeds
+        self._origin = origin
+        self._journal = journal
+        self._progress = progress
+        self._bodies: OrderedDict[int, ObjectReader] = OrderedDict()
+
+    async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Links | None = None) -> None:
+        """Do the steps from `first_step` on. `body` is request 0, already open; `linked` says what needs no copy."""
+        if body is not None:
+            self._bodies[0] = body
+        fetched = sum(s.frame.payload_length for s in self._plan.steps[:first_step] if isinstance(s, FrameStep))
+        pending = 0
+        self._progress(fetched)
+        try:
+            for number in range(first_step, len(self._plan.steps)):
+                step = self._plan.steps[number]
+                if isinstance(step, CopyStep):
+                    self._copy(step, linked)
+                    continue
+                if pending and pending + step.frame.payload_length > _JOURNAL_BYTES:
+                    self._record(number, fetched)
+                    pending = 0
+                payload = await self._payload(step)
+                self._decode(step, payload)
+                fetched += len(payload)
+                pending += len(payload)
+                self._progress(fetched)
+            self._record(len(self._plan.steps), fetched)
+        finally:
+            for opened in self._bodies.values():
+                opened.close()
+            self._bodies.clear()
+
+    def _record(self, steps: int, fetched: int) -> None:
+        if self._journal is not None:
+            self._assembly.sync()
+            self._journal(steps, fetched)
+
+    def _copy(self, step: CopyStep, linked: Links | None) -> None:
+        source = self._assembly.reader if step.seed == OWN else self._seeds[step.seed]
+        ranges = [(0, step.length)] if linked is None else linked.unlinked(step)
+        for begin, end in ranges:
+            for at in range(begin, end, _COPY_BYTES):
+                count = min(_COPY_BYTES, end - at)
+                self._assembly.write(step.target + at, source.read(step.offset + at, count))
+
+    async def _payload(self, step: FrameStep) -> bytes:
+        request = self._plan.requests[step.request]
+        body = self._bodies.get(step.request)
+        if body is None:
+            if len(self._bodies) >= _OPEN_BODIES:
+                self._bodies.popitem(last=False)[1].close()
+            end = request.offset + request.length
+            body = self._origin.open(request.path, request.offset + step.place, end, whole=request.whole)
+            self._bodies[step.request] = body
+        self._bodies.move_to_end(step.request)
+        await body.skip_to(request.offset + step.place)
+        return await body.read(step.frame.payload_length)
+
+    def _decode(self, step: FrameStep, payload: bytes) -> None:
+        frame = step.frame
+        base = self._seeds[0].read(frame.base_offset, frame.base_length) if frame.base_length else b""
+        prefix = self._assembly.reader.read(step.target - frame.prefix, frame.prefix) if frame.prefix else b""
+        try:
+            data = codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
+        except FormatError as error:
+            _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
+            return
+        self._assembly.write(step.target, data)
+
+
+class Linked:
+    """Files of the target that are hard links to installed ones, so that copies of their ranges are not needed."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._files: set[int] = set()
+
+    def link(self, steps: Iterable[Step], seeds: Sequence[StreamReader]) -> None:
+        """Link each file that a copy step takes whole from one seed file of the same mode."""
+        for step in steps:
+            if not isinstance(step, CopyStep) or step.seed == OWN:
+                continue
+            starts = {offset: number for number, offset in enumerate(seeds[step.seed].manifest.file_offsets[:-1])}
+            for number, file, inside, count in self._assembly.reader.pieces(step.target, step.length):
+                if inside or count != file.size:
+                    continue
+                place = step.offset + self._assembly.manifest.file_offsets[number] - step.target
+                self._link_one(seeds[step.seed], starts.get(place), number)
+
+    @property
+    def unlinked_bytes(self) -> int:
+        """Bytes of the files that need room of their own."""
+        return sum(f.size for number, f in enumerate(self._assembly.manifest.files) if number not in self._files)
+
+    def unlinked(self, step: CopyStep) -> list[tuple[int, int]]:
+        """Parts of a copy step, relative to its start, that still need copying."""
+        offsets = self._assembly.manifest.file_offsets
+        parts: list[tuple[int, int]] = []
+        for number, _, inside, count in self._assembly.reader.pieces(step.target, step.length):
+            begin = offsets[number] + inside - step.target
+            if number in self._files:
+                continue
+            if parts and parts[-1][1] == begin:
+                parts[-1] = (parts[-1][0], begin + count)
+            else:
+                parts.append((begin, begin + count))
+        return parts
+
+    def _link_one(self, seed: StreamReader, found: int | None, number: int) -> None:
+        if found is None:
+            return
+        theirs, ours = seed.manifest.files[found], self._assembly.manifest.files[number]
+        source: Path = seed.root / theirs.path
+        try:
+            info = source.lstat()
+        except OSError:
+            return
+        sound = (
+            info.st_size == theirs.size and info.st_mode & 0o777 == theirs.mode
+        )  # bytes behind the end have no chunk
+        if sound and theirs.size == ours.size and theirs.mode == ours.mode and self._assembly.link(number, source):
+            self._files.add(number)

@@ -1,0 +1,103 @@
+"""What is asked of pipeline.py, what comes back, and who is told meanwhile. Nothing is done here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.trust.resolved import Fetch, Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRequest:
+    """What to prepare. `version` None: the newest. `trust_root`: root.json that seeds an empty data directory.
+
+    `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
+    `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL. `pushed`: take
+    everything from this file (see pushed_origin.py) and nothing from the origin. `repair`: digest of the version, which
+    is installed and damaged; it is mended where it lies.
+    """
+
+    name: str
+    version: int | None
+    origin: str
+    data: Path
+    origin_ca: Path | None = None
+    trust_root: Path | None = None
+    stall_seconds: float = 60.0
+    rate_limit: int | None = None
+    byte_limit: int | None = None
+    quarantined: frozenset[str] = frozenset()
+    secrets: tuple[Path, ...] = ()
+    proxy: str | None = None
+    pushed: Path | None = None
+    repair: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """The plan as predicted: bytes and requests of manifests/, packs/ and updates/."""
+
+    kind: str
+    bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What this run really moved: TCP payload both ways, and HTTP requests of any kind."""
+
+    received: int
+    sent: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A version that lies complete, verified and durable at `path`. `held`: it did so before."""
+
+    name: str
+    version: int
+    digest: str
+    path: Path
+    held: bool
+    plan: PlanSummary
+    wire: Wire
+    withdrawn: frozenset[int]
+
+
+class Listener(Protocol):
+    """Who is told. `state` is called before the state's effects and persists it before it returns."""
+
+    def state(self, state: str) -> None:
+        """One of resolving, planning, fetching, assembling begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Payload bytes that are decoded, of all."""
+
+    def wire(self, received_delta: int, sent_delta: int) -> None:
+        """TCP payload since the last call."""
+
+
+class OverBudget(BudgetExceeded):
+    """The plan needs `needed` bytes where the budget has `left`."""
+
+    def __init__(self, needed: int, left: int) -> None:
+        super().__init__(
+            f"the update needs {needed} bytes and the budget has {left} left; it waits for the next period, "
+            "or raise the budget."
+        )
+        self.needed = needed
+        self.left = left
+
+
+class Trust(Protocol):
+    """What is needed of a trust store; TrustStore is one, TrustChild another."""
+
+    def seed(self, root_json: bytes) -> None:
+        """As TrustStore.seed."""
+
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
+        """As TrustStore.resolve."""

@@ -1,0 +1,70 @@
+"""Builds the status document (docs/interfaces.md §4) from database, pointers and ledger. It changes nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from modelsync_daemon.activate import inference_history
+from modelsync_daemon.disk.database import Database, ModelRow
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_protocol.twin import Wish
+
+FORMATS = (1, 2)
+"""Versions of protocol/FORMAT.md that this daemon reads."""
+
+Progress = Mapping[str, tuple[int, int]]
+"""By model: bytes done and bytes in total of what is being fetched."""
+
+
+def build(
+    data: DataDir,
+    database: Database,
+    ledger: Ledger,
+    wishes: Mapping[str, Wish],
+    progress: Progress,
+    running: bool,
+    connected: bool,
+) -> dict[str, Any]:
+    """The document; `running` tells whether this process is the resident daemon."""
+    rows = {row.name: row for row in database.models()}
+    for name in (*wishes, *data.model_names()):
+        if not wishes.get(name, Wish()).absent:
+            rows.setdefault(name, ModelRow(name))
+    return {
+        "models": {
+            name: _model(data, database, row, wishes.get(name, Wish()), progress.get(name))
+            for name, row in sorted(rows.items())
+        },
+        "daemon": {
+            "version": version("modelsync-daemon"),
+            "formats": list(FORMATS),
+            "pid": os.getpid() if running else None,
+            "connected": connected,
+        },
+        "ledger": ledger.document(),
+    }
+
+
+def _model(
+    data: DataDir, database: Database, row: ModelRow, wish: Wish, progress: tuple[int, int] | None
+) -> dict[str, Any]:
+    current = data.read_pointer(row.name)
+    return {
+        "version": current.version if current else None,
+        "digest": current.digest if current else None,
+        "generation": current.generation if current else row.generation,
+        "state": row.state.value,
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.since)) if row.since else None,
+        "desired": wish.version,
+        "previous": current.previous.version if current and current.previous else None,
+        "progress": None if progress is None else {"done": progress[0], "total": progress[1]},
+        "bytes": row.bytes,
+        "error": {"code": row.error_code, "text": row.error_text} if row.error_code else None,
+        "hold": bool(row.hold),
+        "inference": inference_history.read(database, row.name),
+    }

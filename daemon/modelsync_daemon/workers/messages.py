@@ -1,0 +1,108 @@
+"""What the resident daemon asks of its worker and what comes back, as plain JSON. No heavy imports, no I/O here.
+
+The worker's own types live in pipeline.py, whose imports the resident process must not carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, OriginBusy
+from modelsync_protocol import errors
+from modelsync_protocol.errors import LocalError, ModelsyncError
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Prepare one version of a model. Paths are strings; see build.request.PrepareRequest for each field's meaning."""
+
+    name: str
+    version: int | None
+    origin: str
+    data: str
+    origin_ca: str | None = None
+    trust_root: str | None = None
+    stall_seconds: float = 60.0
+    rate_limit: int | None = None
+    byte_limit: int | None = None
+    quarantined: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    proxy: str | None = None
+    pushed: str | None = None
+    repair: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The job as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Job:
+        """The reverse of `document`."""
+        return cls(**{**document, **{key: tuple(document[key]) for key in ("quarantined", "secrets")}})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A version that now lies complete and durable on the disk, and what it cost (bytes as in DESIGN §9)."""
+
+    name: str
+    version: int
+    digest: str
+    held: bool
+    kind: str
+    bytes: int
+    requests: int
+    received: int
+    sent: int
+    wire_requests: int
+    withdrawn: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Outcome:
+        """Read an outcome from the worker's JSON."""
+        return cls(**{**document, "withdrawn": tuple(document["withdrawn"])})
+
+
+class WorkerDied(LocalError):
+    """The worker ended without an answer: killed, out of memory, or broken."""
+
+
+EventCallback = Callable[[Mapping[str, Any]], None]
+"""Called with each of the worker's events: state, progress or wire."""
+
+
+class Preparer(Protocol):
+    """Who brings a version onto the disk."""
+
+    async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
+        """Do `job`; cancelling stops it at once and loses nothing that is durable. Raises ModelsyncError."""
+        ...
+
+
+_KINDS: dict[str, type[ModelsyncError]] = {
+    "usage": errors.UsageError,
+    "refused": errors.RefusedError,
+    "access": AccessRefused,
+    "busy": OriginBusy,
+    "unreachable": errors.UnreachableError,
+    "local": errors.LocalError,
+    "budget": BudgetExceeded,
+    "defect": WorkerDied,
+}
+
+
+def kind_of(error: BaseException) -> str:
+    """The word by which an error travels from worker to resident."""
+    for kind, root in _KINDS.items():
+        if isinstance(error, root):
+            return kind
+    return "defect"
+
+
+def error_of(kind: str, text: str, after: float = 0.0) -> ModelsyncError:
+    """The reverse of `kind_of`; `after` is OriginBusy's."""
+    if kind == "busy":
+        return OriginBusy(text, after)
+    return _KINDS.get(kind, WorkerDied)(text)

@@ -1,0 +1,98 @@
+"""The worker child: one JSON job on stdin, JSON lines on stdout, and it never outlives its parent.
+
+It inherits the data directory's lock, so that no new daemon starts while it still writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modelsync_daemon.trust.trust_process import TrustChild
+
+_PR_SET_PDEATHSIG = 1
+_NICENESS = 10
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_MMAP_BYTES = 128 * 1024
+
+
+def main() -> None:
+    """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event."""
+    _die_with_parent()
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(0)
+    from modelsync_daemon.trust.trust_process import TrustChild
+
+    trust = TrustChild.start()
+    # The parent holds our stdin open as long as it lives: its end is the order to stop at once.
+    threading.Thread(target=_watch_parent, daemon=True).start()
+    os.nice(_NICENESS)
+    _stay_small()
+    try:
+        outcome = _work(json.loads(line), trust)
+    except Exception as error:  # any error becomes an event: a traceback would help nobody
+        from modelsync_daemon.workers.messages import kind_of
+        from modelsync_protocol.errors import ModelsyncError
+
+        known = isinstance(error, ModelsyncError)
+        text = str(error) if known else f"the worker failed: {type(error).__name__}: {error}."
+        _emit({"event": "error", "kind": kind_of(error), "text": text, "after": getattr(error, "after", 0.0)})
+    else:
+        _emit({"event": "result", "outcome": outcome})
+
+
+def _work(document: Mapping[str, Any], trust: TrustChild) -> Mapping[str, Any]:
+    from dataclasses import asdict
+
+    from modelsync_daemon.disk.database import Database
+    from modelsync_daemon.disk.datadir import DataDir
+    from modelsync_daemon.workers.job_runner import run
+    from modelsync_daemon.workers.messages import Job
+
+    job = Job.parse(document)
+    database = Database(DataDir(Path(job.data)).state_db)
+    try:
+        return asdict(asyncio.run(run(job, database, _emit, trust.open)))
+    finally:
+        database.close()
+
+
+def _emit(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent dies; a parent that died before is noticed by stdin's end."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _stay_small() -> None:
+    """One heap, big buffers straight from and back to the system, no pools of BLAS threads; and die before others."""
+    libc = ctypes.CDLL(None)
+    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _MMAP_BYTES), (_M_TRIM_THRESHOLD, _MMAP_BYTES)):
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(option, value)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _watch_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Starts the worker child for a job and listens to it: the resident's side of worker.py. One worker at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelsync_daemon.disk.datadir import Lock
+from modelsync_daemon.workers.messages import EventCallback, Job, Outcome, WorkerDied, error_of
+from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
+
+_log = logging.getLogger(__name__)
+
+_LINE_BYTES = 1024 * 1024
+WORKER_COMMAND = (sys.executable, "-P", "-m", "modelsync_daemon.workers.worker")
+
+
+class Child(Protocol):
+    """A running worker; asyncio's Process is one."""
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter | None:
+        """Where the job is written."""
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """Where events are read."""
+
+    def kill(self) -> None:
+        """SIGKILL; ProcessLookupError if it has ended."""
+
+    async def wait(self) -> int:
+        """The exit code, or minus the signal."""
+
+
+class ChildPreparer:
+    """A Preparer that does each job in a short-lived child process, so that its memory comes back.
+
+    Children are forked off `zygote` where there is one that lives, else started with `command`.
+    """
+
+    def __init__(self, lock: Lock, command: Sequence[str] = WORKER_COMMAND, zygote: Zygote | None = None) -> None:
+        self._lock = lock
+        self._command = tuple(command)
+        self._zygote = zygote
+        self._one = asyncio.Semaphore(1)
+
+    async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
+        """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError."""
+        async with self._one:
+            try:
+                child = await self._start()
+            except OSError as error:
+                raise WorkerDied(f"the worker can't be started ({error.strerror}); free some memory.") from error
+            try:
+                return await self._converse(child, job, on_event)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                await asyncio.shield(child.wait())
+
+    async def _start(self) -> Child:
+        if self._zygote is not None:
+            try:
+                return await self._zygote.spawn(self._lock.fileno())
+            except ZygoteGone as error:
+                _log.warning("workers are started as fresh processes from now on: %s", error)
+                self._zygote = None
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=(self._lock.fileno(),),
+            limit=_LINE_BYTES,
+        )
+
+    async def _converse(self, child: Child, job: Job, on_event: EventCallback) -> Outcome:
+        assert child.stdin is not None and child.stdout is not None
+        with contextlib.suppress(ConnectionError):  # a child that died at once shows as the end of its output
+            child.stdin.write(json.dumps(job.document()).encode() + b"\n")
+            await child.stdin.drain()
+        async for line in child.stdout:
+            try:
+                event = json.loads(line)
+                kind = event["event"]
+                if kind == "result":
+                    return Outcome.parse(event["outcome"])
+                if kind == "error":
+                    raise error_of(event["kind"], event["text"], event.get("after", 0.0))
+                on_event(event)
+            except (ValueError, KeyError, TypeError) as error:
+                raise WorkerDied(f"the worker said something unknown ({error}); reinstall modelsync.") from error
+        code = await child.wait()
+        reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise WorkerDied(f"the worker {reason} before it was done; see whether memory ran out.")

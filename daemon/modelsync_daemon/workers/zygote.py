@@ -1,0 +1,147 @@
+"""Forks workers off a process that shares the resident's memory: what both have imported is paid for once.
+
+The zygote itself is forked before any thread exists, waits, and forks one worker for each request. It dies with the
+resident (its end of the socket closes, and the kernel is asked for SIGKILL), and its workers die with it.
+tests/daemon/test_memory.py holds what this is for: updates fit into the idle daemon's memory and 32 MiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_NUMBER = struct.Struct("=i")
+_FDS = 3
+
+
+class ZygoteGone(OSError):
+    """The zygote is dead; workers have to be started in another way."""
+
+
+class ForkedChild:
+    """A forked worker: its stdin and stdout as streams. One at a time per zygote."""
+
+    def __init__(
+        self, pid: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader, control: socket.socket
+    ) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self._control = control
+        self._status: int | None = None
+
+    def kill(self) -> None:
+        """SIGKILL; nothing happens if it has ended."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Return code as subprocess gives it: the exit code, or minus the signal."""
+        if self._status is None:
+            data = await asyncio.get_running_loop().sock_recv(self._control, _NUMBER.size)
+            self._status = _NUMBER.unpack(data)[0] if len(data) == _NUMBER.size else -signal.SIGKILL
+            self.stdin.close()
+        return self._status
+
+
+class Zygote:
+    """The resident's handle on its zygote."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    @classmethod
+    def start(cls) -> Zygote:
+        """Fork the zygote. Call it after the imports that are to be shared, before threads and event loops."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gc.collect()
+        gc.freeze()  # collections would touch, and so copy, every shared page
+        if os.fork() == 0:
+            ours.close()
+            _serve(theirs)
+        theirs.close()
+        ours.setblocking(False)
+        return cls(ours)
+
+    async def spawn(self, lock: int) -> ForkedChild:
+        """Fork a worker that inherits the descriptor `lock`. Raises ZygoteGone."""
+        child_in, our_out = os.pipe()
+        our_in, child_out = os.pipe()
+        loop = asyncio.get_running_loop()
+        try:
+            socket.send_fds(self._control, [b"F"], [child_in, child_out, lock])
+            data = await loop.sock_recv(self._control, _NUMBER.size)
+        except OSError as error:
+            os.close(our_in)
+            os.close(our_out)
+            raise ZygoteGone(str(error)) from error
+        finally:
+            os.close(child_in)
+            os.close(child_out)
+        if len(data) != _NUMBER.size:
+            os.close(our_in)
+            os.close(our_out)
+            raise ZygoteGone("the zygote has ended")
+        reader = asyncio.StreamReader(limit=1024 * 1024)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(our_in, "rb"))
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(), os.fdopen(our_out, "wb")
+        )
+        writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        return ForkedChild(_NUMBER.unpack(data)[0], writer, reader, self._control)
+
+    def close(self) -> None:
+        """End the zygote (and a worker of its, if one runs)."""
+        self._control.close()
+
+
+def _serve(control: socket.socket) -> NoReturn:
+    """The zygote's life: fork a worker for each message, and say how it ended."""
+    _die_with_parent()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(control, 1, _FDS)
+            if not message:
+                break
+            pid = os.fork()
+            if pid == 0:
+                _become_worker(control, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            control.send(_NUMBER.pack(pid))
+            control.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    os._exit(0)
+
+
+def _become_worker(control: socket.socket, descriptors: list[int]) -> NoReturn:
+    code = 1
+    try:
+        control.close()
+        os.dup2(descriptors[0], 0)
+        os.dup2(descriptors[1], 1)
+        sys.stdin = os.fdopen(0, "r", closefd=False)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        from modelsync_daemon.workers import worker
+
+        worker.main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0
+    finally:
+        os._exit(code)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

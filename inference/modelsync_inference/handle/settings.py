@@ -1,0 +1,97 @@
+"""How a HotModel keeps up, and the runtime that its settings ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelsync_inference.follow.memory_policy import MEMORY_FLOOR, Policy
+from modelsync_inference.model.trial import TrialRules
+from modelsync_inference.processes.code_runtime import CodeRuntime, KindRuntime
+from modelsync_inference.processes.isolation import Isolation
+from modelsync_inference.processes.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.processes.sandbox import Allowance
+from modelsync_inference.processes.spawner import Spawner
+from modelsync_inference.runtimes.onnx_sessions import Choice
+from modelsync_inference.runtimes.port import Runtime
+from modelsync_protocol.errors import UsageError
+
+_CACHE = "inference"
+_CODE_FLOOR = 160 << 20
+"""An interpreter with scikit-learn of its own has 130 MiB."""
+
+_MAPPED_FACTOR, _INLINE_FACTOR = 1.1, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a HotModel keeps up. With `watch` and `link` off it only polls.
+
+    `threads`: per session, inside one run. `concurrency`: runs at the same time in a worker process.
+    `map_weights`: lay large weights out for mapping, in DATA/inference/NAME. `prepack`, `arena`: see Choice.
+    `policy`, `memory_budget` (bytes): see MemoryPolicy. `queue_seconds`: how long a request waits for a version
+    that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
+    `trials`: see TrialRules. `max_batch_size`: the most rows run together, 1 being none (batch_rules.py).
+    `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
+    `code_memory`: bytes that each of their processes may take beyond its libraries. `restarts`, `ended`: how many
+    processes did this one's work before, and how the last one ended, as a supervisor knows it; the daemon is told.
+    """
+
+    threads: int = 1
+    poll_seconds: float = 2.0
+    heartbeat_seconds: float = 5.0
+    watch: bool = True
+    link: bool = True
+    isolation: Isolation = Isolation.THREAD
+    concurrency: int = 2
+    map_weights: bool = True
+    prepack: bool | None = None
+    arena: bool | None = None
+    policy: Policy = Policy.AUTO
+    memory_budget: int | None = None
+    queue_seconds: float = 5.0
+    load_seconds: float = 25.0
+    run_seconds: float = 30.0
+    trials: TrialRules = field(default_factory=TrialRules)
+    allow_code: frozenset[str] = frozenset()
+    code_memory: int = 512 << 20
+    max_batch_size: int = 1
+    restarts: int = 0
+    ended: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.concurrency) < 1 or self.poll_seconds <= 0 or self.heartbeat_seconds <= 0:
+            raise UsageError("threads, concurrency, poll_seconds and heartbeat_seconds must be positive.")
+        if min(self.queue_seconds, self.load_seconds, self.run_seconds) <= 0:
+            raise UsageError("queue_seconds, load_seconds and run_seconds must be positive.")
+
+    @property
+    def memory_factor(self) -> float:
+        """Memory that a load takes, in sizes of the model."""
+        return _MAPPED_FACTOR if self.map_weights and not self.prepack else _INLINE_FACTOR
+
+    def floor(self, name: str) -> int:
+        """Memory that a load of model `name` takes however small it is, bytes."""
+        return _CODE_FLOOR if name in self.allow_code else MEMORY_FLOOR
+
+
+def make_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | None = None) -> Runtime:
+    """The runtime for model `name` of directory `data`; `spawner`: one for several models, the caller closes it."""
+    onnx = _onnx_runtime(settings, data, name, spawner)
+    code = None
+    if name in settings.allow_code:
+        limits, allowance = Limits(settings.load_seconds, settings.run_seconds), Allowance(memory=settings.code_memory)
+        code = CodeRuntime(name, settings.concurrency, limits, allowance)
+    return KindRuntime(name, onnx, code)
+
+
+def _onnx_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | None) -> Runtime:
+    cache = data / _CACHE / name if settings.map_weights else None
+    choice = Choice(settings.threads, settings.prepack, settings.arena, cache)
+    if settings.isolation is Isolation.PROCESS:
+        limits = Limits(settings.load_seconds, settings.run_seconds)
+        return ProcessRuntime(choice, settings.concurrency, limits, spawner)
+    # Only here: a server whose models run in workers does not need ONNX Runtime in its own memory.
+    from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(choice)

@@ -1,0 +1,72 @@
+"""Tries encodings 3 and 8 on frames that zstd encodes, and keeps what is smaller. No I/O here."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.codecs.quick_size import quick_size
+from modelsync_protocol.codecs.subtract import Subtract
+from modelsync_protocol.codecs.transpose import Transpose
+from modelsync_protocol.ops import Frame
+from modelsync_server.encode.encoder import Encoded, Source
+
+_SUBTRACT, _TRANSPOSE = Subtract(), Transpose()
+_MAX_SUBTRACT_BYTES = 8 * caps.MIB
+"""Frame and base range together, up to which alignments are looked for."""
+
+_HOPE = 0.95
+"""A quick attempt at transposing must be this much smaller than a quick zstd to be worth a real one."""
+
+
+def improved(encoded: Encoded, base: Source | None, target: Source, pool: Executor) -> Encoded:
+    """Return `encoded` with frames of encodings 1 and 2 replaced where 3 or 8 is smaller."""
+    jobs: list[tuple[Frame, bytes, int]] = []
+    payloads = iter(encoded.payloads)
+    position = 0
+    for op in encoded.operations:
+        if isinstance(op, Frame):
+            jobs.append((op, next(payloads), position))
+        position += op.length
+    better = iter(list(pool.map(lambda job: best(job[0], job[1], job[2], base, target), jobs)))
+    results = [next(better) if isinstance(op, Frame) else (op, b"") for op in encoded.operations]
+    return replace(
+        encoded,
+        operations=tuple(op for op, _ in results),
+        payloads=tuple(payload for op, payload in results if isinstance(op, Frame)),
+    )
+
+
+def best(frame: Frame, payload: bytes, position: int, base: Source | None, target: Source) -> tuple[Frame, bytes]:
+    """The frame at `position` of the target's stream, or one of encodings 3 and 8 in its place if that is smaller."""
+    if frame.encoding not in (codecs.ZSTD, codecs.ZSTD_PATCH):
+        return frame, payload
+    data = bytes(target.stream[position : position + frame.length])
+    found = [(frame, payload)]
+    if base is not None:
+        offset, length = _base_range(frame, position, base, target)
+        if length and length + frame.length <= _MAX_SUBTRACT_BYTES:
+            lean = bytes(base.stream[offset : offset + length])
+            other = _SUBTRACT.encode_if(data, lean, quick_size(data, lean))
+            if other is not None:
+                found.append((Frame(frame.length, codecs.SUBTRACT, len(other), offset, length), other))
+    if _transposable(data):
+        records = _TRANSPOSE.encode(data, b"", b"")
+        found.append((Frame(frame.length, codecs.TRANSPOSE, len(records)), records))
+    return min(found, key=lambda item: len(item[1]) + (4 if item[0].base_length else 0))
+
+
+def _base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+    if frame.base_length:
+        return frame.base_offset, frame.base_length
+    size = base.manifest.size
+    if size + frame.length <= _MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
+        return 0, size
+    begin = min(position * size // max(1, target.manifest.size), size)
+    begin = max(0, begin - caps.MIB)
+    return begin, min(size - begin, frame.length + 2 * caps.MIB, caps.MAX_BASE_BYTES)
+
+
+def _transposable(data: bytes) -> bool:
+    return _TRANSPOSE.estimate(data) < quick_size(data) * _HOPE

@@ -1,0 +1,340 @@
+"""Encodes a target's stream into operations and payloads: on a base (an update) or on nothing (packs). No I/O here.
+
+The result depends on the inputs alone, not on the number of threads: work is cut into units by size first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.codecs import zstd
+from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plain.section import Views
+
+_PAYLOAD_BYTES = 256 * caps.KIB
+_AIM_BYTES = 240 * caps.KIB
+"""Payload size that a split aims at: a little under the limit, as parts of one unit differ."""
+
+PACK_BYTES = 64 * caps.KIB
+"""Payload size that frames of packs aim at: devices fetch them one by one, and each brings what it holds besides."""
+
+_WINDOW_SLACK_BYTES = 512 * caps.KIB
+"""How much of the base is offered around a frame's counterpart when the whole base is too much."""
+
+_WHOLE_BYTES = 8 * caps.MIB
+"""Base and target together up to here: the whole base is offered to each frame."""
+
+_JOIN_BYTES = 256 * caps.KIB
+"""Unchanged runs shorter than this between two changed ones may be carried inside one frame."""
+
+_WORTH = 0.997
+"""A context must make a sample this much smaller to be used: each costs the device memory and time."""
+
+Chunk = tuple[int, int, str]
+"""(stream offset, size, digest)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Operations that tile the target, and the payloads of its frames in order."""
+
+    operations: tuple[Op, ...]
+    payloads: tuple[bytes, ...]
+    tables: bytes = b""
+    views: Views | None = None
+    """The plain views that the operations run between; None: between the streams."""
+
+    @property
+    def cost(self) -> int:
+        """Estimate of the bytes on the wire: payloads, tables, and 8 bytes an operation."""
+        return len(self.tables) + sum(map(len, self.payloads)) + 8 * len(self.operations)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A manifest and the bytes of its stream (borrowed)."""
+
+    manifest: Manifest
+    stream: memoryview
+
+
+def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
+    """Encode `target` for a device that holds `base`: chunks that the base has are copied, the rest leans on it."""
+    return _encode_runs(base, target, BaseFinder(base.manifest, target.manifest), pool)
+
+
+def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
+    """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
+    return encode_units(cut_units(chunks), Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
+
+
+def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor) -> Encoded:
+    context = Context(target, base, finder)
+    plan: list[tuple[bool, list[Chunk]]] = []
+    for chunk in target.manifest.chunks():
+        changed = finder.find(chunk) is None
+        if plan and plan[-1][0] == changed:
+            plan[-1][1].append(chunk)
+        else:
+            plan.append((changed, [chunk]))
+    plan = join_short_runs(plan)
+    units = [cut_units(chunks) if changed else [] for changed, chunks in plan]
+    frames = iter(encode_units([unit for group in units for unit in group], context, pool))
+    operations: list[Op] = []
+    payloads: list[bytes] = []
+    for changed, chunks in plan:
+        if changed:
+            remaining = sum(size for _, size, _ in chunks)
+            while remaining:
+                frame, payload = next(frames)
+                operations.append(frame)
+                payloads.append(payload)
+                remaining -= frame.length
+        else:
+            append_copies(operations, chunks, finder)
+    return Encoded(tuple(operations), tuple(payloads))
+
+
+def join_short_runs(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk]]]:
+    """Turn short unchanged runs between changed ones into changed ones: a frame more would cost more."""
+    result: list[tuple[bool, list[Chunk]]] = []
+    for number, (changed, chunks) in enumerate(plan):
+        inner = 0 < number < len(plan) - 1
+        short = sum(size for _, size, _ in chunks) <= _JOIN_BYTES
+        changed = changed or (inner and short)
+        if result and result[-1][0] == changed:
+            result[-1][1].extend(chunks)
+        else:
+            result.append((changed, list(chunks)))
+    return result
+
+
+def append_copies(operations: list[Op], chunks: Sequence[Chunk], finder: BaseFinder) -> None:
+    for chunk in chunks:
+        found = finder.find(chunk)
+        assert found is not None
+        last = operations[-1] if operations else None
+        if isinstance(last, Copy) and last.own == found.own and last.offset + last.length == found.offset:
+            operations[-1] = Copy(last.length + chunk[1], last.offset, last.own)
+        else:
+            operations.append(Copy(chunk[1], found.offset, found.own))
+
+
+def cut_units(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Cut a run into pieces of at most a frame's decoded size."""
+    units: list[list[Chunk]] = []
+    size = caps.MAX_FRAME_BYTES
+    for chunk in chunks:
+        if size + chunk[1] > caps.MAX_FRAME_BYTES:
+            units.append([])
+            size = 0
+        units[-1].append(chunk)
+        size += chunk[1]
+    return units
+
+
+def encode_units(units: Sequence[list[Chunk]], context: Context, pool: Executor) -> list[tuple[Frame, bytes]]:
+    jobs = [job for group in pool.map(context.split, units) for job in group]
+    encoded = pool.map(context.encode, jobs)
+    return [item for group in encoded for item in group]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Which context a unit's frames get: bytes of base around them, bytes of earlier target."""
+
+    whole_base: bool
+    near_base: bool
+    prefix: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Chunks to encode in a chosen context; `done` is the result where choosing already gave it."""
+
+    chunks: list[Chunk]
+    choice: _Choice
+    done: tuple[Frame, bytes] | None = None
+
+
+class Context:
+    """Chooses what frames lean on, and encodes them."""
+
+    def __init__(
+        self,
+        target: Source,
+        base: Source | None,
+        finder: BaseFinder | None,
+        *,
+        aim: int = _AIM_BYTES,
+        most: int = _PAYLOAD_BYTES,
+    ) -> None:
+        """Payloads come out near `aim` bytes where there is more, and at most `most` unless one chunk has more."""
+        self._aim = aim
+        self._most = most
+        self._target = target
+        self._base = base
+        self._finder = finder
+        self._whole = base is not None and base.manifest.size + target.manifest.size <= _WHOLE_BYTES
+
+    def split(self, unit: list[Chunk]) -> list[_Job]:
+        """Choose the context on a sample of the unit, and cut the unit so that payloads come out near the limit."""
+        sample = _around_middle(unit)
+        choice = self._choose(sample)
+        best = self._encode(sample, choice)
+        estimate = len(best[1]) * _size(unit) // _size(sample)
+        if len(sample) < len(unit) and estimate <= 4 * self._most:
+            # The sample may mislead; the whole may still fit into one frame.
+            best = self._encode(unit, choice)
+            sample, estimate = unit, len(best[1])
+        if estimate <= self._most and sample is unit:
+            return [_Job(unit, choice, best)]
+        return [_Job(part, choice) for part in _cut(unit, max(1, -(-estimate // self._aim)))]
+
+    def _choose(self, sample: list[Chunk]) -> _Choice:
+        """The context that an attempt on the sample favours, by more than a context costs the device."""
+        choices = self._choices(sample[0][0])
+        start, length = sample[0][0], _size(sample)
+        data = bytes(self._target.stream[start : start + length])
+        best, least = choices[0], 0.0
+        for choice in choices:
+            size = zstd.estimate(data, b"".join(self._lean(start, length, choice)))
+            if choice is choices[0] or size < least * _WORTH - 16:
+                best, least = choice, size
+        return best
+
+    def encode(self, job: _Job) -> list[tuple[Frame, bytes]]:
+        """Encode a job's chunks as one frame, or as more if the payload comes out too large."""
+        frame, payload = job.done or self._encode(job.chunks, job.choice)
+        if len(payload) <= self._most or len(job.chunks) == 1:
+            return [(frame, payload)]
+        parts = _cut(job.chunks, -(-len(payload) // self._aim))
+        return [item for part in parts for item in self.encode(_Job(part, job.choice))]
+
+    def _choices(self, offset: int) -> list[_Choice]:
+        """Contexts to try, the cheapest for the device first."""
+        earlier = min(offset, caps.MAX_PREFIX_BYTES)
+        choices = [_Choice(False, False, 0)]
+        if earlier:
+            choices.append(_Choice(False, False, earlier))
+        if self._base is not None and self._base.manifest.size:
+            choices.append(_Choice(False, True, 0))
+            if self._whole:
+                choices.append(_Choice(True, False, 0))
+                if earlier:
+                    choices.append(_Choice(True, False, earlier))
+        return choices
+
+    def _encode(self, unit: list[Chunk], choice: _Choice) -> tuple[Frame, bytes]:
+        start, length = unit[0][0], _size(unit)
+        data = bytes(self._target.stream[start : start + length])
+        base, prefix = self._lean(start, length, choice)
+        encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
+        payload = codecs.ENCODINGS[encoding].encode(data, base, prefix)
+        base_offset, base_length = self._base_range(start, length, choice)
+        return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), payload
+
+    def _lean(self, start: int, length: int, choice: _Choice) -> tuple[bytes, bytes]:
+        """The base range and the prefix that a frame gets in a context."""
+        base_offset, base_length = self._base_range(start, length, choice)
+        prefix = min(choice.prefix, start, caps.MAX_LEAN_BYTES - length - base_length)
+        base = b"" if self._base is None else bytes(self._base.stream[base_offset : base_offset + base_length])
+        return base, bytes(self._target.stream[start - prefix : start])
+
+    def _base_range(self, start: int, length: int, choice: _Choice) -> tuple[int, int]:
+        if self._base is None or self._finder is None or not (choice.whole_base or choice.near_base):
+            return 0, 0
+        if choice.whole_base:
+            return 0, self._base.manifest.size
+        size = self._base.manifest.size
+        begin = self._finder.counterpart(start)
+        end = max(begin, self._finder.counterpart(start + length - 1))
+        if end - begin > caps.MAX_FRAME_BYTES + _WINDOW_SLACK_BYTES:
+            end = begin + length
+        begin = max(0, begin - _WINDOW_SLACK_BYTES)
+        end = min(size, end + _WINDOW_SLACK_BYTES, begin + caps.MAX_BASE_BYTES, begin + caps.MAX_LEAN_BYTES - length)
+        return (begin, end - begin) if end > begin else (0, 0)
+
+
+class BaseFinder:
+    """Finds the target's chunks in the base (or earlier in the target), and the base's counterpart of any place."""
+
+    def __init__(self, base: Manifest, target: Manifest) -> None:
+        in_base: dict[str, int] = {}
+        for offset, _, digest in base.chunks():
+            in_base.setdefault(digest, offset)
+        at_base = {offset: digest for offset, _, digest in base.chunks()}
+        self._found: dict[int, Copy] = {}
+        own: dict[str, int] = {}
+        anchors = {0: 0}
+        anchors.update(_file_anchors(base, target))
+        shift = 0
+        for offset, size, digest in target.chunks():
+            shift = anchors[offset] - offset if offset in anchors else shift
+            if digest in in_base:
+                # The counterpart, if it is the same: copies then run on and cost one operation.
+                place = offset + shift if at_base.get(offset + shift) == digest else in_base[digest]
+                self._found[offset] = Copy(size, place)
+                anchors[offset] = place
+                shift = place - offset
+            elif digest in own:
+                self._found[offset] = Copy(size, own[digest], own=True)
+            own.setdefault(digest, offset)
+        self._places = sorted(anchors)
+        self._anchors = anchors
+        self._size = base.size
+
+    def find(self, chunk: Chunk) -> Copy | None:
+        """Where the chunk can be copied from, if anywhere."""
+        return self._found.get(chunk[0])
+
+    def counterpart(self, offset: int) -> int:
+        """The place in the base's stream that corresponds to `offset` of the target's."""
+        anchor = self._places[bisect_right(self._places, offset) - 1]
+        return min(max(0, self._anchors[anchor] + offset - anchor), self._size)
+
+
+def _file_anchors(base: Manifest, target: Manifest) -> dict[int, int]:
+    """Starts of files that correspond: by path, else by base name, else (lone files) by being the only ones."""
+    by_path = dict(zip((f.path for f in base.files), base.file_offsets, strict=False))
+    by_name = {path.rpartition("/")[2]: offset for path, offset in by_path.items()}
+    anchors = {}
+    for file, offset in zip(target.files, target.file_offsets, strict=False):
+        place = by_path.get(file.path, by_name.get(file.path.rpartition("/")[2]))
+        if place is not None:
+            anchors[offset] = place
+    return anchors
+
+
+def _size(chunks: Sequence[Chunk]) -> int:
+    return sum(size for _, size, _ in chunks)
+
+
+def _around_middle(unit: list[Chunk]) -> list[Chunk]:
+    """About 256 KiB of chunks from the middle of a unit; short units whole."""
+    if _size(unit) <= 2 * _PAYLOAD_BYTES:
+        return unit
+    first = last = len(unit) // 2
+    size = unit[first][1]
+    while last + 1 < len(unit) and size + unit[last + 1][1] <= _PAYLOAD_BYTES:
+        last += 1
+        size += unit[last][1]
+    return unit[first : last + 1]
+
+
+def _cut(unit: list[Chunk], count: int) -> list[list[Chunk]]:
+    """Cut a unit at chunk edges into about `count` parts of similar size, each with at least one chunk."""
+    goal = _size(unit) / count
+    parts: list[list[Chunk]] = []
+    done = 0.0
+    for chunk in unit:
+        if not parts or done + chunk[1] / 2 >= goal * len(parts):
+            parts.append([])
+        parts[-1].append(chunk)
+        done += chunk[1]
+    return parts

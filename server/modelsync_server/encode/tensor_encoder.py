@@ -1,0 +1,311 @@
+"""Encodes a target whose tensors are known: frames of encodings 4 and 5, others where they are smaller. No I/O here.
+
+Two passes: fit every changed piece of a tensor and count its symbols; then, with tables made from the counts, encode
+frame by frame. The result depends on the inputs alone, not on the number of threads.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.codecs import tables
+from modelsync_protocol.codecs.numerals import Unsigned
+from modelsync_protocol.codecs.quick_size import quick_size
+from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Same
+from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.ops import Frame, Op
+from modelsync_server.encode import byte_candidates, encoder
+from modelsync_server.encode.encoder import Chunk, Encoded, Source
+from modelsync_server.encode.tensors import cutter, fitter, frame_writer, framer, symbol_writer, table_builder
+from modelsync_server.encode.tensors import pairs as pairing
+from modelsync_server.encode.tensors.frame_writer import Coding
+from modelsync_server.encode.tensors.framer import Estimate, Fitted, Framing
+from modelsync_server.encode.tensors.pieces import Piece, elements
+
+_AIM_BYTES = 255 * caps.KIB
+_MAX_PAYLOAD_BYTES = 256 * caps.KIB
+_NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
+"""A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
+
+_TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW)
+
+_UNSEEN_BITS = 14.0
+"""What a symbol is taken to cost that no table has yet."""
+
+Made = tuple[Frame, bytes]
+GroupKey = tuple[int, int, bool]
+"""Segments that share tables: element type, mode, and whether there is a base."""
+
+
+def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: int = _AIM_BYTES) -> Encoded | None:
+    """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
+
+    `aim` is the size (bytes) that payloads come near to where there is more.
+    """
+    tensors = pairing.tensors_of(target.manifest, target.stream)
+    if not tensors:
+        return None
+    pairs: dict[int, pairing.Tensor] = {}
+    if base is not None:
+        pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
+    finder = encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
+    runs = _runs(target.manifest, finder)
+    spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
+    job = _Job(base, target, pool)
+    fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
+    coding, shared, fitted = job.settle(fitted)
+    costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
+    plan = _plan(runs, Framing(fitted, len(job.base_stream)), costs, aim)
+    job.make_tensor_frames(plan, fitted, coding)
+    survivors = _surviving(plan, fitted)
+    if len(survivors) < len(fitted):
+        # Tables that only lost frames wanted would still have to be carried.
+        coding, shared, survivors = job.make_tables(survivors)
+        job.make_tensor_frames(plan, survivors, coding)
+    context = encoder.Context(target, base, finder if base is not None else None)
+    for step in plan:
+        if step.kind == "opaque":
+            job.make_opaque_frames(step, context)
+    return _assembled(plan, finder, shared)
+
+
+@dataclass(slots=True)
+class _Step:
+    """A stretch of the target: "copy", "opaque" or "tensors", and the frames made for it so far."""
+
+    kind: str
+    chunks: list[Chunk]
+    made: list[Made] = field(default_factory=list)
+
+
+def _plan(
+    runs: Sequence[tuple[bool, list[Chunk]]], frames: Framing, costs: dict[int, Estimate], aim: int
+) -> list[_Step]:
+    steps: list[_Step] = []
+    for changed, chunks in runs:
+        if not changed:
+            steps.append(_Step("copy", chunks))
+            continue
+        steps += [_Step("tensors" if has else "opaque", part) for has, part in frames.plan(chunks, costs, aim)]
+    return steps
+
+
+def _runs(target: Manifest, finder: encoder.BaseFinder) -> list[tuple[bool, list[Chunk]]]:
+    runs: list[tuple[bool, list[Chunk]]] = []
+    for chunk in target.chunks():
+        changed = finder.find(chunk) is None
+        if runs and runs[-1][0] == changed:
+            runs[-1][1].append(chunk)
+        else:
+            runs.append((changed, [chunk]))
+    return encoder.join_short_runs(runs)
+
+
+class _Job:
+    """One target on one base: fits pieces, counts symbols, encodes frames."""
+
+    def __init__(self, base: Source | None, target: Source, pool: Executor) -> None:
+        self.base = base
+        self.base_stream = base.stream if base is not None else memoryview(b"")
+        self.target = target
+        self.pool = pool
+
+    def _elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+        new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
+        if piece.base_offset is None:
+            return new, None
+        return new, elements(self.base_stream, piece.base_offset, piece.count, piece.numeral)
+
+    def fit(self, piece: Piece) -> Fitted:
+        """Choose how a piece is carried."""
+        new, old = self._elements(piece)
+        if old is not None and piece.base_offset is not None and np.array_equal(new, old):
+            return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
+        options = fitter.fits(piece, new, old)
+        return Fitted(piece, options[0].segment, tuple(options))
+
+    def refit(self, item: Fitted, coding: Coding, groups: dict[GroupKey, int]) -> Fitted:
+        """Choose again, by what the options cost with these tables."""
+        if len(item.options) < 2:
+            return item
+        costs = []
+        for option in item.options:
+            group = groups.get(_group_key(option.segment))
+            if group is None:
+                costs.append(float("inf"))
+                continue
+            found = self._symbols(item, option.segment)
+            bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
+            costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
+        return replace(item, segment=item.options[int(np.argmin(costs))].segment)
+
+    def _symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
+        new, old = self._elements(item.piece)
+        return symbol_writer.symbols_of(segment, new, None if segment.base_offset is None else old)
+
+    def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Make tables, let each piece choose again by what they make of it, and make tables of that."""
+        coding, shared, fitted = self.make_tables(fitted)
+        if coding is not None:
+            groups = {
+                _group_key(item.segment): item.segment.group for item in fitted if isinstance(item.segment, Coded)
+            }
+            known = coding
+            fitted = list(self.pool.map(lambda item: self.refit(item, known, groups), fitted))
+            coding, shared, fitted = self.make_tables(fitted)
+        return coding, shared, fitted
+
+    def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Number the groups of alike segments, count their symbols and make their tables."""
+        keys = sorted({_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)})
+        if not keys:
+            return None, b"", fitted
+        numbers = {key: number for number, key in enumerate(keys)}
+        fitted = [
+            replace(item, segment=replace(item.segment, group=numbers[_group_key(item.segment)]))
+            if isinstance(item.segment, Coded)
+            else item
+            for item in fitted
+        ]
+        counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
+        for group, cells in self.pool.map(self._count, fitted):
+            counts[group] += cells
+        models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
+        return Coding.of(models), tables.write([model.group for model in models]), fitted
+
+    def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
+        if not isinstance(item.segment, Coded):
+            return 0, 0
+        found = self._symbols(item, item.segment)
+        cells = np.bincount(found.contexts.astype(np.intp) * 256 + found.symbols, minlength=tables.MAX_CONTEXTS * 256)
+        return item.segment.group, cells.reshape(tables.MAX_CONTEXTS, 256)
+
+    def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
+        """Per chunk (by offset) what its tensor elements will cost."""
+        edges = np.array([chunk[0] for chunk in chunks], np.int64)
+        result = {chunk[0]: Estimate() for chunk in chunks}
+        for found in self.pool.map(lambda item: self._estimate(item, edges, coding), fitted):
+            for offset, payload, covered in found:
+                known = result[offset]
+                result[offset] = Estimate(known.payload + payload, known.covered + covered)
+        return result
+
+    def _estimate(self, item: Fitted, edges: NDArray[np.int64], coding: Coding | None) -> list[tuple[int, float, int]]:
+        piece, width = item.piece, item.piece.numeral.width
+        first = int(np.searchsorted(edges, piece.offset, "right")) - 1
+        last = int(np.searchsorted(edges, piece.end, "left"))
+        inner = [-(-(int(edge) - piece.offset) // width) for edge in edges[first + 1 : last]]
+        counts = np.diff([0, *inner, piece.count])
+        offsets = [int(edge) for edge in edges[first:last]]
+        if not isinstance(item.segment, Coded) or coding is None:
+            return [(offset, 4.0, int(n) * width) for offset, n in zip(offsets, counts, strict=True)]
+        found = self._symbols(item, item.segment)
+        bits = coding.bits[coding.places(item.segment.group, found)] + found.counts
+        sums = np.add.reduceat(bits, np.minimum([0, *inner], piece.count - 1), dtype=np.float64)
+        side = _side_bytes(item.segment) / piece.count
+        return [
+            (offset, float(total) / 8 + side * int(n) + 12, int(n) * width)
+            for offset, total, n in zip(offsets, sums, counts, strict=True)
+        ]
+
+    def make_tensor_frames(self, plan: Sequence[_Step], fitted: list[Fitted], coding: Coding | None) -> None:
+        """Encode the steps with tensors, but those that have frames of other encodings by now."""
+        frames = Framing(fitted, len(self.base_stream))
+        wanted = [
+            step
+            for step in plan
+            if step.kind == "tensors"
+            and (not step.made or any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made))
+        ]
+        results = self.pool.map(lambda step: self._tensor_frame(step.chunks, frames, coding), wanted)
+        for step, made in zip(wanted, results, strict=True):
+            step.made = made
+
+    def make_opaque_frames(self, step: _Step, context: encoder.Context) -> None:
+        """Encode a stretch without tensors."""
+        made = encoder.encode_units(encoder.cut_units(step.chunks), context, self.pool)
+        positions = accumulate((frame.length for frame, _ in made), initial=step.chunks[0][0])
+        jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
+        step.made = list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
+
+    def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
+        begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
+        segments = frames.segments(begin, end)
+        if len(segments) > MAX_SEGMENTS and len(chunks) > 1:
+            return self._halves(chunks, frames, coding)
+        low, high = frames.base_range(segments, end - begin)
+        base, data = bytes(self.base_stream[low:high]), bytes(self.target.stream[begin:end])
+        payload = frame_writer.write(framer.placed(segments, low, high), data, base, b"", coding)
+        if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
+            return self._halves(chunks, frames, coding)
+        frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))
+        return [self._smallest(frame, payload, data, base, begin)]
+
+    def _halves(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
+        middle = len(chunks) // 2
+        parts = (chunks[:middle], chunks[middle:])
+        return [made for part in parts for made in self._tensor_frame(part, frames, coding)]
+
+    def _smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
+        """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
+        made = frame, payload
+        near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR
+        bound = len(payload) * near + 64 if len(payload) <= caps.MAX_PAYLOAD_BYTES else float("inf")
+        ways = [(codecs.ZSTD_PATCH, base)] if base else []
+        quick = [(quick_size(data, dictionary), way, dictionary) for way, dictionary in [*ways, (codecs.ZSTD, b"")]]
+        bound = min(bound, min(size for size, _, _ in quick) * _NEAR)
+        for size, encoding, dictionary in quick:
+            if size > bound:
+                continue
+            other = codecs.ENCODINGS[encoding].encode(data, dictionary, b"")
+            offset = frame.base_offset if dictionary else 0
+            plain = Frame(frame.length, encoding, len(other), offset, len(dictionary))
+            smaller = byte_candidates.best(plain, other, begin, self.base, self.target)
+            if len(smaller[1]) < len(made[1]):
+                made = smaller
+        return made
+
+
+def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
+    """Pieces that some tensor frame carries: not only opaque stretches, or frames which zstd won after all."""
+    won = [
+        (step.chunks[0][0], step.chunks[-1][0] + step.chunks[-1][1])
+        for step in plan
+        if any(frame.encoding in _TENSOR_ENCODINGS for frame, _ in step.made)
+    ]
+    starts = [begin for begin, _ in won]
+
+    def survives(piece: Piece) -> bool:
+        index = bisect_left(starts, piece.end) - 1
+        return index >= 0 and won[index][1] > piece.offset
+
+    return [item for item in fitted if survives(item.piece)]
+
+
+def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes) -> Encoded:
+    operations: list[Op] = []
+    payloads: list[bytes] = []
+    for step in plan:
+        if step.kind == "copy":
+            encoder.append_copies(operations, step.chunks, finder)
+        for frame, payload in step.made:
+            operations.append(frame)
+            payloads.append(payload)
+    return Encoded(tuple(operations), tuple(payloads), shared)
+
+
+def _group_key(segment: Coded) -> GroupKey:
+    return segment.numeral.code, segment.mode, segment.base_offset is not None
+
+
+def _side_bytes(segment: Coded) -> float:
+    size = 8.0 + sum(len(values) for values in (segment.rows, segment.offsets) if values is not None) / 2
+    return size + (3.0 * len(segment.factors.values) if segment.factors is not None else 0.0)

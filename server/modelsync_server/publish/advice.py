@@ -1,0 +1,143 @@
+"""Tells a publisher what would have made this update cheaper, from measurement on the very pair. No I/O here.
+
+What is simulated (another element type) is really encoded, in memory, and never published: changing a model is its
+author's decision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol import caps
+from modelsync_protocol.chunker import chunk_sizes
+from modelsync_protocol.codecs import numerals
+from modelsync_protocol.manifest import Manifest, RegularFile
+from modelsync_server.encode.encoder import Source
+from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.encode.tensors import pairs as pairing
+from modelsync_server.encode.tensors.pairs import Tensor
+
+_WORTH_BYTES = 64 * caps.KIB
+"""Updates smaller than this are cheap enough as they are."""
+
+_MOST_BYTES = 256 * caps.MIB
+"""Larger models are not simulated: it would double the publisher's time."""
+
+_UNRELATED = 0.7
+"""Relative RMS difference from which weights count as independent (√2 if they are)."""
+
+_SMALLER = 0.67
+"""Another element type is named if it would have cost less than this share."""
+
+_Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One sentence for the publisher, and what the update would have cost (bytes; None if that makes no sense)."""
+
+    text: str
+    bytes: int | None = None
+
+
+def advise(base: Source, target: Source, cost: int, pool: Executor) -> list[Advice]:
+    """Advice on an update from `base` to `target` that costs `cost` bytes; empty if there is nothing to say."""
+    if cost < _WORTH_BYTES or target.manifest.size > _MOST_BYTES:
+        return []
+    new = pairing.tensors_of(target.manifest, target.stream)
+    pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, new, target.stream)
+    floats = [
+        (_weights(base, pairs[tensor.offset]), _weights(target, tensor), tensor)
+        for tensor in new
+        if tensor.numeral == numerals.F32 and tensor.offset in pairs and pairs[tensor.offset].count == tensor.count
+    ]
+    if sum(tensor.length for _, _, tensor in floats) < target.manifest.size // 2:
+        return []
+    if _unrelated(floats):
+        return [
+            Advice(
+                "retrained from scratch: the weights share nothing with the last version, so no delta exists; "
+                "a training that starts from the last version's weights leaves one"
+            )
+        ]
+    return list(_other_types(floats, cost, pool))
+
+
+def _weights(source: Source, tensor: Tensor) -> _Floats:
+    raw = source.stream[tensor.offset : tensor.offset + tensor.length]
+    return np.frombuffer(raw, "<f4").astype(np.float32, copy=False)
+
+
+def _unrelated(floats: list[tuple[_Floats, _Floats, Tensor]]) -> bool:
+    moved = power = 0.0
+    for old, new, _ in floats:
+        if np.isfinite(old).all() and np.isfinite(new).all():
+            difference = new.astype(np.float64) - old
+            moved += float(difference @ difference)
+            power += float(old.astype(np.float64) @ old)
+    return power > 0 and (moved / power) ** 0.5 > _UNRELATED
+
+
+def _other_types(floats: list[tuple[_Floats, _Floats, Tensor]], cost: int, pool: Executor) -> Iterator[Advice]:
+    for name, cast in (("fp16", _half), ("bf16", _brain), ("int8 with frozen scales", _byte)):
+        old, new = (
+            _safetensors([(tensor.name, *cast(pair[which], pair[0], tensor)) for *pair, tensor in floats])
+            for which in (0, 1)
+        )
+        encoded = encode_tensors(_source(old), _source(new), pool)
+        if encoded is not None and encoded.cost < _SMALLER * cost:
+            yield Advice(
+                f"as {name} this update would have cost {encoded.cost / 1e6:.2f} MB instead of {cost / 1e6:.2f} MB",
+                encoded.cost,
+            )
+
+
+_Cast = Callable[[_Floats, _Floats, Tensor], tuple[str, list[int], bytes]]
+"""(weights, the old version's weights, tensor) → safetensors dtype, shape, bytes."""
+
+
+def _half(weights: _Floats, _: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
+    with np.errstate(over="ignore"):
+        return "F16", list(tensor.shape), weights.astype("<f2").tobytes()
+
+
+def _brain(weights: _Floats, _: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
+    bits = weights.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
+    return "BF16", list(tensor.shape), rounded.astype("<u2").tobytes()
+
+
+def _byte(weights: _Floats, old: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
+    if len(tensor.shape) < 2:
+        return "F32", list(tensor.shape), weights.astype("<f4").tobytes()
+    rows = tensor.shape[0]
+    scale = np.maximum(np.abs(old.reshape(rows, -1)).max(1, keepdims=True), 1e-12) / np.float32(127)
+    quantised = np.clip(np.rint(np.nan_to_num(weights.reshape(rows, -1) / scale)), -127, 127)
+    return "I8", list(tensor.shape), quantised.astype(np.int8).tobytes()
+
+
+def _safetensors(tensors: list[tuple[str, str, list[int], bytes]]) -> bytes:
+    header: dict[str, object] = {}
+    offset = 0
+    for number, (name, dtype, shape, data) in enumerate(tensors):
+        header[f"{number}.{name}"] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(data for *_, data in tensors)
+
+
+def _source(data: bytes) -> Source:
+    sizes = chunk_sizes("model.safetensors", memoryview(data))
+    digests = []
+    position = 0
+    for size in sizes:
+        digests.append(hashlib.sha256(data[position : position + size]).hexdigest())
+        position += size
+    return Source(Manifest((RegularFile("model.safetensors", 0o644, sizes, tuple(digests)),)), memoryview(data))

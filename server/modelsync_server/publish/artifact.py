@@ -1,0 +1,172 @@
+"""Takes a private, stable copy of an artifact (a file or a tree) and cuts it into chunks: its manifest and stream."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import BinaryIO
+
+from modelsync_protocol import caps
+from modelsync_protocol.chunker import chunk_sizes
+from modelsync_protocol.errors import FormatError, LocalError, UsageError
+from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
+from modelsync_server.store.mapped_file import mapped
+
+_COPY_BLOCK = 4 * caps.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact's manifest and its stream (all files' bytes in the manifest's order; valid inside the context)."""
+
+    manifest: Manifest
+    stream: memoryview
+
+
+@contextmanager
+def snapshot(path: Path, probe: Path | None = None) -> Iterator[Artifact]:
+    """Yield the artifact at `path`, with the file `probe` as its PROBE_PATH.
+
+    The bytes are copied first, so what is published is what was cut. Raises UsageError for what can't be
+    published (missing, unreadable, changed while it was read, device files, links that leave the tree).
+    """
+    with TemporaryDirectory(prefix="modelsync-publish-") as scratch:
+        flat = Path(scratch) / "stream"
+        try:
+            with flat.open("wb") as out:
+                sources = _sources(path, probe)
+                spans = [(source, *_copy(source.origin, out)) for source in sources if source.origin is not None]
+        except FormatError as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            raise _explain(error, path) from error
+        with mapped(flat) as stream:
+            files = {s.path: _cut(s, stream[begin:end]) for s, begin, end in spans}
+            entries = tuple(files[s.path] if s.entry is None else s.entry for s in sources)
+            try:
+                manifest = Manifest(entries, probe=PROBE_PATH if PROBE_PATH in files else None)
+                _check_length(manifest, path)
+            except FormatError as error:
+                raise UsageError(str(error)) from error
+            yield Artifact(manifest, stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One entry to be: its path in the artifact, and either a finished entry or the file to read."""
+
+    path: str
+    entry: Entry | None = None
+    origin: Path | None = None
+    mode: int = 0o644
+
+
+def _sources(path: Path, probe: Path | None) -> list[_Source]:
+    if path.is_dir():
+        found = list(_walk(path, ""))
+        if not found:
+            raise UsageError(f"{path} is an empty directory; give a model file or a directory with files.")
+    else:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise UsageError(f"{path} is neither a regular file nor a directory.")
+        # The mode of a lone file says nothing about the model, so it must not make a new version of the same bytes.
+        found = [_Source(path.name, origin=path, mode=0o755 if info.st_mode & 0o100 else 0o644)]
+    if probe is not None:
+        _check_probe(probe)
+        found = [source for source in found if source.path != PROBE_PATH]
+        found.append(_Source(PROBE_PATH, origin=probe))
+    if len(found) > caps.MAX_FILES:
+        raise UsageError(f"{path} has {len(found)} files; an artifact may have {caps.MAX_FILES}.")
+    return sorted(found, key=lambda source: source.path.encode("utf-8", "surrogateescape"))
+
+
+def _check_length(manifest: Manifest, path: Path) -> None:
+    if len(manifest.encoded) > caps.MAX_MANIFEST_BYTES:
+        raise UsageError(f"{path} has too many files or chunks for one artifact; publish it in parts.")
+
+
+def _check_probe(probe: Path) -> None:
+    """What inference will refuse is refused here: a FIFO, another file picked by mistake."""
+    info = probe.stat()
+    if not stat.S_ISREG(info.st_mode) or info.st_size > caps.MAX_PROBE_BYTES:
+        raise UsageError(f"{probe} is no probe: give a JSON file of at most {caps.MAX_PROBE_BYTES // caps.MIB} MiB.")
+    try:
+        document = json.loads(probe.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{probe} is no probe: it is not valid JSON ({error}).") from error
+    match document:
+        case {"format": 1, "cases": [_, *_]}:
+            return
+    raise UsageError(f"{probe} is no probe: it lacks format 1 or its cases; docs/inference.md shows one.")
+
+
+def _walk(directory: Path, prefix: str) -> Iterator[_Source]:
+    children = sorted(os.scandir(directory), key=lambda child: child.name)
+    for child in children:
+        name = prefix + child.name
+        if child.is_symlink():
+            yield _Source(name, Link(name, str(Path(child.path).readlink())))
+        elif child.is_dir():
+            inner = list(_walk(Path(child.path), name + "/"))
+            yield from inner or [_Source(name, EmptyDirectory(name))]
+        elif child.is_file():
+            mode = child.stat().st_mode & 0o777
+            yield _Source(name, origin=Path(child.path), mode=mode)
+        else:
+            raise UsageError(
+                f"{child.path} is a device, socket or pipe; an artifact holds files, directories and links."
+            )
+
+
+def _copy(origin: Path, out: BinaryIO) -> tuple[int, int]:
+    """Append a file to `out`; return where it begins and ends there. A file that changes meanwhile is refused."""
+    begin = out.tell()
+    with origin.open("rb") as file:
+        before = os.fstat(file.fileno())
+        while block := file.read(_COPY_BLOCK):
+            out.write(block)
+        after = os.fstat(file.fileno())
+    now = origin.stat()
+    if (
+        _identity(before) != _identity(after)
+        or _identity(before) != _identity(now)
+        or (out.tell() - begin != before.st_size)
+    ):
+        raise UsageError(f"{origin} changed while it was read; publish it when its writer has finished.")
+    return begin, out.tell()
+
+
+def _identity(info: os.stat_result) -> tuple[int, int, int, int]:
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def _cut(source: _Source, data: memoryview) -> RegularFile:
+    sizes = chunk_sizes(source.path, data)
+    digests = []
+    position = 0
+    for size in sizes:
+        digests.append(hashlib.sha256(data[position : position + size]).hexdigest())
+        position += size
+    try:
+        return RegularFile(source.path, source.mode, sizes, tuple(digests))
+    except FormatError as error:
+        raise UsageError(str(error)) from error
+
+
+def _explain(error: OSError, path: Path) -> UsageError | LocalError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return UsageError(f"{error.filename or path} does not exist; give the path of a model file or directory.")
+    if isinstance(error, PermissionError):
+        return UsageError(f"{error.filename or path} can't be read; check its permissions.")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return LocalError(f"there is no room for a copy of {path}; free some in {gettempdir()} or set TMPDIR.")
+    return UsageError(f"{error.filename or path} can't be read: {error.strerror}; check the file and its disk.")

@@ -1,0 +1,232 @@
+"""Lays a target out in packs: new frames for what is new, references to older packs for what they hold already."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from itertools import islice, takewhile
+from operator import itemgetter
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.index import Index, Place
+from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plan import MAX_GAP_BYTES
+from modelsync_server.encode import byte_candidates
+from modelsync_server.encode.choice import clearly_best
+from modelsync_server.encode.encoder import PACK_BYTES, Chunk, Source, encode_run
+from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.store import Store
+from modelsync_server.store.published import read_manifest
+
+_MIN_COPY_BYTES = 16 * caps.KIB
+"""A repeated chunk shorter than this stays in its frame: cutting the frame there would cost more."""
+
+_WORTH = 0.97
+"""Frames that know tensors can't be shared between versions, so they must be this much smaller."""
+
+Progress = Callable[[str, int, int], None]
+"""`progress(step, done, total)`: a sentence fragment for people, and bytes of the target's stream."""
+
+Key = tuple[str, ...]
+"""Digests of the chunks that a frame leans on, "|", and of those that it holds."""
+
+Known = dict[Key, tuple[Frame, str, int, int]]
+"""The frame, its pack, that pack's size, its offset there (bytes)."""
+
+_MIN_RUN_BYTES = 256 * caps.KIB
+
+
+async def known_frames(store: Store, digest: str) -> Known:
+    """Frames of a published version that a new one may refer to instead of storing them again."""
+    known: Known = {}
+    manifest, index, _ = await read_manifest(store, digest)
+    everything = list(manifest.chunks())
+    places = iter(index.places)
+    for op, start, chunks in _operations_with_chunks(index.operations, everything):
+        if isinstance(op, Frame):
+            place = next(places)
+            if op.encoding in codecs.WITH_TABLES:
+                continue  # its tables stay behind in the old index
+            name, size = index.packs[place.pack]
+            known[_frame_key(everything, start, op.prefix, chunks)] = (op, name, size, place.offset)
+    return known
+
+
+def _operations_with_chunks(operations: Sequence[Op], chunks: Sequence[Chunk]) -> Iterator[tuple[Op, int, list[Chunk]]]:
+    position = number = 0
+    for op in operations:
+        first = number
+        end = position + op.length
+        while number < len(chunks) and chunks[number][0] < end:
+            number += 1
+        yield op, position, list(chunks[first:number])
+        position = end
+
+
+def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Sequence[Chunk]) -> Key:
+    """Frames are the same if chunks and leaned-on chunks are; a prefix may begin inside a chunk, at the same place."""
+    leaned: list[str] = []
+    if prefix:
+        begin = start - prefix
+        first = bisect_right(all_chunks, begin, key=itemgetter(0)) - 1
+        for offset, _, digest in takewhile(lambda chunk: chunk[0] < start, islice(all_chunks, first, None)):
+            leaned.append(f"{digest}:{max(0, begin - offset)}")
+    return (*leaned, "|", *(digest for _, _, digest in held))
+
+
+def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
+    """Encode the target without a base; return its index and the new packs by digest."""
+    tensors = encode_tensors(None, target, pool, aim=PACK_BYTES)
+    if tensors is not None and clearly_best(target):
+        return _place(tensors.operations, tensors.payloads, tensors.tables)
+    operations, sources = _plain(target, known, pool, progress)
+    if tensors is not None:
+        plain = sum(op.payload_length for op in operations if isinstance(op, Frame))
+        if len(tensors.tables) + sum(map(len, tensors.payloads)) < _WORTH * plain:
+            return _place(tensors.operations, tensors.payloads, tensors.tables)
+    return _place(operations, sources)
+
+
+def _plain(
+    target: Source, known: Known, pool: Executor, progress: Progress
+) -> tuple[list[Op], list[bytes | tuple[str, int, int]]]:
+    """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack."""
+    chunks = list(target.manifest.chunks())
+    reusable = _worth_a_request(_reusable(chunks, known), known)
+    earlier: dict[str, int] = {}
+    operations: list[Op] = []
+    sources: list[bytes | tuple[str, int, int]] = []
+    run: list[Chunk] = []
+    number = 0
+
+    def flush() -> None:
+        position = run[0][0] if run else 0
+        for frame, payload in encode_run(target, run, pool) if run else ():
+            better, smaller = byte_candidates.best(frame, payload, position, None, target)
+            operations.append(better)
+            sources.append(smaller)
+            position += frame.length
+        run.clear()
+
+    while number < len(chunks):
+        offset, size, digest = chunks[number]
+        reused = reusable.get(number)
+        if reused is not None:
+            flush()
+            frame, name, pack_size, place = known[reused]
+            operations.append(frame)
+            sources.append((name, pack_size, place))
+            count = _held(reused)
+        elif size >= _MIN_COPY_BYTES and digest in earlier:
+            flush()
+            _append_own_copy(operations, size, earlier[digest])
+            count = 1
+        else:
+            run.append(chunks[number])
+            count = 1
+        for done in chunks[number : number + count]:
+            earlier.setdefault(done[2], done[0])
+        number += count
+        progress("packing", offset + size, target.manifest.size)
+    flush()
+    return operations, sources
+
+
+def _held(key: Key) -> int:
+    """How many chunks a frame holds."""
+    return len(key) - key.index("|") - 1
+
+
+def _reusable(chunks: Sequence[Chunk], known: Known) -> dict[int, Key]:
+    """Chunk number → the known frame that says what the target says from there on; the frames do not overlap."""
+    by_first: dict[str, list[Key]] = {}
+    for key in known:
+        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    found: dict[int, Key] = {}
+    number = 0
+    while number < len(chunks):
+        key_here = _longest(by_first.get(chunks[number][2], []), chunks, number, known)
+        if key_here is not None:
+            found[number] = key_here
+        number += 1 if key_here is None else _held(key_here)
+    return found
+
+
+def _worth_a_request(reusable: dict[int, Key], known: Known) -> dict[int, Key]:
+    """Drop frames whose run in an old pack is too short to pay for the request that a first install makes for it.
+
+    A run is fetched by one request; runs of a payload or more may be as many as they like, of the shorter ones
+    only the longest is kept. So installs need few requests however many versions the packs come from.
+    """
+    runs: list[list[int]] = []
+    latest: dict[str, tuple[int, int]] = {}
+    for number, key in reusable.items():
+        frame, name, _, place = known[key]
+        run, end = latest.get(name, (0, -1))
+        if not 0 <= end <= place <= end + MAX_GAP_BYTES:
+            run = len(runs)
+            runs.append([])
+        runs[run].append(number)
+        latest[name] = run, place + frame.payload_length
+
+    def payload(run: list[int]) -> int:
+        return sum(known[reusable[number]][0].payload_length for number in run)
+
+    longest = max(runs, key=payload, default=[])
+    kept = [run for run in runs if run is longest or payload(run) >= _MIN_RUN_BYTES]
+    return {number: reusable[number] for run in kept for number in run}
+
+
+def _longest(keys: Sequence[Key], chunks: Sequence[Chunk], number: int, known: Known) -> Key | None:
+    """The longest known frame that says exactly what the target says from chunk `number` on, or None."""
+    best: Key | None = None
+    for key in keys:
+        count = _held(key)
+        held = chunks[number : number + count]
+        if len(held) < count or (best is not None and count <= _held(best)):
+            continue
+        frame = known[key][0]
+        if frame.prefix <= held[0][0] and _frame_key(chunks, held[0][0], frame.prefix, held) == key:
+            best = key
+    return best
+
+
+def _append_own_copy(operations: list[Op], size: int, offset: int) -> None:
+    last = operations[-1] if operations else None
+    if isinstance(last, Copy) and last.offset + last.length == offset:
+        operations[-1] = Copy(last.length + size, last.offset, own=True)
+    else:
+        operations.append(Copy(size, offset, own=True))
+
+
+def _place(
+    operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, int]], tables: bytes = b""
+) -> tuple[Index, dict[str, bytes]]:
+    """Lay new payloads out in packs, and number all packs."""
+    groups: list[bytearray] = []
+    for source in sources:
+        if isinstance(source, bytes):
+            if not groups or len(groups[-1]) + len(source) > caps.MAX_PACK_BYTES:
+                groups.append(bytearray())
+            groups[-1] += source
+    new = {hashlib.sha256(group).hexdigest(): bytes(group) for group in groups}
+    digests = [hashlib.sha256(group).hexdigest() for group in groups]
+    packs: dict[str, int] = {}
+    sizes: list[tuple[str, int]] = []
+    places: list[Place] = []
+    group = filled = 0
+    for source in sources:
+        if isinstance(source, bytes):
+            if filled + len(source) > len(groups[group]):
+                group, filled = group + 1, 0
+            name, size, offset = digests[group], len(groups[group]), filled
+            filled += len(source)
+        else:
+            name, size, offset = source
+        if name not in packs:
+            packs[name] = len(packs)
+            sizes.append((name, size))
+        places.append(Place(packs[name], offset))
+    return Index(tuple(sizes), tuple(operations), tuple(places), tables), new

@@ -1,0 +1,239 @@
+"""Publishes an artifact: cut → encode → packs and updates → manifest → signed metadata, in that order.
+
+A crash at any point leaves garbage in the store, never a dangling reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsync_protocol import codecs, names, update
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.index import encode_object
+from modelsync_protocol.manifest import Manifest
+from modelsync_server.encode.choice import smallest_update
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.publish import price
+from modelsync_server.publish.advice import Advice, advise
+from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.newer import newer_updates
+from modelsync_server.publish.packer import Known, Progress, known_frames, pack
+from modelsync_server.publish.uploader import upload
+from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
+from modelsync_server.store.published import has_manifest, materialised, published_sizes, sizes_by_version
+from modelsync_server.trust import Catalogue, NewTarget, Repository
+
+DEFAULT_BASES = 5
+"""Updates are made from so many of the last versions."""
+
+_ATTEMPTS = 20
+
+_WORTH_BYTES = 32
+"""An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePrice:
+    """What a device on version `base` (the JSON's `from`) will fetch."""
+
+    base: int
+    bytes: int
+    requests: int
+    older_bytes: int | None = None
+    """What a device fetches that reads version 1 of the update's format only; None: the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published version; sizes in bytes."""
+
+    name: str
+    version: int
+    manifest: str
+    size: int
+    files: int
+    chunks: int
+    install_bytes: int
+    updates: tuple[UpdatePrice, ...]
+    advice: tuple[Advice, ...]
+    """What would have made the update from the last version cheaper."""
+    fresh: bool
+    """False: these bytes were the newest version already, and nothing was published."""
+
+
+async def publish(
+    store: Store,
+    keys: str | None,
+    name: str,
+    path: Path,
+    *,
+    version: int | None = None,
+    probe: Path | None = None,
+    bases: Sequence[int] = (),
+    progress: Progress = lambda step, done, total: None,
+) -> Published:
+    """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
+
+    `bases` are versions to make updates from beside the last DEFAULT_BASES. Raises UsageError for input that can't
+    be published, RefusedError for a version that exists with other bytes or keys that are missing.
+    """
+    names.check_model_name(name)
+    if version is not None:
+        names.check_version(version)
+
+    async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
+        return await price.offers_section(store, versions) if model == name else None
+
+    repository = await Repository.open(store, keys, offers)
+    progress("reading", 0, 1)
+    with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
+        target = Source(artifact.manifest, artifact.stream)
+        for _ in range(_ATTEMPTS):
+            catalogue = await repository.catalogue()
+            published = catalogue.models[name].versions if name in catalogue.models else {}
+            number = _number(catalogue, name, target.manifest.digest, version)
+            fresh = number not in published
+            # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
+            advice = await _write_objects(
+                store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
+            )
+            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
+            try:
+                catalogue = await repository.add_targets([entry])
+            except RefusedError:
+                if version is not None or number not in (await repository.catalogue()).model(name).versions:
+                    raise
+                continue  # another publisher took the number: go on from what it published
+            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, advice, fresh)
+        raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
+
+
+async def _describe(
+    store: Store,
+    name: str,
+    version: int,
+    manifest: Manifest,
+    published: Mapping[int, str],
+    advice: Sequence[Advice],
+    fresh: bool,
+) -> Published:
+    sizes = await sizes_by_version(store, manifest.digest)
+    older, newest = sizes[1], sizes[codecs.NEWEST_VERSION]
+    prices = tuple(
+        UpdatePrice(
+            number, newest.get(digest, older.get(digest, 0)), 1, older.get(digest) if digest in newest else None
+        )
+        for number, digest in sorted(published.items(), reverse=True)
+        if number != version and (digest in older or digest in newest)
+    )
+    install = await price.install_bytes(store, manifest.digest)
+    return Published(
+        name,
+        version,
+        manifest.digest,
+        manifest.size,
+        len(manifest.files),
+        manifest.chunk_count,
+        install,
+        prices,
+        tuple(advice),
+        fresh,
+    )
+
+
+def _number(catalogue: Catalogue, name: str, digest: str, wanted: int | None) -> int:
+    """The version to publish as: `wanted`, else the newest if it has this digest, else the next."""
+    if name not in catalogue.models:
+        return 1 if wanted is None else wanted
+    model = catalogue.models[name]
+    newest = max(model.versions, default=0)
+    if wanted is None:
+        return newest if newest and model.versions[newest] == digest else model.last + 1
+    if wanted in model.withdrawn or model.versions.get(wanted, digest) != digest:
+        raise RefusedError(
+            f"version {wanted} of {name!r} is taken; leave --version away, or give more than {model.last}."
+        )
+    return wanted
+
+
+def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> list[str]:
+    """Manifest digests to make updates from, the `last` newest and the `wanted` ones, newest first, each once."""
+    unknown = [number for number in wanted if number not in published]
+    if unknown:
+        raise UsageError(
+            f"version {unknown[0]} is not published, so no update can be made from it; see `modelsync list`."
+        )
+    numbers = [*sorted(published, reverse=True)[:last], *wanted]
+    return list(dict.fromkeys(published[number] for number in numbers))
+
+
+async def _write_objects(
+    store: Store, target: Source, bases: Sequence[str], pool: ThreadPoolExecutor, progress: Progress
+) -> list[Advice]:
+    """Write packs, the manifest that refers to them, and updates; return advice on the first of the updates."""
+    advice: list[Advice] = []
+    digest = target.manifest.digest
+    if not await has_manifest(store, digest):
+        progress("packing", 0, target.manifest.size)
+        known = await _known(store, bases)
+        index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
+        await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
+        with suppress(AlreadyExists):
+            await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
+    install = await price.install_bytes(store, digest)
+    present = await published_sizes(store, digest)
+    for number, base in enumerate(bases, 1):
+        if base == digest or base in present:
+            continue
+        progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
+        try:
+            async with materialised(store, base) as source:
+                made = await asyncio.to_thread(_updates, source, target, pool)
+                if number == 1:
+                    progress("measuring", 0, target.manifest.size)
+                    smallest = min(map(len, made.values()))
+                    advice = await asyncio.to_thread(advise, source, target, smallest, pool)
+        except (ObjectNotFound, FormatError) as error:
+            _log.warning("no update is made from %s…: %s", base[:12], error)
+            continue
+        for version, data in made.items():
+            if len(data) < install:
+                with suppress(AlreadyExists):
+                    await store.create(names.update_object(digest, base, version), data)
+    return advice
+
+
+async def _known(store: Store, bases: Sequence[str]) -> Known:
+    """Frames of the newest version that is whole; a damaged store must not stop its repair, nor spread the damage."""
+    for base in bases:
+        try:
+            async with materialised(store, base):
+                return await known_frames(store, base)
+        except (ObjectNotFound, FormatError) as error:
+            _log.warning("%s… can't be built on: %s", base[:12], error)
+    return {}
+
+
+def _updates(base: Source, target: Source, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+    """The update objects by version of their format: the first, and the newest where it is really smaller."""
+    oldest = smallest_update(base, target, pool)
+    made = {1: _object(base, target, oldest)}
+    for better in newer_updates(base, target, oldest, pool):
+        data = _object(base, target, better)
+        if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
+            made[codecs.NEWEST_VERSION] = data
+    return made
+
+
+def _object(base: Source, target: Source, encoded: Encoded) -> bytes:
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
+    return header + b"".join(encoded.payloads)

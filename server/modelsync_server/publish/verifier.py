@@ -1,0 +1,181 @@
+"""Checks a whole store, and prices a way through it by version numbers. Nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, parcel, trust
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.plan import Plan
+from modelsync_server.publish import price
+from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.store.published import (
+    check_update,
+    materialised,
+    published_sizes,
+    read_manifest,
+    sizes_by_version,
+)
+from modelsync_server.trust import ModelVersions, read_catalogue
+
+_BLOCK = 4 * caps.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How many versions and updates were checked, and one sentence for each that is damaged or missing."""
+
+    versions: int
+    updates: int
+    problems: tuple[str, ...]
+
+
+async def verify(store: Store) -> Report:
+    """Check metadata and all objects; decode every signed version, apply every update to a signed version."""
+    catalogue = await read_catalogue(store)
+    versions = updates = 0
+    problems = [problem async for problem in _damaged_packs(store)]
+    for name, model in sorted(catalogue.models.items()):
+        problems += [problem async for problem in _damaged_bundle(store, model, name)]
+        problems += [problem async for problem in _damaged_parcels(store, model, name)]
+        for version, digest in sorted(model.versions.items()):
+            versions += 1
+            try:
+                async with materialised(store, digest) as target:
+                    sizes = await sizes_by_version(store, digest)
+                    for form, base in sorted((form, base) for form, found in sizes.items() for base in found):
+                        updates += 1
+                        try:
+                            async with materialised(store, base) as source:
+                                await check_update(store, source, target.manifest, form)
+                        except (FormatError, ObjectNotFound) as error:
+                            problems.append(f"{name} version {version}: the update from {base[:12]}…: {error}")
+            except (FormatError, ObjectNotFound) as error:
+                problems.append(f"{name} version {version}: {error}")
+    return Report(versions, updates, tuple(problems))
+
+
+async def _damaged_packs(store: Store) -> AsyncIterator[str]:
+    """A pack is named by its content's digest; nothing else covers all of its bytes."""
+    for path, size in await store.list("packs/"):
+        content = hashlib.sha256()
+        for start in range(0, size, _BLOCK):
+            content.update(await store.get_range(path, start, min(_BLOCK, size - start)))
+        if path != names.pack_object(content.hexdigest()):
+            yield f"{path} is damaged: its content has another digest."
+
+
+async def _damaged_bundle(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
+    """A bundle may be missing or old (after a crash), but what it holds must be what the store says elsewhere."""
+    path = names.bundle_object(name)
+    try:
+        data = await store.get(path)
+    except ObjectNotFound:
+        return
+    async for problem in _damaged_copies(store, model, name, path, data):
+        yield problem
+
+
+async def _damaged_copies(
+    store: Store, model: ModelVersions, name: str, path: str, encoded: bytes
+) -> AsyncIterator[str]:
+    """What is wrong in a bundle that came from the object at `path`."""
+    try:
+        found = bundle.decode(encoded)
+        listed = offers.decode(found.offers)
+        snapshot, role, timestamp = map(_metadata_version, (found.snapshot, found.role, found.timestamp))
+        copies = {
+            trust.metadata_object("snapshot", snapshot): found.snapshot,
+            trust.metadata_object(trust.role_name(name), role): found.role,
+        }
+        current = await store.get(trust.TIMESTAMP_OBJECT)
+        if _metadata_version(current) <= timestamp:
+            copies[trust.TIMESTAMP_OBJECT] = found.timestamp
+        for copied, data in copies.items():
+            if await store.get(copied) != data:
+                yield f"{path}: its copy of {copied} is another."
+        for role_name, number in (("root", found.root_version), ("targets", found.targets_version)):
+            await store.stat(trust.metadata_object(role_name, number))
+    except (ObjectNotFound, FormatError) as error:
+        yield f"{path}: {error}"
+        return
+    for version, offer in listed.items():
+        if version not in model.versions:
+            if version not in model.withdrawn:
+                yield f"{path}: it offers version {version}, which is not signed."
+            continue
+        digest = model.versions[version]
+        try:
+            install = await price.install_bytes(store, digest)
+        except (FormatError, ObjectNotFound):
+            continue  # said where the version itself is checked
+        sizes = price.sizes_by_prefix(await published_sizes(store, digest))
+        if offer.install_bytes != install or any(sizes.get(base) != size for base, size in offer.updates.items()):
+            yield f"{path}: it offers version {version} for another price; publish its newest files again."
+
+
+async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
+    """A parcel too may be missing or old, but what is in it must be what the store says elsewhere."""
+    for path, _ in await store.list(f"{names.bundle_object(name)}."):
+        try:
+            found = parcel.decode(await store.get(path))
+        except FormatError as error:
+            yield f"{path}: {error}"
+            continue
+        async for problem in _damaged_copies(store, model, name, path, found.bundle):
+            yield problem
+        base, _, form = path.removeprefix(f"{names.bundle_object(name)}.").partition(".v")
+        if form and found.newer_offers:
+            async for problem in _wrong_offers(store, model, path, base, found.newer_offers):
+                yield problem
+        for key, data in found.objects.items():
+            if data is found.newer_offers:
+                continue
+            prefix = parcel.prefix(key)
+            candidates = [
+                candidate
+                for candidate, _ in await store.list(prefix)
+                if not prefix.startswith("updates/") or candidate.rpartition("/")[2].startswith(base)
+            ]
+            if not prefix or data not in [await store.get(candidate) for candidate in candidates]:
+                yield f"{path}: its copy of {prefix or 'something'}… is another."
+
+
+async def _wrong_offers(store: Store, model: ModelVersions, path: str, base: str, section: bytes) -> AsyncIterator[str]:
+    """What a parcel says of updates in a newer format must be what the store holds."""
+    try:
+        listed = offers.decode(section)
+    except FormatError as error:
+        yield f"{path}: {error}"
+        return
+    for version, offer in listed.items():
+        sizes = await published_sizes(store, model.versions.get(version, ""), codecs.NEWEST_VERSION)
+        if price.sizes_by_prefix(sizes).get(base) != offer.updates.get(base):
+            yield f"{path}: it offers an update to version {version} for another price; run `modelsync refresh`."
+
+
+def _metadata_version(data: bytes) -> int:
+    match canonical.decode(data, what="a bundle's metadata", limit=caps.MAX_BUNDLE_BYTES):
+        case {"signed": {"version": int(version)}}:
+            return version
+    raise FormatError("a bundle holds metadata without a version.")
+
+
+async def price_of(store: Store, name: str, base: int | None, to: int) -> Plan:
+    """The plan from version `base` (None: nothing held) of a model to version `to`; UsageError for unknown ones."""
+    model = (await read_catalogue(store)).model(name)
+    target = _digest(model, name, to)
+    held = None
+    if base is not None:
+        held, _, _ = await read_manifest(store, _digest(model, name, base))
+    return await price.price(store, target, held)
+
+
+def _digest(model: ModelVersions, name: str, version: int) -> str:
+    if version in model.withdrawn:
+        raise RefusedError(f"version {version} of {name!r} was withdrawn; devices refuse it.")
+    if version not in model.versions:
+        raise UsageError(f"{name!r} has no version {version}; `modelsync list` shows what there is.")
+    return model.versions[version]

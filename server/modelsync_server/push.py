@@ -1,0 +1,90 @@
+"""Brings one version to one connected device over the hub's own connection: `apply`, then the desired version.
+
+What can't be pushed is fetched by the device as usual: the desired version is set in any case.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from modelsync_protocol import caps, names, twin
+from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
+from modelsync_server.iothub.service_client import ServiceClient
+from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.trust import read_catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What became of a push. `pushed` bytes of the update object (None: the device fetches, and `reason` says why)."""
+
+    device: str
+    module: str | None
+    name: str
+    version: int
+    pushed: int | None
+    reason: str | None
+
+
+async def push(
+    store: Store, service: ServiceClient, name: str, device: str, module: str | None = None, version: int | None = None
+) -> PushResult:
+    """Push `version` (default: the newest) if the device holds a base, then set it as desired.
+
+    UsageError for an unknown model, version or device; UnreachableError or RefusedError if the hub can't be used.
+    """
+    names.check_model_name(name)
+    model = (await read_catalogue(store)).model(name)
+    wanted = max(model.versions, default=0) if version is None else version
+    if wanted not in model.versions:
+        raise UsageError(f"the store signs no version {wanted} of {name!r}: see `modelsync list`.")
+    reported = (await service.twin(device, module)).get("properties", {}).get("reported", {})
+    payload, size, reason = await _payload(store, name, wanted, model.versions[wanted], _held(reported, name))
+    if payload is not None:
+        try:
+            answer = await service.invoke(device, "apply", payload, module)
+        except UnreachableError as error:
+            reason = str(error)
+        else:
+            if answer.status != 200:
+                said = answer.payload.get("error") if isinstance(answer.payload, dict) else None
+                reason = str(said or f"the device answers {answer.status}.")
+    patch = {twin.SECTION: {"models": {name: {"version": wanted}}}}
+    await service.set_desired(device, patch, module)
+    return PushResult(device, module, name, wanted, None if reason else size, reason)
+
+
+async def _payload(
+    store: Store, name: str, version: int, digest: str, base: str | None
+) -> tuple[dict[str, Any] | None, int, str | None]:
+    """The method's payload and the update's bytes, or the reason why there is none."""
+    if base is None:
+        return None, 0, "the device reports no version of this model to build on."
+    if base == digest:
+        return None, 0, "the device has these very bytes."
+    try:
+        data = await store.get(names.update_object(digest, base))
+    except (ObjectNotFound, FormatError):
+        return None, 0, "the store has no update from what the device has; publish with --bases."
+    payload = {
+        "model": name,
+        "version": version,
+        "base": base,
+        "trust": base64.b85encode(await store.get(names.bundle_object(name))).decode(),
+        "update": base64.b85encode(data).decode(),
+    }
+    length = len(json.dumps(payload))
+    if length > caps.MAX_PUSH_BYTES:
+        return None, 0, f"a push would have {length} bytes, and at most {caps.MAX_PUSH_BYTES} are allowed."
+    return payload, len(data), None
+
+
+def _held(reported: Any, name: str) -> str | None:
+    try:
+        digest = reported[twin.SECTION]["models"][name]["digest"]
+    except (KeyError, TypeError):
+        return None
+    return digest if isinstance(digest, str) else None

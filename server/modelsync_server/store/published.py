@@ -1,0 +1,125 @@
+"""Reads published versions back from a store: manifests with their index, and whole streams. Nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from modelsync_protocol import codecs, index, names, update
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.index import Index
+from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_server.encode.encoder import Source
+from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.store.plain_views import scratch, stream_of, view_of
+
+
+async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
+    """Return a version's manifest and index, and the bytes of their object. Raises ObjectNotFound, FormatError."""
+    data = await store.get(names.manifest_object(digest))
+    manifest, found = index.decode_object(data, digest)
+    return manifest, found, len(data)
+
+
+@asynccontextmanager
+async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
+    """Yield a published version with its stream, decoded from its packs and checked chunk by chunk.
+
+    The stream lies in a temporary file and is valid inside the context. Raises FormatError if it is damaged.
+    """
+    manifest, found, _ = await read_manifest(store, digest)
+    places = iter(found.places)
+
+    async def payload(op: Frame) -> bytes:
+        place = next(places)
+        return await store.get_range(names.pack_object(found.packs[place.pack][0]), place.offset, op.payload_length)
+
+    async with _built(manifest.size, found.operations, found.tables, memoryview(b""), payload) as area:
+        source = Source(manifest, area)
+        check_chunks(source)
+        yield source
+
+
+async def check_update(store: Store, base: Source, target: Manifest, version: int = 1) -> None:
+    """Apply the update object from `base` to `target` and compare; FormatError if it doesn't give the target."""
+    path = names.update_object(target.digest, base.manifest.digest, version)
+    data = await store.get(path)
+    preamble = update.decode_preamble(data)
+    if preamble is None:
+        raise FormatError(f"{path} is cut short.")
+    header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base.manifest)
+    if header.target.skeleton != target.skeleton or header.payload_bytes != len(data) - preamble.payload_offset:
+        raise FormatError(f"{path} is for another target, or is not whole.")
+    position = preamble.payload_offset
+
+    async def payload(op: Frame) -> bytes:
+        nonlocal position
+        position += op.payload_length
+        return data[position - op.payload_length : position]
+
+    views = header.views
+    if views is None:
+        async with _built(target.size, header.operations, header.tables, base.stream, payload) as area:
+            check_chunks(Source(target, area))
+        return
+    with view_of(views.base, base.stream) as plain:
+        async with _built(views.target.size, header.operations, header.tables, plain, payload) as area:
+            with stream_of(views.target, area) as stream:
+                check_chunks(Source(target, stream))
+
+
+def check_chunks(source: Source) -> None:
+    """Raise FormatError unless each chunk of the stream has its digest."""
+    for offset, size, digest in source.manifest.chunks():
+        if hashlib.sha256(source.stream[offset : offset + size]).hexdigest() != digest:
+            raise FormatError(f"bytes {offset} to {offset + size} of {source.manifest.digest[:12]}… are damaged.")
+
+
+_Payload = Callable[[Frame], Awaitable[bytes]]
+"""Brings a frame's payload; frames ask in order."""
+
+
+@asynccontextmanager
+async def _built(
+    size: int, operations: tuple[Op, ...], tables: bytes, base: memoryview, payload: _Payload
+) -> AsyncIterator[memoryview]:
+    """Carry out operations into a temporary flat file of `size` bytes; yield its content."""
+    with scratch(size) as area:
+        position = 0
+        for op in operations:
+            if isinstance(op, Copy):
+                origin = area if op.own else base
+                data = bytes(origin[op.offset : op.offset + op.length])
+            else:
+                lean = bytes(base[op.base_offset : op.base_offset + op.base_length])
+                prefix = bytes(area[position - op.prefix : position])
+                data = codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables)
+            area[position : position + op.length] = data
+            position += op.length
+        yield area
+
+
+async def published_sizes(store: Store, digest: str, version: int = 1) -> dict[str, int]:
+    """Base digest → bytes of each update object to `digest` in that version of its format."""
+    return (await sizes_by_version(store, digest)).get(version, {})
+
+
+async def sizes_by_version(store: Store, digest: str) -> dict[int, dict[str, int]]:
+    """Version of the update's format → base digest → bytes of each update object to `digest`."""
+    result: dict[int, dict[str, int]] = {version: {} for version in range(1, codecs.NEWEST_VERSION + 1)}
+    for path, size in await store.list(f"updates/{digest}/"):
+        base, _, suffix = path.rpartition("/")[2].rpartition(".v")
+        if suffix.isdecimal() and int(suffix) in result:
+            result[int(suffix)][base] = size
+    return result
+
+
+async def has_manifest(store: Store, digest: str) -> bool:
+    """Whether the manifest object is there (then its packs are too: they are written before it)."""
+    try:
+        await store.stat(names.manifest_object(digest))
+    except ObjectNotFound:
+        return False
+    return True
