@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.plain.candidate import update_through_views
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
@@ -19,7 +20,7 @@ def _through_views(base: Source, target: Source, oldest: Encoded, pool: Executor
     return update_through_views(base, target, pool)
 
 
-CANDIDATES: tuple[Candidate, ...] = (_through_views,)
+CANDIDATES: tuple[Candidate, ...] = (_through_views, encode_trees)
 
 
 def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:
