@@ -59,8 +59,12 @@ class TreeColumns:
         decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx, _BOOSTED: _decode_boosted}.get(kind)
         if decode is None:
             raise FormatError(f"trees of kind {kind} are not known here; update this program.")
-        with np.errstate(all="ignore"):
-            return decode(reader, payload, length, base, prefix)
+        try:
+            with np.errstate(all="ignore"):
+                return decode(reader, payload, length, base, prefix)
+        except (ValueError, IndexError, OverflowError) as error:
+            # What hostile numbers lead to in NumPy; all sizes are checked before.
+            raise FormatError(f"a frame of trees does not decode: {error}.") from error
 
 
 def _encode_records(target: bytes, base: bytes, prefix: bytes) -> Written | None:

@@ -104,9 +104,13 @@ class BoosterModel:
         depth = shape.depths()
         parent = shape.parent[nodes]
         above = np.where(parent >= 0, found.feature[parent], -1)
-        previous = self._drawn_leaves(lanes, self._hessians, nodes, shape, (twin, above, depth[nodes]), known, "hessian")
+        previous = self._drawn_leaves(
+            lanes, self._hessians, nodes, shape, (twin, above, depth[nodes]), known, "hessian"
+        )
         hessian[nodes] = floats_of(self._hessians.entries.words[previous])
-        placed = self._drawn_leaves(lanes, self._values, nodes, shape, (twin, previous, depth[nodes]), known, "condition")
+        placed = self._drawn_leaves(
+            lanes, self._values, nodes, shape, (twin, previous, depth[nodes]), known, "condition"
+        )
         condition[nodes] = floats_of(self._values.entries.words[placed])
         weight, gain = condition.copy(), np.zeros(shape.count)
         kind, size = leaf.astype(np.int64), np.minimum(depth, 12)
@@ -163,7 +167,9 @@ class BoosterModel:
             result[nodes[some]] = found
         return result[nodes]
 
-    def _upwards(self, lanes: Lanes, shape: Shape, fields: tuple[Floats, Floats, Floats], known: Booster | None) -> None:
+    def _upwards(
+        self, lanes: Lanes, shape: Shape, fields: tuple[Floats, Floats, Floats], known: Booster | None
+    ) -> None:
         """Hessian, weight and gain of inner nodes from their children's."""
         p = self._parameters
         hessian, weight, gain = fields

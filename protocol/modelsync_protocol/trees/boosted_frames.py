@@ -112,7 +112,9 @@ def draft(target: bytes, base: bytes, old: Booster, old_found: Trees | None) -> 
     kept = []
     written = generated(booster, found.forms, found.binary, first)
     for number, (name, form) in enumerate(found.forms):
-        if all(target[t[number].begin : t[number].end] == w[number] for t, w in zip(found.arrays, written, strict=True)):
+        if all(
+            target[t[number].begin : t[number].end] == w[number] for t, w in zip(found.arrays, written, strict=True)
+        ):
             kept.append(number)
     needed = {"left_children", "split_conditions", "split_indices", "sum_hessian"}
     if not {NAMES[found.forms[number][0]] for number in kept} >= needed:
@@ -168,9 +170,7 @@ def read_header(reader: Reader) -> Header:
     return Header(Parameters(bool(flags & 1), bits, rate, penalty), bool(flags & 2), trees, first, forms)
 
 
-def layout(
-    lanes: Lanes, trees: int, arrays: int, old: int, known: Draft | None
-) -> tuple[NDArray[np.int64], Integers]:
+def layout(lanes: Lanes, trees: int, arrays: int, old: int, known: Draft | None) -> tuple[NDArray[np.int64], Integers]:
     """(bytes between, before each array of each tree; the base's tree that each tree equals, or -1)."""
     model = columns.mixer(2, columns.NUMBER_SLOTS, 1 << 12)
     gaps = steps = None
@@ -223,8 +223,15 @@ def picked(trees: list[tuple[Booster, int]]) -> Booster:
         order, begin = starts[id(booster)]
         nodes = order[begin[tree] : begin[tree + 1]]
         sizes.append(len(nodes))
-        columns_ = (booster.shape.leaf, booster.feature, booster.condition, booster.default, booster.hessian,
-                    booster.weight, booster.gain)
+        columns_ = (
+            booster.shape.leaf,
+            booster.feature,
+            booster.condition,
+            booster.default,
+            booster.hessian,
+            booster.weight,
+            booster.gain,
+        )
         for into, column in zip(fields, columns_, strict=True):
             into.append(column[nodes])
     if not trees:
@@ -236,9 +243,7 @@ def picked(trees: list[tuple[Booster, int]]) -> Booster:
     return Booster(shape, *(column[order] for column in whole[1:]))
 
 
-def generated(
-    booster: Booster, forms: tuple[tuple[int, bytes], ...], binary: bool, first_id: int
-) -> list[list[bytes]]:
+def generated(booster: Booster, forms: tuple[tuple[int, bytes], ...], binary: bool, first_id: int) -> list[list[bytes]]:
     """The arrays' text or bytes, tree by tree."""
     shape = booster.shape
     order = np.argsort(shape.tree, kind="stable")

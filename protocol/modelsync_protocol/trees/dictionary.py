@@ -104,8 +104,9 @@ def code_fresh(
         group, short_found, _ = _code_grid(lanes, counts, steps, (every, number), part, None)
         found_groups.append(group)
         found_words.append(
-            numerals.ordered(F64, numerals.lengthened(F64, short_found.view(np.uint64), drop)) if len(group) else
-            np.empty(0, np.uint64)
+            numerals.ordered(F64, numerals.lengthened(F64, short_found.view(np.uint64), drop))
+            if len(group)
+            else np.empty(0, np.uint64)
         )
     whole = united(groups, (np.concatenate(found_groups), np.concatenate(found_words)))
     return np.repeat(every, np.diff(whole.starts)), whole.words

@@ -53,7 +53,9 @@ class Residuals:
         if not columns.symbols(self._any, lanes, np.zeros((1, 1), np.uint32), 1, flag)[0]:
             return predicted
         one, two = contexts
-        found = columns.numbers(self._mixer, lanes, stacked(joined(one, 1), joined(one, two, 2), joined(two, 3)), values)
+        found = columns.numbers(
+            self._mixer, lanes, stacked(joined(one, 1), joined(one, two, 2), joined(two, 3)), values
+        )
         words = guess + columns.unsigned(found).view(np.uint64)
         if not self._single:
             return floats_of(words)
@@ -69,7 +71,9 @@ class Residuals:
 class Drawn:
     """Floats of several groups, drawn from the distinct ones of base and target."""
 
-    def __init__(self, groups: int, old: tuple[Integers, Floats], elements: int, *, single: bool = False, inputs: int = 4) -> None:
+    def __init__(
+        self, groups: int, old: tuple[Integers, Floats], elements: int, *, single: bool = False, inputs: int = 4
+    ) -> None:
         """`old`: the base's floats and their groups (0 to `groups` - 1); `single`: all are float32."""
         self._groups, self._single = groups, single
         self._old = old[0], words_of(old[1])

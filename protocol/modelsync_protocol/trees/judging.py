@@ -52,7 +52,14 @@ def parameters(table: Table, outputs: int, classes: int) -> Parameters:
     inner = ~table.shape.leaf
     bits = int(table.feature[inner].max(initial=0)).bit_length()
     plain = Parameters(
-        outputs, classes, Style.NUMBERS, Impurity.SPREAD, True, bits, _fractional(table), np.ones((outputs * classes, 1))
+        outputs,
+        classes,
+        Style.NUMBERS,
+        Impurity.SPREAD,
+        True,
+        bits,
+        _fractional(table),
+        np.ones((outputs * classes, 1)),
     )
     trees = int(table.shape.tree.max(initial=0)) + 1
     if classes > 1:
@@ -60,7 +67,9 @@ def parameters(table: Table, outputs: int, classes: int) -> Parameters:
         shares = bool((np.abs(rows.sum(axis=1) - 1.0) < 1e-6).all())
         style = Style.SHARES if shares else Style.WEIGHTS
         for count in (1, trees):
-            found = replace(plain, style=style, weighted=False, impurity=Impurity.GINI, units=units(table, style, count))
+            found = replace(
+                plain, style=style, weighted=False, impurity=Impurity.GINI, units=units(table, style, count)
+            )
             if _counts_fit(found, table):
                 return replace(found, impurity=_impurity(found, table, found.style))
             if trees == 1:

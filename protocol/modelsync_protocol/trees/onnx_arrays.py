@@ -39,7 +39,9 @@ NAMES = (
 FLOATS, INTS, STRINGS = 0, 1, 2
 _TAGS = {0x3D: (FLOATS, False), 0x40: (INTS, False), 0x4A: (STRINGS, False), 0x3A: (FLOATS, True), 0x42: (INTS, True)}
 BRANCH, LEAF = b"\x4a\x0aBRANCH_LEQ", b"\x4a\x04LEAF"
-_ATTRIBUTE = re.compile(rb"\*([\x80-\xff]{0,4}[\x00-\x7f])\n[\x05-\x40]((?:nodes|class|target)_[a-z_]{3,40})(?=[=@J:B])")
+_ATTRIBUTE = re.compile(
+    rb"\*([\x80-\xff]{0,4}[\x00-\x7f])\n[\x05-\x40]((?:nodes|class|target)_[a-z_]{3,40})(?=[=@J:B])"
+)
 _MAX_ARRAYS = 256
 
 

@@ -135,9 +135,7 @@ def read_header(reader: Reader) -> Parameters:
     return Parameters(trees, width, first, bool(nested), bits)
 
 
-def layout(
-    lanes: Lanes, old: list[Array], known: list[Array] | None, count: int
-) -> list[tuple[int, int, bool, int]]:
+def layout(lanes: Lanes, old: list[Array], known: list[Array] | None, count: int) -> list[tuple[int, int, bool, int]]:
     """(name, kind, packed, bytes before it that no array covers) of each array, coded against the base's arrays."""
     model = columns.mixer(1, columns.NUMBER_SLOTS, 1 << 8)
     ends = [0, *(array.end for array in old)]
@@ -234,8 +232,12 @@ def _weights_by_side(
         for row in range(width):
             sister = places[row][nodes - 1] if right else np.full(len(nodes), -2, np.int64)
             other = np.where(right, shape.leaf[nodes - 1], 2) if right else np.full(len(nodes), 3)
-            context = (joined(before, sister, row), joined(above[some], before, other), joined(depth[some], before, row),
-                       joined(before, earlier, row))
+            context = (
+                joined(before, sister, row),
+                joined(above[some], before, other),
+                joined(depth[some], before, row),
+                joined(before, earlier, row),
+            )
             values = None if known is None else known[row][some]
             found = drawn.run_in(lanes, np.zeros(len(nodes), np.int64), context, values)
             places[row][nodes] = found

@@ -112,7 +112,9 @@ def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
     before = np.cumsum(~leaf) - ~leaf
     number = (within - 1) // 2 + before[starts[trees]]
     later = within > 0
-    if len(sizes) and (bool((sizes <= 0).any()) or bool((2 * np.bincount(trees[inner], minlength=len(sizes)) + 1 != sizes).any())):
+    if len(sizes) and (
+        bool((sizes <= 0).any()) or bool((2 * np.bincount(trees[inner], minlength=len(sizes)) + 1 != sizes).any())
+    ):
         raise FormatError("a tree has another number of nodes than its splits give.")
     parent = np.full(count, -1, np.int64)
     parent[later] = inner[number[later]]

@@ -20,7 +20,8 @@ from modelsync_protocol.trees.shape import Flags, Shape
 MAX_NODES = 1 << 19
 """Nodes of one frame's trees, or of its base's."""
 
-MAX_SHARES = 4096
+MAX_HELD = 1 << 20
+"""Numbers of what the nodes of one frame, or of its base, hold: 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,11 @@ class SplitModel:
         `twins`: the tree of `old` that each is likely to resemble, or -1; without it the one of the same number.
         """
         layout = self._layout
-        limit = known.shape.count if known is not None else MAX_NODES
+        limit = min(MAX_NODES, MAX_HELD // max(1, layout.rows))
+        if trees > limit:
+            raise FormatError("a frame has more nodes of trees than any allowed.")
         grown = _Grown(limit, layout.rows)
+        grown.reserve(trees)
         grown.holds[:, :trees] = self._root_holds(lanes, trees, known)
         grown.begin(trees, old, twins)
         while grown.first < grown.end:
@@ -193,7 +197,7 @@ class SplitModel:
         whole = holds[: max(1, layout.classes)].sum(axis=0)
         left = np.zeros_like(holds)
         for row in range(layout.rows):
-            if layout.classes and row < layout.classes and row % per_output == 0:
+            if row < layout.classes and row % per_output == 0:
                 seen[:] = 0
                 done[:] = 0
             have = holds[row]
@@ -277,7 +281,7 @@ class _Grown:
     """Trees as far as they are known."""
 
     def __init__(self, limit: int, rows: int) -> None:
-        size = limit if limit < MAX_NODES else 1 << 10
+        size = min(limit, 1 << 12)
         self._limit = limit
         self.leaf = np.zeros(size, bool)
         self.right = np.zeros(size, bool)
@@ -292,7 +296,8 @@ class _Grown:
         self.first = self.end = 0
         self._children: tuple[Integers, Integers] | None = None
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Make room for `size` nodes; FormatError if that is too many."""
         if size > self._limit:
             raise FormatError("a frame has more nodes of trees than any allowed.")
         if size <= len(self.leaf):
@@ -303,7 +308,7 @@ class _Grown:
         self.holds = np.concatenate([self.holds, np.zeros((len(self.holds), more), np.int64)], axis=1)
 
     def begin(self, trees: int, old: Splits | None, twins: Integers | None) -> None:
-        self._reserve(trees)
+        self.reserve(trees)
         self.tree[:trees] = np.arange(trees)
         self.end = trees
         if trees:
@@ -317,7 +322,7 @@ class _Grown:
     def next(self, nodes: Integers, old: Splits | None) -> None:
         """Append the children of `nodes` as the next wave."""
         begin, end = self.end, self.end + 2 * len(nodes)
-        self._reserve(end)
+        self.reserve(end)
         if len(self.starts) > shape.MAX_DEPTH:
             raise FormatError("a tree is too deep.")
         self.first, self.end = begin, end
@@ -353,7 +358,5 @@ class _Grown:
 
     def splits(self) -> Splits:
         count = self.end
-        whole = Shape(
-            tuple(self.starts), self.leaf[:count], self.parent[:count], self.right[:count], self.tree[:count]
-        )
+        whole = Shape(tuple(self.starts), self.leaf[:count], self.parent[:count], self.right[:count], self.tree[:count])
         return Splits(whole, self.feature[:count], self.place[:count], self.holds[:, :count], self.twin[:count])
