@@ -1,6 +1,6 @@
 """The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings.
 
-Reserved ids: 6 low rank, 7 tree columns.
+Reserved id: 6 low rank.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ ZSTD_PATCH = 2
 SUBTRACT = 3
 RANS_DELTA = 4
 RANS_NEW = 5
+TREE_COLUMNS = 7
 TRANSPOSE = 8
 
-FIRST_VERSIONS: Mapping[int, int] = {}
+FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
@@ -34,6 +35,7 @@ _MODULES = {
     SUBTRACT: ("subtract", "Subtract"),
     RANS_DELTA: ("rans_delta", "RansDelta"),
     RANS_NEW: ("rans_new", "RansNew"),
+    TREE_COLUMNS: ("tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
 }
 
