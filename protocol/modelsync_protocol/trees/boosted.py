@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked

@@ -38,7 +38,7 @@ _BINARY = re.compile(
     rb"|L\x00{7}\x02(id)(i[\s\S]|U[\s\S]|I[\s\S]{2}|l[\s\S]{4})"
     rb"|L\x00{7}\x09(num_nodes)SL(\x00{7}[\x01-\x09]\d{1,9})"
 )
-_TYPES = {b"d": np.dtype(">f4"), b"l": np.dtype(">i4"), b"U": np.dtype("u1")}
+_TYPES: dict[bytes, np.dtype[Any]] = {b"d": np.dtype(">f4"), b"l": np.dtype(">i4"), b"U": np.dtype("u1")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ def _number(model: Mixer, lanes: Lanes, contexts: Contexts, known: NDArray[np.ui
     left = np.maximum(length - np.int64(_TOP_BITS + 1), 0).astype(np.uint64)
     fields = None if known is None else known & ((np.uint64(1) << left) - np.uint64(1))
     low = lanes.raw(left.astype(np.uint8), fields)
-    return (value << left | low).view(np.int64)
+    result: Integers = (value << left | low).view(np.int64)
+    return result
 
 
 def _lengths(values: NDArray[np.uint64]) -> Integers:

@@ -249,7 +249,7 @@ def _weights_by_side(
 def generated(p: Parameters, ensemble: Ensemble, array: Array) -> bytes | None:
     """The bytes of an array as they follow from the ensemble; None where nothing follows."""
     values = _values(p, ensemble, NAMES[array.name].replace("target_", "class_"))
-    if values is None or onnx_arrays.kind_of(values) != array.kind and array.kind != onnx_arrays.STRINGS:
+    if values is None or (onnx_arrays.kind_of(values) != array.kind and array.kind != onnx_arrays.STRINGS):
         return None
     try:
         return onnx_arrays.write(values, array.kind, array.packed)

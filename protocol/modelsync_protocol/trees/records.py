@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from modelsync_protocol.trees import columns, splits
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
-from modelsync_protocol.trees.logarithm import log2_of_floats
 from modelsync_protocol.trees.lanes import Lanes, Learner
+from modelsync_protocol.trees.logarithm import log2_of_floats
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
 from modelsync_protocol.trees.splits import Layout, SplitModel, Splits

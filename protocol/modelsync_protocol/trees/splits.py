@@ -15,7 +15,7 @@ from modelsync_protocol.trees import columns, shape
 from modelsync_protocol.trees.columns import Integers, Masses, stacked
 from modelsync_protocol.trees.lanes import Lanes
 from modelsync_protocol.trees.mixing import joined
-from modelsync_protocol.trees.shape import Flags, Shape
+from modelsync_protocol.trees.shape import Shape
 
 MAX_NODES = 1 << 19
 """Nodes of one frame's trees, or of its base's."""
