@@ -234,6 +234,7 @@ _ALL: Final[dict[str, Target]] = {
     "decode-rans-new": partial(frame, codecs.RANS_NEW),
     "decode-subtract": partial(frame, codecs.SUBTRACT),
     "decode-transpose": partial(frame, codecs.TRANSPOSE),
+    "decode-tree-columns": partial(frame, codecs.TREE_COLUMNS),
     "decode-zstd": partial(frame, codecs.ZSTD),
     "head": head,
     "manifest": document,

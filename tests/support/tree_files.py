@@ -59,7 +59,7 @@ def forest(seed: int, trees: int = 6, classes: int = 3) -> list[_Tree]:
 def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
     """The arrays of a random forest between opcodes like those of a pickle."""
     out = b"\x80\x04n_node_samples"
-    for number, tree in enumerate(forest(seed, trees, classes)):
+    for number, tree in enumerate(forest(seed, trees, max(3, classes))):
         nodes = np.zeros(len(tree.leaf), _DTYPE)
         counts = np.array(tree.counts)
         total = counts.sum(axis=1)
@@ -71,6 +71,11 @@ def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
             squares = squares + column.astype(np.float64) * column
         nodes["impurity"] = 1.0 - squares / (total.astype(np.float64) * total)
         values = (counts / total[:, None]).tobytes()
+        if classes == 1:
+            levels = np.array([0.3, 1.7, 2.2])
+            mean = counts @ levels / total
+            nodes["impurity"] = counts @ (levels * levels) / total - mean * mean
+            values = mean.tobytes()
         shape = b"M" + len(total).to_bytes(2, "little") + b"K\x01K" + bytes([classes]) + b"\x87"
         out += b"seed" + bytes([number]) + b"B" + (64 * len(total)).to_bytes(4, "little") + nodes.tobytes()
         out += b"values" + shape + b"B" + len(values).to_bytes(4, "little") + values + b"tb"

@@ -65,9 +65,9 @@ def trees(data: bytes) -> Trees | None:
     binary = data.find(b"base_weights[$d#L") >= 0
     found = _binary(data) if binary else _text(data)
     starts = [place for place, array in enumerate(found) if array.name == 0]
-    groups = [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
-    if not groups:
+    if not starts:
         return None
+    groups = [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
     best = max(groups[:3], key=len)
     names = {NAMES[array.name] for array in best}
     if len(names) != len(best) or not names >= {"left_children", "split_conditions", "split_indices", "sum_hessian"}:

@@ -283,7 +283,8 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
         case "nodes_modes":
             return leaf.astype(np.int64)
         case "nodes_missing_value_tracks_true":
-            return ensemble.missing[order]
+            missing: NDArray[Any] = ensemble.missing[order]
+            return missing
         case "nodes_hitrates":
             return np.ones(shape.count, np.float32)
         case "class_treeids":
