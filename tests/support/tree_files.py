@@ -50,13 +50,13 @@ class _Tree:
         return node
 
 
-def forest(seed: int, trees: int = 6, classes: int = 3) -> list[_Tree]:
+def forest(seed: int, trees: int = 3, classes: int = 3) -> list[_Tree]:
     """Trees on random data."""
     source = np.random.default_rng(seed)
     return [_Tree(source, classes) for _ in range(trees)]
 
 
-def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
+def pickled(seed: int, trees: int = 3, classes: int = 3) -> bytes:
     """The arrays of a random forest between opcodes like those of a pickle."""
     out = b"\x80\x04n_node_samples"
     for number, tree in enumerate(forest(seed, trees, max(3, classes))):
@@ -82,7 +82,7 @@ def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
     return out + b"."
 
 
-def onnx_model(seed: int, trees: int = 6) -> bytes:
+def onnx_model(seed: int, trees: int = 3) -> bytes:
     """A TreeEnsembleClassifier's attributes of two classes."""
     made = forest(seed, trees, 2)
     leaf = np.concatenate([np.array(tree.leaf, np.int64) for tree in made])
@@ -118,7 +118,7 @@ def onnx_model(seed: int, trees: int = 6) -> bytes:
     return out
 
 
-def booster(seed: int, trees: int = 6, *, binary: bool = False) -> bytes:
+def booster(seed: int, trees: int = 3, *, binary: bool = False) -> bytes:
     """XGBoost's arrays of trees in JSON or UBJSON."""
     source = np.random.default_rng(seed)
     out = b"{" if binary else b'{"trees":['

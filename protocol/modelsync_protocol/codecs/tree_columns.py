@@ -41,11 +41,15 @@ class TreeColumns:
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
         for attempt in (_encode_records, _encode_onnx, _encode_boosted):
-            made = attempt(target, base, prefix)
-            if made is None:
-                continue
-            payload = made(b"")
-            corrections = _corrections(self.decode(payload, len(target), base, prefix, b""), target)
+            try:
+                with np.errstate(all="ignore"):
+                    made = attempt(target, base, prefix)
+                if made is None:
+                    continue
+                found = self.decode(made(b""), len(target), base, prefix, b"")
+            except FormatError:
+                continue  # beyond what the format allows: other encodings carry it
+            corrections = _corrections(found, target)
             if corrections is not None:
                 return made(corrections)
         return None

@@ -295,5 +295,6 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
             return np.tile(np.arange(p.first_id, p.first_id + p.width), int(leaf.sum()))
         case "class_weights":
             row = np.cumsum(shape.leaf) - 1
-            return ensemble.weights.T[row[order][leaf]].astype(np.float32).ravel()
+            weights: NDArray[Any] = ensemble.weights.T[row[order][leaf]].astype(np.float32).ravel()
+            return weights
     return None
