@@ -31,7 +31,7 @@ MAX_RANGE_BITS = 32
 
 
 def _table_bits(elements: int) -> int:
-    return min(18, max(12, (24 * max(1, elements)).bit_length()))
+    return min(16, max(12, (24 * max(1, elements)).bit_length()))
 
 
 def mixer(inputs: int, slots: int, elements: int, extras: int = 0) -> Mixer:
