@@ -31,11 +31,11 @@ from modelsync_server.hub import mqtt
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
-from tests.support import packed_models
+from tests.support import packed_models, tree_files
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
-_ENCODINGS |= {codecs.TRANSPOSE: "transpose"}
+_ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns"}
 _VECTORS = ("dropped", "integers-i8", "integers-i16", "floats-bf16", "new-bf16", "new-f16", "shifted", "records")
 _TWIN = {
     "$version": 3,
@@ -100,6 +100,10 @@ def _frames() -> Iterator[tuple[str, bytes]]:
     for encoding, name in _ENCODINGS.items():
         payload = codecs.ENCODINGS[encoding].encode(text, other, b"")
         yield f"decode-{name}", carve(len(text), other, b"", b"", payload)
+    for make in (tree_files.pickled, tree_files.onnx_model, tree_files.booster):
+        old, new = make(1, 1), make(2, 1)
+        payload = codecs.ENCODINGS[codecs.TREE_COLUMNS].encode(new, old, b"")
+        yield "decode-tree-columns", carve(len(new), old, b"", b"", payload)
     for vector in check.frames():
         if vector["name"] not in _VECTORS:
             continue

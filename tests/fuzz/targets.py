@@ -32,7 +32,7 @@ from modelsync_protocol import (
     twin,
     update,
 )
-from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, zstd
+from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, tree_columns, zstd
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy
@@ -45,7 +45,7 @@ from tests.protocol.golden import check
 Target = Callable[[bytes], None]
 
 SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
-LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
+LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -277,6 +277,7 @@ _ALL: Final[dict[str, Target]] = {
     "decode-rans-new": partial(frame, codecs.RANS_NEW),
     "decode-subtract": partial(frame, codecs.SUBTRACT),
     "decode-transpose": partial(frame, codecs.TRANSPOSE),
+    "decode-tree-columns": partial(frame, codecs.TREE_COLUMNS),
     "decode-zstd": partial(frame, codecs.ZSTD),
     "head": head,
     "manifest": document,

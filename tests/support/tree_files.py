@@ -50,16 +50,16 @@ class _Tree:
         return node
 
 
-def forest(seed: int, trees: int = 6, classes: int = 3) -> list[_Tree]:
+def forest(seed: int, trees: int = 3, classes: int = 3) -> list[_Tree]:
     """Trees on random data."""
     source = np.random.default_rng(seed)
     return [_Tree(source, classes) for _ in range(trees)]
 
 
-def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
+def pickled(seed: int, trees: int = 3, classes: int = 3) -> bytes:
     """The arrays of a random forest between opcodes like those of a pickle."""
     out = b"\x80\x04n_node_samples"
-    for number, tree in enumerate(forest(seed, trees, classes)):
+    for number, tree in enumerate(forest(seed, trees, max(3, classes))):
         nodes = np.zeros(len(tree.leaf), _DTYPE)
         counts = np.array(tree.counts)
         total = counts.sum(axis=1)
@@ -71,13 +71,18 @@ def pickled(seed: int, trees: int = 6, classes: int = 3) -> bytes:
             squares = squares + column.astype(np.float64) * column
         nodes["impurity"] = 1.0 - squares / (total.astype(np.float64) * total)
         values = (counts / total[:, None]).tobytes()
+        if classes == 1:
+            levels = np.array([0.3, 1.7, 2.2])
+            mean = counts @ levels / total
+            nodes["impurity"] = counts @ (levels * levels) / total - mean * mean
+            values = mean.tobytes()
         shape = b"M" + len(total).to_bytes(2, "little") + b"K\x01K" + bytes([classes]) + b"\x87"
         out += b"seed" + bytes([number]) + b"B" + (64 * len(total)).to_bytes(4, "little") + nodes.tobytes()
         out += b"values" + shape + b"B" + len(values).to_bytes(4, "little") + values + b"tb"
     return out + b"."
 
 
-def onnx_model(seed: int, trees: int = 6) -> bytes:
+def onnx_model(seed: int, trees: int = 3) -> bytes:
     """A TreeEnsembleClassifier's attributes of two classes."""
     made = forest(seed, trees, 2)
     leaf = np.concatenate([np.array(tree.leaf, np.int64) for tree in made])
@@ -113,7 +118,7 @@ def onnx_model(seed: int, trees: int = 6) -> bytes:
     return out
 
 
-def booster(seed: int, trees: int = 6, *, binary: bool = False) -> bytes:
+def booster(seed: int, trees: int = 3, *, binary: bool = False) -> bytes:
     """XGBoost's arrays of trees in JSON or UBJSON."""
     source = np.random.default_rng(seed)
     out = b"{" if binary else b'{"trees":['

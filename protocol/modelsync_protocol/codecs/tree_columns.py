@@ -15,8 +15,10 @@ from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import boosted_frames, onnx_arrays, onnx_frames, record_frames
+from modelsync_protocol.trees.boosted_arrays import Trees
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
 from modelsync_protocol.trees.record_frames import RecordCoder
+from modelsync_protocol.trees.scan import Found
 from modelsync_protocol.wire import Reader, write_varint
 
 _RECORDS, _ONNX, _BOOSTED = 1, 2, 3
@@ -39,11 +41,15 @@ class TreeColumns:
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
         for attempt in (_encode_records, _encode_onnx, _encode_boosted):
-            made = attempt(target, base, prefix)
-            if made is None:
-                continue
-            payload = made(b"")
-            corrections = _corrections(self.decode(payload, len(target), base, prefix, b""), target)
+            try:
+                with np.errstate(all="ignore"):
+                    made = attempt(target, base, prefix)
+                if made is None:
+                    continue
+                found = self.decode(made(b""), len(target), base, prefix, b"")
+            except FormatError:
+                continue  # beyond what the format allows: other encodings carry it
+            corrections = _corrections(found, target)
             if corrections is not None:
                 return made(corrections)
         return None
@@ -134,8 +140,11 @@ def _decode_records(reader: Reader, payload: bytes, length: int, base: bytes, pr
     fresh = iter(record_frames.arrays(table, size))
     pieces: list[bytes] = []
     for twin in same.tolist():
-        tree = old[twin]
-        pieces += next(fresh) if twin < 0 else (base[tree.records : tree.records_end], base[tree.values : tree.end])
+        if twin < 0:
+            pieces += next(fresh)
+        else:
+            tree = old[twin]
+            pieces += base[tree.records : tree.records_end], base[tree.values : tree.end]
     gaps = [gap for place in places for gap in place]
     dictionary = _outside(base, _spans(old)) + prefix
     return _joined(list(zip(gaps, pieces, strict=True)), between, dictionary, length, corrections)
@@ -157,7 +166,7 @@ def _encode_boosted(target: bytes, base: bytes, prefix: bytes) -> Written | None
     return lambda corrections: _assembled(head, between, corrections, encoder)
 
 
-def _boosted_rest(base: bytes, found: boosted_frames.Trees | None) -> bytes:
+def _boosted_rest(base: bytes, found: Trees | None) -> bytes:
     return _outside(base, [(a.begin, a.end) for tree in found.arrays for a in tree] if found is not None else [])
 
 
@@ -201,7 +210,7 @@ def _joined(
     return bytes(out)
 
 
-def _spans(found: list[record_frames.Found]) -> list[tuple[int, int]]:
+def _spans(found: list[Found]) -> list[tuple[int, int]]:
     return [(t.records, t.records_end) for t in found] + [(t.values, t.end) for t in found]
 
 
@@ -209,7 +218,7 @@ def _lane_bits(nodes: int) -> int:
     return min(8, max(3, (nodes >> 7).bit_length()))
 
 
-def _assembled(head: bytes, between: bytes, corrections: bytes, encoder: Encoder) -> bytes:
+def _assembled(head: bytearray, between: bytes, corrections: bytes, encoder: Encoder) -> bytes:
     states, words, raw = encoder.written()
     out = bytearray(head)
     for part in (between, corrections):

@@ -38,7 +38,7 @@ _BINARY = re.compile(
     rb"|L\x00{7}\x02(id)(i[\s\S]|U[\s\S]|I[\s\S]{2}|l[\s\S]{4})"
     rb"|L\x00{7}\x09(num_nodes)SL(\x00{7}[\x01-\x09]\d{1,9})"
 )
-_TYPES = {b"d": np.dtype(">f4"), b"l": np.dtype(">i4"), b"U": np.dtype("u1")}
+_TYPES: dict[bytes, np.dtype[Any]] = {b"d": np.dtype(">f4"), b"l": np.dtype(">i4"), b"U": np.dtype("u1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ def trees(data: bytes) -> Trees | None:
     binary = data.find(b"base_weights[$d#L") >= 0
     found = _binary(data) if binary else _text(data)
     starts = [place for place, array in enumerate(found) if array.name == 0]
-    groups = [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
-    if not groups:
+    if not starts:
         return None
+    groups = [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
     best = max(groups[:3], key=len)
     names = {NAMES[array.name] for array in best}
     if len(names) != len(best) or not names >= {"left_children", "split_conditions", "split_indices", "sum_hessian"}:

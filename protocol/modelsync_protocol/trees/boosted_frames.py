@@ -111,7 +111,7 @@ def draft(target: bytes, base: bytes, old: Booster, old_found: Trees | None) -> 
     first = int(boosted_arrays.read(target, identifiers[0], found.binary)[0]) if identifiers else 0
     kept = []
     written = generated(booster, found.forms, found.binary, first)
-    for number, (name, form) in enumerate(found.forms):
+    for number in range(len(found.forms)):
         if all(
             target[t[number].begin : t[number].end] == w[number] for t, w in zip(found.arrays, written, strict=True)
         ):

@@ -31,7 +31,7 @@ MAX_RANGE_BITS = 32
 
 
 def _table_bits(elements: int) -> int:
-    return min(18, max(12, (24 * max(1, elements)).bit_length()))
+    return min(16, max(12, (24 * max(1, elements)).bit_length()))
 
 
 def mixer(inputs: int, slots: int, elements: int, extras: int = 0) -> Mixer:
@@ -98,7 +98,8 @@ def _number(model: Mixer, lanes: Lanes, contexts: Contexts, known: NDArray[np.ui
     left = np.maximum(length - np.int64(_TOP_BITS + 1), 0).astype(np.uint64)
     fields = None if known is None else known & ((np.uint64(1) << left) - np.uint64(1))
     low = lanes.raw(left.astype(np.uint8), fields)
-    return (value << left | low).view(np.int64)
+    result: Integers = (value << left | low).view(np.int64)
+    return result
 
 
 def _lengths(values: NDArray[np.uint64]) -> Integers:

@@ -17,7 +17,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import columns
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
-from modelsync_protocol.trees.mixing import joined
+from modelsync_protocol.trees.mixing import Mixer, joined
 
 Words = NDArray[np.uint64]
 """Floats' bits in the floats' order (`codecs.numerals.ordered`)."""
@@ -114,11 +114,11 @@ def code_fresh(
 
 def _code_grid(
     lanes: Lanes,
-    counts: columns.Mixer,
-    steps: columns.Mixer,
+    counts: Mixer,
+    steps: Mixer,
     grid: tuple[Integers, int],
     known: tuple[Integers, Integers, Integers] | None,
-    gaps: columns.Mixer | None,
+    gaps: Mixer | None,
 ) -> tuple[Integers, Integers, Integers]:
     """Entries of one grid: their groups, values and gaps (if there is a mixer for those)."""
     groups, number = grid
@@ -163,7 +163,8 @@ def _sums(step: Integers, first: NDArray[np.bool_]) -> Integers:
     rest = np.where(first, np.int64(0), step)
     running = np.cumsum(rest)
     run = np.cumsum(first) - 1
-    return bases[run] + running - running[start][run]
+    result: Integers = bases[run] + running - running[start][run]
+    return result
 
 
 def _means(scale: Integers, twice: Integers, gap: Integers, single: bool) -> Words:

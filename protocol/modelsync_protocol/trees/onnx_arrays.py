@@ -94,12 +94,12 @@ def _run_end(data: bytes, begin: int, end: int, kind: int) -> int:
         return begin + 5 * (int(wrong[0]) if len(wrong) else len(tags))
     if kind == INTS:
         stops = np.flatnonzero(part < 0x80)
-        tags = stops[::2]
-        starts = np.concatenate([[0], stops[1::2] + 1])[: len(tags)]
-        wrong = np.flatnonzero((part[tags] != 0x40) | (tags != starts))
-        count = int(wrong[0]) if len(wrong) else len(tags)
-        values = stops[1::2][:count]
-        return begin + (int(values[-1]) + 1 if len(values) else 0)
+        marks = stops[::2]
+        starts = np.concatenate([[0], stops[1::2] + 1])[: len(marks)]
+        wrong = np.flatnonzero((part[marks] != 0x40) | (marks != starts))
+        count = int(wrong[0]) if len(wrong) else len(marks)
+        ends = stops[1::2][:count]
+        return begin + (int(ends[-1]) + 1 if len(ends) else 0)
     position = begin
     while position < end:
         if data.startswith(BRANCH, position):
@@ -162,7 +162,7 @@ def write(values: NDArray[np.int64] | NDArray[np.float32], kind: int, packed: bo
             more = numbers >> np.int64(7 * (place + 1)) > 0
             table[:, place + 1] = (numbers >> np.int64(7 * place) & 0x7F) | np.where(more, 0x80, 0)
             keep[:, place + 1] = (numbers >> np.int64(7 * place) > 0) | (place == 0)
-        return table[keep].tobytes()
+        return bytes(table[keep].tobytes())
     size = len(values) * len(BRANCH)
     if size > caps.MAX_FRAME_BYTES:
         raise FormatError("a frame of trees is longer than declared.")

@@ -283,7 +283,8 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
         case "nodes_modes":
             return leaf.astype(np.int64)
         case "nodes_missing_value_tracks_true":
-            return ensemble.missing[order]
+            missing: NDArray[Any] = ensemble.missing[order]
+            return missing
         case "nodes_hitrates":
             return np.ones(shape.count, np.float32)
         case "class_treeids":
@@ -294,5 +295,6 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
             return np.tile(np.arange(p.first_id, p.first_id + p.width), int(leaf.sum()))
         case "class_weights":
             row = np.cumsum(shape.leaf) - 1
-            return ensemble.weights.T[row[order][leaf]].astype(np.float32).ravel()
+            weights: NDArray[Any] = ensemble.weights.T[row[order][leaf]].astype(np.float32).ravel()
+            return weights
     return None

@@ -14,7 +14,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import columns, judging, scan
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
-from modelsync_protocol.trees.mixing import joined
+from modelsync_protocol.trees.mixing import Mixer, joined
 from modelsync_protocol.trees.records import Impurity, Parameters, Style, Table, TableModel
 from modelsync_protocol.trees.scan import Found
 from modelsync_protocol.trees.shape import from_depth_first
@@ -125,22 +125,21 @@ class RecordCoder:
             raise FormatError("a frame of trees names a tree that the base lacks.")
         return old, gaps, found
 
-    def _places(
-        self, lanes: Lanes, model: columns.Mixer, trees: int, known: list[Found] | None, of_base: bool
-    ) -> list[Found]:
+    def _places(self, lanes: Lanes, model: Mixer, trees: int, known: list[Found] | None, of_base: bool) -> list[Found]:
         """Trees with the distances before their records and values; those of the base with counts, at their places."""
         rows = []
         width = self._parameters.width * 8
-        starts = None
+        exact: list[Integers] = []
         if known is not None:
             ends = [0, *(tree.end for tree in known)]
             starts = np.array([tree.records - end for tree, end in zip(known, ends, strict=False)], np.int64)
             between = np.array([tree.values - tree.records_end for tree in known], np.int64)
             counts = np.array([tree.count for tree in known], np.int64)
+            exact = [starts, between, counts]
         for number in range(3 if of_base else 2):
             values = None
             if known is not None:
-                values = columns.signed(np.diff((starts, between, counts)[number], prepend=np.int64(0)))
+                values = columns.signed(np.diff(exact[number], prepend=np.int64(0)))
             first = np.arange(trees) == 0
             context = stacked(joined(first, number, 1), joined(np.full(trees, number), int(of_base)))
             rows.append(np.cumsum(columns.unsigned(columns.numbers(model, lanes, context, values))))

@@ -104,7 +104,7 @@ def _values(data: bytes, end: int, count: int) -> tuple[int, int, int] | None:
     if start is not None:
         offset, width = start
         shapes += _shapes(data[end + offset + width * count * 8 :][:_NEAR_BYTES], count)
-        shapes = [(place, *shape) for place, *shape in shapes if shape[0] * shape[1] == width] or [(0, 1, width)]
+        shapes = [shape for shape in shapes if shape[1] * shape[2] == width] or [(0, 1, width)]
         _, outputs, classes = shapes[0]
     elif shapes:
         place, outputs, classes = shapes[0]

@@ -109,7 +109,7 @@ def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
     starts = np.cumsum(sizes) - sizes
     within = np.arange(count) - starts[trees]
     inner = np.flatnonzero(~leaf)
-    before = np.cumsum(~leaf) - ~leaf
+    before: Integers = np.cumsum(~leaf) - ~leaf
     number = (within - 1) // 2 + before[starts[trees]]
     later = within > 0
     if len(sizes) and (
@@ -129,7 +129,7 @@ def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
     order = np.argsort(depth, kind="stable")
     inverse = np.empty(count, np.int64)
     inverse[order] = np.arange(count)
-    above = np.where(parent >= 0, inverse[parent], -1)[order] if count else parent
+    higher = np.where(parent >= 0, inverse[parent], -1)[order] if count else parent
     waves = (0, *np.cumsum(np.bincount(depth)).tolist()) if count else (0,)
     right = (within % 2 == 0) & later
-    return Shape(tuple(waves), leaf[order], above, right[order], trees[order]), order
+    return Shape(tuple(waves), leaf[order], higher, right[order], trees[order]), order
