@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PACKAGES := protocol server daemon inference
 DEPLOYABLES := $(PACKAGES) bench meta
 STAMP := $(VENV)/.modelsync-setup
+# Programs that look at the repository or make a release, with pins of their own.
+TOOLS := $(VENV)/tools
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
@@ -98,7 +100,6 @@ $(DOCS)/.installed: requirements/docs.txt
 	touch $@
 
 # GitHub's workflows: their form, and what an attacker could do with them. Neither asks the network.
-TOOLS := $(VENV)/tools
 workflows: $(TOOLS)/.installed
 	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
