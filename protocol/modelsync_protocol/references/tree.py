@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modelsync_protocol import caps, manifest
+from modelsync_protocol.errors import FormatError
 
 _MAX_HOPS = 40
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -93,9 +94,7 @@ def _follow(entries: Mapping[str, int | str], parts: list[str]) -> tuple[str, in
         if isinstance(found, str):
             try:
                 manifest.check_link(path, found)
-            except ValueError as error:
-                raise OutsideError("leads out of the artifact through a link") from error
-            except Exception as error:
+            except FormatError as error:
                 raise OutsideError("leads out of the artifact through a link") from error
             todo += [step for step in reversed(found.split("/")) if step not in ("", ".")]
         else:

@@ -1,4 +1,4 @@
-"""`modelsync publish|list|price|verify`: the commands that write and read artifacts. No logic beyond presentation."""
+"""`modelsync publish|inspect|list|price|verify`: the commands that write and read artifacts. No logic beyond presentation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from modelsync_server.cli.inspect_command import inspect
+
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
@@ -18,7 +20,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
-    for command in (publish, list_, price, verify):
+    for command in (publish, inspect, list_, price, verify):
         app.command(command.__name__.rstrip("_"))(command)
 
 
