@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground",
+        "references": "containers front ground",
         "codecs": "ground",
         "containers": "ground",
         "ground": "",

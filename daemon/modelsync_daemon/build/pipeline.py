@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.plan_executor import Executor, Linked
 from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.build.seeds import StreamReader, load_seed
@@ -263,6 +264,10 @@ class _Job:
         await executor.run(done, body, linked)
         self._listener.state("assembling")
         manifest = await self._verify(assembly, target)
+        refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
+        if refusal is not None:
+            self._build.drop()
+            raise RefusedError(f"{self._request.name} version {self._resolved.version} is refused: {refusal}")
         destination = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:
