@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := protocol server daemon inference
 DEPLOYABLES := $(PACKAGES) bench meta
 STAMP := $(VENV)/.modelsync-setup
-# Tools of ours that share nothing with our own code.
+# Programs that look at the repository or make a release, with pins of their own.
 TOOLS := $(VENV)/tools
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
