@@ -27,7 +27,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "hub iothub library origin push store triggers",
+        "cli": "hub iothub library origin publish push store triggers",
         "library": "publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
