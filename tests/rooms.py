@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain",
+        "references": "containers front ground",
         "codecs": "ground",
         "containers": "ground",
         "plain": "ground",
@@ -27,7 +28,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "hub iothub library origin push store triggers",
+        "cli": "hub iothub library origin publish push store triggers",
         "library": "publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",

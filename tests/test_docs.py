@@ -64,7 +64,8 @@ def test_where_the_next_line_goes_is_there() -> None:
     text = (ROOT / "docs" / "contributing.md").read_text()
     named = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text)
     assert named
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    kept = [path for path in named if not path.startswith(".venv/")]  # what is made there comes with `make docs`
+    assert [path for path in kept if not (ROOT / path).exists()] == []
 
 
 def test_the_page_of_commands_is_what_the_parsers_say() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.plain_views import (
     ViewedLinks,
     ViewedTarget,
@@ -314,6 +315,10 @@ class _Job:
         if self._viewed is not None:
             await self._viewed.pack()
         manifest = await self._verify(assembly, target)
+        refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
+        if refusal is not None:
+            self._build.drop()
+            raise RefusedError(f"{self._request.name} version {self._resolved.version} is refused: {refusal}")
         folder = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:

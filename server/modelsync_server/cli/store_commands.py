@@ -1,4 +1,4 @@
-"""`modelsync list|show|diff|price|verify|doctor`: the commands that read a store. No logic beyond presentation."""
+"""`modelsync inspect|list|show|diff|price|verify|doctor`: the commands that read. No logic beyond presentation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelsync_server.cli import documents, tables
+from modelsync_server.cli.inspect_command import inspect
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _MOST_TENSORS = 40
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
-    for command in (list_, show, diff, price, verify, doctor):
+    for command in (inspect, list_, show, diff, price, verify, doctor):
         app.command(command.__name__.rstrip("_"))(command)
 
 
