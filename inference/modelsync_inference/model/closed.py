@@ -24,7 +24,7 @@ class _FolderTree:
                 path = Path(base) / name
                 relative, info = str(path.relative_to(folder)), path.lstat()
                 if stat.S_ISLNK(info.st_mode):
-                    self._entries[relative] = os.readlink(path)
+                    self._entries[relative] = str(path.readlink())
                 elif stat.S_ISREG(info.st_mode):
                     self._entries[relative] = info.st_size
                 elif not stat.S_ISDIR(info.st_mode):

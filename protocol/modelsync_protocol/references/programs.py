@@ -5,10 +5,10 @@ Reads whole files and takes seconds on large ones, so it is for publishers and `
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 import zlib
+from typing import IO, cast
 
 from modelsync_protocol.containers.pickle_walk import Name, Walk
 from modelsync_protocol.errors import FormatError
@@ -73,7 +73,7 @@ def read_pickle(findings: Findings, path: str, data: memoryview, where: str = ""
 def read_zip(findings: Findings, path: str, data: memoryview) -> None:
     """Note the code in a zip file: pickles, TorchScript, Keras' Lambda layers. FormatError if it is no zip file."""
     try:
-        with zipfile.ZipFile(_View(data)) as archive:
+        with zipfile.ZipFile(cast(IO[bytes], _View(data))) as archive:
             infos = archive.infolist()
             if len(infos) > _MAX_ENTRIES:
                 raise FormatError("the zip file has too many entries.")
@@ -118,14 +118,11 @@ def read_keras(findings: Findings, path: str, data: memoryview) -> None:
             findings.execute(path, f"module {module[:100]!r}", "a Keras layer that imports code.")
 
 
-class _View(io.RawIOBase):
-    """A file over bytes that are not copied."""
+class _View:
+    """What zipfile reads from: bytes in memory that are not copied."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._place = data, 0
-
-    def readable(self) -> bool:
-        return True
 
     def seekable(self) -> bool:
         return True
@@ -137,9 +134,8 @@ class _View(io.RawIOBase):
         self._place = max(0, offset + (0, self._place, len(self._data))[whence])
         return self._place
 
-    def readinto(self, buffer: object) -> int:
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # the buffer protocol has no type in 3.11
-        piece = self._data[self._place : self._place + len(target)]
-        target[: len(piece)] = piece
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._data) if size < 0 else self._place + size
+        piece = bytes(self._data[self._place : end])
         self._place += len(piece)
-        return len(piece)
+        return piece

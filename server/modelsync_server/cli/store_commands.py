@@ -1,4 +1,4 @@
-"""`modelsync publish|inspect|list|price|verify`: the commands that write and read artifacts. No logic beyond presentation."""
+"""`modelsync publish|inspect|list|price|verify`: writing and reading artifacts. No logic beyond presentation."""
 
 from __future__ import annotations
 
