@@ -28,6 +28,7 @@ from modelsync_protocol import (
     offers,
     ops,
     parcel,
+    references,
     twin,
     update,
 )
@@ -42,6 +43,7 @@ from tests.protocol.golden import check
 Target = Callable[[bytes], None]
 
 SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt")
+REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
 LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
@@ -204,6 +206,15 @@ def model_file(suffix: str, data: bytes) -> None:
     containers.external_tensors(f"model.{suffix}", memoryview(data))
 
 
+def referred(data: bytes) -> None:
+    """Reading what a model refers to never raises, and names only files of the artifact; the first byte is the kind."""
+    if data:
+        path = f"m.{REFERRING[data[0] % len(REFERRING)]}"
+        tree = references.MemoryTree({path: memoryview(data)[1:], "weights.bin": memoryview(bytes(8))})
+        found = references.read(tree, code=True)
+        assert {item.text for item in found.refers} <= set(tree.files)
+
+
 def chunks(data: bytes) -> None:
     """Chunks tile the file, none empty or above the cap; the first byte chooses the suffix."""
     if not data:
@@ -242,6 +253,7 @@ _ALL: Final[dict[str, Target]] = {
     "operations": operations,
     "parcel": trust_parcel,
     "pointer": pointers,
+    "read-references": referred,
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),
     "read-onnx": partial(model_file, "onnx"),

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.transfer.errors import NotClosed
+from modelsync_daemon.workers.messages import error_of, kind_of
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.model.artifact import open_artifact
 from modelsync_inference.model.pointer import VersionRef
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_protocol.errors import UsageError
 from modelsync_server.cli import app
+from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.closed import check_closed
 from tests.support.datadir import DataDir
 from tests.support.hostile_artifacts import Files, artifacts, closed
 from tests.support.pulling import Device
@@ -32,18 +36,13 @@ def written(folder: Path, files: Files) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def shop_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shop")
-
-
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-async def test_publisher_and_inference_refuse(tmp_path: Path, name: str) -> None:
-    from modelsync_server.publish.artifact import snapshot
-    from modelsync_server.publish.closed import check_closed
-
-    with snapshot(written(tmp_path / "a", HOSTILE[name])) as artifact, pytest.raises(UsageError, match="not closed"):
-        check_closed(artifact)
+def test_all_three_places_refuse(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path / "a", HOSTILE[name])
+    with snapshot(folder) as artifact:
+        with pytest.raises(UsageError, match="not closed"):
+            check_closed(artifact)
+        assert "not closed" in (refusal_of(artifact.manifest, folder) or "")
     data = DataDir(tmp_path / "data")
     installed = data.install(1, HOSTILE[name])
     with pytest.raises(ModelRefusedError, match="not closed"):
@@ -53,18 +52,20 @@ async def test_publisher_and_inference_refuse(tmp_path: Path, name: str) -> None
 async def test_a_device_refuses_what_a_careless_publisher_signed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All forms, published without the publisher's check, come to one device in one go."""
     shop = await Shop.open(tmp_path)
-    device = Device(tmp_path / "device", shop.trust)
+    folder = written(tmp_path / "a", HOSTILE["location-climbing"])
+    with pytest.raises(UsageError, match="climbs"):
+        await shop.publish("m", folder)
     with monkeypatch.context() as careless:
         careless.setattr("modelsync_server.publish.publisher.check_closed", lambda artifact: None)
-        for name in sorted(HOSTILE):
-            await shop.publish(name, written(tmp_path / "artifacts" / name, HOSTILE[name]))
+        await shop.publish("m", folder)
+    device = Device(tmp_path / "device", shop.trust)
     async with ScriptedOrigin(shop.path) as origin:
-        for name in sorted(HOSTILE):
-            with pytest.raises(NotClosed, match="not closed") as caught:
-                await device.pull(name, origin.url)
-            assert caught.value.version == 1 and caught.value.exit_code == 3
+        with pytest.raises(NotClosed, match="climbs") as caught:
+            await device.pull("m", origin.url)
+    error = caught.value
+    told = error_of(kind_of(error), str(error), {"version": error.version, "digest": error.digest})
+    assert isinstance(told, NotClosed) and (told.version, told.exit_code) == (1, 3)
     assert device.leftovers() == [] and device.data.all_installed() == []
 
 

@@ -1,4 +1,4 @@
-"""Makes one small hostile artifact for each way of pointing out of itself: `python -m tests.support.hostile_artifacts DIR`.
+"""Makes a small hostile artifact for each way of pointing out: `python -m tests.support.hostile_artifacts DIR`.
 
 Each is a name and its files; the model file is `model.onnx` unless the form needs another.
 """
@@ -101,7 +101,7 @@ def _places() -> dict[str, Callable[[], bytes]]:
     )
     return {
         "attribute": lambda: of_node(value=tensor()),
-        "attribute-list": lambda: of_node(values=[tensor(None, location="weights.bin"), tensor()]),
+        "attribute-list": lambda: of_node(values=[tensor("weights.bin"), tensor()]),
         "sparse-initializer": lambda: in_graph(lambda m: m.graph.sparse_initializer.append(sparse)),
         "sparse-attribute": lambda: of_node(sparse_value=sparse),
         "subgraph": lambda: of_node(body=inner),
