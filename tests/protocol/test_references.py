@@ -18,13 +18,12 @@ from tests.support.hostile_artifacts import artifacts, closed
 
 def locations(message: Message) -> Iterator[str]:
     """Every external location below a message, wherever it stands."""
-    for field, value in message.ListFields():
-        for item in value if isinstance(value, list) or hasattr(value, "add") else [value]:
+    for _, value in message.ListFields():
+        for item in value if hasattr(value, "add") else [value]:
             if isinstance(item, onnx.TensorProto):
                 yield from (entry.value for entry in item.external_data if entry.key == "location")
             if isinstance(item, Message):
                 yield from locations(item)
-        del field
 
 
 def read(data: bytes) -> references.Findings:
@@ -43,7 +42,6 @@ def test_no_location_that_the_library_sees_outside_is_missed() -> None:
         if outside:
             found = read(data)
             seen += 1
-            assert found.outside or found.unreadable, (outside, data)
             assert found.outside, (outside, found.unreadable, data)
     assert seen > 100
 
@@ -79,7 +77,7 @@ def test_nesting_is_bounded() -> None:
     inner = b""
     for _ in range(3000):
         inner = _key(1, _key(5, _key(6, inner)))
-    assert read(_key(7, inner)).unreadable
+    assert read(_key(7, inner)).outside
 
 
 def test_any_bytes_are_answered() -> None:

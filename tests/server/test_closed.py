@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_protocol.errors import UsageError
 from modelsync_server.cli import app
 from modelsync_server.publish.artifact import snapshot
-from modelsync_server.publish.closed import check_closed
+from modelsync_server.publish.closed import check_closed, check_hard_links
 from tests.support.datadir import DataDir
 from tests.support.hostile_artifacts import Files, artifacts, closed
 from tests.support.pulling import Device
@@ -92,3 +93,15 @@ def test_inspect_says_what_is_in_it_and_its_exit_code_fits_a_pipeline(tmp_path: 
     assert run.invoke(app, ["inspect", str(tmp_path / "m.pkl")]).exit_code == 0
     pickled = run.invoke(app, ["inspect", str(tmp_path / "m.pkl"), "--forbid-code"])
     assert pickled.exit_code == 3 and "imports os.system" in pickled.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: making another user's file needs root")
+def test_a_hard_link_to_another_users_file_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    os.chown(secret, 12345, -1)
+    folder = written(tmp_path / "a", closed())
+    check_hard_links(folder)
+    (folder / "w.bin").hardlink_to(secret)
+    with pytest.raises(UsageError, match="hard link"):
+        check_hard_links(folder)

@@ -5,14 +5,17 @@ Each is a name and its files; the model file is `model.onnx` unless the form nee
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import flatbuffers
 import numpy as np
 from onnx import ModelProto, SparseTensorProto, TensorProto, helper
+
+flatbuffers: Any = importlib.import_module("flatbuffers")  # it has no types
 
 Files = dict[str, bytes]
 
@@ -46,7 +49,7 @@ def tensor(location: str | None = "../secret", **more: str) -> TensorProto:
     return made
 
 
-def model(nodes: list[object] | None = None, initializers: list[TensorProto] | None = None) -> ModelProto:
+def model(nodes: list[Any] | None = None, initializers: list[TensorProto] | None = None) -> ModelProto:
     """A model that gives back its input."""
     x = helper.make_tensor_value_info("X", TensorProto.FLOAT, [1])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
@@ -69,8 +72,8 @@ def artifacts() -> Iterator[tuple[str, Files]]:
     yield from _other_formats()
 
 
-def _with(**more: list[TensorProto]) -> Files:
-    return {"model.onnx": model(**more).SerializeToString(), "weights.bin": bytes(8)}  # type: ignore[arg-type]  # one kind only
+def _with(**more: Any) -> Files:
+    return {"model.onnx": model(**more).SerializeToString(), "weights.bin": bytes(8)}
 
 
 def _shaped() -> TensorProto:
@@ -82,7 +85,7 @@ def _shaped() -> TensorProto:
 def _places() -> dict[str, Callable[[], bytes]]:
     sparse = SparseTensorProto(values=tensor(), dims=[1])
 
-    def of_node(**attributes: object) -> bytes:
+    def of_node(**attributes: Any) -> bytes:
         return model([helper.make_node("Constant", [], ["y"], **attributes)]).SerializeToString()
 
     def in_graph(change: Callable[[ModelProto], object]) -> bytes:
@@ -173,7 +176,7 @@ def _other_formats() -> Iterator[tuple[str, Files]]:
     yield "ort-outside", {**plain, "m.ort": _ort()}
 
 
-def _table(builder: flatbuffers.Builder, count: int, offsets: dict[int, int], longs: dict[int, int]) -> int:
+def _table(builder: Any, count: int, offsets: dict[int, int], longs: dict[int, int]) -> int:
     builder.StartObject(count)
     for slot, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
@@ -182,7 +185,7 @@ def _table(builder: flatbuffers.Builder, count: int, offsets: dict[int, int], lo
     return int(builder.EndObject())
 
 
-def _vector(builder: flatbuffers.Builder, table: int) -> int:
+def _vector(builder: Any, table: int) -> int:
     builder.StartVector(4, 1, 4)
     builder.PrependUOffsetTRelative(table)
     return int(builder.EndVector())
