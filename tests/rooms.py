@@ -27,7 +27,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "hub iothub origin publish push store triggers trust",
+        "cli": "hub iothub library origin publish push store triggers",
+        "library": "publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
         "publish": "encode store trust",
@@ -39,7 +40,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "iothub": "",
     },
     "daemon": {
-        "front": "activate build config control disk local reconcile timing transfer workers",
+        "front": "activate build config control disk doctor local reconcile timing transfer workers",
+        "doctor": "config disk local transfer trust",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",
         "reconcile": "activate config disk timing transfer workers",

@@ -29,6 +29,7 @@ from modelsync_protocol import (
     ops,
     parcel,
     references,
+    release_record,
     twin,
     update,
 )
@@ -166,6 +167,12 @@ def trust_parcel(data: bytes) -> None:
     assert all(len(content) <= caps.MAX_BUNDLE_BYTES for content in (found.bundle, *found.objects.values()))
 
 
+def release(data: bytes) -> None:
+    """What was read of a release record can be written, and reads the same."""
+    found = release_record.decode(data)
+    assert release_record.decode(release_record.encode(found)) == found
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -254,6 +261,7 @@ _ALL: Final[dict[str, Target]] = {
     "parcel": trust_parcel,
     "pointer": pointers,
     "read-references": referred,
+    "release-record": release,
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),
     "read-onnx": partial(model_file, "onnx"),

@@ -1,4 +1,4 @@
-"""Files that YAML, JSON and protobuf text beside a model name (config.pbtxt, MLmodel, index files). No I/O here.
+"""Files that YAML, JSON and protobuf text beside a model name: config.pbtxt, MLmodel, index files. No I/O.
 
 Only keys that programs follow are read: a tokenizer's words may look like paths, and a note on where a model came from
 opens nothing.

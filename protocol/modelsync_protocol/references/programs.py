@@ -6,10 +6,9 @@ Reads whole files and takes seconds on large ones, so it is for publishers and `
 from __future__ import annotations
 
 import re
-import zipfile
 import zlib
-from typing import IO, cast
 
+from modelsync_protocol.containers import zip_entries
 from modelsync_protocol.containers.pickle_walk import Name, Walk
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.references.findings import Findings
@@ -72,34 +71,41 @@ def read_pickle(findings: Findings, path: str, data: memoryview, where: str = ""
 
 def read_zip(findings: Findings, path: str, data: memoryview) -> None:
     """Note the code in a zip file: pickles, TorchScript, Keras' Lambda layers. FormatError if it is no zip file."""
-    try:
-        with zipfile.ZipFile(cast(IO[bytes], _View(data))) as archive:
-            infos = archive.infolist()
-            if len(infos) > _MAX_ENTRIES:
-                raise FormatError("the zip file has too many entries.")
-            for info in infos:
-                _entry(findings, path, archive, info)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, zlib.error, EOFError, OSError) as error:
-        raise FormatError("the zip file is damaged.") from error
+    for number, entry in enumerate(zip_entries.all_entries(data)):
+        if number == _MAX_ENTRIES:
+            raise FormatError("the zip file has too many entries.")
+        _entry(findings, path, entry, data[entry.offset : entry.offset + entry.length])
 
 
-def _entry(findings: Findings, path: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-    name = info.filename
+def _entry(findings: Findings, path: str, entry: zip_entries.Entry, packed: memoryview) -> None:
+    name = entry.name
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
         findings.refuse(path, f"entry {name[:100]!r}", "would be unpacked outside of its folder.")
     elif "/code/" in f"/{name}" and name.endswith(".py"):
         findings.execute(path, name[:100], "TorchScript: a program that runs with the model.")
     elif name.endswith((".pkl", ".npy")) or name.rpartition("/")[2] == "config.json":
-        with archive.open(info) as file:
-            content = memoryview(file.read(_MAX_ENTRY_BYTES + 1))
-        if len(content) > _MAX_ENTRY_BYTES:
-            findings.execute(path, name[:100], "too long to be looked into.")
+        content = _unpacked(entry, packed)
+        if content is None:
+            findings.execute(path, name[:100], "too long, or packed in a way that can't be looked into.")
         elif name.endswith(".pkl"):
             read_pickle(findings, path, content, name[:100])
         elif name.endswith(".npy"):
             read_array(findings, path, content, name[:100])
         else:
             read_keras(findings, path, content)
+
+
+def _unpacked(entry: zip_entries.Entry, packed: memoryview) -> memoryview | None:
+    """An entry's bytes; None if there are more than _MAX_ENTRY_BYTES or the method is not known here."""
+    if entry.method == zip_entries.STORED:
+        return packed if len(packed) <= _MAX_ENTRY_BYTES else None
+    if entry.method != zip_entries.DEFLATED:
+        return None
+    try:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _MAX_ENTRY_BYTES + 1)
+    except zlib.error as error:
+        raise FormatError("the zip file is damaged.") from error
+    return memoryview(content) if len(content) <= _MAX_ENTRY_BYTES else None
 
 
 def read_array(findings: Findings, path: str, data: memoryview, where: str = "") -> None:
@@ -116,26 +122,3 @@ def read_keras(findings: Findings, path: str, data: memoryview) -> None:
         module = match[1].decode(errors="replace")
         if module.partition(".")[0] not in _KERAS_OWN and not module.startswith(_KERAS_OWN):
             findings.execute(path, f"module {module[:100]!r}", "a Keras layer that imports code.")
-
-
-class _View:
-    """What zipfile reads from: bytes in memory that are not copied."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._place = data, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._place = max(0, offset + (0, self._place, len(self._data))[whence])
-        return self._place
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._data) if size < 0 else self._place + size
-        piece = bytes(self._data[self._place : end])
-        self._place += len(piece)
-        return piece
