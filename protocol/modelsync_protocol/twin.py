@@ -210,6 +210,15 @@ class _Reader:
         return tuple(windows) or (NEVER,)
 
 
+def check_model_names(patch: Mapping[str, Any]) -> None:
+    """UsageError for a patch of desired properties that names a model by what is no model name."""
+    section = patch.get(SECTION)
+    models = section.get("models") if isinstance(section, Mapping) else None
+    for name, wish in models.items() if isinstance(models, Mapping) else ():
+        if wish is not None or _BAD_KEY.search(name):  # a wrong name that a twin has can be deleted
+            names.check_model_name(name)
+
+
 def check_origin(value: object) -> str:
     """Return `value` if it is an origin's URL (http or https, a query is allowed), else raise ValueError."""
     if not isinstance(value, str) or len(value) > 2048 or any(ord(c) <= 32 or ord(c) == 127 for c in value):

@@ -28,6 +28,7 @@ from modelsync_protocol import (
     offers,
     ops,
     parcel,
+    references,
     release_record,
     twin,
     update,
@@ -44,8 +45,14 @@ from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
 
+<<<<<<< HEAD
 SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
 LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
+=======
+SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt")
+REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
+LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
+>>>>>>> closed
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -213,6 +220,7 @@ def model_file(suffix: str, data: bytes) -> None:
     containers.external_tensors(f"model.{suffix}", memoryview(data))
 
 
+<<<<<<< HEAD
 def members(data: bytes) -> None:
     """What may be unpacked of a file lies inside it; the publisher alone looks, at its author's files."""
     for found in member_finder.members("model.bin", memoryview(data)):
@@ -245,6 +253,15 @@ def unpack(data: bytes) -> None:
         size += len(piece)
         assert size <= declared + 1
     assert size == declared
+=======
+def referred(data: bytes) -> None:
+    """Reading what a model refers to never raises, and names only files of the artifact; the first byte is the kind."""
+    if data:
+        path = f"m.{REFERRING[data[0] % len(REFERRING)]}"
+        tree = references.MemoryTree({path: memoryview(data)[1:], "weights.bin": memoryview(bytes(8))})
+        found = references.read(tree, code=True)
+        assert {item.text for item in found.refers} <= set(tree.files)
+>>>>>>> closed
 
 
 def chunks(data: bytes) -> None:
@@ -286,6 +303,7 @@ _ALL: Final[dict[str, Target]] = {
     "operations": operations,
     "parcel": trust_parcel,
     "pointer": pointers,
+    "read-references": referred,
     "release-record": release,
     "members": members,
     "plain-views": plain_views,

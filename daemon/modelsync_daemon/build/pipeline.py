@@ -30,6 +30,7 @@ from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_daemon.disk.garbage import REPAIR
 from modelsync_daemon.disk.journal import Build, Recipe
 from modelsync_daemon.transfer.download import ObjectChanged, ObjectReader, ObjectSource
+from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.transfer.origin_client import Origin, Traffic
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
@@ -318,7 +319,8 @@ class _Job:
         refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
         if refusal is not None:
             self._build.drop()
-            raise RefusedError(f"{self._request.name} version {self._resolved.version} is refused: {refusal}")
+            text = f"{self._request.name} version {self._resolved.version} is refused: {refusal}"
+            raise NotClosed(text, self._resolved.version, self._digest)
         folder = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:

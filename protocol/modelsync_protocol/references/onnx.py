@@ -64,13 +64,11 @@ class _Reader:
 
     def model(self) -> None:
         part = self._take([(0, len(self._data))], _MODEL, "the model")
-        if 7 not in part.pieces:
-            raise FormatError("the file holds no ONNX graph.")
         functions = part.pieces.get(25, [])
         for span in functions:
             known = self._take([span], _FUNCTION, "a function")
             self._domains.add(self._text(known.pieces.get(10, [])))
-        self._graph(part.pieces[7], "", 0)
+        self._graph(part.pieces.get(7, []), "", 0)
         for span in functions:
             self._function(span)
         for number, span in enumerate(part.pieces.get(20, []), 1):
@@ -79,6 +77,8 @@ class _Reader:
                 if key in training.pieces:
                     self._graph(training.pieces[key], f"training {number}", 0)
         self._metadata(part.pieces.get(14, []), "metadata")
+        if 7 not in part.pieces:
+            raise FormatError("the file holds no ONNX graph.")
         for where, number in self._strange:  # only now: in a damaged file anything is strange
             self._findings.refuse(self._path, where, f"holds a field {number} that is not known here.")
 
@@ -113,7 +113,8 @@ class _Reader:
 
     def _graph(self, spans: Spans, where: str, depth: int) -> None:
         if depth > _MAX_DEPTH:
-            raise FormatError("the ONNX graph is nested too deeply.")
+            self._findings.refuse(self._path, where[:200], "is nested deeper than is looked into.")
+            return
         part = self._take(spans, _GRAPH, where or "the graph")
         for span in part.pieces.get(5, []):
             self._tensor([span], where)

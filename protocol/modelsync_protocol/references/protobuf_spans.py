@@ -13,7 +13,8 @@ from modelsync_protocol.containers.protobuf import BYTES, FIXED32, FIXED64, VARI
 from modelsync_protocol.errors import FormatError
 
 GROUP, END_GROUP = 3, 4
-_MAX_GROUPS = 64
+_MAX_GROUPS = 100
+"""As deep as protobuf itself goes."""
 _MAX_KEY = (1 << 32) - 1
 
 Spans = list[tuple[int, int]]

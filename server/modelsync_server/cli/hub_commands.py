@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
+from modelsync_protocol.twin import check_model_names
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
     DEVICE_PORT,
@@ -194,6 +195,7 @@ def twin_set(
     value = _json_argument(patch)
     if not isinstance(value, dict):
         raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
+    check_model_names(value)
     _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
 
 

@@ -28,7 +28,7 @@ from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
-from modelsync_server.publish.closed import check_closed
+from modelsync_server.publish.closed import check_closed, check_hard_links
 from modelsync_server.publish.newer import newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.release_records import published_at, write_record
@@ -114,6 +114,7 @@ async def publish(
 
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
+    check_hard_links(path)
     with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
         check_closed(artifact)
         target = Source(artifact.manifest, artifact.stream)
