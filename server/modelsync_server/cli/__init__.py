@@ -11,6 +11,7 @@ from modelsync_server.cli import (
     device_commands,
     hub_commands,
     keys_commands,
+    rollout_commands,
     serve_command,
     store_commands,
     trigger_commands,
@@ -23,7 +24,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (store_commands, keys_commands, serve_command, hub_commands, device_commands, trigger_commands):
+for commands in (
+    store_commands,
+    keys_commands,
+    serve_command,
+    hub_commands,
+    device_commands,
+    rollout_commands,
+    trigger_commands,
+):
     commands.register(app)
 
 

@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -76,6 +77,7 @@ class ServiceClient:
         self._connection = connection
         self._bearer = bearer
         self._token = ("", 0.0)
+        self._ahead = 0.0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -92,6 +94,10 @@ class ServiceClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def now(self) -> float:
+        """The hub's clock (seconds since 1970), by the Date of its last answer; ours before there was one."""
+        return time.time() + self._ahead
 
     # Twins
 
@@ -267,6 +273,7 @@ class ServiceClient:
             timeout = aiohttp.ClientTimeout(total=seconds)
             async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
                 raw = await response.read()
+                self._ahead = _ahead(response.headers.get("Date"), self._ahead)
                 return _Answer(response.status, _parse(raw), dict(response.headers))
         except aiohttp.ClientConnectorCertificateError as error:
             raise RefusedError(
@@ -296,6 +303,16 @@ class _Answer:
     status: int
     body: Any
     headers: dict[str, str]
+
+
+def _ahead(date: str | None, known: float) -> float:
+    """How far the hub's clock is ahead of ours; what was known before if the difference is within the Date's second."""
+    try:
+        found = parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return known
+    # A Date is cut to its second, so it lags by up to one.
+    return known if -1.0 <= found - known <= 0.0 else found
 
 
 def _parse(raw: bytes) -> Any:
