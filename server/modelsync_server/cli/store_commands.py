@@ -6,9 +6,14 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub
+
+if TYPE_CHECKING:
+    from modelsync_server.rollout.bases import FleetBases
 
 StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -29,14 +34,23 @@ def publish(
     version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Recorded inputs and outputs that a device checks.")] = None,
     bases: Annotated[str, typer.Option(help="More versions to make updates from: 3,4,…")] = "",
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Make updates from exactly the versions that the fleet holds.")
+    ] = False,
+    max_updates: Annotated[int, typer.Option(min=0, help="With --hub: most updates, most devices first.")] = 5,
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish a model file or directory as a new version."""
     from modelsync_server.cli.progress import Bar
+    from modelsync_server.publish.publisher import DEFAULT_BASES
     from modelsync_server.publish.publisher import publish as run
     from modelsync_server.store import open_store
 
+    held = _held(store, name, max_updates, module, service, state) if hub else None
     with Bar() as bar:
         result = asyncio.run(
             run(
@@ -46,7 +60,8 @@ def publish(
                 path,
                 version=version,
                 probe=probe,
-                bases=_versions(bases),
+                bases=[*_versions(bases), *(held.versions if held else ())],
+                last=DEFAULT_BASES if held is None else 0,
                 progress=bar.update,
             )
         )
@@ -61,6 +76,12 @@ def publish(
         "updates": [{"from": u.base, "bytes": u.bytes, "requests": u.requests} for u in result.updates],
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
+    if held is not None:
+        document["fleet"] = {
+            "bases": [{"version": version, "devices": devices} for version, devices in held.chosen],
+            "left_out": [{"version": version, "devices": devices} for version, devices in held.left_out],
+            "strangers": held.strangers,
+        }
     if as_json:
         _print(document)
         return
@@ -73,6 +94,18 @@ def publish(
         typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes")
     for note in result.advice:
         typer.echo(f"  hint: {note.text}")
+    for line in held.said(result.install_bytes) if held else ():
+        typer.echo(f"  fleet: {line}")
+
+
+def _held(store: str, name: str, most: int, module: str | None, service: str | None, state: Path | None) -> FleetBases:
+    from modelsync_server.rollout.bases import fleet_bases
+    from modelsync_server.rollout.pacing import PacedHub
+    from modelsync_server.rollout.target import Kind, Target
+    from modelsync_server.store import open_store
+
+    target = Target() if module is None else Target(Kind.MODULE, module)
+    return ask_hub(service, state, lambda client: fleet_bases(open_store(store), PacedHub(client), name, most, target))
 
 
 def list_(store: StoreArgument, as_json: JsonOption = False) -> None:

@@ -73,11 +73,12 @@ async def publish(
     version: int | None = None,
     probe: Path | None = None,
     bases: Sequence[int] = (),
+    last: int = DEFAULT_BASES,
     progress: Progress = lambda step, done, total: None,
 ) -> Published:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
-    `bases` are versions to make updates from beside the last DEFAULT_BASES. Raises UsageError for input that can't
+    `bases` are versions to make updates from beside the `last` newest ones. Raises UsageError for input that can't
     be published, RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
@@ -98,7 +99,7 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
-                store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
+                store, target, _chosen(published, bases, last if fresh else 0), pool, progress
             )
             entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
             try:

@@ -58,9 +58,9 @@ async def abort(hub: FleetHub, model: str, *, by: str, back: bool) -> Record:
     if found.state in (State.FINISHING, State.RETURNED) or (found.state is State.ABORTED and not back):
         raise RefusedError(f"rollout {found.name} is {found.state.value} already.")
     why = f"aborted by {by}."
-    if back and opened:
-        return await write(hub, replace(found, state=State.RETURNING, returning=opened, why=why), found.etag)
-    return await write(hub, replace(found, state=State.RETURNED if back else State.ABORTED, why=why), found.etag)
+    state = State.ABORTED if not back else State.RETURNING if opened else State.RETURNED
+    changed = replace(found, state=state, returning=opened if back else (), aborted=True, why=why)
+    return await write(hub, changed, found.etag)
 
 
 async def _read(hub: FleetHub, model: str) -> tuple[list[Json], Record]:

@@ -14,7 +14,9 @@ from functools import reduce
 from typing import Any
 
 from modelsync_protocol import names
+from modelsync_server.hub.query import Condition, parse_condition
 from modelsync_server.rollout.port import FleetHub, Json, count, rows
+from modelsync_server.rollout.rings import BUCKET, Ring, bucket
 from modelsync_server.rollout.target import EVERYONE, Kind, Target, both, desired, either, reported
 
 OUTCOMES = "['active', 'probing', 'activating', 'probation', 'quarantined', 'rolled back']"
@@ -58,33 +60,55 @@ def minus(whole: Census, part: Census) -> Census:
 
 
 async def censuses(
-    hub: FleetHub, target: Target, model: str, version: int, wheres: Sequence[str], silent_days: float
+    hub: FleetHub, target: Target, model: str, version: int, rings: Sequence[Ring], silent_days: float
 ) -> list[tuple[Census, int]]:
     """For each ring the twins that no earlier ring has, and how many it shares with earlier ones.
 
-    Those that were not heard of for `silent_days` count as silent.
+    Those that were not heard of for `silent_days` count as silent. Twins without a bucket are sorted in by the one
+    that they will get, so that a plan is right before anything is written. Long lists are looked up in all twins.
     """
     since = datetime.fromtimestamp(hub.now() - silent_days * 86400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    wheres = [ring.where for ring in rings]
+    if target.kind is not Kind.DEVICE or any(ring.devices for ring in rings):
+        return _sorted_in(await twins(hub, target, model, EVERYONE), version, rings, since)
+    scope, unwritten = EVERYONE, list[Member]()
+    if any(BUCKET in where for where in wheres):
+        unwritten = await twins(hub, target, model, f"NOT is_defined({BUCKET})")
+        scope = f"is_defined({BUCKET})" if unwritten else EVERYONE
     result: list[tuple[Census, int]] = []
-    if target.kind is not Kind.DEVICE:
-        taken: set[tuple[str, str | None]] = set()
-        for where in wheres:
-            members = await twins(hub, target, model, where)
-            new = [member for member in members if (member.device, member.module) not in taken]
-            taken |= {(member.device, member.module) for member in members}
-            result.append((_counted(new, version, since), len(members) - len(new)))
-        return result
     for number, where in enumerate(wheres):
-        found = await _grouped(hub, target, model, version, where, since)
+        found = await _grouped(hub, target, model, version, both(where, scope), since)
         shared = Census()
         if number and where == EVERYONE:
             shared = reduce(plus, (earlier for earlier, _ in result))
         elif number:
-            earlier = either(list(wheres[:number]))
-            if await count(hub, target.members("COUNT() AS devices", both(where, earlier))):
-                shared = await _grouped(hub, target, model, version, both(where, earlier), since)
+            earlier = both(where, scope, either(list(wheres[:number])))
+            if await count(hub, target.members("COUNT() AS devices", earlier)):
+                shared = await _grouped(hub, target, model, version, earlier, since)
         result.append((minus(found, shared), shared.devices))
+    added = _sorted_in(unwritten, version, rings, since)
+    return [(plus(one, two), shared + more) for (one, shared), (two, more) in zip(result, added, strict=True)]
+
+
+def _sorted_in(members: Sequence[Member], version: int, rings: Sequence[Ring], since: str) -> list[tuple[Census, int]]:
+    """What `censuses` gives, of twins that are at hand."""
+    documents = [member.document() for member in members]
+    taken: set[int] = set()
+    result = []
+    for ring in rings:
+        holds = _chooser(ring)
+        chosen = {number for number, document in enumerate(documents) if holds(document) is True}
+        new = sorted(chosen - taken)
+        result.append((_counted([members[number] for number in new], version, since), len(chosen) - len(new)))
+        taken |= chosen
     return result
+
+
+def _chooser(ring: Ring) -> Condition:
+    if ring.devices:
+        listed = frozenset(ring.devices)
+        return lambda document: document["deviceId"] in listed
+    return (lambda document: True) if ring.where == EVERYONE else parse_condition(ring.where)
 
 
 def plus(one: Census, other: Census) -> Census:
@@ -132,6 +156,13 @@ class Member:
     connected: bool
     tags: Mapping[str, Any]
 
+    def document(self) -> Json:
+        """What rings choose by: the ids and the tags, with the bucket that it has or will get."""
+        ours = self.tags.get("modelsync")
+        kept = dict(ours) if isinstance(ours, dict) else {}
+        tags = {**self.tags, "modelsync": {"bucket": bucket(self.device), **kept}}
+        return {"deviceId": self.device, "moduleId": self.module, "tags": tags}
+
 
 async def twins(hub: FleetHub, target: Target, model: str, where: str) -> list[Member]:
     """Every twin that `where` chooses, in pages. For Edge modules the devices' tags choose, and the modules report."""
@@ -141,9 +172,9 @@ async def twins(hub: FleetHub, target: Target, model: str, where: str) -> list[M
         f" {wish}.version AS wished, {wish}.state AS wishedState, lastActivityTime AS heard, connectionState AS line"
     )
     if target.kind is not Kind.EDGE:
-        found = await rows(hub, target.members(f"{target.ids}, tags.modelsync AS tags, {state}", where))
+        found = await rows(hub, target.members(f"{target.ids}, tags AS tags, {state}", where))
         return [_member(row, row) for row in found]
-    chosen = await rows(hub, target.members("deviceId, tags.modelsync AS tags", where))
+    chosen = await rows(hub, target.members("deviceId, tags AS tags", where))
     modules = {
         row.get("deviceId"): row for row in await rows(hub, target.reporters(f"deviceId, moduleId, {state}", EVERYONE))
     }

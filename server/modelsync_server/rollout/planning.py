@@ -133,11 +133,11 @@ async def plan(
     was withdrawn; what the hub and the store raise."""
     target = target or Target()
     versions, digest = await signed_digest(store, model, version)
-    found = await censuses(hub, target, model, version, [ring.where for ring in rings], silent_days)
+    found = await censuses(hub, target, model, version, rings, silent_days)
     prices = Prices(store, versions, digest)
     plans = []
     for ring, (counted, shared) in zip(rings, found, strict=True):
-        if counted.devices == 0 and not ring.devices:
+        if counted.devices == 0:
             why = f"all {shared} of its devices are in earlier rings" if shared else "no device fits its condition"
             raise UsageError(f"ring {ring.name!r} is empty: {why}; see `modelsync rollout plan --help`.")
         plans.append(await _ring_plan(ring, counted, shared, prices))

@@ -93,7 +93,8 @@ class RingRecord:
 class Record:
     """One rollout of one model. `ring` is the number of the ring that is open or next, `returning` those that go back.
 
-    `needs_before`: no older wish holds for everyone, so what devices had is written down; `etag` is the hub's.
+    `aborted`: an operator ended it (not a gate). `needs_before`: no older wish holds for everyone, so what devices had
+    is written down. `etag` is the hub's.
     """
 
     rollout: str
@@ -108,6 +109,7 @@ class Record:
     why: str = ""
     priority: int = 1
     returning: tuple[int, ...] = ()
+    aborted: bool = False
     needs_before: bool = False
     pushes: bool = False
     price_per_gb: float | None = None
@@ -145,7 +147,9 @@ class Record:
             "started": f"{self.started:.3f}",
             "why": self.why[:MAX_WHY_CHARACTERS],
             "priority": str(self.priority),
-            "options": json.dumps([self.returning, self.needs_before, self.pushes, self.price_per_gb, self.currency]),
+            "options": json.dumps(
+                [self.returning, self.aborted, self.needs_before, self.pushes, self.price_per_gb, self.currency]
+            ),
         }
         return found | {f"ring{number}": ring.dump() for number, ring in enumerate(self.rings)}
 
@@ -159,7 +163,7 @@ def parse(labels: object, etag: str) -> Record:
         rings: list[RingRecord] = []
         while (text := labels.get(f"ring{len(rings)}")) is not None:
             rings.append(_ring(json.loads(text)))
-        returning, needs_before, pushes, price, currency = json.loads(labels["options"])
+        returning, aborted, needs_before, pushes, price, currency = json.loads(labels["options"])
         record = Record(
             labels["rollout"],
             labels["model"],
@@ -173,6 +177,7 @@ def parse(labels: object, etag: str) -> Record:
             str(labels["why"]),
             int(labels["priority"]),
             tuple(int(number) for number in returning),
+            bool(aborted),
             bool(needs_before),
             bool(pushes),
             None if price is None else float(price),

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
-from modelsync_protocol.errors import RefusedError
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.hub.configurations.model import MAX_CONFIGURATIONS
 from modelsync_server.iothub.service_client import ConflictError
 from modelsync_server.rollout import documents, record
@@ -49,9 +49,13 @@ async def start(hub: FleetHub, plan: RolloutPlan, *, by: str, older: bool = Fals
                 f"for {room}; delete some, or use fewer rings."
             )
         made = await write(hub, made, None if current is None else current.etag)
-    for ring in plan.rings:
-        if ring.ring.devices:
-            await write_list(hub, plan.target, ring.ring)
+    try:
+        for ring in plan.rings:
+            if ring.ring.devices:
+                await write_list(hub, plan.target, ring.ring)
+    except UsageError:
+        await hub.delete_configuration(documents.record_id(made.model), etag=made.etag)
+        raise
     return await write(hub, replace(made, state=State.RUNNING), made.etag)
 
 
@@ -84,8 +88,8 @@ def _record(plan: RolloutPlan, ours: Sequence[Found], *, by: str, at: float, pus
             each.ring.name,
             each.ring.where,
             each.ring.gate,
-            max(each.devices, len(each.ring.devices)),
-            max(each.reachable, 0),
+            each.devices,
+            each.reachable,
             each.bytes,
             each.worst,
         )

@@ -151,10 +151,11 @@ async def _return(hub: FleetHub, found: Record, ours: dict[str, Found]) -> Stepp
             continue
         identifier = documents.ring_id(found, number)
         configuration = ours.get(identifier)
-        used = ring.spent
-        if configuration is not None:
-            used = await ring_spent(hub, found, number)
-            ring = replace(ring, counts=configuration.counts, spent=used)
+        if configuration is not None and ring.spent is None:
+            # Before anything is taken back: afterwards the hub does not count these devices as asked any more.
+            noted = replace(ring, counts=configuration.counts, spent=await ring_spent(hub, found, number))
+            await write(hub, found.with_ring(number, noted), found.etag)
+            return Stepped(found, True, f"ring {ring.name} goes back.")
         if found.needs_before:
             for version in sorted(await befores(hub, found, number)):
                 back = documents.back_id(found, number, version)
@@ -164,8 +165,7 @@ async def _return(hub: FleetHub, found: Record, ours: dict[str, Found]) -> Stepp
             await _delete(hub, identifier)
         await write(hub, found.with_ring(number, replace(ring, returned=True)), found.etag)
         return Stepped(found, True, f"ring {ring.name} has what it had before.")
-    all_back = all(ring.returned for ring in found.rings if ring.opened is not None)
-    await write(hub, replace(found, state=State.RETURNED if all_back else State.STOPPED), found.etag)
+    await write(hub, replace(found, state=State.RETURNED if found.aborted else State.STOPPED), found.etag)
     return Stepped(found, True, f"it ends: {found.why}")
 
 

@@ -42,10 +42,10 @@ class World:
         return str(self.shop.path)
 
     async def plan(
-        self, rings: Sequence[str], version: int = 3, gate: Gate = QUICK, target: Target | None = None, **options: float
+        self, rings: Sequence[str], version: int = 3, gate: Gate = QUICK, target: Target | None = None
     ) -> planning.RolloutPlan:
         return await planning.plan(
-            open_store(self.store), self.client, MODEL, version, parse_options(rings, gate), target=target, **options
+            open_store(self.store), self.client, MODEL, version, parse_options(rings, gate), target=target
         )
 
     async def start(

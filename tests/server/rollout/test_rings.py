@@ -10,13 +10,13 @@ import pytest
 from modelsync_protocol.errors import UsageError
 from modelsync_server.hub.query import parse_condition
 from modelsync_server.rollout.gate import Gate
-from modelsync_server.rollout.rings import BUCKETS, bucket, list_tag, parse_options, read_file
+from modelsync_server.rollout.rings import BUCKETS, Ring, bucket, list_tag, parse_options, read_file
 
 GATE = Gate()
 
 
 def test_a_bucket_never_changes_and_all_are_used_alike() -> None:
-    assert [bucket(device) for device in ("pi", "car-0001", "")] == [4879, 4586, 8902]
+    assert [bucket(device) for device in ("pi", "car-0001", "")] == [5222, 5899, 8894]
     shares = Counter(bucket(f"car-{number}") * 10 // BUCKETS for number in range(10_000))
     assert set(shares) == set(range(10))
     assert max(shares.values()) - min(shares.values()) < 200
@@ -46,16 +46,17 @@ def test_percentages_hold_each_device_once() -> None:
     assert [test({"tags": {}}) for test in tests] == [None, None]
 
 
-def test_a_long_list_becomes_a_tag_that_names_its_content() -> None:
-    ids = [f"car-{number}" for number in range(500)]
-    table = {"ring": [{"name": "long", "devices": ids}]}
-    del table
-    from modelsync_server.rollout.rings import _rings
+def listed(folder: Path, ids: list[str]) -> tuple[Ring, ...]:
+    (folder / "ids").write_text("\n".join(ids))
+    return parse_options([f"long:@{folder / 'ids'}"], GATE)
 
-    (ring,) = _rings("long", GATE, devices=ids)
+
+def test_a_long_list_becomes_a_tag_that_names_its_content(tmp_path: Path) -> None:
+    ids = [f"car-{number}" for number in range(500)]
+    (ring,) = listed(tmp_path, ids)
     assert ring.devices == tuple(ids)
     assert ring.where == f"tags.modelsync.lists.long = '{list_tag(ring)}'"
-    assert list_tag(_rings("long", GATE, devices=ids[1:])[0]) != list_tag(ring)
+    assert list_tag(listed(tmp_path, ids[1:])[0]) != list_tag(ring)
 
 
 TOML = """
