@@ -40,6 +40,9 @@ class Puppets:
         self.told: dict[str, int | None] = {}
         self.asked: dict[str, list[int]] = {}
         self.fetched: dict[str, int] = {}
+        self.seen: dict[str, dict[str, Any]] = {}
+        """What devices with a real client of the SDK were told of their desired properties; the others read the hub."""
+        self.senders: dict[str, Callable[[dict[str, Any]], None]] = {}
 
     def add(self, devices: Iterable[str], version: int | None, *, wish: bool = False, **tags: Any) -> None:
         """Register devices that serve `version` (None: nothing), as a hand would have set it (`wish`)."""
@@ -63,7 +66,7 @@ class Puppets:
         return sum(self._look(device) for device in list(self.serving))
 
     def _look(self, device: str) -> bool:
-        desired = self.hub.desired(device, self.module)
+        desired = self.seen[device] if device in self.senders else self.hub.desired(device, self.module)
         wish = twin.parse_desired(desired).models.get(self.model, twin.Wish())
         if self.behaviour(device, wish.version or 0) == AWAY:
             return False
@@ -114,11 +117,17 @@ class Puppets:
         kept = {key: value for key, value in before.items() if not key.startswith("$")}
         patch = twin.difference(kept, built)
         if patch:
-            self.hub.registry.report(Identity(device, self.module), patch)
+            self._send(device, patch)
 
     def _put(self, device: str, model: dict[str, Any]) -> None:
-        section = {twin.SECTION: {"models": {self.model: model}}}
-        self.hub.registry.report(Identity(device, self.module), section)
+        self._send(device, {twin.SECTION: {"models": {self.model: model}}})
+
+    def _send(self, device: str, patch: dict[str, Any]) -> None:
+        sender = self.senders.get(device)
+        if sender is not None:
+            sender(patch)
+        else:
+            self.hub.registry.report(Identity(device, self.module), patch)
 
     def held(self, version: int | None) -> list[str]:
         """The devices that serve `version`."""
