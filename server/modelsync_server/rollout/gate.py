@@ -56,10 +56,10 @@ class Gate:
     def document(self) -> dict[str, Any]:
         """As JSON; `parse_gate` reads it."""
         return {
-            "active": self.active if type(self.active) is int else f"{self.active * 100:g}%",
-            "failures": f"{self.failures * 100:g}%",
-            "soak": f"{self.soak:g}s",
-            "wait": f"{self.wait:g}s",
+            "active": self.active if type(self.active) is int else f"{_plain(self.active * 100)}%",
+            "failures": f"{_plain(self.failures * 100)}%",
+            "soak": f"{_plain(self.soak)}s",
+            "wait": f"{_plain(self.wait)}s",
             "returns": self.returns,
         }
 
@@ -93,17 +93,22 @@ def parse_share(value: object) -> float:
     found = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None or float(found[1]) > 100:
         raise UsageError(f"{value!r:.40} is no share; write it as 80%.")
-    return float(found[1]) / 100
+    return round(float(found[1]) / 100, 12)
 
 
 def parse_duration(value: object) -> float:
     """`30m`, `2h`, `7d`, `90s` or a number of seconds; UsageError."""
     if type(value) in (int, float):
-        value = f"{value:g}"
+        value = _plain(float(str(value)))
     found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         raise UsageError(f"{value!r:.40} is no time; write it as 90s, 30m, 2h or 7d.")
-    return float(found[1]) * _UNITS[found[2]]
+    return round(float(found[1]) * _UNITS[found[2]], 6)
+
+
+def _plain(number: float) -> str:
+    """A number without an exponent, exact enough to read back what was written."""
+    return f"{number:.10f}".rstrip("0").rstrip(".")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,13 @@ def test_more_devices_than_planned_may_answer() -> None:
 
 
 def test_a_gate_survives_its_document() -> None:
-    for gate in (GATE, Gate(active=3, returns=False), Gate()):
+    for gate in (
+        GATE,
+        Gate(active=3, returns=False),
+        Gate(),
+        Gate(active=parse_share("33.333333%"), soak=0.1, wait=parse_duration("400d")),
+        Gate(active=1e-6, failures=parse_share("0.0001%"), soak=12_345_678.5, wait=1e9),
+    ):
         assert parse_gate(gate.document(), Gate()) == gate
 
 
