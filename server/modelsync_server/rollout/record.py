@@ -7,6 +7,7 @@ has one of its own.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -86,7 +87,7 @@ class RingRecord:
             "returned": self.returned,
             "counts": numbers,
         }
-        return json.dumps({key: value for key, value in document.items() if value not in (None, False)})
+        return json.dumps({key: value for key, value in document.items() if value is not None and value is not False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Record:
             "state": self.state.value,
             "ring": str(self.ring),
             "by": self.by,
-            "started": f"{self.started:.3f}",
+            "started": repr(self.started),
             "why": self.why[:MAX_WHY_CHARACTERS],
             "priority": str(self.priority),
             "options": json.dumps(
@@ -172,15 +173,15 @@ def parse(labels: object, etag: str) -> Record:
             State(labels["state"]),
             tuple(rings),
             str(labels["by"]),
-            float(labels["started"]),
+            _time(labels["started"]),
             int(labels["ring"]),
-            str(labels["why"]),
+            str(labels["why"])[:MAX_WHY_CHARACTERS],
             int(labels["priority"]),
             tuple(int(number) for number in returning),
             bool(aborted),
             bool(needs_before),
             bool(pushes),
-            None if price is None else float(price),
+            None if price is None else _time(price),
             str(currency),
             etag,
         )
@@ -202,6 +203,14 @@ def parse_ring(text: object) -> RingRecord:
         raise UsageError("the label of a ring was edited by hand and can't be read any more.") from error
 
 
+def _time(value: object) -> float:
+    """A finite number; ValueError."""
+    number = float(str(value))
+    if not math.isfinite(number):
+        raise ValueError("no number")
+    return number
+
+
 def _ring(document: Mapping[str, Any]) -> RingRecord:
     devices, reachable, size, worst = (int(each) for each in document["plan"])
     counts = document.get("counts")
@@ -214,8 +223,8 @@ def _ring(document: Mapping[str, Any]) -> RingRecord:
         reachable,
         size,
         worst,
-        None if opened is None else float(opened),
-        None if ripe is None else float(ripe),
+        None if opened is None else _time(opened),
+        None if ripe is None else _time(ripe),
         int(document.get("held", 0)),
         None if document.get("spent") is None else int(document["spent"]),
         bool(document.get("returned", False)),
