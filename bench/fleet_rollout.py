@@ -258,9 +258,7 @@ async def stocked(root: Path) -> tuple[Store, dict[int, str], dict[tuple[int, in
     noise = random.Random(5).randbytes(400_000)
     for number in range(1, 5):
         path = root / "model.bin"
-        path.write_bytes(
-            noise[: 80_000 * number] + random.Random(number).randbytes(8_000) + noise[80_000 * number :]
-        )
+        path.write_bytes(noise[: 80_000 * number] + random.Random(number).randbytes(8_000) + noise[80_000 * number :])
         await publish(store, keys, MODEL, path)
     digests = dict((await read_catalogue(store)).model(MODEL).versions)
     prices = {}
