@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from modelsync_server.hub.configurations import model as hub_model
-from modelsync_server.hub.query import Query, parse
-from modelsync_server.hub.query.conditions import MISSING, lookup
 from modelsync_server.hub.traffic import TIERS
 from modelsync_server.iothub.service_client import ConflictError, MethodResult, NotFoundError
 from modelsync_server.publish import price
 from modelsync_server.publish.publisher import publish
+from modelsync_server.query import Query, parse
+from modelsync_server.query.conditions import MISSING, lookup
 from modelsync_server.rollout import planning, reading, running, starting
 from modelsync_server.rollout.gate import Gate, span
 from modelsync_server.rollout.pacing import PacedHub
@@ -129,7 +129,8 @@ class SimulatedHub:
             if kind.wanted is None or kind.wanted == kind.told or kind.line == "gone":
                 continue
             ready = [d for d in self._members[kind] if self._random.random() < passed / PERIODS[kind.line]]
-            size = self._prices[kind.serving, kind.wanted]
+            # A device keeps the version before, so it goes back for nothing.
+            size = 0 if kind.wanted < kind.serving else self._prices[kind.serving, kind.wanted]
             bad = [d for d in ready if kind.wanted == 4 and self._random.random() < self._failing]
             good = [d for d in ready if d not in set(bad)]
             self.spent += size * len(ready)

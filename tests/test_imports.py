@@ -1,15 +1,16 @@
-"""Who may import whom (DESIGN §2), read from the source: stages meet in protocol, and protocol does no I/O."""
+"""Who may import whom, read from the source: stages meet in protocol, without I/O; rooms as in tests/rooms.py."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-DEPLOYABLES = ("protocol", "server", "daemon", "inference")
+from tests import rooms
+from tests.rooms import DEPLOYABLES, MOST_MODULES, ROOMS, ROOT, imports
+
 OURS = {name: f"modelsync_{name}" for name in (*DEPLOYABLES, "bench")}
 OUTSIDE_WORLD = {
     "asyncio",
@@ -41,17 +42,6 @@ OUTSIDE_WORLD = {
 
 def sources(deployable: str) -> list[Path]:
     return sorted((ROOT / deployable / OURS[deployable]).rglob("*.py"))
-
-
-def imports(path: Path) -> Iterator[str]:
-    """Dotted names of all modules that a file imports, inside functions and under TYPE_CHECKING too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide who imports whom"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("deployable", DEPLOYABLES)
@@ -86,3 +76,39 @@ def test_the_test_sees_a_forbidden_import(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from modelsync_server import store\n    import os.path\n")
     assert {"modelsync_server", "modelsync_server.store", "os.path"} == set(imports(bad))
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_rooms_import_each_other_as_the_table_says(deployable: str) -> None:
+    drawn = {room: set(arrows.split()) for room, arrows in ROOMS[deployable].items()}
+    found = rooms.room_arrows(deployable)
+    assert found.keys() <= drawn.keys(), "a room that tests/rooms.py does not know"
+    for room, arrows in drawn.items():
+        assert found[room] == arrows, f"{deployable}: {room} imports other rooms than tests/rooms.py says"
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_arrows_never_close_a_circle(deployable: str) -> None:
+    assert not rooms.circle(rooms.room_arrows(deployable))
+    assert not rooms.circle(rooms.module_arrows(deployable))
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert rooms.circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert rooms.circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_no_room_is_crowded_and_each_says_what_it_is_for(deployable: str) -> None:
+    for room, count in Counter(rooms.room_of(deployable, name) for name in rooms.modules(deployable)).items():
+        assert count <= MOST_MODULES, f"{deployable}: {room} has {count} modules"
+        folder = rooms.package(deployable) / room
+        if folder.is_dir():
+            text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+            assert text, f"{folder} does not say what it is for"
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_no_file_is_longer_than_400_lines(deployable: str) -> None:
+    for path in sources(deployable):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

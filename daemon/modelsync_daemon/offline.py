@@ -16,8 +16,8 @@ from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.reconcile import operations
 from modelsync_daemon.reconcile import status as documents
-from modelsync_daemon.reconcile.desired import Wishes
-from modelsync_protocol import names
+from modelsync_daemon.reconcile.desired import DesiredState
+from modelsync_protocol import names, near_names
 from modelsync_protocol.errors import LocalError, RefusedError
 
 
@@ -26,8 +26,8 @@ def status(root: Path) -> dict[str, Any]:
     data = DataDir(root)
     try:
         with contextlib.closing(Database(data.state_db)) as database:
-            wishes = Wishes(database).desired.models
-            return documents.build(data, database, Ledger(database), wishes, {}, running=False, connected=False)
+            desired = DesiredState(database).now.models
+            return documents.build(data, database, Ledger(database), desired, {}, running=False, connected=False)
     except sqlite3.Error as error:
         raise LocalError(f"{data.state_db} can't be read ({error}); the next run or pull rebuilds it.") from error
 
@@ -46,12 +46,15 @@ def operate(root: Path, operation: str, name: str) -> dict[str, Any]:
     data = DataDir(root)
     with data.lock(), contextlib.closing(Database.open(data)) as database:
         if database.model(name).since == 0:
-            raise RefusedError(f"{name} is not a model of this device.")
+            meant = near_names.hint(name, (row.name for row in database.models()))
+            raise RefusedError(f"{name} is not a model of this device{meant}.")
         if operation == "hold":
             operations.hold(database, name)
         elif operation == "release":
             operations.release(database, name)
         else:
             activation = Activation(data, database, Processes(), Patience())
-            return operations.describe(operations.roll_back(database, activation, name, Wishes(database).of(name)))
+            return operations.describe(
+                operations.roll_back(database, activation, name, DesiredState(database).of(name))
+            )
     return {}

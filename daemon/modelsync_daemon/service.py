@@ -41,7 +41,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             _plane(settings),
             first_pause=start_spread.first_pause(settings.startup_spread_seconds, start_spread.machine_uptime()),
         )
-        api = SocketApi(resident, data.socket, settings.socket_group, settings.metrics)
+        api = SocketApi(resident.commands, resident.processes, data.socket, settings.socket_group, settings.metrics)
         await api.start()
         scraped = _metrics(resident, settings)
         if scraped is not None:
@@ -71,9 +71,9 @@ def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:
         return None
 
     def render() -> tuple[bytes, str]:
-        from modelsync_daemon.local import metrics
+        from modelsync_daemon.local import metrics  # costs memory only where somebody scrapes
 
-        return metrics.render(resident.status(), resident.processes)
+        return metrics.render(resident.commands.status(), resident.processes)
 
     return MetricsHttp(render, settings.metrics_address)
 

@@ -41,16 +41,16 @@ __all__ = [
 
 # Names are imported when they are asked for: a process that workers are forked from must not hold an HTTP client.
 _MODULES = {
-    "async_model": ("AsyncHotModel", "AsyncLease"),
+    "handle.async_model": ("AsyncHotModel", "AsyncLease"),
     "errors": ("InputError", "ModelRefusedError", "NotServingError", "RunError", "WorkerDiedError"),
-    "follower": ("Outcome",),
-    "hot_model": ("HotModel",),
-    "isolation": ("Isolation",),
-    "memory_policy": ("Policy",),
-    "runtime": ("LoadedModel", "Runtime", "TensorSpec"),
-    "lease": ("Lease", "Prediction"),
-    "settings": ("Settings",),
-    "trial": ("Label", "TrialRules"),
+    "follow.follower": ("Outcome",),
+    "handle.hot_model": ("HotModel",),
+    "processes.isolation": ("Isolation",),
+    "follow.memory_policy": ("Policy",),
+    "runtimes.port": ("LoadedModel", "Runtime", "TensorSpec"),
+    "model.lease": ("Lease", "Prediction"),
+    "handle.settings": ("Settings",),
+    "model.trial": ("Label", "TrialRules"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

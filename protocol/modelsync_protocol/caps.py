@@ -78,3 +78,6 @@ MAX_TENSORS = 100_000
 
 MAX_TABLES_BYTES = 4 * MIB
 """Tables in an object's header, bytes."""
+
+MAX_RELEASE_RECORD_BYTES = 64 * KIB
+"""A release record (what a publisher says about a version), bytes. Devices fetch none."""

@@ -80,6 +80,11 @@ def update_object(target: str, base: str) -> str:
     return f"updates/{target}/{base}.v1"
 
 
+def release_object(digest: str) -> str:
+    """Store path of a release record."""
+    return f"releases/{digest}"
+
+
 def bundle_object(model: str) -> str:
     """Store path of a model's trust bundle."""
     return f"bundles/{model}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -170,6 +170,9 @@ class _Reader:
             if value is not None:
                 self._problem("policy", "is not an object.")
             return Policy()
+        known = [field.name for field in fields(Policy)]
+        for key in sorted(map(str, value.keys() - set(known))):
+            self._problem(f"policy/{key}", f"is no key of a policy; these are: {', '.join(known)}.")
         hold = value.get("hold")
         if hold is not None and type(hold) is not bool:
             self._problem("policy/hold", "is neither true nor false.")

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync_protocol import caps, names, twin
+from modelsync_protocol import caps, names, near_names, twin
 from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
 from modelsync_server.iothub.service_client import ServiceClient
 from modelsync_server.store import ObjectNotFound, Store
@@ -40,7 +40,8 @@ async def push(
     model = (await read_catalogue(store)).model(name)
     wanted = max(model.versions, default=0) if version is None else version
     if wanted not in model.versions:
-        raise UsageError(f"the store signs no version {wanted} of {name!r}: see `modelsync list`.")
+        meant = near_names.near_version(wanted, model.versions)
+        raise UsageError(f"the store signs no version {wanted} of {name!r}{meant}: see `modelsync list`.")
     reported = (await service.twin(device, module)).get("properties", {}).get("reported", {})
     payload, size, reason = await payload_for(store, name, wanted, model.versions[wanted], _held(reported, name))
     if payload is not None:

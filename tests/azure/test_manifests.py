@@ -64,7 +64,7 @@ def test_the_deployment_manifest_passes_its_schema() -> None:
         assert options["HostConfig"]["Memory"] >= 128 << 20, "a limit, and not less than a worker needs"
         binds |= set(options["HostConfig"].get("Binds", ()))
     assert len(binds) == 1, "daemon and scoring share one directory"
-    source = (ROOT / "daemon" / "modelsync_daemon" / "metrics.py").read_text()
+    source = (ROOT / "daemon" / "modelsync_daemon" / "local" / "metrics.py").read_text()
     for metric in modules["metrics"]["env"]["AllowedMetrics"]["value"].split():
         assert metric in source or metric.removeprefix("modelsync_model_") in source
     for key in modules["modelsync"]["env"]:
@@ -104,7 +104,7 @@ def test_a_layered_deployment_sets_only_the_modules_twin(path: Path) -> None:
 def test_the_alert_rules_pass_their_schema_and_name_metrics_that_exist() -> None:
     [document] = _yaml(EDGE / "alerts.yaml")
     _check(document, _schema("prometheus.rules"))
-    source = (ROOT / "daemon" / "modelsync_daemon" / "metrics.py").read_text()
+    source = (ROOT / "daemon" / "modelsync_daemon" / "local" / "metrics.py").read_text()
     for metric in re.findall(r"modelsync_[a-z_]+", (EDGE / "alerts.yaml").read_text()):
         assert metric in source, metric
 

@@ -296,7 +296,7 @@ class Inference:
 
     def say(self, state: str, pointer: Pointer, which: str, reason: str = "", errors: int = 0) -> None:
         """Report."""
-        self.device.resident.report(
+        self.device.resident.commands.report(
             NAME,
             Report(self.pid, which, pointer.generation, pointer.version, pointer.digest, state, reason, 10, errors),
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from modelsync_daemon.transfer import origin_secret
+from modelsync_daemon.transfer.errors import AccessRefused
 from modelsync_daemon.transfer.origin_secret import Access
-from modelsync_daemon.workers.messages import AccessRefused, error_of, kind_of
+from modelsync_daemon.workers.messages import error_of, kind_of
 from modelsync_protocol.errors import UnreachableError, UsageError
 
 FIRST, SECOND = "sv=1&sig=a%2Bb", "sv=1&sig=c"

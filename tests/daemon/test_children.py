@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from modelsync_daemon.build.request import OverBudget
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.workers.messages import BudgetExceeded, EventCallback, Job, WorkerDied, error_of, kind_of
+from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.workers.messages import EventCallback, Job, WorkerDied, error_of, kind_of
 from modelsync_daemon.workers.worker_client import WORKER_COMMAND, ChildPreparer
 from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
 
@@ -95,12 +97,9 @@ async def test_a_child_that_can_not_start_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_error_travels_under_its_own_name() -> None:
-    class OverBudget(Exception):
-        """Stands for prepare.OverBudget, which is recognised by its name."""
-
     for error in (UsageError, RefusedError, UnreachableError, LocalError, BudgetExceeded):
         assert type(error_of(kind_of(error("x")), "x")) is error
-    assert kind_of(FormatError("x")) == "refused" and kind_of(OverBudget()) == "budget"
+    assert kind_of(FormatError("x")) == "refused" and kind_of(OverBudget(2, 1)) == "budget"
     assert kind_of(ZeroDivisionError()) == "defect"
 
 

@@ -85,7 +85,7 @@ async def test_only_differences_are_sent_and_silence_is_silent(tmp_path: Path) -
         await asyncio.sleep(0.5)
         count = len(pi.plane.patches)
         pi.resident.ledger.add(5, 5)
-        pi.resident._reporting.changed()
+        pi.resident.signals.changed.set()
         await asyncio.sleep(0.5)
         assert len(pi.plane.patches) == count, "the ledger alone is no reason to report"
         pi.wish(2)
@@ -106,7 +106,7 @@ async def test_an_offline_devices_report_waits_and_coalesces(tmp_path: Path) -> 
         await pi.until(lambda: pi.shown_model().get("state") == "active")
         plane.fail_connects = [UnreachableError("down.") for _ in range(100_000)]
         plane.drop()
-        await pi.resident.hold(NAME)
+        await pi.resident.commands.hold(NAME)
         await asyncio.sleep(0.5)
         count = len(plane.patches)
         rows = pi.database.connection.execute("SELECT count(*) FROM documents WHERE key = 'outbox'").fetchone()
@@ -127,7 +127,7 @@ async def test_a_checking_in_device_hangs_up_when_all_is_done_and_comes_back(
         await asyncio.sleep(0.3)
         assert pi.plane.connects == 1, "nothing is told to a device that is away"
         pi.preparer.block.clear()
-        pi.resident.sync()
+        pi.resident.commands.sync()
         await pi.is_in("fetching")
         await asyncio.sleep(0.8)
         assert pi.plane.connected, "it stays while it works"

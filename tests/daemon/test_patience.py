@@ -8,8 +8,9 @@ import pytest
 
 from modelsync_daemon.timing.stall import LEAST_RATE, Patience
 from modelsync_daemon.transfer.download import Transient, retry_after
+from modelsync_daemon.transfer.errors import OriginBusy
 from modelsync_daemon.transfer.origin_client import Origin
-from modelsync_daemon.workers.messages import OriginBusy, error_of, kind_of
+from modelsync_daemon.workers.messages import error_of, kind_of
 from tests.support.virtual_time import run_virtually
 
 

@@ -81,7 +81,7 @@ def _time(pi: Device, process: Inference, requests: int, run_us: int) -> None:
         requests=requests,
         run_us=run_us,
     )
-    pi.resident.report(NAME, report)
+    pi.resident.commands.report(NAME, report)
 
 
 async def test_an_application_that_defers_the_switch_is_waited_for(tmp_path: Path) -> None:

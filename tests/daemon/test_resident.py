@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from modelsync_daemon.activate.inference_processes import Report
-from modelsync_daemon.workers.messages import BudgetExceeded
+from modelsync_daemon.transfer.errors import BudgetExceeded
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, Device, Inference, MemoryControlPlane, device, reference
 
@@ -20,7 +20,7 @@ async def test_a_wish_becomes_the_active_version_and_is_reported(tmp_path: Path)
         shown = pi.shown_model()
         assert shown["version"] == 1 and shown["digest"] == reference(1).digest and shown["generation"] == 1
         assert shown["bytes"] == 900
-        assert pi.resident.status()["ledger"]["day"]["received"] >= 1000
+        assert pi.resident.commands.status()["ledger"]["day"]["received"] >= 1000
 
 
 async def test_previous_version_is_kept_and_older_ones_go(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ async def test_a_refused_candidate_never_becomes_current_and_is_quarantined(tmp_
         assert current and current.version == 1 and current.generation == 1
         assert not (tmp_path / "models" / NAME / "candidate.json").exists()
         assert [item.version for item in pi.data.installed(NAME)] == [1]
-        pi.resident.sync()
+        pi.resident.commands.sync()
         await asyncio.sleep(0.1)
         assert [job.version for job in pi.preparer.jobs] == [1, 2], "a digest in quarantine is not tried again"
 
@@ -98,7 +98,7 @@ async def test_rollback_costs_nothing_and_holds_until_desired_changes(tmp_path: 
         answer = await pi.plane.call("rollback", {"model": NAME})
         assert answer.status == 200
         assert answer.payload == {"model": NAME, "version": 1, "digest": reference(1).digest, "generation": 3}
-        pi.resident.sync()
+        pi.resident.commands.sync()
         await pi.until(lambda: pi.shown_model().get("hold"), "the hold's report")
         assert pi.row().state == "rolled back" and pi.shown_model()["version"] == 1
         assert len(pi.preparer.jobs) == 2
@@ -112,8 +112,8 @@ async def test_released_rollback_follows_the_twin_again_without_fetching(tmp_pat
         for version in (1, 2):
             pi.wish(version)
             await pi.serves(version)
-        await pi.resident.rollback(NAME)
-        pi.resident.release(NAME)
+        await pi.resident.commands.rollback(NAME)
+        pi.resident.commands.release(NAME)
         await pi.serves(2)
         assert pi.row().bytes == 0, "the version was still held"
 
@@ -146,14 +146,14 @@ async def test_an_operators_hold_outlasts_new_wishes(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
         await pi.serves(1)
-        await pi.resident.hold(NAME)
+        await pi.resident.commands.hold(NAME)
         pi.wish(2)
         await pi.is_in("waiting", "held")
         pi.wish(3)
         await asyncio.sleep(0.05)
         current = pi.current()
         assert current and current.version == 1 and len(pi.preparer.jobs) == 1
-        pi.resident.release(NAME)
+        pi.resident.commands.release(NAME)
         await pi.serves(3)
 
 
@@ -187,7 +187,7 @@ async def test_failures_wait_with_a_code_and_are_tried_again(tmp_path: Path) -> 
             if pi.row().error_code and (not codes or codes[-1] != pi.row().error_code):
                 codes.append(pi.row().error_code)
             if pi.row().state == "waiting":
-                pi.resident.sync()
+                pi.resident.commands.sync()
             await asyncio.sleep(0.005)
         assert codes == ["offline", "refused", "disk"]
         assert pi.row().attempts == 0 and pi.row().error_code == ""
@@ -205,7 +205,7 @@ async def test_attempts_rise_and_are_persisted(tmp_path: Path) -> None:
         pi.wish(1)
         for attempt in (1, 2, 3):
             await pi.until(partial(_has_waited, pi, attempt))
-            pi.resident.sync()
+            pi.resident.commands.sync()
     async with device(tmp_path, plane, clock=lambda: now[0]) as pi:
         pi.preparer.fail = [UnreachableError("no line.") for _ in range(20)]
         await pi.until(lambda: pi.row().attempts > 3, "a higher attempt after the restart")
@@ -281,8 +281,8 @@ async def test_an_idle_daemon_writes_nothing(tmp_path: Path) -> None:
         await pi.until(lambda: pi.shown_model().get("state") == "active")
         await asyncio.sleep(0.5)
         before, patches = pi.database.connection.total_changes, len(pi.plane.patches)
-        pi.resident.status()
-        pi.resident.sync()
+        pi.resident.commands.status()
+        pi.resident.commands.sync()
         await asyncio.sleep(0.5)
         assert pi.database.connection.total_changes == before and len(pi.plane.patches) == patches
 
@@ -320,7 +320,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_retries(tmp_path: Path) -
         pi.wish(1)
         await pi.is_in("waiting", "budget")
         now[0] = 1_800_000_000.0
-        pi.resident._kick.set()
+        pi.resident.signals.look.set()
         await pi.serves(1)
 
 
@@ -347,17 +347,17 @@ async def test_a_trial_and_the_end_of_a_process_reach_the_reported_twin(tmp_path
         await pi.serves(1)
         await pi.until(lambda: pi.shown_model().get("state") == "active", "the report")
         assert "inference" not in pi.shown_model()
-        pi.resident.report(NAME, report("deferred", trial={"canary": {"requests": 1, "errors": 0}}))
+        pi.resident.commands.report(NAME, report("deferred", trial={"canary": {"requests": 1, "errors": 0}}))
         await pi.until(lambda: pi.shown_model().get("inference"), "the trial's beginning")
         assert pi.shown_model()["inference"] == {"trial": {"version": 2, "canary": {"requests": 1, "errors": 0}}}
         patches = len(pi.plane.patches)
         for requests in range(2, 50):
             more = {"canary": {"requests": requests, "errors": 0}}
-            pi.resident.report(NAME, report("deferred", trial=more))
-        pi.resident.report(NAME, report("refused", trial=trial, restarts=1, ended="was killed by SIGKILL"))
+            pi.resident.commands.report(NAME, report("deferred", trial=more))
+        pi.resident.commands.report(NAME, report("refused", trial=trial, restarts=1, ended="was killed by SIGKILL"))
         await pi.until(lambda: pi.shown_model()["inference"].get("restarts"), "the verdict")
         expected = {"trial": {"version": 2, **trial}, "restarts": 1, "ended": "was killed by SIGKILL"}
         assert pi.shown_model()["inference"] == expected
         assert len(pi.plane.patches) == patches + 1, "counters that only rise do not urge"
     async with device(tmp_path) as pi:
-        await pi.until(lambda: pi.resident.status()["models"][NAME]["inference"] == expected, "what was kept")
+        await pi.until(lambda: pi.resident.commands.status()["models"][NAME]["inference"] == expected, "what was kept")

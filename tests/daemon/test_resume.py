@@ -13,7 +13,7 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer
 from modelsync_daemon.disk.states import State
-from modelsync_daemon.reconcile.desired import Wishes
+from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_protocol.errors import UnreachableError
 from tests.daemon.fakes import NAME, Inference, MemoryControlPlane, device, install, reference
 
@@ -106,7 +106,7 @@ async def test_an_activation_survives_a_kill(
 @pytest.mark.parametrize("where", [State.ACTIVATING, State.ROLLED_BACK, None])
 async def test_a_rollback_survives_a_kill(tmp_path: Path, where: State | None, after: bool) -> None:
     data, database, activation = _on_version_2(tmp_path)
-    Wishes(database).accept(_desire(2).desired)
+    DesiredState(database).accept(_desire(2).desired)
     if where is None:
         data.dies = after
     else:

@@ -21,7 +21,7 @@ from tests.daemon.fakes import NAME, Device, device, reference
 @asynccontextmanager
 async def _served(root: Path, metrics: bool = True) -> AsyncIterator[Device]:
     async with device(root) as pi:
-        api = SocketApi(pi.resident, pi.data.socket, metrics=metrics)
+        api = SocketApi(pi.resident.commands, pi.resident.processes, pi.data.socket, metrics=metrics)
         await api.start()
         try:
             yield pi

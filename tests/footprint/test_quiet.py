@@ -78,7 +78,7 @@ def test_a_month_without_changes_commits_once_an_hour_at_most(tmp_path: Path) ->
             reads = pi.plane.reads
             await asyncio.sleep(MONTH)
             assert pi.plane.reads - reads >= 4 * 30, "the twin is read four times a day at least"
-            pi.resident.status()
+            pi.resident.commands.status()
 
     run_virtually(month())
     assert sum(commits.values()) >= 24, "what the line costs is counted durably, else this test proves nothing"

@@ -49,6 +49,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     """(target, input)."""
     yield "bundle", check.read("bundle")
     yield "parcel", check.PARCEL.read_bytes()
+    yield "release-record", check.RELEASE.read_bytes()
     yield "offers", check.read("offers")
     yield "update", check.read("target.update")
     yield "manifest-object", check.read("target.manifest-object")

@@ -20,7 +20,7 @@ from modelsync_protocol import (
     bundle,
     canonical,
     caps,
-    chunking,
+    chunker,
     codecs,
     containers,
     index,
@@ -28,6 +28,7 @@ from modelsync_protocol import (
     offers,
     ops,
     parcel,
+    release_record,
     twin,
     update,
 )
@@ -164,6 +165,12 @@ def trust_parcel(data: bytes) -> None:
     assert all(len(content) <= caps.MAX_BUNDLE_BYTES for content in (found.bundle, *found.objects.values()))
 
 
+def release(data: bytes) -> None:
+    """What was read of a release record can be written, and reads the same."""
+    found = release_record.decode(data)
+    assert release_record.decode(release_record.encode(found)) == found
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -209,7 +216,7 @@ def chunks(data: bytes) -> None:
     if not data:
         return
     content = memoryview(data)[1:]
-    sizes = chunking.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
+    sizes = chunker.chunk_sizes(f"model.{SUFFIXES[data[0] % len(SUFFIXES)]}", content)
     assert sum(sizes) == len(content) and all(0 < size <= caps.TENSOR_CHUNK_BYTES for size in sizes)
 
 
@@ -242,6 +249,7 @@ _ALL: Final[dict[str, Target]] = {
     "operations": operations,
     "parcel": trust_parcel,
     "pointer": pointers,
+    "release-record": release,
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),
     "read-onnx": partial(model_file, "onnx"),

@@ -12,7 +12,7 @@ from modelsync_inference.errors import RunError
 from modelsync_inference.follow.attempts import Attempts
 from modelsync_inference.follow.follower import Follower
 from modelsync_inference.model.pointer import CURRENT, Pointer, read_pointer
-from modelsync_inference.model.serving import Serving
+from modelsync_inference.model.serving_model import Serving
 from tests.support.datadir import DataDir
 from tests.support.deadly_models import crashes_while_loading, divider
 from tests.support.infer_process import InferProcess

@@ -11,7 +11,7 @@ import pytest
 from modelsync_inference.errors import NotServingError, RunError
 from modelsync_inference.follow.follower import Follower
 from modelsync_inference.model.pointer import PointerRead
-from modelsync_inference.model.serving import Serving
+from modelsync_inference.model.serving_model import Serving
 from tests.support.datadir import DataDir, Installed
 from tests.support.tiny_models import scaler_probe
 from tests.support.toy_runtime import ToyRuntime, toy

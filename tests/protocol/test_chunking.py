@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelsync_protocol import caps, chunking
-from modelsync_protocol.chunking import chunk_sizes
+from modelsync_protocol import caps, chunker
+from modelsync_protocol.chunker import chunk_sizes
 
 
 def noise(seed: int, size: int) -> bytes:
@@ -46,7 +46,7 @@ def test_the_average_chunk_is_about_16_kib() -> None:
 def test_cuts_do_not_depend_on_how_the_bytes_are_taken(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = memoryview(noise(2, 300_000))
     whole = chunk_sizes("a.bin", data)
-    monkeypatch.setattr(chunking, "_BLOCK", block)
+    monkeypatch.setattr(chunker, "_BLOCK", block)
     assert chunk_sizes("a.bin", data) == whole
 
 

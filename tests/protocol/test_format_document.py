@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_protocol import bundle, caps, chunking, codecs, manifest, offers, update, wire
+from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, release_record, update, wire
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
 
@@ -82,7 +82,7 @@ def test_a_reader_that_follows_the_chunk_rules_to_the_letter_finds_the_same_cuts
     if start < size:
         sizes.append(size - start)
     assert sizes == [int(n) for n in said["sizes"].split()]
-    assert chunking.chunk_sizes("a.bin", memoryview(data)) == tuple(sizes)
+    assert chunker.chunk_sizes("a.bin", memoryview(data)) == tuple(sizes)
 
 
 def say(op: Op) -> str:
@@ -140,6 +140,13 @@ def test_the_offers_example_decodes() -> None:
     assert offers.encode(found) == data
 
 
+def test_the_release_record_has_the_digest_and_numbers_that_the_document_says() -> None:
+    said = dict(fields(example("release record")))
+    found = release_record.decode(said["json"].encode(), said["digest"])
+    assert found.metadata["metrics"] == {"auc": 0.93, "rows": 12}
+    assert release_record.encode(found).decode() == said["json"]
+
+
 def test_the_bundle_dictionary_stands_in_the_document() -> None:
     start = TEXT.index('{"_type":"targets","expires":"2027')
     written = TEXT[start : TEXT.index("\n```", start)].replace("\n", "").encode()
@@ -170,6 +177,7 @@ def test_the_bundle_dictionary_stands_in_the_document() -> None:
         ("pack | 64 MiB", caps.MAX_PACK_BYTES == 64 * caps.MIB),
         ("trust bundle, also unfolded; parcel | 1 MiB", caps.MAX_BUNDLE_BYTES == caps.MIB),
         ("probe file | 8 MiB", caps.MAX_PROBE_BYTES == 8 * caps.MIB),
+        ("release record | 64 KiB", caps.MAX_RELEASE_RECORD_BYTES == 64 * caps.KIB),
     ],
 )
 def test_the_caps_of_the_document_are_those_of_the_code(row: str, value: bool) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.oneshot import pull
-from modelsync_daemon.reconcile.desired import Wishes
+from modelsync_daemon.reconcile.desired import DesiredState
 from tests.daemon.fakes import NAME
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import OTHER, World
@@ -88,7 +88,7 @@ def check_daemon_fault(world: World, data: DataDir, fault: Fault) -> None:
     """
     with contextlib.closing(Database.open(data)) as database:
         wish = {"origin": world.origin.url, "models": {NAME: {"version": 3}}}
-        Wishes(database).accept({"modelsync": wish, "$version": 2})
+        DesiredState(database).accept({"modelsync": wish, "$version": 2})
     config, log = data.root.with_name("modelsyncd.toml"), data.root.with_name("strace.log")
     config.write_text(f'data = "{data.root}"\ntrust = "{world.shop.trust}"\nprobation_seconds = 0\n')
     tool = str(Path(sys.executable).with_name("modelsyncd"))

@@ -28,7 +28,8 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer
 from modelsync_daemon.disk.states import State
-from modelsync_daemon.reconcile import decision
+from modelsync_daemon.reconcile import reconciler
+from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.transfer.range_body import Body
 from modelsync_daemon.trust import tuf_refresh
@@ -76,7 +77,7 @@ EFFECTS: Mapping[State, Effect] = {
     State.ACTIVE: Effect((DataDir, "prune"), (DataDir, "_discard"), call=2),
     State.ROLLED_BACK: Effect((DataDir, "prune"), (DataDir, "_discard"), "fallback", call=2),
     State.QUARANTINED: Effect((DataDir, "remove_candidate"), (datadir, "durable_unlink"), "refusal"),
-    State.WAITING: Effect((Resident, "_reconcile"), (decision, "decide"), "offline first"),
+    State.WAITING: Effect((Reconciler, "_reconcile"), (reconciler, "decide"), "offline first"),
 }
 """Every state of the table has its effect; tests/reliability/test_kill_matrix.py fails for one that has none."""
 

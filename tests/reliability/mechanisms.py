@@ -22,7 +22,7 @@ from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.journal import Build
-from modelsync_daemon.resident import Resident
+from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.manifest import Manifest
 
@@ -76,8 +76,8 @@ def _write_through_links(self: Assembly, number: int, file: Any) -> int:
     return os.open(path, os.O_WRONLY)
 
 
-def _tidy_or_die(self: Resident, name: str) -> None:
-    self.data.prune(name)
+def _tidy_or_die(self: Reconciler, name: str) -> None:
+    self._data.prune(name)
 
 
 def _recorded(step: str) -> Mechanism:
@@ -123,14 +123,14 @@ def _mechanisms() -> tuple[Mechanism, ...]:
         Mechanism(
             "a candidate that was refused before a kill is taken away at start",
             f"{MATRIX}[quarantined-kill-in]",
-            "`Resident._tidy` does nothing",
-            _set(Resident, "_tidy"),
+            "`Reconciler._tidy` does nothing",
+            _set(Reconciler, "_tidy"),
         ),
         Mechanism(
             "an error while pruning at start does not end the daemon",
             f"{MATRIX}[active-error-before]",
-            "`Resident._tidy` lets it through",
-            _set(Resident, "_tidy", _tidy_or_die),
+            "`Reconciler._tidy` lets it through",
+            _set(Reconciler, "_tidy", _tidy_or_die),
         ),
         Mechanism(
             "the previous version is kept",

@@ -15,8 +15,8 @@ import pytest
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.reconcile import decision
+from modelsync_daemon.transfer.errors import AccessRefused
 from modelsync_daemon.trust.trust_store import TrustStore
-from modelsync_daemon.workers.messages import AccessRefused
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 from modelsync_protocol.twin import Policy
 from modelsync_server.trust import signing

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from tuf.ngclient import Updater
 
 from modelsync_daemon.trust import tuf_refresh
-from modelsync_daemon.trust.trust_store import Fetch, ObjectMissing
+from modelsync_daemon.trust.resolved import Fetch, ObjectMissing
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 _SECONDS = 10

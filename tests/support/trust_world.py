@@ -13,7 +13,8 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 from tuf.api.serialization.json import JSONSerializer
 
-from modelsync_daemon.trust.trust_store import ObjectMissing, TrustStore
+from modelsync_daemon.trust.resolved import ObjectMissing
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import bundle, names, trust
 from modelsync_server.store import MemoryStore
 from modelsync_server.trust import Catalogue, NewTarget, Offers, Repository, initialise

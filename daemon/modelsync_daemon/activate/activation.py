@@ -68,7 +68,7 @@ class Activation:
         patience: Patience,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._data, self._database, self._processes = data, database, processes
+        self._data, self._database, self.processes = data, database, processes
         self._patience, self._changed = patience, changed
         self._begin = time.monotonic()
 
@@ -105,6 +105,12 @@ class Activation:
         self._step(name, State.ACTIVATING)
         self._point(pointer)
         await self._after_switch(pointer, before, retry)
+
+    async def remove(self, name: str) -> None:
+        """Take `name` off this device: files, state, and whoever serves it. Raises LocalError."""
+        await asyncio.to_thread(self._data.remove_model, name)
+        self._database.forget(name)
+        self.processes.hint(name, "current")
 
     async def resume(self, name: str, retry: str = "") -> bool:
         """Go on with a switch that a restart interrupted; False if its version must be prepared again."""
@@ -209,12 +215,12 @@ class Activation:
     async def _probe(self, pointer: Pointer) -> None:
         """Have every registered process load the candidate; raises NotServing. Nobody registered: nothing to ask."""
         name, deaths, ended = pointer.name, 0, ""
-        waiting = set(self._processes.registered(name))
+        waiting = set(self.processes.registered(name))
         if not waiting:
             return
-        with self._processes.events(name) as events:
+        with self.processes.events(name) as events:
             self._data.write_candidate(pointer)
-            self._processes.hint(name, "candidate")
+            self.processes.hint(name, "candidate")
             deadline = time.monotonic() + self._patience.probe
             while True:
                 event = await _next(events, deadline)
@@ -241,7 +247,7 @@ class Activation:
 
     async def _after_switch(self, pointer: Pointer, before: Before, retry: str) -> None:
         name = pointer.name
-        if not self._processes.registered(name):
+        if not self.processes.registered(name):
             self._finish(pointer)
             return
         try:
@@ -255,8 +261,8 @@ class Activation:
     async def _await_serving(self, pointer: Pointer) -> None:
         if any(_is_about(report, pointer) and report.state == reports.SERVING for report in self._last(pointer)):
             return
-        with self._processes.events(pointer.name) as events:
-            self._processes.hint(pointer.name, "current")
+        with self.processes.events(pointer.name) as events:
+            self.processes.hint(pointer.name, "current")
             deadline = time.monotonic() + self._patience.probe
             while True:
                 event = await _next(events, deadline)
@@ -275,7 +281,7 @@ class Activation:
         left = self._patience.probation - max(0.0, self._database.clock() - since)
         deadline = time.monotonic() + max(0.0, min(left, self._patience.probation))
         deaths, ended = 0, ""
-        with self._processes.events(pointer.name) as events:
+        with self.processes.events(pointer.name) as events:
             while (event := await _next(events, deadline)) is not None:
                 trouble = None
                 ended = _how_it_ended(event) or ended
@@ -321,11 +327,11 @@ class Activation:
     def _point(self, pointer: Pointer) -> None:
         self._data.write_current(pointer)
         self._drop_candidate(pointer.name)
-        self._processes.hint(pointer.name, "current")
+        self.processes.hint(pointer.name, "current")
 
     def _drop_candidate(self, name: str) -> None:
         self._data.remove_candidate(name)
-        self._processes.hint(name, "candidate")
+        self.processes.hint(name, "candidate")
 
     async def _settle(self, name: str) -> None:
         """Shortly after our start, give inference processes time to register again before nobody is asked.
@@ -333,7 +339,7 @@ class Activation:
         Only where one was ever seen: a device without inference processes need not wait.
         """
         key = f"watched:{name}"
-        while not self._processes.registered(name):
+        while not self.processes.registered(name):
             left = self._begin + self._patience.settle - time.monotonic()
             if left <= 0 or self._database.document(key) is None:
                 return
@@ -344,10 +350,10 @@ class Activation:
         return max(current.generation if current else 0, self._database.model(name).generation) + 1
 
     def _last(self, pointer: Pointer) -> list[Report]:
-        return self._processes.last(pointer.name)
+        return self.processes.last(pointer.name)
 
     def _how_it_did(self, name: str) -> Before:
-        served = [report for report in self._processes.last(name) if report.state == reports.SERVING]
+        served = [report for report in self.processes.last(name) if report.state == reports.SERVING]
         requests = sum(report.requests for report in served)
         timed = [report.run_us for report in served if report.run_us and report.requests >= _MIN_TIMED_REQUESTS]
         errors = sum(report.errors for report in served)

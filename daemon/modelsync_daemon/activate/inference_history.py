@@ -17,7 +17,7 @@ _TRIAL_SECONDS = 60.0
 _VERDICTS = frozenset({reports.READY, reports.REFUSED, reports.SERVING, reports.FAILED})
 
 
-class Observed:
+class InferenceHistory:
     """The latest of each model. `clock`: seconds."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:

@@ -10,20 +10,22 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from modelsync_daemon.transfer.origin_secret import Access
+from modelsync_daemon.build.closed import refusal_of
+from modelsync_daemon.build.plan_executor import Executor, Linked
+from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
+from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir, Installed
-from modelsync_daemon.build.plan_executor import Executor, Linked
 from modelsync_daemon.disk.garbage import REPAIR
 from modelsync_daemon.disk.journal import Build, Recipe
-from modelsync_daemon.transfer.origin_client import Origin, Traffic
-from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
-from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
-from modelsync_daemon.transfer.pushed_origin import PushedOrigin
-from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.transfer.download import ObjectChanged, ObjectReader, ObjectSource
-from modelsync_daemon.trust.trust_store import ObjectMissing, Resolved, TrustStore
+from modelsync_daemon.transfer.origin_client import Origin, Traffic
+from modelsync_daemon.transfer.origin_secret import Access
+from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
+from modelsync_daemon.transfer.pushed_origin import PushedOrigin
+from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, index, names, offers, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
@@ -262,6 +264,10 @@ class _Job:
         await executor.run(done, body, linked)
         self._listener.state("assembling")
         manifest = await self._verify(assembly, target)
+        refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
+        if refusal is not None:
+            self._build.drop()
+            raise RefusedError(f"{self._request.name} version {self._resolved.version} is refused: {refusal}")
         destination = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.build.seeds import StreamReader
+from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError

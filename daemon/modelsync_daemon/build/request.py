@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modelsync_daemon.trust.trust_store import Fetch, Resolved
-from modelsync_protocol.errors import ModelsyncError
+from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.trust.resolved import Fetch, Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,8 @@ class PrepareRequest:
 
     `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
     `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL. `pushed`: take
-    everything from this file (see pushed_origin.py) and nothing from the origin. `repair`: digest of the version, which is
-    installed and damaged; it is mended where it lies.
+    everything from this file (see pushed_origin.py) and nothing from the origin. `repair`: digest of the version, which
+    is installed and damaged; it is mended where it lies.
     """
 
     name: str
@@ -81,10 +81,8 @@ class Listener(Protocol):
         """TCP payload since the last call."""
 
 
-class OverBudget(ModelsyncError):
-    """The plan needs more bytes than the budget has left; nothing was fetched."""
-
-    exit_code = 3
+class OverBudget(BudgetExceeded):
+    """The plan needs `needed` bytes where the budget has `left`."""
 
     def __init__(self, needed: int, left: int) -> None:
         super().__init__(

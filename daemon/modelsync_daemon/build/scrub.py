@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_daemon.build.seeds import StreamReader, load_seed
+from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_protocol.manifest import EmptyDirectory, Link, RegularFile
 
 

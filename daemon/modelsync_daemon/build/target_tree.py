@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modelsync_daemon.disk.durable import durable_write, fsync_directory
 from modelsync_daemon.build.seeds import StreamReader
+from modelsync_daemon.disk.durable import durable_write, fsync_directory
 from modelsync_protocol.errors import LocalError
 from modelsync_protocol.manifest import EmptyDirectory, Link, Manifest, RegularFile
 

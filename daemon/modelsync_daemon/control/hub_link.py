@@ -48,15 +48,13 @@ class HubLink:
         plane: ControlPlane,
         outbox: Outbox,
         ledger: Ledger,
-        on_twin: Callable[[Mapping[str, Any]], None],
-        on_method: MethodCallback,
         reconcile_seconds: float,
         network: Backoff = HUB,
         refused: Backoff = REFUSED,
         check_in: CheckIn | None = None,
         first_pause: float = 0.0,
     ) -> None:
-        self._plane, self._outbox, self._ledger, self._on_twin = plane, outbox, ledger, on_twin
+        self._plane, self._outbox, self._ledger = plane, outbox, ledger
         self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
         self._check_in, self._first_pause = check_in, first_pause
         self._wake = asyncio.Event()
@@ -64,7 +62,7 @@ class HubLink:
         self._seen: int | None = None
         self._hinted = 0
         self._counted = (0, 0)
-        plane.listen(self._on_hint, on_method)
+        self._on_twin: Callable[[Mapping[str, Any]], None] = lambda desired: None
 
     @property
     def connected(self) -> bool:
@@ -80,8 +78,10 @@ class HubLink:
         """The outbox may have something to send."""
         self._wake.set()
 
-    async def run(self) -> None:
-        """Connect, stay, reconnect, for ever."""
+    async def run(self, on_twin: Callable[[Mapping[str, Any]], None], on_method: MethodCallback) -> None:
+        """Connect, stay, reconnect, for ever. `on_twin` gets the desired half of each twin that was read."""
+        self._on_twin = on_twin
+        self._plane.listen(self._on_hint, on_method)
         attempts = 0
         with contextlib.suppress(TimeoutError):
             await within(self._first_pause, self._sync_asked())

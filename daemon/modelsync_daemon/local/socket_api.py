@@ -1,6 +1,6 @@
 """The daemon's Unix socket: HTTP/1.1 with JSON for inference processes, the command line and metrics scrapers.
 
-It translates; what it asks for is done by the resident (docs/interfaces.md §3).
+It translates; what it asks for is done by Commands (docs/interfaces.md §3).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 from aiohttp import web
 
-from modelsync_daemon.activate.inference_processes import Report
+from modelsync_daemon.activate.inference_processes import Processes, Report
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.reconcile import operations
-from modelsync_daemon.resident import Resident
+from modelsync_daemon.reconcile.commands import Commands
 from modelsync_daemon.timing.deadline import within
 from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
@@ -32,10 +32,13 @@ _MAX_SOCKET_PATH = 100
 
 
 class SocketApi:
-    """Serves one resident on `path`; `start` and `stop` once each."""
+    """Serves one daemon's commands on `path`; `start` and `stop` once each."""
 
-    def __init__(self, resident: Resident, path: Path, group: str | None = None, metrics: bool = True) -> None:
-        self._resident, self._path, self._group, self._metrics = resident, path, group, metrics
+    def __init__(
+        self, commands: Commands, processes: Processes, path: Path, group: str | None = None, metrics: bool = True
+    ) -> None:
+        self._commands, self._processes = commands, processes
+        self._path, self._group, self._metrics = path, group, metrics
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -92,37 +95,37 @@ class SocketApi:
         return listener
 
     async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(self._resident.status())
+        return web.json_response(self._commands.status())
 
     async def _sync(self, _: web.Request) -> web.Response:
-        self._resident.sync()
+        self._commands.sync()
         return web.json_response({}, status=202)
 
     async def _rollback(self, request: web.Request) -> web.Response:
-        return web.json_response(operations.describe(await self._resident.rollback(await _model(request))))
+        return web.json_response(operations.describe(await self._commands.rollback(await _model(request))))
 
     async def _release(self, request: web.Request) -> web.Response:
-        self._resident.release(await _model(request))
+        self._commands.release(await _model(request))
         return web.json_response({})
 
     async def _hold(self, request: web.Request) -> web.Response:
-        await self._resident.hold(await _model(request))
+        await self._commands.hold(await _model(request))
         return web.json_response({})
 
     async def _gc(self, _: web.Request) -> web.Response:
-        return web.json_response(asdict(await self._resident.collect()))
+        return web.json_response(asdict(await self._commands.collect()))
 
     async def _repair(self, request: web.Request) -> web.Response:
         name, document = await _model(request), await _json(request)
         version, digest = document.get("version"), document.get("digest")
         if type(version) is not int or not names.is_digest(digest):
             raise UsageError('the body names no version: {"model":"NAME","version":N,"digest":"…"}.')
-        self._resident.repair(name, Reference(version, digest))
+        self._commands.repair(name, Reference(version, digest))
         return web.json_response({}, status=202)
 
     async def _report(self, request: web.Request) -> web.Response:
         name = names.check_model_name(request.match_info["name"])
-        self._resident.report(name, Report.parse(await _json(request)))
+        self._commands.report(name, Report.parse(await _json(request)))
         return web.Response(status=204)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
@@ -132,7 +135,7 @@ class SocketApi:
             raise UsageError("give the process id: ?pid=N.")
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        with self._resident.processes.register(name, int(pid)) as watch, contextlib.suppress(ConnectionError):
+        with self._processes.register(name, int(pid)) as watch, contextlib.suppress(ConnectionError):
             while True:
                 try:
                     event = await within(_KEEPALIVE_SECONDS, watch.hints.get())
@@ -142,9 +145,9 @@ class SocketApi:
         return response
 
     async def _metrics_text(self, _: web.Request) -> web.Response:
-        from modelsync_daemon.local import metrics
+        from modelsync_daemon.local import metrics  # costs memory only where somebody scrapes
 
-        body, content_type = metrics.render(self._resident.status(), self._resident.processes)
+        body, content_type = metrics.render(self._commands.status(), self._processes)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -13,7 +13,7 @@ from modelsync_protocol.twin import Desired, Wish
 _KEY = "desired"
 
 
-class Wishes:
+class DesiredState:
     """What the twin desires, as understood now."""
 
     def __init__(self, database: Database) -> None:
@@ -22,19 +22,19 @@ class Wishes:
             remembered = json.loads(database.document(_KEY) or "{}")
         except ValueError:
             remembered = {}
-        self.desired: Desired = twin.parse_desired(remembered)
+        self.now: Desired = twin.parse_desired(remembered)
 
     def accept(self, document: Mapping[str, Any]) -> bool:
         """Take over desired properties; False if nothing that matters changed."""
         kept = {key: document[key] for key in (twin.SECTION, "$version") if key in document}
-        before, self.desired = self.desired, twin.parse_desired(kept)
+        before, self.now = self.now, twin.parse_desired(kept)
         self._database.remember(_KEY, json.dumps(kept, sort_keys=True))
         return (before.origin, before.models, before.policy) != (
-            self.desired.origin,
-            self.desired.models,
-            self.desired.policy,
+            self.now.origin,
+            self.now.models,
+            self.now.policy,
         )
 
     def of(self, name: str) -> Wish:
         """What is desired of `name`; no opinion if it is not mentioned."""
-        return self.desired.models.get(name, Wish())
+        return self.now.models.get(name, Wish())

@@ -11,15 +11,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from modelsync_daemon.config import Settings
-from modelsync_daemon.disk.database import Database
-from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.durable import durable_unlink, durable_write
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.transfer.pushed_origin import Pushed
 from modelsync_daemon.workers.messages import Job, Outcome, Preparer
 from modelsync_protocol.errors import RefusedError, UnreachableError
-from modelsync_protocol.twin import Wish
 
 STAGED_SECONDS = 900
 """How long a staged version may be activated without asking the origin about it."""
@@ -31,11 +28,12 @@ class _Staged:
     at: float
 
 
-class Pushing:
+class PushedUpdates:
     """The staged versions of one data directory, one a model."""
 
-    def __init__(self, settings: Settings, data: DataDir, database: Database, preparer: Preparer) -> None:
-        self._settings, self._data, self._database, self._preparer = settings, data, database, preparer
+    def __init__(self, device: Device, preparer: Preparer) -> None:
+        self._data, self._database, self._preparer = device.data, device.database, preparer
+        self._trust = device.settings.trust
         self._staged: dict[str, _Staged] = {}
         self._busy: set[str] = set()
 
@@ -68,7 +66,7 @@ class Pushing:
                 version=pushed.version,
                 origin="",
                 data=str(self._data.root),
-                trust_root=str(self._settings.trust) if self._settings.trust else None,
+                trust_root=str(self._trust) if self._trust else None,
                 quarantined=tuple(self._database.quarantined(name)),
                 pushed=str(path),
             )
@@ -85,10 +83,10 @@ class Pushing:
             self._busy.discard(name)
             await asyncio.to_thread(durable_unlink, path)
 
-    def staged(self, name: str, wish: Wish) -> Outcome | None:
-        """The staged version that satisfies `wish`, if it is fresh and still lies on the disk."""
+    def staged(self, name: str, version: int | None) -> Outcome | None:
+        """That version as it was staged, if it was, is fresh and still lies on the disk."""
         found = self._staged.get(name)
-        if found is None or found.outcome.version != wish.version:
+        if found is None or found.outcome.version != version:
             return None
         age = self._database.clock() - found.at
         lies = self._data.find(name, Reference(found.outcome.version, found.outcome.digest)) is not None

@@ -12,32 +12,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.pointer import Reference
-from modelsync_daemon.timing.backoff import Backoff
-from modelsync_daemon.workers.messages import Job, Preparer
+from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.timing.backoff import NETWORK, Backoff
+from modelsync_daemon.workers.messages import Preparer
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 _GIVE_WAY_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Repairing:
-    """The repairs of one data directory. `job` makes the job that would fetch a version."""
+class Repairs:
+    """The repairs of one data directory. `done` is called when a model is free again."""
 
     def __init__(
         self,
-        data: DataDir,
-        ledger: Ledger,
+        device: Device,
         preparer: Preparer,
-        network: Backoff,
-        job: Callable[[str, int], Job],
-        closed_for: Callable[[], float],
         done: Callable[[], None],
+        network: Backoff = NETWORK,
     ) -> None:
-        self._data, self._ledger, self._preparer, self._network = data, ledger, preparer, network
-        self._job, self._closed_for, self._done = job, closed_for, done
+        self._device, self._data, self._ledger = device, device.data, device.ledger
+        self._preparer, self._done, self._network = preparer, done, network
         self._tasks: dict[tuple[str, Reference], asyncio.Task[None]] = {}
         self._busy: set[str] = set()
 
@@ -65,7 +61,7 @@ class Repairing:
     async def _mend(self, name: str, reference: Reference, running: Callable[[str], bool]) -> None:
         attempts = 0
         while self._data.find(name, reference) is not None:
-            closed = self._closed_for()
+            closed = self._device.seconds_to_open()
             if closed or running(name) or self.busy(name):
                 await asyncio.sleep(max(closed, _GIVE_WAY_SECONDS))
                 continue
@@ -85,7 +81,7 @@ class Repairing:
     async def _once(self, name: str, reference: Reference) -> None:
         self._busy.add(name)
         try:
-            job = replace(self._job(name, reference.version), repair=reference.digest, quarantined=())
+            job = replace(self._device.job(name, reference.version), repair=reference.digest, quarantined=())
             await self._preparer.prepare(job, self._on_event)
         finally:
             self._busy.discard(name)

@@ -1,6 +1,6 @@
 """One model's update: the worker prepares a version, then it is activated; what fails waits with a reason.
 
-Which version, and whether now, is decided elsewhere (decision.py).
+Which version, and whether now, is decided elsewhere (decision.py); what it may cost is the device's limits (device.py).
 """
 
 from __future__ import annotations
@@ -8,34 +8,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
-from modelsync_daemon.config import Settings
 from modelsync_daemon.disk import ledger as budget
-from modelsync_daemon.disk.database import Database
-from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
 from modelsync_daemon.reconcile.decision import fingerprint
-from modelsync_daemon.reconcile.desired import Wishes
-from modelsync_daemon.reconcile.pushed_updates import Pushing
+from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.timing.backoff import NETWORK, REFUSED, Backoff
-from modelsync_daemon.transfer import origin_secret
-from modelsync_daemon.workers.messages import (
-    AccessRefused,
-    BudgetExceeded,
-    EventCallback,
-    Job,
-    OriginBusy,
-    Outcome,
-    Preparer,
-    WorkerDied,
-)
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, OriginBusy
+from modelsync_daemon.workers.messages import EventCallback, Outcome, Preparer, WorkerDied
 from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
-from modelsync_protocol.twin import Policy, Wish
+from modelsync_protocol.twin import Wish
 
 _PROGRESS_SECONDS = 10.0
 _LONGEST_BUSY_SECONDS = 5400.0
@@ -47,31 +33,20 @@ class Updates:
 
     def __init__(
         self,
-        settings: Settings,
-        data: DataDir,
-        database: Database,
-        ledger: Ledger,
-        wishes: Wishes,
-        activation: Activation,
+        device: Device,
         preparer: Preparer,
-        pushing: Pushing,
+        pushed: PushedUpdates,
+        activation: Activation,
         changed: Callable[[], None],
         network: Backoff = NETWORK,
         refused: Backoff = REFUSED,
     ) -> None:
-        self._settings, self._data, self._database, self._ledger = settings, data, database, ledger
-        self._wishes, self._activation, self._preparer, self._changed = wishes, activation, preparer, changed
-        self._network, self._refused, self._pushing = network, refused, pushing
+        """`changed` is called when there is something new to report; `network` and `refused` space the attempts."""
+        self._device, self._data, self._database, self._ledger = device, device.data, device.database, device.ledger
+        self._preparer, self._pushed, self._activation, self._changed = preparer, pushed, activation, changed
+        self._network, self._refused = network, refused
         self._progress_told = 0.0
         self.progress: dict[str, tuple[int, int]] = {}
-
-    def origin(self) -> str | None:
-        """Where artifacts come from: the twin's origin, else the local one."""
-        return self._wishes.desired.origin or self._settings.origin
-
-    def policy(self) -> Policy:
-        """The limits in force: the stricter of the local ones and the twin's."""
-        return budget.stricter(self._settings.policy, self._wishes.desired.policy)
 
     async def run(self, name: str, wish: Wish, fresh: bool) -> None:
         """From `resolving` until the new version is in service, refused, or has to wait; never raises ModelsyncError
@@ -98,8 +73,8 @@ class Updates:
             progressed = self._on_worker(name, event) or progressed
 
         try:
-            outcome = self._pushing.staged(name, wish) or await self._prepare(name, wish, on_event)
-            self._pushing.forget(name)
+            outcome = self._pushed.staged(name, wish.version) or await self._prepare(name, wish, on_event)
+            self._pushed.forget(name)
         except UnreachableError as error:
             held = self._held(name, wish)
             if held is None:
@@ -114,35 +89,12 @@ class Updates:
         self._database.update(name, bytes=outcome.bytes)
         await self._activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
 
-    def job(self, name: str, version: int | None) -> Job:
-        """The job that brings that version onto the disk, with the limits in force now."""
-        policy = self.policy()
-        return Job(
-            name=name,
-            version=version,
-            origin=self.origin() or "",
-            data=str(self._data.root),
-            origin_ca=str(self._settings.origin_ca) if self._settings.origin_ca else None,
-            trust_root=str(self._settings.trust) if self._settings.trust else None,
-            stall_seconds=self._settings.stall_seconds,
-            rate_limit=policy.rate_limit,
-            byte_limit=self._ledger.left(policy),
-            quarantined=tuple(self._database.quarantined(name)),
-            secrets=tuple(map(str, self._secrets())),
-            proxy=self._settings.proxy,
-        )
-
     async def _prepare(self, name: str, wish: Wish, on_event: EventCallback) -> Outcome:
         try:
-            async with asyncio.timeout(budget.seconds_to_close(self.policy(), self._database.clock())):
-                return await self._preparer.prepare(self.job(name, wish.version), on_event)
+            async with asyncio.timeout(self._device.seconds_to_close()):
+                return await self._preparer.prepare(self._device.job(name, wish.version), on_event)
         except TimeoutError:
             raise _WindowClosed("the time window for fetching closed; it goes on when the next one opens.") from None
-
-    def _secrets(self) -> list[Path]:
-        """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""
-        mounted = self._settings.origin_sas_file
-        return [*([mounted] if mounted else []), self._data.root / origin_secret.FILE_NAME]
 
     def _on_worker(self, name: str, event: Mapping[str, Any]) -> bool:
         """Take in a worker's event; True if the fetch moved on."""

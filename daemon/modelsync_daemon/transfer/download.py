@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import aiohttp
 
-from modelsync_daemon.trust.trust_store import ObjectMissing
+from modelsync_daemon.trust.resolved import ObjectMissing
 from modelsync_protocol.errors import UnreachableError
 
 READ_BYTES = 64 * 1024

@@ -23,11 +23,11 @@ from yarl import URL
 from modelsync_daemon.timing.stall import Patience
 from modelsync_daemon.transfer.connector import connector
 from modelsync_daemon.transfer.download import AccessDenied, Garbled, Rate, Transient, check_status, named, reason
+from modelsync_daemon.transfer.errors import AccessRefused, OriginBusy
 from modelsync_daemon.transfer.origin_secret import Access, joined
 from modelsync_daemon.transfer.range_body import Body
 from modelsync_daemon.transfer.tcp_info import carried
 from modelsync_daemon.transfer.whole_object import Whole
-from modelsync_daemon.workers.messages import AccessRefused, OriginBusy
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
 _RECEIVE_BUFFER_BYTES = 96 * 1024

@@ -10,7 +10,7 @@ import hashlib
 
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
 from modelsync_daemon.transfer.memory_body import MemoryBody
-from modelsync_daemon.trust.trust_store import ObjectMissing
+from modelsync_daemon.trust.resolved import ObjectMissing
 from modelsync_protocol import caps, index, names, parcel
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.parcel import Parcel

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from modelsync_daemon.transfer.memory_body import MemoryBody
-from modelsync_daemon.trust.trust_store import ObjectMissing
+from modelsync_daemon.trust.resolved import ObjectMissing
 from modelsync_protocol import caps, names
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 

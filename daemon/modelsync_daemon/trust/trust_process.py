@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
 
-from modelsync_daemon.trust.trust_store import Fetch, Resolved, TrustStore
+from modelsync_daemon.trust.resolved import Fetch, Resolved
+from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 
 _FOR_PUBLISHERS = ("azure.identity", "azure.keyvault", "boto3", "google.cloud", "hvac", "PyKCS11", "asn1crypto")

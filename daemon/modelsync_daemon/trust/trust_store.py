@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelsync_daemon.disk.durable import TEMPORARY_PREFIX, durable_unlink, durable_write
-from modelsync_protocol import names, trust
+from modelsync_daemon.trust.resolved import Fetch, Resolved
+from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -25,36 +26,6 @@ BUILD_TIME = 1_793_491_200
 
 ROOT_QUESTION_SECONDS = 24 * 3600
 """How long a bundle's word on the newest root is enough; then the origin is really asked for the next one."""
-
-Fetch = Callable[[str, int], bytes]
-"""`fetch(path, max_length)` → the whole object at `path`, relative to the origin, of at most `max_length` bytes.
-
-Raises ObjectMissing for 404, RefusedError if the object is longer (it must stop reading there), and
-UnreachableError for every other trouble.
-"""
-
-
-class ObjectMissing(UnreachableError):
-    """The origin answers that it has no such object."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What signed metadata says of one model. `digest` and `length` (bytes) are the manifest's.
-
-    `newest` is the highest version that is signed. `versions` maps the known live versions to manifest digests:
-    the ten newest, and older ones if the archive had to be read. `offers` are unsigned hints (empty without a
-    bundle). `issued` is when the timestamp was signed, Unix seconds.
-    """
-
-    version: int
-    digest: str
-    length: int
-    newest: int
-    versions: Mapping[int, str]
-    withdrawn: frozenset[int]
-    offers: bytes
-    issued: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +57,11 @@ class TrustStore:
     def seeded(self) -> bool:
         """Whether there is a root of trust."""
         return self._seed_file.exists()
+
+    @property
+    def time_floor(self) -> int:
+        """No earlier than this can it be, by what was signed (Unix seconds). LocalError if it can't be read."""
+        return self._read_clock().floor
 
     def seed(self, root_json: bytes) -> None:
         """Start from this root; later calls only check that `root_json` is of the kept line. May be repeated.
@@ -193,8 +169,3 @@ class TrustStore:
         if clock != old:
             document = {"format": 1, "floor": clock.floor, "keys": clock.keys, "root_asked": clock.root_asked}
             durable_write(self._clock_file, json.dumps(document).encode())
-
-
-def seconds(text: object) -> int:
-    """A signed time as Unix seconds; FormatError (a RefusedError)."""
-    return int(trust.parse_time(text).timestamp())

@@ -18,7 +18,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from modelsync_daemon.disk.durable import durable_write
-from modelsync_daemon.trust.trust_store import Fetch, ObjectMissing, Resolved, seconds
+from modelsync_daemon.trust.resolved import Fetch, ObjectMissing, Resolved
 from modelsync_protocol import bundle as bundles
 from modelsync_protocol import caps, names, trust
 from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError, RefusedError, UnreachableError
@@ -311,3 +311,8 @@ def _our_words() -> Iterator[None]:
         raise RefusedError(f"the origin's metadata does not fit together ({error}): check the origin.") from error
     except OSError as error:
         raise LocalError(f"the trust data can't be used ({error.strerror}): check the disk.") from error
+
+
+def seconds(text: object) -> int:
+    """A signed time as Unix seconds; FormatError (a RefusedError)."""
+    return int(trust.parse_time(text).timestamp())

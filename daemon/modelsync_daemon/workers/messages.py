@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, OriginBusy
 from modelsync_protocol import errors
-from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
+from modelsync_protocol.errors import LocalError, ModelsyncError
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Prepare one version of a model. Paths are strings; see prepare.PrepareRequest for each field's meaning."""
+    """Prepare one version of a model. Paths are strings; see build.request.PrepareRequest for each field's meaning."""
 
     name: str
     version: int | None
@@ -68,24 +69,6 @@ class WorkerDied(LocalError):
     """The worker ended without an answer: killed, out of memory, or broken."""
 
 
-class AccessRefused(UnreachableError):
-    """The origin refuses the secret it is asked with, and no other came in time."""
-
-
-class OriginBusy(UnreachableError):
-    """The origin asks to be left alone for `after` seconds (Retry-After)."""
-
-    def __init__(self, text: str, after: float = 0.0) -> None:
-        super().__init__(text)
-        self.after = after
-
-
-class BudgetExceeded(ModelsyncError):
-    """The plan needs more bytes than the budget has left; nothing was fetched."""
-
-    exit_code = 3
-
-
 EventCallback = Callable[[Mapping[str, Any]], None]
 """Called with each of the worker's events: state, progress or wire."""
 
@@ -112,8 +95,6 @@ _KINDS: dict[str, type[ModelsyncError]] = {
 
 def kind_of(error: BaseException) -> str:
     """The word by which an error travels from worker to resident."""
-    if type(error).__name__ == "OverBudget":  # preparation.OverBudget, which this module must not import
-        return "budget"
     for kind, root in _KINDS.items():
         if isinstance(error, root):
             return kind

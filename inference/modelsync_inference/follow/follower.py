@@ -20,7 +20,7 @@ from modelsync_inference.model.lease import Loaded
 from modelsync_inference.model.loader import load_version, probe_again
 from modelsync_inference.model.memory import give_back
 from modelsync_inference.model.pointer import CANDIDATE, CURRENT, Pointer, PointerRead, VersionRef, read_pointer
-from modelsync_inference.model.serving import Serving
+from modelsync_inference.model.serving_model import Serving
 from modelsync_inference.model.trial import Trial, TrialRules
 from modelsync_inference.runtimes.port import Runtime
 

@@ -20,7 +20,7 @@ from modelsync_inference.follow.watch import FolderWatch
 from modelsync_inference.handle.settings import Settings, make_runtime
 from modelsync_inference.model.lease import Lease, Loaded, Prediction
 from modelsync_inference.model.memory import resident_bytes
-from modelsync_inference.model.serving import Serving
+from modelsync_inference.model.serving_model import Serving
 from modelsync_inference.model.trial import Label
 from modelsync_inference.runtimes.port import Confined, Processes, Runtime
 from modelsync_protocol import names

@@ -66,9 +66,9 @@ def _load(order: Mapping[str, Any]) -> LoadedModel:
 def _import(kind: Kind, libraries: Sequence[str]) -> None:
     """Import what it takes before files are out of reach and memory is measured; ModelRefusedError."""
     if kind is Kind.SCRIPT:
-        pass
+        from modelsync_inference.runtimes import scoring_script  # noqa: F401
     else:
-        pass
+        from modelsync_inference.runtimes import sklearn_model  # noqa: F401
     for name in libraries:
         try:
             importlib.import_module(name)

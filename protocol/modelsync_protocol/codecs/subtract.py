@@ -15,7 +15,7 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import alignment, zstd
 from modelsync_protocol.codecs.alignment import Block
 from modelsync_protocol.codecs.port import Tables
-from modelsync_protocol.codecs.sizing import quick_size
+from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_signed, write_varint
 

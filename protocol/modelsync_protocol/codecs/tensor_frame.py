@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
-from modelsync_protocol.codecs import modelling, numerals, rans, segments, tables, zstd
+from modelsync_protocol.codecs import models, numerals, rans, segments, tables, zstd
 from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Same
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
@@ -107,10 +107,10 @@ def _predict(
             prediction = None
             if segment.base_offset is not None:
                 source = _view(base, segment, segment.base_offset, begin, count)
-                prediction = modelling.predicted(segment, source, begin)
+                prediction = models.predicted(segment, source, begin)
                 _view(out, segment, position, begin, count)[:] = prediction
-            level, quiet = modelling.levels(segment, begin, count)
-            context = modelling.contexts(segment, level, quiet, prediction)
+            level, quiet = models.levels(segment, begin, count)
+            context = models.contexts(segment, level, quiet, prediction)
             choose.take(context, out=selectors[done : done + count], mode="clip")
             done += count
 
@@ -124,7 +124,7 @@ def _correct(coded: list[tuple[int, Coded]], out: bytearray, symbols: NDArray[np
             if segment.mode is Mode.DELTA:
                 part[:] = _apply_delta(segment, part, chosen, raw)
             elif segment.numeral.mantissa:
-                level, _ = modelling.levels(segment, begin, count)
+                level, _ = models.levels(segment, begin, count)
                 part[:] = _float_values(segment, level, chosen, raw)
             else:
                 part[:] = chosen

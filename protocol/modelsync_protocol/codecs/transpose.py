@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
-from modelsync_protocol.codecs.sizing import quick_size
+from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_varint
 

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 from modelsync_protocol import caps, codecs
-from modelsync_protocol.codecs.sizing import quick_size
+from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.codecs.subtract import Subtract
 from modelsync_protocol.codecs.transpose import Transpose
 from modelsync_protocol.ops import Frame

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import tables
 from modelsync_protocol.codecs.numerals import Unsigned
+from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Same
-from modelsync_protocol.codecs.sizing import quick_size
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
 from modelsync_server.encode import byte_candidates, encoder
 from modelsync_server.encode.encoder import Chunk, Encoded, Source
-from modelsync_server.encode.tensors import cutting, fitting, frame_writer, framing, pairing, symbolise, table_builder
+from modelsync_server.encode.tensors import cutter, fitter, frame_writer, framer, symbol_writer, table_builder
+from modelsync_server.encode.tensors import pairs as pairing
 from modelsync_server.encode.tensors.frame_writer import Coding
-from modelsync_server.encode.tensors.framing import Estimate, Fitted, Framing
+from modelsync_server.encode.tensors.framer import Estimate, Fitted, Framing
 from modelsync_server.encode.tensors.pieces import Piece, elements
 
 _AIM_BYTES = 255 * caps.KIB
@@ -59,7 +60,7 @@ def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: 
     runs = _runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     job = _Job(base, target, pool)
-    fitted = list(pool.map(job.fit, cutting.pieces(tensors, pairs, spans)))
+    fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
     coding, shared, fitted = job.settle(fitted)
     costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
     plan = _plan(runs, Framing(fitted, len(job.base_stream)), costs, aim)
@@ -128,7 +129,7 @@ class _Job:
         new, old = self._elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
             return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
-        options = fitting.fits(piece, new, old)
+        options = fitter.fits(piece, new, old)
         return Fitted(piece, options[0].segment, tuple(options))
 
     def refit(self, item: Fitted, coding: Coding, groups: dict[GroupKey, int]) -> Fitted:
@@ -146,9 +147,9 @@ class _Job:
             costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
         return replace(item, segment=item.options[int(np.argmin(costs))].segment)
 
-    def _symbols(self, item: Fitted, segment: Coded) -> symbolise.Symbols:
+    def _symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
         new, old = self._elements(item.piece)
-        return symbolise.symbols_of(segment, new, None if segment.base_offset is None else old)
+        return symbol_writer.symbols_of(segment, new, None if segment.base_offset is None else old)
 
     def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
         """Make tables, let each piece choose again by what they make of it, and make tables of that."""
@@ -242,7 +243,7 @@ class _Job:
             return self._halves(chunks, frames, coding)
         low, high = frames.base_range(segments, end - begin)
         base, data = bytes(self.base_stream[low:high]), bytes(self.target.stream[begin:end])
-        payload = frame_writer.write(framing.placed(segments, low, high), data, base, b"", coding)
+        payload = frame_writer.write(framer.placed(segments, low, high), data, base, b"", coding)
         if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
             return self._halves(chunks, frames, coding)
         frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))

@@ -1,7 +1,7 @@
 """The device side's rules: who may connect, what topics mean, direct methods. Packets in, packets out; no sockets.
 
 Source: learn.microsoft.com/azure/iot/iot-mqtt-connect-to-iot-hub. Twin notices and method calls go out with QoS 0: IoT
-Hub queues neither for a device that is away. What telemetry becomes is routing.py's business.
+Hub queues neither for a device that is away. What telemetry becomes is router.py's business.
 """
 
 from __future__ import annotations

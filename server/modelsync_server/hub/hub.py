@@ -22,7 +22,7 @@ from modelsync_server.hub.device_side import DeviceSide, Limits, Outgoing, faith
 from modelsync_server.hub.devices import Devices
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.registry import Registry
-from modelsync_server.hub.routing import Router
+from modelsync_server.hub.router import Router
 from modelsync_server.hub.service_side import ServiceSide
 from modelsync_server.hub.state import State, exclusive
 from modelsync_server.hub.traffic import Traffic

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub import query
+from modelsync_server import query
 from modelsync_server.hub.bulk import change_registry
 from modelsync_server.hub.configurations.rest import ConfigurationRoutes
 from modelsync_server.hub.devices import Devices

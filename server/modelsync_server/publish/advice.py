@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
-from modelsync_protocol.chunking import chunk_sizes
+from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
-from modelsync_server.encode.tensors import pairing
-from modelsync_server.encode.tensors.pairing import Tensor
+from modelsync_server.encode.tensors import pairs as pairing
+from modelsync_server.encode.tensors.pairs import Tensor
 
 _WORTH_BYTES = 64 * caps.KIB
 """Updates smaller than this are cheap enough as they are."""

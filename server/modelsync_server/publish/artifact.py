@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
 from modelsync_protocol import caps
-from modelsync_protocol.chunking import chunk_sizes
+from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
 from modelsync_server.store.mapped_file import mapped

@@ -11,23 +11,29 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from modelsync_protocol import names, update
+from modelsync_protocol import names, near_names, release_record, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.release_record import ReleaseRecord
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.closed import check_closed
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
+from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.store.published import has_manifest, materialised, published_sizes
-from modelsync_server.trust import Catalogue, NewTarget, Repository
+from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
+from modelsync_server.trust.metadata import now
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
@@ -47,12 +53,12 @@ class UpdatePrice:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A published version; sizes in bytes."""
+class Release:
+    """A published version; sizes in bytes. `digest` is its manifest's, by which devices know it."""
 
     name: str
     version: int
-    manifest: str
+    digest: str
     size: int
     files: int
     chunks: int
@@ -62,6 +68,13 @@ class Published:
     """What would have made the update from the last version cheaper."""
     fresh: bool
     """False: these bytes were the newest version already, and nothing was published."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What is signed of it beside its bytes; empty if nothing is."""
+
+    @property
+    def manifest(self) -> str:
+        """`digest`, by the name that it has in `--json`."""
+        return self.digest
 
 
 async def publish(
@@ -74,16 +87,20 @@ async def publish(
     probe: Path | None = None,
     bases: Sequence[int] = (),
     last: int = DEFAULT_BASES,
+    metadata: Mapping[str, Any] | None = None,
     progress: Progress = lambda step, done, total: None,
-) -> Published:
+) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
-    `bases` are versions to make updates from beside the `last` newest ones. Raises UsageError for input that can't
-    be published, RefusedError for a version that exists with other bytes or keys that are missing.
+    `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
+    a version that is there it replaces what was said before. Raises UsageError for input that can't be published,
+    RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
     if version is not None:
         names.check_version(version)
+    if metadata is not None:
+        release_record.encode(ReleaseRecord(now(), metadata))  # wrong ones are refused before any work
 
     async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
         return await price.offers_section(store, versions) if model == name else None
@@ -91,6 +108,7 @@ async def publish(
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
     with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
+        check_closed(artifact)
         target = Source(artifact.manifest, artifact.stream)
         for _ in range(_ATTEMPTS):
             catalogue = await repository.catalogue()
@@ -101,14 +119,18 @@ async def publish(
             advice = await _write_objects(
                 store, target, _chosen(published, bases, last if fresh else 0), pool, progress
             )
-            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
+            record = None
+            if metadata is not None:
+                since = await _since(store, catalogue, name, number) if not fresh else None
+                record = await write_record(store, metadata, since or now())
+            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded), release=record)
             try:
                 catalogue = await repository.add_targets([entry])
             except RefusedError:
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, advice, fresh)
+            return await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
 
@@ -117,18 +139,19 @@ async def _describe(
     name: str,
     version: int,
     manifest: Manifest,
-    published: Mapping[int, str],
+    model: ModelVersions,
     advice: Sequence[Advice],
     fresh: bool,
-) -> Published:
+) -> Release:
     sizes = await published_sizes(store, manifest.digest)
     prices = tuple(
         UpdatePrice(number, sizes[digest], 1)
-        for number, digest in sorted(published.items(), reverse=True)
+        for number, digest in sorted(model.versions.items(), reverse=True)
         if digest in sizes and number != version
     )
     install = await price.install_bytes(store, manifest.digest)
-    return Published(
+    _, record = await published_at(store, manifest.digest, model.releases.get(version))
+    return Release(
         name,
         version,
         manifest.digest,
@@ -139,7 +162,14 @@ async def _describe(
         prices,
         tuple(advice),
         fresh,
+        record.metadata if record else {},
     )
+
+
+async def _since(store: Store, catalogue: Catalogue, name: str, version: int) -> datetime | None:
+    """When a version that is there was published: other metadata does not make it younger."""
+    model = catalogue.model(name)
+    return (await published_at(store, model.versions[version], model.releases.get(version)))[0]
 
 
 def _number(catalogue: Catalogue, name: str, digest: str, wanted: int | None) -> int:
@@ -161,8 +191,9 @@ def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> l
     """Manifest digests to make updates from, the `last` newest and the `wanted` ones, newest first, each once."""
     unknown = [number for number in wanted if number not in published]
     if unknown:
+        meant = near_names.near_version(unknown[0], published)
         raise UsageError(
-            f"version {unknown[0]} is not published, so no update can be made from it; see `modelsync list`."
+            f"version {unknown[0]} is not published{meant}, so no update can be made from it; see `modelsync list`."
         )
     numbers = [*sorted(published, reverse=True)[:last], *wanted]
     return list(dict.fromkeys(published[number] for number in numbers))

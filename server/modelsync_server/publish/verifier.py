@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from modelsync_protocol import bundle, canonical, caps, names, offers, parcel, trust
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.errors import FormatError
 from modelsync_protocol.plan import Plan
 from modelsync_server.publish import price
+from modelsync_server.publish.release_records import read_record
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.published import check_update, materialised, published_sizes, read_manifest
 from modelsync_server.trust import ModelVersions, read_catalogue
@@ -47,6 +48,11 @@ async def verify(store: Store) -> Report:
                             problems.append(f"{name} version {version}: the update from {base[:12]}…: {error}")
             except (FormatError, ObjectNotFound) as error:
                 problems.append(f"{name} version {version}: {error}")
+        for version, digest in sorted(model.releases.items()):
+            try:
+                await read_record(store, digest)
+            except (FormatError, ObjectNotFound) as error:
+                problems.append(f"{name} version {version}: its metadata: {error}")
     return Report(versions, updates, tuple(problems))
 
 
@@ -140,17 +146,9 @@ def _metadata_version(data: bytes) -> int:
 
 async def price_of(store: Store, name: str, base: int | None, to: int) -> Plan:
     """The plan from version `base` (None: nothing held) of a model to version `to`; UsageError for unknown ones."""
-    model = (await read_catalogue(store)).model(name)
-    target = _digest(model, name, to)
+    catalogue = await read_catalogue(store)
+    target = catalogue.digest(name, to)
     held = None
     if base is not None:
-        held, _, _ = await read_manifest(store, _digest(model, name, base))
+        held, _, _ = await read_manifest(store, catalogue.digest(name, base))
     return await price.price(store, target, held)
-
-
-def _digest(model: ModelVersions, name: str, version: int) -> str:
-    if version in model.withdrawn:
-        raise RefusedError(f"version {version} of {name!r} was withdrawn; devices refuse it.")
-    if version not in model.versions:
-        raise UsageError(f"{name!r} has no version {version}; `modelsync list` shows what there is.")
-    return model.versions[version]

@@ -28,6 +28,14 @@ class FleetBases:
     def versions(self) -> tuple[int, ...]:
         return tuple(version for version, _ in self.chosen)
 
+    def document(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "bases": [{"version": version, "devices": devices} for version, devices in self.chosen],
+            "left_out": [{"version": version, "devices": devices} for version, devices in self.left_out],
+            "strangers": self.strangers,
+        }
+
     def said(self, install_bytes: int) -> list[str]:
         """What the publisher is told: who is left out, and what that costs them."""
         lines = [

@@ -14,7 +14,7 @@ from functools import reduce
 from typing import Any
 
 from modelsync_protocol import names
-from modelsync_server.hub.query import Condition, parse_condition
+from modelsync_server.query import Condition, parse_condition
 from modelsync_server.rollout.port import FleetHub, Json, count, rows
 from modelsync_server.rollout.rings import BUCKET, Ring, bucket
 from modelsync_server.rollout.target import EVERYONE, Kind, Target, both, desired, either, reported

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.hub.query import parse_condition
 from modelsync_server.iothub.errors import HubError
 from modelsync_server.iothub.identity import Identity
+from modelsync_server.query import parse_condition
 from modelsync_server.rollout.gate import Gate, parse_gate, parse_share
 from modelsync_server.rollout.target import EVERYONE, both, quoted, step
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from modelsync_protocol.errors import RefusedError, UsageError
-from modelsync_server.hub.configurations.model import MAX_CONFIGURATIONS
 from modelsync_server.iothub.service_client import ConflictError
 from modelsync_server.rollout import documents, record
 from modelsync_server.rollout.documents import Found
@@ -20,6 +19,9 @@ from modelsync_server.rollout.port import FleetHub
 from modelsync_server.rollout.reading import record_in
 from modelsync_server.rollout.record import OVER, Record, RingRecord, State
 from modelsync_server.rollout.target import EVERYONE
+
+MAX_CONFIGURATIONS = 100
+"""Of a paid hub, all models' together."""
 
 
 async def start(hub: FleetHub, plan: RolloutPlan, *, by: str, older: bool = False, pushes: bool = True) -> Record:

@@ -19,7 +19,7 @@ from modelsync_protocol import codecs
 from modelsync_protocol.codecs import numerals, tables
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Gap, Mode, Predictor, Same, Segment
-from modelsync_server.encode.tensors import frame_writer, symbolise, table_builder
+from modelsync_server.encode.tensors import frame_writer, symbol_writer, table_builder
 from modelsync_server.encode.tensors.frame_writer import Coding
 
 OUT = Path(__file__).parents[1] / "golden" / "codecs"
@@ -151,7 +151,7 @@ def frame(name: str, encoding: int, parts: Sequence[tuple[Segment, bytes, bytes]
             group = groups.index(segment.group)
             segment = replace(segment, group=group, base_offset=at)
             dtype = segment.numeral.unsigned_dtype
-            found = symbolise.symbols_of(
+            found = symbol_writer.symbols_of(
                 segment, np.frombuffer(new, dtype), None if at is None else np.frombuffer(old, dtype)
             )
             np.add.at(counts[group], (found.contexts, found.symbols), 1)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol import bundle, codecs, index, manifest, names, offers, parcel, update
+from modelsync_protocol import bundle, codecs, index, manifest, names, offers, parcel, release_record, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.ops import Copy, Frame, Op
 
@@ -20,9 +20,11 @@ GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
 CODECS = GOLDEN / "codecs"
 PARCEL = GOLDEN / "parcels" / "parcel"
+RELEASE = GOLDEN / "releases" / "record"
 SEALS = {
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
+    "releases": "604512974c7fbba04162029785de34ff9e9b259f0c948a4b5c5e84629f588de8",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
 }
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
@@ -41,6 +43,7 @@ def checks() -> list[tuple[str, Check]]:
         ("update of v1 with copies, a zstd frame and a patch frame", update_of_v1),
         ("bundle and offers of v1", bundle_and_offers_of_v1),
         ("parcel of format 1", parcel_of_format_1),
+        ("release record of format 1", release_record_of_format_1),
     ]
     found += [(named(vector), partial(frame, vector)) for vector in frames()]
     return found
@@ -155,6 +158,22 @@ def bundle_and_offers_of_v1() -> None:
     assert {version: offer.install_bytes for version, offer in listed.items()} == {9: 1_204_848, 8: 1_204_000, 2: 5}
     assert listed[9].update_bytes("00000001" + "f" * 56) == 87
     assert listed[2].update_bytes("0" * 64) is None
+
+
+def release_record_of_format_1() -> None:
+    """Every kind of value, numbers with the type and the digits that they had; and it is written the same again."""
+    data = RELEASE.read_bytes()
+    found = release_record.decode(data, hashlib.sha256(data).hexdigest())
+    assert found.published.isoformat() == "2026-11-27T09:00:00+00:00"
+    assert found.metadata == {
+        "author": "Ada Lovelace <ada@example.com>",
+        "commit": "4f1c2d9",
+        "dirty": True,
+        "licence": "Apache-2.0",
+        "metrics": {"auc": 0.93, "rows": 12, "seed": 12345678901234567890, "tiny": -1.5e-300},
+        "tags": ["Wärme", 'a"b', None],
+    }
+    assert release_record.encode(found) == data
 
 
 def parcel_of_format_1() -> None:

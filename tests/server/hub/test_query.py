@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelsync_server.hub import query
+from modelsync_server import query
 from modelsync_server.iothub.errors import HubError
 
 TWIN = {

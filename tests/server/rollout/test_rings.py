@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.hub.query import parse_condition
+from modelsync_server.query import parse_condition
 from modelsync_server.rollout.gate import Gate
 from modelsync_server.rollout.rings import BUCKETS, Ring, bucket, list_tag, parse_options, read_file
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import codecs
-from modelsync_protocol.chunking import chunk_sizes
+from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy
 from modelsync_server.encode.encoder import Encoded, Source

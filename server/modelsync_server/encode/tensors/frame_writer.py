@@ -12,7 +12,7 @@ from modelsync_protocol.codecs import segments, zstd
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Segment
 from modelsync_protocol.codecs.tensor_frame import skeleton
 from modelsync_protocol.wire import write_varint
-from modelsync_server.encode.tensors import rans_writer, symbolise
+from modelsync_server.encode.tensors import rans_writer, symbol_writer
 from modelsync_server.encode.tensors.table_builder import Model
 
 _FEW, _MANY = 64, 256
@@ -46,7 +46,7 @@ class Coding:
             np.concatenate([m.bits for m in models]).reshape(-1),
         )
 
-    def places(self, group: int, found: symbolise.Symbols) -> NDArray[np.int32]:
+    def places(self, group: int, found: symbol_writer.Symbols) -> NDArray[np.int32]:
         """Index into the flat arrays for each symbol."""
         rows = self.models[group].choose[found.contexts].astype(np.int32) + np.int32(self.rows[group])
         return rows * np.int32(256) + found.symbols
@@ -68,7 +68,7 @@ def write(parts: Sequence[Segment], target: bytes, base: bytes, prefix: bytes, c
             new = np.frombuffer(target, dtype, segment.count, position)
             at = segment.base_offset
             old = None if at is None else np.frombuffer(base, dtype, segment.count, at)
-            found = symbolise.symbols_of(segment, new, old)
+            found = symbol_writer.symbols_of(segment, new, old)
             places.append(coding.places(segment.group, found))
             counts.append(found.counts)
             fields.append(found.fields)

@@ -17,13 +17,13 @@ from typing import Any
 from modelsync_protocol.errors import UsageError
 from modelsync_server.hub.configurations import model
 from modelsync_server.hub.configurations.model import Configuration, Path
-from modelsync_server.hub.query import Condition, Query, parse
 from modelsync_server.hub.registry import Registry, check_match
 from modelsync_server.hub.state import State, utc_now
 from modelsync_server.hub.twin_view import TwinView
 from modelsync_server.iothub.errors import HubError
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.twin_document import Json
+from modelsync_server.query import Condition, Query, parse
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS configurations (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID",

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from modelsync_server.hub.query import Condition, Query, parse, parse_condition
 from modelsync_server.hub.state import etag_of
 from modelsync_server.iothub import twin_document as documents
 from modelsync_server.iothub.errors import HubError, argument_invalid
+from modelsync_server.query import Condition, Query, parse, parse_condition
 
 MAX_CONFIGURATIONS = 100
 """Of a paid hub."""

@@ -8,9 +8,9 @@ from aiohttp import web
 
 from modelsync_server.hub.configurations import model
 from modelsync_server.hub.configurations.engine import Configurations
-from modelsync_server.hub.query import parse
 from modelsync_server.iothub import twin_document as documents
 from modelsync_server.iothub.errors import HubError, argument_invalid
+from modelsync_server.query import parse
 
 
 class ConfigurationRoutes:

@@ -1,0 +1,139 @@
+"""What the hub, the socket and inference processes may ask of a running daemon. It reads no payloads."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from modelsync_daemon.activate import inference_processes
+from modelsync_daemon.activate.activation import Activation
+from modelsync_daemon.activate.inference_history import InferenceHistory
+from modelsync_daemon.activate.inference_processes import Report
+from modelsync_daemon.disk import garbage
+from modelsync_daemon.disk.pointer import Pointer, Reference
+from modelsync_daemon.disk.states import PREPARING, State
+from modelsync_daemon.reconcile import operations, status
+from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
+from modelsync_daemon.reconcile.reconciler import Reconciler
+from modelsync_daemon.reconcile.repair import Repairs
+from modelsync_daemon.reconcile.signals import Signals
+from modelsync_daemon.reconcile.update import Updates
+from modelsync_daemon.transfer import origin_secret
+from modelsync_protocol import names
+from modelsync_protocol.errors import RefusedError
+
+
+class HubConnection(Protocol):
+    """What is asked of the connection to the hub (control.hub_link.HubLink)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub can be reached as far as is known."""
+        ...
+
+    def count(self) -> None:
+        """Tell the ledger what the connection carried since the last call."""
+
+    def read_soon(self) -> None:
+        """Read the twin now, or at once after the next connect."""
+
+
+class Commands:
+    """One resident daemon's commands. They may be given from its event loop at any time."""
+
+    def __init__(
+        self,
+        device: Device,
+        reconciler: Reconciler,
+        updates: Updates,
+        pushed: PushedUpdates,
+        repairs: Repairs,
+        activation: Activation,
+        history: InferenceHistory,
+        signals: Signals,
+        hub: HubConnection | None,
+    ) -> None:
+        self._device, self._data, self._database = device, device.data, device.database
+        self._reconciler, self._updates, self._pushed, self._repairs = reconciler, updates, pushed, repairs
+        self._activation, self._history, self._signals, self._hub = activation, history, signals, hub
+
+    def status(self) -> dict[str, Any]:
+        """The status document."""
+        if self._hub is not None:
+            self._hub.count()
+        return status.build(
+            self._data,
+            self._database,
+            self._device.ledger,
+            self._device.desired.now.models,
+            self._updates.progress,
+            running=True,
+            connected=self._hub is not None and self._hub.connected,
+        )
+
+    def sync(self) -> None:
+        """Read the twin and try again what waits, now."""
+        self._reconciler.hurry(None)
+        if self._hub is not None:
+            self._hub.read_soon()
+
+    async def rollback(self, name: str) -> Pointer:
+        """Back to the kept previous version; sets a hold until desired changes. Raises RefusedError."""
+        self._known(name)
+        async with self._reconciler.paused():
+            self._activation.check_previous(name)
+            await self._reconciler.stop(name)
+            return operations.roll_back(self._database, self._activation, name, self._device.desired.of(name))
+
+    async def hold(self, name: str) -> None:
+        """Keep what serves, whatever the twin says, until released. Raises RefusedError for an unknown model."""
+        self._known(name)
+        async with self._reconciler.paused():
+            operations.hold(self._database, name)
+            if self._database.model(name).state in PREPARING | {State.PROBING}:
+                await self._reconciler.stop(name)
+        self._signals.changed.set()
+
+    def release(self, name: str) -> None:
+        """End a hold and every quarantine of `name`. Raises RefusedError if there is none."""
+        self._known(name)
+        operations.release(self._database, name)
+        self._signals.changed.set()
+        self._signals.look.set()
+
+    def repair(self, name: str, reference: Reference) -> None:
+        """Mend an installed version that a scrub found damaged, in the background. Raises RefusedError."""
+        self._repairs.begin(name, reference, lambda name: name in self._reconciler.tasks or self._pushed.busy(name))
+
+    async def collect(self) -> garbage.Collected:
+        """Remove what nothing refers to; what is under way is left alone. Raises LocalError."""
+        async with self._reconciler.paused():
+            return garbage.collect(self._data, self._database, self._reconciler.in_use, self._pushed.lies_staged)
+
+    async def apply(self, payload: Any) -> dict[str, Any]:
+        """Stage a pushed update. Raises UsageError or RefusedError; the desired version then fetches as usual."""
+        try:
+            outcome = await self._pushed.apply(payload, self._reconciler.tasks.__contains__)
+        finally:
+            self._signals.look.set()
+        return {"model": outcome.name, "version": outcome.version, "digest": outcome.digest}
+
+    def keep_secret(self, query: str | None) -> str | None:
+        """Keep the origin's new secret (a SAS; None: forget it); what waits for one goes on. Returns its expiry."""
+        expires = origin_secret.keep(self._data.root, query)
+        self._reconciler.hurry("access")
+        return expires
+
+    def report(self, name: str, report: Report) -> None:
+        """An inference process reports."""
+        self._activation.processes.report(name, report)
+        if self._history.take(name, report):
+            self._signals.changed.set()
+        bad = report.state in (inference_processes.REFUSED, inference_processes.FAILED)
+        if report.pointer == "current" and bad and name not in self._reconciler.tasks:
+            self._activation.refused_current(name, report, self._device.desired.of(name).retry)
+
+    def _known(self, name: str) -> None:
+        names.check_model_name(name)
+        if self._database.model(name).since == 0 and name not in self._device.desired.now.models:
+            raise RefusedError(f"{name} is not a model of this device.")

@@ -1,0 +1,74 @@
+"""What this device has and what is asked of it, as those who work for it need it: the limits in force, a worker's job.
+
+It decides nothing and starts nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsync_daemon.config import Settings
+from modelsync_daemon.disk import ledger as budget
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.reconcile.desired import DesiredState
+from modelsync_daemon.transfer import origin_secret
+from modelsync_daemon.workers.messages import Job
+from modelsync_protocol.twin import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One data directory in use by one process. The caller holds its lock and owns the database."""
+
+    settings: Settings
+    data: DataDir
+    database: Database
+    ledger: Ledger
+    desired: DesiredState
+
+    @classmethod
+    def of(cls, settings: Settings, data: DataDir, database: Database) -> Device:
+        """The device of that directory, with what its database remembers."""
+        return cls(settings, data, database, Ledger(database), DesiredState(database))
+
+    def origin(self) -> str | None:
+        """Where artifacts come from: the twin's origin, else the local one."""
+        return self.desired.now.origin or self.settings.origin
+
+    def policy(self) -> Policy:
+        """The limits in force: the stricter of the local ones and the twin's."""
+        return budget.stricter(self.settings.policy, self.desired.now.policy)
+
+    def seconds_to_open(self) -> float:
+        """Seconds until fetching is allowed by the time windows; 0 if it is."""
+        return budget.seconds_to_open(self.policy(), self.database.clock())
+
+    def seconds_to_close(self) -> float | None:
+        """Seconds until the time window that is open closes; None if none does."""
+        return budget.seconds_to_close(self.policy(), self.database.clock())
+
+    def job(self, name: str, version: int | None) -> Job:
+        """The worker's job that brings that version onto the disk, with the limits in force now."""
+        policy, settings = self.policy(), self.settings
+        return Job(
+            name=name,
+            version=version,
+            origin=self.origin() or "",
+            data=str(self.data.root),
+            origin_ca=str(settings.origin_ca) if settings.origin_ca else None,
+            trust_root=str(settings.trust) if settings.trust else None,
+            stall_seconds=settings.stall_seconds,
+            rate_limit=policy.rate_limit,
+            byte_limit=self.ledger.left(policy),
+            quarantined=tuple(self.database.quarantined(name)),
+            secrets=tuple(map(str, self._secrets())),
+            proxy=settings.proxy,
+        )
+
+    def _secrets(self) -> list[Path]:
+        """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""
+        mounted = self.settings.origin_sas_file
+        return [*([mounted] if mounted else []), self.data.root / origin_secret.FILE_NAME]

@@ -1,0 +1,23 @@
+"""How fetching can fail in ways that the resident daemon answers differently. No I/O here."""
+
+from __future__ import annotations
+
+from modelsync_protocol.errors import ModelsyncError, UnreachableError
+
+
+class AccessRefused(UnreachableError):
+    """The origin refuses the secret it is asked with, and no other came in time."""
+
+
+class OriginBusy(UnreachableError):
+    """The origin asks to be left alone for `after` seconds (Retry-After)."""
+
+    def __init__(self, text: str, after: float = 0.0) -> None:
+        super().__init__(text)
+        self.after = after
+
+
+class BudgetExceeded(ModelsyncError):
+    """The plan needs more bytes than the budget has left; nothing was fetched."""
+
+    exit_code = 3
