@@ -28,7 +28,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "hub iothub library origin publish push store triggers",
+        "cli": "hub iothub library origin publish push rollout store triggers trust",
+        "rollout": "iothub publish push query store trust",
         "library": "publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
@@ -36,9 +37,10 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "plain": "encode store",
         "trust": "store",
         "origin": "store",
-        "hub": "iothub store",
+        "hub": "iothub query store",
         "store": "encode",
         "encode": "",
+        "query": "iothub",
         "iothub": "",
     },
     "daemon": {

@@ -268,7 +268,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         key: model[key]
-        for key in ("version", "digest", "generation", "state", "since", "progress", "bytes")
+        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes")
         if model.get(key) is not None
     }
     if model.get("hold"):

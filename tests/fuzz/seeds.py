@@ -28,6 +28,10 @@ from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plain.view import Member, View
 from modelsync_protocol.wire import Reader, write_varint
 from modelsync_server.hub import mqtt
+from modelsync_server.rollout import documents
+from modelsync_server.rollout.gate import Counts, Gate
+from modelsync_server.rollout.record import Record, RingRecord, State
+from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
@@ -178,7 +182,25 @@ def _services() -> Iterator[tuple[str, bytes]]:
         mqtt.Disconnect(),
     )
     yield "mqtt", b"".join(map(mqtt.encode, packets))
+    yield from _rollouts()
     yield "sas", b"SharedAccessSignature sr=h%2Fdevices%2Fpi&sig=eA%3D%3D&se=1&skn=p"
+
+
+def _rollouts() -> Iterator[tuple[str, bytes]]:
+    yield (
+        "hub-query",
+        (
+            b"SELECT tags.x AS x, COUNT() AS n FROM devices WHERE NOT (tags.y.z = 'a' OR tags.n NIN [1, true]) AND"
+            b' is_defined(properties.reported.v) AND starts_with(deviceId, "p") GROUP BY tags.x'
+        ),
+    )
+    yield "hub-query", b"configurations.[[a-1]].status = 'Applied' AND tags['k'] >= -1.5e3 OR 3 IN tags.list"
+    rings = (RingRecord("one", "tags.x = 1", Gate(), 5, 4, 100, 25, 1.5, 2.5, 3, 90, True, Counts(4, 3, 0, 1, 0)),
+             RingRecord("rest", "*", Gate(active=3)))  # fmt: skip
+    made = Record("abc123", "anomaly", 3, Target(Kind.EDGE, "m"), State.RUNNING, rings, "ann", 1.0, 1, "why")
+    yield "rollout-labels", json.dumps(made.labels()).encode()
+    yield "hub-configuration", json.dumps(documents.ring_body(made, 0)).encode()
+    yield "hub-configuration", json.dumps(documents.record_body(made)).encode()
 
 
 def _files() -> Iterator[tuple[str, str, bytes]]:

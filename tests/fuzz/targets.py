@@ -45,14 +45,9 @@ from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
 
-<<<<<<< HEAD
 SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
-LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
-=======
-SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt")
 REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
-LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
->>>>>>> closed
+LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -220,7 +215,6 @@ def model_file(suffix: str, data: bytes) -> None:
     containers.external_tensors(f"model.{suffix}", memoryview(data))
 
 
-<<<<<<< HEAD
 def members(data: bytes) -> None:
     """What may be unpacked of a file lies inside it; the publisher alone looks, at its author's files."""
     for found in member_finder.members("model.bin", memoryview(data)):
@@ -253,7 +247,8 @@ def unpack(data: bytes) -> None:
         size += len(piece)
         assert size <= declared + 1
     assert size == declared
-=======
+
+
 def referred(data: bytes) -> None:
     """Reading what a model refers to never raises, and names only files of the artifact; the first byte is the kind."""
     if data:
@@ -261,7 +256,6 @@ def referred(data: bytes) -> None:
         tree = references.MemoryTree({path: memoryview(data)[1:], "weights.bin": memoryview(bytes(8))})
         found = references.read(tree, code=True)
         assert {item.text for item in found.refers} <= set(tree.files)
->>>>>>> closed
 
 
 def chunks(data: bytes) -> None:

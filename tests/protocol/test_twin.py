@@ -132,7 +132,7 @@ def _status(models: int, text: str = "x") -> dict[str, Any]:
 def test_a_report_shows_what_the_hub_may_know() -> None:
     shown = twin.build_reported(_status(1), {"origin": "is wrong."})["modelsync"]
     assert set(shown["models"]["model-0000"]) == {
-        "version", "digest", "generation", "state", "since", "progress", "bytes", "error",
+        "version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "error",
     }  # fmt: skip
     assert shown["daemon"] == {"version": "0.1.0", "formats": [1]} and shown["problems"] == {"origin": "is wrong."}
 

@@ -13,6 +13,7 @@ from modelsync_server.cli import (
     hub_commands,
     keys_commands,
     publish_command,
+    rollout_commands,
     serve_command,
     store_commands,
     trigger_commands,
@@ -30,6 +31,7 @@ for commands in (
     serve_command,
     hub_commands,
     device_commands,
+    rollout_commands,
     trigger_commands,
 ):
     commands.register(app)

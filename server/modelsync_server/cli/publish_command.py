@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents
+from modelsync_server.cli import documents, fleet_bases
+from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def publish(
     version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Recorded inputs and outputs that a device checks.")] = None,
     bases: Annotated[str, typer.Option(help="More versions to make updates from: 3,4,…")] = "",
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Make updates from exactly the versions that the fleet holds.")
+    ] = False,
+    max_updates: Annotated[int, typer.Option(min=0, help="With --hub: most updates, most devices first.")] = 5,
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
     file_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="With -: the file's name; its suffix tells the format.")
     ] = None,
@@ -49,26 +57,31 @@ def publish(
     """Publish a model file or directory as a new version."""
     from modelsync_protocol.errors import UsageError
     from modelsync_server.cli.progress import Bar
+    from modelsync_server.publish.publisher import DEFAULT_BASES
 
     if path == _STDIN and file_name is None:
         raise UsageError("standard input has no name: say with --file-name model.onnx how the file is called.")
     said = _metadata(path, metadata, meta or [], author, commit, git)
     opened = open_store(store, keys)
+    held = fleet_bases.ask(store, name, max_updates, module, service, state) if hub else None
     with Bar() as bar:
         result = opened.publish(
             name,
             sys.stdin.buffer if path == _STDIN else Path(path),
             version=version,
             probe=probe,
-            bases=_versions(bases),
+            bases=[*_versions(bases), *(held.versions if held else ())],
+            last=DEFAULT_BASES if held is None else 0,
             metadata=said,
             file_name=file_name,
             progress=bar.update,
         )
     if as_json:
-        print_json(documents.release(result))
+        print_json({**documents.release(result), **({} if held is None else {"fleet": held.document()})})
     else:
         _tell(result)
+        for line in held.said(result.install_bytes) if held else ():
+            typer.echo(f"  fleet: {line}")
 
 
 def _tell(result: Release) -> None:

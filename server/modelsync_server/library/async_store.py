@@ -14,7 +14,7 @@ from modelsync_server.library.source import as_path
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
 from modelsync_server.publish.listing import Model
-from modelsync_server.publish.publisher import Release
+from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
 from modelsync_server.store import Store as ObjectStore
 from modelsync_server.store import open_store as open_objects
@@ -69,6 +69,7 @@ class AsyncStore:
         version: int | None = None,
         probe: str | Path | None = None,
         bases: Sequence[int] = (),
+        last: int = DEFAULT_BASES,
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         progress: Progress = lambda step, done, total: None,
@@ -85,6 +86,7 @@ class AsyncStore:
                 version=version,
                 probe=None if probe is None else Path(probe),
                 bases=bases,
+                last=last,
                 metadata=metadata,
                 progress=progress,
             )

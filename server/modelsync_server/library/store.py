@@ -15,7 +15,7 @@ from modelsync_server.library.async_store import AsyncStore, Doctor, Price, Prog
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
 from modelsync_server.publish.listing import Model
-from modelsync_server.publish.publisher import Release
+from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
 from modelsync_server.store import create_store as create_objects
 from modelsync_server.store import open_store as open_objects
@@ -85,6 +85,7 @@ class Store:
         version: int | None = None,
         probe: str | Path | None = None,
         bases: Sequence[int] = (),
+        last: int = DEFAULT_BASES,
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         progress: Progress = lambda step, done, total: None,
@@ -93,7 +94,7 @@ class Store:
 
         The same bytes as the newest version are no new version (`fresh` is False then). `version`: default the last
         + 1. `probe`: a file of recorded inputs and outputs that devices check. `bases`: versions to make updates from
-        beside the last five. `metadata`: JSON values (NumPy's numbers too), at most 64 KiB, signed with the version;
+        beside the `last` newest. `metadata`: JSON values (NumPy's too), at most 64 KiB, signed with the version;
         `author`, `commit`, `run`, `licence`, `description` are text, `metrics` an object; for a version that is there
         it replaces what was said before. `file_name`: under which name an open file's bytes are published; its suffix
         tells the format. `source` is copied first and may change afterwards; an open file is read to its end.
@@ -107,6 +108,7 @@ class Store:
                 version=version,
                 probe=probe,
                 bases=bases,
+                last=last,
                 metadata=metadata,
                 file_name=file_name,
                 progress=progress,

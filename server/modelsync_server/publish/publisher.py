@@ -94,12 +94,13 @@ async def publish(
     version: int | None = None,
     probe: Path | None = None,
     bases: Sequence[int] = (),
+    last: int = DEFAULT_BASES,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
-    `bases` are versions to make updates from beside the last DEFAULT_BASES. `metadata` is signed with the version; of
+    `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
     a version that is there it replaces what was said before. Raises UsageError for input that can't be published,
     RefusedError for a version that exists with other bytes or keys that are missing.
     """
@@ -125,7 +126,7 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
-                store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
+                store, target, _chosen(published, bases, last if fresh else 0), pool, progress
             )
             record = None
             if metadata is not None:
