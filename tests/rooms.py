@@ -21,6 +21,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain",
         "references": "containers front ground",
+        "tree_files": "codecs containers ground trees",
+        "trees": "codecs ground",
         "codecs": "ground",
         "containers": "ground",
         "plain": "ground",

@@ -33,11 +33,12 @@ from modelsync_protocol import (
     twin,
     update,
 )
-from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, tree_columns, zstd
+from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, zstd
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy
 from modelsync_protocol.plain import recipes, section
+from modelsync_protocol.tree_files import tree_columns
 from modelsync_protocol.wire import Reader
 from modelsync_server.plain import member_finder
 from tests.fuzz import services

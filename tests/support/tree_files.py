@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.trees import boosted_arrays, onnx_arrays
+from modelsync_protocol.tree_files import boosted_arrays, onnx_arrays
 
 _FEATURES = 5
 _DTYPE = np.dtype(

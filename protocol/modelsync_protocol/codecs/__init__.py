@@ -35,7 +35,7 @@ _MODULES = {
     SUBTRACT: ("subtract", "Subtract"),
     RANS_DELTA: ("rans_delta", "RansDelta"),
     RANS_NEW: ("rans_new", "RansNew"),
-    TREE_COLUMNS: ("tree_columns", "TreeColumns"),
+    TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
 }
 
@@ -49,7 +49,7 @@ class _Encodings(Mapping[int, Encoding]):
     def __getitem__(self, number: int) -> Encoding:
         if number not in self._loaded:
             module, name = _MODULES[number]
-            made: Encoding = getattr(import_module(f"{__name__}.{module}"), name)()
+            made: Encoding = getattr(import_module(module if "." in module else f"{__name__}.{module}"), name)()
             self._loaded[number] = made
         return self._loaded[number]
 

@@ -1,4 +1,4 @@
-"""Ensembles of trees as columns: readers of their formats, and an adaptive coder that both sides run alike. No I/O.
+"""The adaptive coder of tree ensembles' columns, which both sides run alike (FORMAT.md §tree-columns). No I/O here.
 
-FORMAT.md §tree-columns. `frame` is the entry; everything here is integers, or single IEEE 754 float64 operations.
+May import codecs. Everything is integers, or single IEEE 754 float64 operations; files are tree_files' matter.
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 from modelsync_protocol import caps, codecs
-from modelsync_protocol.codecs.tree_columns import TreeColumns
 from modelsync_protocol.ops import Frame, Op
+from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Chunk, Encoded, Source
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from modelsync_protocol.codecs.tree_columns import TreeColumns
+from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from tests.support import tree_files
 
 OUT = Path(__file__).parents[1] / "golden" / "trees"

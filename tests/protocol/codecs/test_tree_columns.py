@@ -9,8 +9,8 @@ import pytest
 
 from modelsync_protocol import codecs
 from modelsync_protocol.codecs import zstd
-from modelsync_protocol.codecs.tree_columns import TreeColumns
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from tests.support import tree_files
 
 Maker = Callable[[int], bytes]

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import columns, onnx_arrays, records
+from modelsync_protocol.tree_files import onnx_arrays
+from modelsync_protocol.tree_files.onnx_arrays import NAMES, Array
+from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.mixing import joined
-from modelsync_protocol.trees.onnx_arrays import NAMES, Array
 from modelsync_protocol.trees.shape import Shape, from_depth_first
 from modelsync_protocol.trees.splits import MAX_NODES, Layout, SplitModel, Splits
 from modelsync_protocol.wire import Reader, write_varint

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import boosted, boosted_arrays, columns, records
+from modelsync_protocol.tree_files import boosted_arrays
+from modelsync_protocol.tree_files.boosted_arrays import MAX_TREES, NAMES, Array, Trees
+from modelsync_protocol.trees import boosted, columns, records
 from modelsync_protocol.trees.boosted import Booster, BoosterModel, Parameters
-from modelsync_protocol.trees.boosted_arrays import MAX_TREES, NAMES, Array, Trees
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn
 from modelsync_protocol.trees.lanes import Lanes

@@ -14,11 +14,11 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import boosted_frames, onnx_arrays, onnx_frames, record_frames
-from modelsync_protocol.trees.boosted_arrays import Trees
+from modelsync_protocol.tree_files import boosted_frames, onnx_arrays, onnx_frames, record_frames
+from modelsync_protocol.tree_files.boosted_arrays import Trees
+from modelsync_protocol.tree_files.record_frames import RecordCoder
+from modelsync_protocol.tree_files.scan import Found
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
-from modelsync_protocol.trees.record_frames import RecordCoder
-from modelsync_protocol.trees.scan import Found
 from modelsync_protocol.wire import Reader, write_varint
 
 _RECORDS, _ONNX, _BOOSTED = 1, 2, 3

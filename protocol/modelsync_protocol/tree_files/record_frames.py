@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import columns, judging, scan
+from modelsync_protocol.tree_files import scan
+from modelsync_protocol.tree_files.scan import Found
+from modelsync_protocol.trees import columns, judging
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
 from modelsync_protocol.trees.mixing import Mixer, joined
 from modelsync_protocol.trees.records import Impurity, Parameters, Style, Table, TableModel
-from modelsync_protocol.trees.scan import Found
 from modelsync_protocol.trees.shape import from_depth_first
 from modelsync_protocol.trees.splits import MAX_NODES
 from modelsync_protocol.wire import Reader, write_varint
