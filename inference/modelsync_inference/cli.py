@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Serve until SIGTERM or SIGINT; never returns. Exit codes: 0 done, 2 wrong usage, 3 unconfined, 5 local trouble."""
+    """Serve until SIGTERM or SIGINT; never returns. Exit codes: 0 done, 2 wrong usage, 3 unconfined, 5 local."""
     try:
         arguments = _parse(argv)
         logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")

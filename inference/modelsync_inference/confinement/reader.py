@@ -59,11 +59,15 @@ def available() -> Available:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """The bounds of one process. `libraries` and the artifact's `folder` can be read; `memory`: bytes beyond now's."""
+    """The bounds of one process: it reads `libraries` and the artifact's `folder`.
+
+    `memory`: bytes that it may map beyond `mapped`, what it has mapped before (mapped_bytes).
+    """
 
     libraries: tuple[Path, ...]
     folder: Path
     memory: int
+    mapped: int
 
     def lay_out(self, cache: Path) -> bool:
         """Leave nothing to write to but `cache`, which exists; False if this kernel can't."""
@@ -75,11 +79,11 @@ class Reader:
         `in_memory`: the artifact is in memory already, so no file has to be opened any more; that needs seccomp only.
         """
         layers = []
-        if _restrict((*self.libraries, *_DEVICES, self.folder, *also), ()):
-            layers.append(f"landlock {landlock.version()}")
         with contextlib.suppress(OSError, ValueError):
             self._limit()
             layers.append("rlimits")
+        if _restrict((*self.libraries, *_DEVICES, self.folder, *also), ()):
+            layers.insert(0, f"landlock {landlock.version()}")
         with contextlib.suppress(Exception):  # UnconfinedError, where the kernel refuses even that
             drop_capabilities()
         lib = syscall_filter.library()
@@ -90,12 +94,16 @@ class Reader:
         return layers
 
     def _limit(self) -> None:
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        lower(resource.RLIMIT_AS, mapped + self.memory + _SLACK)
+        lower(resource.RLIMIT_AS, self.mapped + self.memory + _SLACK)
         lower(resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)
         lower(resource.RLIMIT_FSIZE, 0)
         lower(resource.RLIMIT_CORE, 0)
         lower(resource.RLIMIT_MEMLOCK, 0)
+
+
+def mapped_bytes() -> int:
+    """Address space of this process, bytes; to be asked before /proc is out of reach."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def no_more_threads() -> None:

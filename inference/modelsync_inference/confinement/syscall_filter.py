@@ -129,7 +129,7 @@ def no_more_threads(lib: ModuleType) -> None:
     """Have every thread of this process start none from now on; OSError or RuntimeError."""
     rules: Any = lib.SyscallFilter(lib.ALLOW)
     rules.set_attr(lib.Attr.CTL_TSYNC, 1)
-    rules.add_rule(lib.ERRNO(errno.EAGAIN), "clone")
+    rules.add_rule(lib.ERRNO(errno.EPERM), "clone")
     rules.load()
 
 

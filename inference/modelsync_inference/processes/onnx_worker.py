@@ -6,6 +6,7 @@ The file is parsed by foreign code (ONNX Runtime), so the process gives up every
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import sysconfig
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ def warm_up() -> None:
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # none but this one: a fork would lose them
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(base64.b64decode(_TINY), options, providers=["CPUExecutionProvider"])
+    libraries()
     session.run(None, {"x": np.ones((1, 1), dtype=np.float32)})
 
 
@@ -52,7 +54,7 @@ def prepare(order: Mapping[str, Any]) -> Loader:
     available = reader.available()
     if order["require"] and available.lacking:
         raise ModelRefusedError(f"its process can't be confined as this server demands: {' '.join(available.lacking)}")
-    bounds = Reader(libraries(), Path(order["folder"]).resolve(), order["memory"])
+    bounds = Reader(libraries(), Path(order["folder"]).resolve(), order["memory"], reader.mapped_bytes())
     light, data = None, None
     if choice.cache is not None and (available.landlock or not available.seccomp):
         choice.cache.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,12 @@ def prepare(order: Mapping[str, Any]) -> Loader:
     return Loader(lambda: OnnxRuntime(choice).load_laid_out(path, light, data), layers, reader.no_more_threads)
 
 
+@functools.cache
 def libraries() -> tuple[Path, ...]:
-    """Folders of the code that may still have to be read, and what says how many processors there are."""
+    """Folders of the code that may still have to be read, and what says how many processors there are.
+
+    Asked once before the fork: it takes milliseconds.
+    """
     modules = (np, onnxruntime, modelsync_inference, modelsync_protocol)
     packages = [Path(folder).absolute() for module in modules for folder in module.__path__]
     # What numpy's wheel needs lies beside it; a folder of sources is nobody's library.
