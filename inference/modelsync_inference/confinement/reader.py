@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_inference.confinement import landlock, syscall_filter
-from modelsync_inference.confinement.confine import INSTALL_SECCOMP, drop_capabilities, lower
+from modelsync_inference.confinement.confine import drop_capabilities, lower
 from modelsync_inference.confinement.syscall_filter import Files
 
 _DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "urandom", "random"))
@@ -22,6 +22,10 @@ _MAX_DESCRIPTORS = 256
 _SLACK = 512 << 20
 """Address space that allocators and stacks reserve without using it, bytes."""
 
+NO_SECCOMP = (
+    "libseccomp is missing, so models are not kept from the network and from other processes (apt install "
+    "python3-seccomp, or apt install libseccomp2 and pip install pyseccomp)."
+)
 NO_LANDLOCK = (
     "this kernel has no Landlock (Linux 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and landlock among lsm= on its "
     "command line)"
@@ -45,7 +49,7 @@ class Available:
         """One sentence for each layer that is missing, with what follows from it; for doctor, logs and reports."""
         found = []
         if not self.seccomp:
-            found.append(f"libseccomp is missing, so {INSTALL_SECCOMP}")
+            found.append(NO_SECCOMP)
         if not self.landlock:
             instead = "models are read whole into memory instead of being mapped, and no file is opened afterwards"
             found.append(f"{NO_LANDLOCK}: " + (f"{instead}." if self.seccomp else "a model may read what we may read."))
