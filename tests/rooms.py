@@ -61,7 +61,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "config": "",
     },
     "inference": {
-        "front": "edge errors follow handle http model processes runtimes",
+        "front": "confinement edge errors follow handle http model processes runtimes",
         "edge": "errors http model runtimes",
         "http": "errors handle model runtimes",
         "handle": "errors follow model processes runtimes",

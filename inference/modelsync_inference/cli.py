@@ -16,7 +16,7 @@ from modelsync_inference.edge import options
 from modelsync_inference.follow.memory_policy import Policy
 from modelsync_inference.processes.isolation import Isolation
 from modelsync_protocol import names, near_names
-from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UsageError
 
 _BACKLOG = 1024
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,7 +40,7 @@ class _ShowVersion(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Serve until SIGTERM or SIGINT; never returns. Exit codes: 0 done, 2 wrong usage, 5 local trouble."""
+    """Serve until SIGTERM or SIGINT; never returns. Exit codes: 0 done, 2 wrong usage, 3 unconfined, 5 local."""
     try:
         arguments = _parse(argv)
         logging.basicConfig(level=arguments.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
@@ -68,6 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
         from modelsync_inference.runtimes import onnx_host
 
         onnx_host.check()
+        _check_confinement(arguments.require_confinement)
         from modelsync_inference import server_process
 
         if not arguments.supervise:
@@ -76,6 +77,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
         zygote.get_ready()
         return supervisor.supervise(listener, lambda start: server_process.serve(arguments, listener, start))
+
+
+def _check_confinement(required: bool) -> None:
+    """Say what this machine lacks; RefusedError if it must not lack anything."""
+    from modelsync_inference.confinement.reader import available
+
+    lacking = available().lacking
+    if lacking and required:
+        raise RefusedError(f"--require-confinement: {' '.join(lacking)}")
+    for sentence in lacking:
+        logging.getLogger(__name__).warning("models are confined less than they could be: %s", sentence)
 
 
 @contextlib.contextmanager
@@ -160,6 +172,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="memory for a process of such code, beyond its libraries (default: %(default)s)",
     )
     parser.add_argument(
+        "--require-confinement",
+        action="store_true",
+        help="don't start (exit code 3) where a layer of the models' confinement is missing",
+    )
+    parser.add_argument(
         "--max-batch-size",
         default=1,
         type=int,
@@ -204,6 +221,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         names.check_model_name(name)
     if not 0 <= arguments.port <= 65535:
         raise UsageError(f"--port {arguments.port} is not a port; use 0 to 65535.")
+    if arguments.require_confinement and arguments.isolation != Isolation.PROCESS.value:
+        raise UsageError("--require-confinement needs --isolation process: in threads nothing is confined.")
     for option in ("threads", "workers", "max_request_mib"):
         if not 1 <= getattr(arguments, option) <= 1024:
             raise UsageError(f"--{option.replace('_', '-')} must be from 1 to 1024.")

@@ -61,6 +61,7 @@ def _settings(arguments: argparse.Namespace, start: Start | None) -> Settings:
         run_seconds=arguments.run_seconds,
         trials=TrialRules(arguments.canary, arguments.shadow, arguments.trial_seconds, arguments.min_agreement),
         allow_code=frozenset(arguments.allow_code),
+        require_confinement=arguments.require_confinement,
         code_memory=arguments.code_memory_mib * _MIB,
         max_batch_size=arguments.max_batch_size,
         restarts=start.restarts if start is not None else 0,

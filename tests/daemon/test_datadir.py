@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.durable import durable_write
 from modelsync_daemon.disk.pointer import Pointer
@@ -146,3 +147,20 @@ def test_a_failed_durable_write_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(LocalError):
         durable_write(tmp_path / "folder", b"new")
     assert file.read_bytes() == b"old" and sorted(p.name for p in tmp_path.iterdir()) == ["f", "folder"]
+
+
+def test_what_is_the_daemons_own_is_closed_to_everybody_else_also_in_a_directory_of_a_former_version(
+    tmp_path: Path,
+) -> None:
+    data = DataDir(tmp_path / "data")
+    for folder in ("trust", "incoming"):
+        (data.root / folder).mkdir(parents=True, mode=0o755)
+    data.state_db.touch(0o644)
+    data.create()
+    Database.open(data).close()
+    second = Database.open(data)
+    found = {path.name: path.stat().st_mode & 0o777 for path in data.root.iterdir()}
+    second.close()
+    closed = {"trust": 0o700, "incoming": 0o700, "state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+    assert {name: mode for name, mode in found.items() if name != "models"} == closed
+    assert found["models"] == 0o755

@@ -218,3 +218,15 @@ def test_a_taken_port_ends_with_5_and_a_sentence(tmp_path: Path) -> None:
     assert ended.returncode == 5
     assert f"port {port}" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_where_confinement_is_demanded_and_missing_the_server_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("seccomp", "pyseccomp"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('hidden by a test')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_infer("--data", str(tmp_path), "--model", "anomaly", "--require-confinement")
+    assert done.returncode == 3 and "libseccomp is missing" in done.stderr and "Traceback" not in done.stderr
+    done = run_infer("--data", str(tmp_path), "--model", "anomaly", "--require-confinement", "--isolation", "thread")
+    assert done.returncode == 2 and "--isolation process" in done.stderr

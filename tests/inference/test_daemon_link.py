@@ -48,7 +48,8 @@ def test_an_activation_goes_through_ready_and_serving(tmp_path: Path, daemon: Fa
         counted = daemon.expect(pointer="current", generation=2, state="serving", requests=1, errors=0)
     expected = {"pid", "pointer", "generation", "version", "digest", "state", "reason", "load_ms", "probe_ms"}
     for report in (ready, serving, counted):
-        assert set(report) == expected | {"requests", "errors", "run_us", "rss_bytes", "trial", "restarts", "ended"}
+        expected |= {"requests", "errors", "run_us", "rss_bytes", "trial", "restarts", "ended", "confined_by"}
+        assert set(report) == expected
         assert report["pid"] == os.getpid()
         assert report["rss_bytes"] > 1_000_000
 

@@ -132,6 +132,15 @@ def test_inference_comes_back_within_a_blink_and_needs_no_daemon() -> None:
     )
 
 
+def test_inference_reaches_nothing_of_the_daemons_but_models_and_socket() -> None:
+    inference = _Unit(UNITS / "modelsync-infer@.service")["Service"]
+    daemon = _Unit(UNITS / "modelsyncd.service")["Service"]
+    hidden = {item.removeprefix("-") for line in inference["InaccessiblePaths"] for item in line.split()}
+    data = "/var/lib/modelsync"
+    assert hidden >= {"/etc/modelsync", *(f"{data}/{name}" for name in ("trust", "incoming", "state.db", "origin.sas"))}
+    assert inference["User"] != daemon["User"] and inference["ReadWritePaths"] == [f"-{data}/inference"]
+
+
 @pytest.mark.parametrize("name", ["modelsyncd.service", "modelsync-infer@.service"])
 def test_logs_are_bounded(name: str) -> None:
     service = _Unit(UNITS / name)["Service"]

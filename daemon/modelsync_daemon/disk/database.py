@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,10 @@ class Database:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         """Open (or make) the database at `path`; raises sqlite3.DatabaseError if it is damaged (see `open`)."""
         self.clock = clock
+        with contextlib.suppress(OSError):  # what is wrong is said below; SQLite's other files take this one's mode
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if path.stat().st_mode & 0o077:  # of a former version
+                path.chmod(0o600)
         self.connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         """The raw connection, for the journal's owner. Autocommit: use `transaction()` for several statements."""
         try:

@@ -106,8 +106,12 @@ class DataDir:
     def create(self) -> None:
         """Make the root and its folders if they are missing. Raises LocalError."""
         try:
-            for folder in (self.root, self.trust, self.models, self.root / "incoming"):
+            for folder in (self.root, self.models):
                 folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for folder in (self.trust, self.root / "incoming"):  # nobody else's business, inference's neither
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder.stat().st_mode & 0o077:  # of a former version
+                    folder.chmod(0o700)
         except OSError as error:
             raise LocalError(f"{self.root} can't be used as data directory: {error.strerror}.") from error
 

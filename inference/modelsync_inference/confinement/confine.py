@@ -58,7 +58,7 @@ def confine(bounds: Bounds) -> list[str]:
     if lib is None:
         raise UnconfinedError(INSTALL_SECCOMP)
     _limit(bounds)
-    _drop_capabilities()
+    drop_capabilities()
     if not bounds.wrapped:
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     version = landlock.version() if bounds.landlock else 0
@@ -85,20 +85,22 @@ def missing(layers: Sequence[str]) -> list[str]:
 
 def _limit(bounds: Bounds) -> None:
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    _lower(resource.RLIMIT_AS, mapped + bounds.memory)
-    _lower(resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)
-    _lower(resource.RLIMIT_FSIZE, bounds.scratch)
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_MEMLOCK, 0)
+    lower(resource.RLIMIT_AS, mapped + bounds.memory)
+    lower(resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)
+    lower(resource.RLIMIT_FSIZE, bounds.scratch)
+    lower(resource.RLIMIT_CORE, 0)
+    lower(resource.RLIMIT_MEMLOCK, 0)
 
 
-def _lower(kind: int, limit: int) -> None:
+def lower(kind: int, limit: int) -> None:
+    """Lower a limit for good, as far as it is not lower already; OSError."""
     _, hard = resource.getrlimit(kind)
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(kind, (limit, limit))
 
 
-def _drop_capabilities() -> None:
+def drop_capabilities() -> None:
+    """Give up all capabilities; UnconfinedError."""
     libc = _libc()
     for capability in range(_MAX_CAPABILITIES):
         libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those that we may not drop, having none

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +36,12 @@ _YOUNG = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_
 """Numbers, the same on every architecture, of calls that older versions of libseccomp don't know by name."""
 
 _NEEDED = ("socket", "clone3", "io_uring_setup", "ptrace", "execve")
+_CHANGES = (
+    "creat truncate truncate64 ftruncate ftruncate64 fallocate rename renameat renameat2 link linkat symlink symlinkat "
+    "unlink unlinkat mkdir mkdirat rmdir flock"
+)
+_OPENS = {"open": 1, "openat": 2}
+"""Calls that open a file, and which argument holds the flags."""
 _CLONE_THREAD = 0x00010000
 _LOW_32 = 0xFFFFFFFF
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
@@ -42,6 +49,17 @@ _ASYNC_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: whom a descriptor sends
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
 _PR_SET_PDEATHSIG = 1
 _SOCK_TYPE, _SOCK_DGRAM, _SOCK_RAW = 0xF, 2, 3
+
+
+class Files(Enum):
+    """What the filter leaves of files. A filter sees no paths: which files are read is another layer's business."""
+
+    GUARDED = "guarded"
+    """Whatever that other layer allows."""
+    READ = "read"
+    """Opening for reading; nothing is written, made, renamed or removed."""
+    NONE = "none"
+    """What is open already."""
 
 
 def library() -> ModuleType | None:
@@ -54,7 +72,7 @@ def library() -> ModuleType | None:
     return None
 
 
-def deny(lib: ModuleType) -> None:
+def deny(lib: ModuleType, files: Files = Files.GUARDED) -> None:
     """Install the filter for this thread and those it starts; OSError or RuntimeError if that can't be done.
 
     A denied call fails with EPERM. A call by way of another architecture's entry ends the process (SIGSYS).
@@ -93,6 +111,25 @@ def deny(lib: ModuleType) -> None:
     for call in ("fcntl", "fcntl64"):
         masked(call, 1, _LOW_32, _F_SETOWN, _F_SETSIG, _F_SETOWN_EX)
     masked("prctl", 0, _LOW_32, _PR_SET_PDEATHSIG)
+    if files is not Files.GUARDED:
+        rules.add_rule(lib.ERRNO(errno.ENOSYS), "openat2")  # its flags lie in memory; libraries fall back on openat
+        for name in filter(lambda name: _known(lib, name), _CHANGES.split()):
+            rules.add_rule(refused, name)
+    if files is Files.READ:
+        for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC):
+            for call, argument in _OPENS.items():
+                masked(call, argument, flag, flag)
+    if files is Files.NONE:
+        for call in filter(lambda name: _known(lib, name), _OPENS):
+            rules.add_rule(refused, call)
+    rules.load()
+
+
+def no_more_threads(lib: ModuleType) -> None:
+    """Have every thread of this process start none from now on; OSError or RuntimeError."""
+    rules: Any = lib.SyscallFilter(lib.ALLOW)
+    rules.set_attr(lib.Attr.CTL_TSYNC, 1)
+    rules.add_rule(lib.ERRNO(errno.EPERM), "clone")
     rules.load()
 
 

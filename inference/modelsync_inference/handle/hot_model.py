@@ -241,6 +241,7 @@ class HotModel:
             "trial": self._follower.trial_of(outcome.ref),
             "restarts": self._settings.restarts,
             "ended": self._settings.ended,
+            "confined_by": _layers(self._serving.loaded) or [],
         }
 
     def _changed(self) -> None:
@@ -295,7 +296,7 @@ class HotModel:
 
 
 def _layers(loaded: Loaded | None) -> list[str] | None:
-    """What confines the code that serves; None if no code serves."""
+    """What confines the model that serves; None if nothing does."""
     if loaded is None or not isinstance(loaded.model, Confined):
         return None
     return list(loaded.model.layers) or None

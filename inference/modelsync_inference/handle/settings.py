@@ -9,7 +9,7 @@ from modelsync_inference.follow.memory_policy import MEMORY_FLOOR, Policy
 from modelsync_inference.model.trial import TrialRules
 from modelsync_inference.processes.code_runtime import CodeRuntime, KindRuntime
 from modelsync_inference.processes.isolation import Isolation
-from modelsync_inference.processes.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.processes.process_runtime import Bounds, Limits, ProcessRuntime
 from modelsync_inference.processes.sandbox import Allowance
 from modelsync_inference.processes.spawner import Spawner
 from modelsync_inference.runtimes.onnx_sessions import Choice
@@ -33,7 +33,8 @@ class Settings:
     that had to be unloaded first. `load_seconds`, `run_seconds`: see Limits; for worker processes only.
     `trials`: see TrialRules. `max_batch_size`: the most rows run together, 1 being none (batch_rules.py).
     `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
-    `code_memory`: bytes that each of their processes may take beyond its libraries. `restarts`, `ended`: how many
+    `code_memory`: bytes that each of their processes may take beyond its libraries. `require_confinement`: load nothing
+    where a layer of the workers' confinement is missing (docs/confinement.md). `restarts`, `ended`: how many
     processes did this one's work before, and how the last one ended, as a supervisor knows it; the daemon is told.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     trials: TrialRules = field(default_factory=TrialRules)
     allow_code: frozenset[str] = frozenset()
     code_memory: int = 512 << 20
+    require_confinement: bool = False
     max_batch_size: int = 1
     restarts: int = 0
     ended: str = ""
@@ -64,6 +66,8 @@ class Settings:
             raise UsageError("threads, concurrency, poll_seconds and heartbeat_seconds must be positive.")
         if min(self.queue_seconds, self.load_seconds, self.run_seconds) <= 0:
             raise UsageError("queue_seconds, load_seconds and run_seconds must be positive.")
+        if self.require_confinement and self.isolation is not Isolation.PROCESS:
+            raise UsageError("confinement needs models in processes of their own: choose isolation process.")
 
     @property
     def memory_factor(self) -> float:
@@ -90,7 +94,8 @@ def _onnx_runtime(settings: Settings, data: Path, name: str, spawner: Spawner | 
     choice = Choice(settings.threads, settings.prepack, settings.arena, cache)
     if settings.isolation is Isolation.PROCESS:
         limits = Limits(settings.load_seconds, settings.run_seconds)
-        return ProcessRuntime(choice, settings.concurrency, limits, spawner)
+        bounds = Bounds(require=settings.require_confinement)
+        return ProcessRuntime(choice, settings.concurrency, limits, spawner, bounds)
     # Only here: a server whose models run in workers does not need ONNX Runtime in its own memory.
     from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 

@@ -11,7 +11,7 @@ from modelsync_inference.processes.process_runtime import Limits, ProcessModel
 from modelsync_inference.processes.sandbox import Allowance, Sandbox
 from modelsync_inference.processes.spawner import Worker
 from modelsync_inference.runtimes.model_kinds import Kind, kind_of
-from modelsync_inference.runtimes.port import LoadedModel, Processes, Runtime, Stated, TensorSpec
+from modelsync_inference.runtimes.port import Guided, LoadedModel, Processes, Runtime, Stated, TensorSpec
 
 _MAX_ANSWER_BYTES = 64 << 20
 _LIBRARIES = ("joblib", "sklearn")
@@ -87,7 +87,7 @@ class KindRuntime:
         """See Guided."""
         kind = kind_of(path)
         if not kind.is_code:
-            return self._onnx.load(path)
+            return self._onnx.load_as(path, folder, stated) if isinstance(self._onnx, Guided) else self._onnx.load(path)
         if self._code is None:
             raise ModelRefusedError(
                 f"{kind.described}, and this device does not allow that: start modelsync-infer with --allow-code "

@@ -47,8 +47,10 @@ def main() -> None:
     if "failed" not in hello:
         # Modules beside the model: not before it is confined, and last, so that none passes for one of the system's.
         sys.path.append(folder)
-        serve = worker.serve_on_one_thread if kind.single_threaded else worker.serve
-        serve(channels, _load)
+        if kind.single_threaded:
+            worker.serve_on_one_thread(channels, _load)
+        else:
+            worker.serve(channels, lambda order: worker.Loader(lambda: _load(order), [], lambda: None))
 
 
 def _load(order: Mapping[str, Any]) -> LoadedModel:

@@ -1,8 +1,14 @@
-"""What a worker process for ONNX files needs: ONNX Runtime set up before the fork, and the load of one file."""
+"""What a worker process for ONNX files needs: ONNX Runtime set up before the fork, its confinement, the load.
+
+The file is parsed by foreign code (ONNX Runtime), so the process gives up everything else before.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
+import os
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +16,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+import modelsync_inference
+import modelsync_protocol
+from modelsync_inference.confinement import reader
+from modelsync_inference.confinement.reader import Reader
+from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.processes.worker import Loader
+from modelsync_inference.runtimes.mapped_weights import mapped
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtimes.onnx_sessions import Choice
-from modelsync_inference.runtimes.port import LoadedModel
 
 _TINY = (
     b"CAgSADpOChEKAXgKAXgSAWEiBk1hdE11bAoMCgFhEgF5IgRSZWx1EgF3WhMKAXgSDgoMCAESCAoCCAEK"
@@ -27,11 +39,64 @@ def warm_up() -> None:
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # none but this one: a fork would lose them
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(base64.b64decode(_TINY), options, providers=["CPUExecutionProvider"])
+    libraries()
     session.run(None, {"x": np.ones((1, 1), dtype=np.float32)})
 
 
-def load(order: Mapping[str, Any]) -> LoadedModel:
-    """Load what `order_of` describes; ModelRefusedError."""
-    cache = order["cache"]
+def prepare(order: Mapping[str, Any]) -> Loader:
+    """Confine this process to what `order` (process_runtime.py) is about; its load comes next. ModelRefusedError.
+
+    First the weights are laid out, by code of ours, where that is wanted and Landlock keeps ONNX Runtime from other
+    files later. Without Landlock the model is read into memory, and nothing is opened afterwards.
+    """
+    path, cache = Path(order["path"]).resolve(), order["cache"]
     choice = Choice(order["threads"], order["prepack"], order["arena"], Path(cache) if cache else None)
-    return OnnxRuntime(choice).load(Path(order["path"]))
+    available = reader.available()
+    if order["require"] and available.lacking:
+        raise ModelRefusedError(f"its process can't be confined as this server demands: {' '.join(available.lacking)}")
+    bounds = Reader(libraries(), Path(order["folder"]).resolve(), order["memory"], reader.mapped_bytes())
+    light, data = None, None
+    if choice.cache is not None and (available.landlock or not available.seccomp):
+        choice.cache.mkdir(parents=True, exist_ok=True)
+        bounds.lay_out(choice.cache)
+        light = mapped(path, choice.cache)
+    elif available.seccomp and not available.landlock:
+        data = _whole(path)
+    layers = bounds.close(() if light is None else (light.parent,), in_memory=data is not None)
+    return Loader(lambda: OnnxRuntime(choice).load_laid_out(path, light, data), layers, reader.no_more_threads)
+
+
+@functools.cache
+def libraries() -> tuple[Path, ...]:
+    """Folders of the code that may still have to be read, and what says how many processors there are.
+
+    Asked once before the fork: it takes milliseconds.
+    """
+    modules = (np, onnxruntime, modelsync_inference, modelsync_protocol)
+    packages = [Path(folder).absolute() for module in modules for folder in module.__path__]
+    # What numpy's wheel needs lies beside it; a folder of sources is nobody's library.
+    sites = [package.parent for package in packages if package.parent.name in ("site-packages", "dist-packages")]
+    standard = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
+    linked = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
+    return tuple(dict.fromkeys((*_SYSTEM, *standard, *sites, *packages, *linked)))
+
+
+_SYSTEM = tuple(
+    Path(name)
+    for name in (
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/etc/ld.so.cache",
+        "/proc/cpuinfo",
+        "/proc/meminfo",
+        "/sys/devices/system/cpu",
+    )
+)
+
+
+def _whole(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise ModelRefusedError(f"{path.name} can't be read: {error}.") from error

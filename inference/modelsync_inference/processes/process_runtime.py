@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import socket
 import threading
@@ -25,7 +26,7 @@ from modelsync_inference.processes.exit_reason import fate
 from modelsync_inference.processes.spawner import Spawner, SpawnError, Worker
 from modelsync_inference.runtimes.datatypes import Array
 from modelsync_inference.runtimes.onnx_sessions import Choice
-from modelsync_inference.runtimes.port import LoadedModel, TensorSpec
+from modelsync_inference.runtimes.port import LoadedModel, Stated, TensorSpec
 
 _LOG = logging.getLogger(__name__)
 _HASTE_SHARE = 2
@@ -45,6 +46,16 @@ class Limits:
 
     load_seconds: float = 25.0
     run_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`memory`: bytes that a worker may map beyond the libraries and the artifact. `require`: refuse to load where a
+    layer of the confinement is missing.
+    """
+
+    memory: int = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require: bool = False
 
 
 class Spawning(Protocol):
@@ -69,15 +80,24 @@ class ProcessRuntime:
         concurrency: int = 2,
         limits: Limits | None = None,
         spawner: Spawner | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
+        self._bounds = bounds or Bounds()
         self._choice, self._concurrency, self._limits = choice or Choice(), concurrency, limits or Limits()
         self._spawner, self._shared = spawner or Spawner(), spawner is not None
 
     def load(self, path: Path) -> LoadedModel:
         """See Runtime. A crash or a load without end is a refusal like any other."""
-        choice = self._choice
+        return self.load_as(path, path.parent, Stated())
+
+    def load_as(self, path: Path, folder: Path, stated: Stated) -> LoadedModel:
+        """See Guided: all that the worker can read is `folder`."""
+        choice, bounds = self._choice, self._bounds
         order = {
             "path": str(path),
+            "folder": str(folder),
+            "memory": bounds.memory + _tree_bytes(folder),
+            "require": bounds.require,
             "threads": choice.threads,
             "prepack": choice.prepack,
             "arena": choice.arena,
@@ -97,7 +117,10 @@ class ProcessRuntime:
 
 
 class ProcessModel:
-    """A model in a worker process. Until `settle` its runs are the probe's: unhurried, and on the loading thread."""
+    """A model in a worker process, which `layers` confine.
+
+    Until `settle` its runs are the probe's: unhurried, and on the loading thread.
+    """
 
     def __init__(
         self,
@@ -123,6 +146,7 @@ class ProcessModel:
         self._free = self._channels(self._worker)
         try:
             self.platform = str(answer["platform"])
+            self.layers = self._worker.layers or tuple(map(str, answer.get("layers", ())))
             self.inputs = tuple(_spec(entry) for entry in answer["inputs"])
             self.outputs = tuple(_spec(entry) for entry in answer["outputs"])
         except (KeyError, TypeError, ValueError) as error:
@@ -133,11 +157,6 @@ class ProcessModel:
     def pid(self) -> int:
         """The worker's process id."""
         return self._worker.pid
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """What the worker is confined by."""
-        return self._worker.layers
 
     def settle(self) -> None:
         """The probe is over: from now on runs are requests. Every serving thread runs once, for its first is slow."""
@@ -287,6 +306,10 @@ def _taken(free: queue.SimpleQueue[socket.socket]) -> Iterator[socket.socket]:
         yield channel
     finally:
         free.put(channel)
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 
 def _close(worker: Worker) -> None:

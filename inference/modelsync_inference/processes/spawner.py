@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 
+from modelsync_inference.confinement.inheritance import harmless
 from modelsync_inference.processes.busy_time import BusyMeter
 
 _START_SECONDS = 60.0
@@ -47,9 +48,13 @@ class Spawner:
     """One zygote, started at the first need and again if it died. Any thread may call.
 
     `parent`: the line to the process that forked this one and is a zygote itself (supervisor.py).
+    `program`: the zygote's module.
     """
 
-    def __init__(self, parent: socket.socket | None = None) -> None:
+    def __init__(
+        self, parent: socket.socket | None = None, program: str = "modelsync_inference.processes.zygote"
+    ) -> None:
+        self._program = program
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._requests = parent
@@ -131,9 +136,9 @@ class Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "modelsync_inference.processes.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", self._program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **_ONE_THREAD},
+                env={**harmless(os.environ.items()), **_ONE_THREAD},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Callable
 
+from modelsync_inference.confinement import inheritance, reader
 from modelsync_inference.processes import onnx_worker, worker
 from modelsync_inference.runtimes import onnx_host
 
@@ -41,6 +42,7 @@ def get_ready() -> None:
     """Set up, before the first fork, what every worker would have to set up."""
     with onnx_host.without_schema_noise():
         onnx_worker.warm_up()
+    reader.available()  # finds libseccomp, once for all workers
     gc.collect()
     gc.freeze()  # so that a child's collector does not write to pages that it shares with us
 
@@ -106,7 +108,9 @@ def _become_worker(descriptors: list[int], forget: Callable[[], None]) -> None:
     with contextlib.suppress(BaseException):
         die_with_parent()
         forget()
-        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors], onnx_worker.load)
+        inheritance.keep_descriptors(descriptors)
+        inheritance.forget_environment()
+        worker.serve([socket.socket(fileno=descriptor) for descriptor in descriptors], onnx_worker.prepare)
         code = 0
     os._exit(code)
 

@@ -42,8 +42,12 @@ class OnnxRuntime:
 
     def load(self, path: Path) -> LoadedModel:
         """Load `path`; ModelRefusedError if it is no ONNX model, is damaged, or takes what isn't a tensor."""
+        cache = self._choice.cache
+        return self.load_laid_out(path, mapped(path, cache) if cache is not None else None)
+
+    def load_laid_out(self, path: Path, light: Path | None, data: bytes | None = None) -> LoadedModel:
+        """As `load`. `light`: its copy with mapped weights; `data`: all of its bytes, with which no file is opened."""
         choice = self._choice
-        light = mapped(path, choice.cache) if choice.cache is not None else None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = choice.threads
         options.inter_op_num_threads = 1
@@ -55,7 +59,9 @@ class OnnxRuntime:
         # ONNX Runtime holds Python's global lock all the while (docs/inference.md): in a process that serves, the
         # thread that loads must not run at a lower priority, or everybody would wait for it to get its turn.
         try:
-            session = onnxruntime.InferenceSession(str(light or path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                data or str(light or path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its errors have no common root; whatever it is, this file can't serve
             raise ModelRefusedError(f"ONNX Runtime can't load {path.name}: {_one_line(error)}.") from error
         return OnnxModel(path.name, session)
