@@ -27,7 +27,7 @@ def written(operations: list[Op]) -> bytes:
 
 def read(data: bytes, target: Manifest, base_size: int = BASE) -> list[Op]:
     reader = Reader(data, "the operations")
-    found = read_ops(reader, target=target, base_size=base_size)
+    found = read_ops(reader, target=target, base_size=base_size, version=codecs.NEWEST_VERSION)
     reader.end()
     return found
 

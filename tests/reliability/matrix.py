@@ -68,7 +68,7 @@ class Effect:
 EFFECTS: Mapping[State, Effect] = {
     State.IDLE: Effect((DataDir, "remove_model"), (DataDir, "_discard"), "removal"),
     State.RESOLVING: Effect((TrustStore, "resolve"), (tuf_refresh, "durable_write"), call=2, error=UnreachableError),
-    State.PLANNING: Effect((pipeline._Job, "_offer"), (offers, "decode")),
+    State.PLANNING: Effect((pipeline, "choose_update"), (offers, "decode")),
     State.FETCHING: Effect((Executor, "run"), (Body, "read"), call=6, error=UnreachableError),
     State.ASSEMBLING: Effect((target_tree.Assembly, "finish"), (target_tree, "durable_write")),
     State.PROBING: Effect((DataDir, "write_candidate"), (datadir, "durable_write")),

@@ -68,8 +68,9 @@ class ScriptedOrigin:
         return sum(exchange.sent for exchange in self.exchanges)
 
     def objects(self) -> list[str]:
-        """Paths asked for below manifests/, packs/ and updates/, in order."""
-        return [e.path for e in self.exchanges if e.path.split("/")[0] in ("manifests", "packs", "updates")]
+        """Paths of what was fetched below manifests/, packs/ and updates/, in order; questions for a size are none."""
+        kinds = ("manifests", "packs", "updates")
+        return [e.path for e in self.exchanges if e.path.split("/")[0] in kinds and e.method == "GET"]
 
     def object_bytes(self) -> int:
         """Body bytes sent of those."""

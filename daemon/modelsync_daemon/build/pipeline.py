@@ -197,7 +197,7 @@ class _Job:
             try:
                 return await self._begin_update(choice)
             except (FormatError, ObjectMissing, ObjectChanged) as error:
-                _log.warning("the update object does not serve, so another way is taken: %s", error)
+                _log.warning("the update object does not serve, so another or chunks are fetched instead: %s", error)
             formats = choice.version - 1
         return await self._begin_chunks()
 

@@ -14,7 +14,9 @@ from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol.twin import Wish
-from modelsync_protocol.update import VIEWS
+
+_NEEDS_ZLIB = 2
+"""From this version of the update's format on, objects may ask for the reference's zlib (FORMAT.md §8.1)."""
 
 FORMATS = (1, 2)
 """Versions of protocol/FORMAT.md that this daemon reads."""
@@ -44,7 +46,7 @@ def build(
         },
         "daemon": {
             "version": version("modelsync-daemon"),
-            "formats": [n for n in FORMATS if n < VIEWS or zlib_verdict.read(data.zlib_verdict) is not False],
+            "formats": [n for n in FORMATS if n < _NEEDS_ZLIB or zlib_verdict.read(data.zlib_verdict) is not False],
             "pid": os.getpid() if running else None,
             "connected": connected,
         },

@@ -28,6 +28,7 @@ SEALS = {
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
     "releases": "604512974c7fbba04162029785de34ff9e9b259f0c948a4b5c5e84629f588de8",
     "views": "13443dc75a514dfb14313517b94e095d8edb17050e106729244bfc23c5adf4a7",
+    "trees": "e83edd3176bfd68833f97b2791c322c3569396334e2e820fe9fabf3a1371d591",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
 }
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
