@@ -12,8 +12,11 @@ from typing import Any
 
 from modelsync_daemon.transfer.memory_body import MemoryBody
 from modelsync_daemon.trust.resolved import ObjectMissing
-from modelsync_protocol import caps, names, update
+from modelsync_protocol import caps, names
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+
+_VERSION_AT = 3
+"""Where an update object says the version of its format: behind "MSU" (FORMAT.md §8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class PushedOrigin:
         return b""
 
     def _is_update(self, path: str) -> bool:
-        version = self._pushed.update[len(update.MAGIC) - 1 : len(update.MAGIC)]
+        version = self._pushed.update[_VERSION_AT : _VERSION_AT + 1]
         return path.startswith("updates/") and path.endswith(f"/{self._pushed.base}.v{int.from_bytes(version)}")
 
 
