@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := protocol server daemon inference
-DEPLOYABLES := $(PACKAGES) bench
+DEPLOYABLES := $(PACKAGES) bench meta
 STAMP := $(VENV)/.modelsync-setup
+# Programs that look at the repository or make a release, with pins of their own.
+TOOLS := $(VENV)/tools
 # Two cores are assumed; tests that need one address each take different 127.0.0.x.
 JOBS ?= 2
 
@@ -22,12 +24,35 @@ $(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml)
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
 
+# The suite with its own and its child processes' lines and branches counted; fails below the floor in pyproject.toml, or if a
+# test fails. Left out is what counting changes: measured memory and imports, and processes that are confined or watched.
+.PHONY: coverage
+UNCOUNTED := tests/footprint tests/daemon/test_footprint.py tests/daemon/test_memory.py tests/inference/test_supervisor.py \
+  tests/inference/test_sandbox.py tests/inference/test_sklearn_model.py tests/inference/test_runtime_contract.py
+coverage: setup
+	mkdir -p $(VENV)/coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(JOBS) -m "not long" $(UNCOUNTED:%=--ignore %)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# What a tag would release, made and tried here without publishing anything; needs the wheels of requirements/*.txt once.
+.PHONY: release-check
+release-check: setup $(TOOLS)/.installed
+	$(BIN)/python -m tests.release.check $(if $(RELEASE),--version $(RELEASE))
+
 test-long: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m long --timeout 3600
 
 # Writes the tables of docs/reliability.md and docs/footprint.md from what the tests measured.
 figures reliability: setup
 	$(BIN)/python -m tests.support.pages
+
+# Writes what documents take from the code: docs/cli.md from the parsers, the pictures of docs/architecture.md.
+.PHONY: pages
+pages: setup
+	$(BIN)/python -m tests.support.cli_reference
+	$(BIN)/python -m tests.support.walks
 
 # The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
 test-runtimes: setup
@@ -61,10 +86,32 @@ fuzz: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) examples bench tests
+	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
 	cd bench && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_bench
-	$(MAKE) --no-print-directory audit
+	$(MAKE) --no-print-directory audit docs workflows
+
+# The documentation site, strict: a broken link, or a page that nothing leads to, is an error. Open .venv/site/index.html.
+DOCS := $(VENV)/docs
+.PHONY: docs workflows
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs --quiet build --strict
+
+$(DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	touch $@
+
+# GitHub's workflows: their form, and what an attacker could do with them. Neither asks the network.
+workflows: $(TOOLS)/.installed
+	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(TOOLS)/bin/zizmor --quiet --offline .github
+
+$(TOOLS)/.installed: requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tools.txt
+	touch $@
 
 # Known vulnerabilities of what we pin, from the public advisories; says loudly if they can't be reached.
 AUDIT := $(VENV)/audit
@@ -145,6 +192,9 @@ lock:
 	$(VENV)/lock/bin/pip install --quiet pip-tools
 	$(PIP_COMPILE) -o requirements/dev.txt requirements/dev.in
 	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/device.txt requirements/device.in
+	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/install.txt requirements/install.in
+	$(PIP_COMPILE) -o requirements/docs.txt requirements/docs.in
+	$(PIP_COMPILE) -o requirements/tools.txt requirements/tools.in
 	$(PIP_COMPILE) --allow-unsafe -o requirements/audit.txt requirements/audit.in
 
 clean:

@@ -112,3 +112,10 @@ def test_no_room_is_crowded_and_each_says_what_it_is_for(deployable: str) -> Non
 def test_no_file_is_longer_than_400_lines(deployable: str) -> None:
     for path in sources(deployable):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+@pytest.mark.parametrize("deployable", DEPLOYABLES)
+def test_the_page_of_rooms_knows_every_room(deployable: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = [room for room in ROOMS[deployable] if (rooms.package(deployable) / room).is_dir()]
+    assert [room for room in folders if f"`{room}/`" not in page] == []

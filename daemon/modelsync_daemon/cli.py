@@ -12,16 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+from modelsync_daemon.arguments import Parser, ShowVersion, complete
+from modelsync_protocol.errors import LocalError, ModelsyncError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; never returns."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    complete(parser)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     code = 0
     try:
-        options.command(options)
+        code = options.command(options) or 0
     except ModelsyncError as error:
         code = _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -50,7 +53,8 @@ def _complain(text: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="modelsyncd", description="Keeps models on this device up to date.")
+    parser = Parser(prog="modelsyncd", description="Keeps models on this device up to date.")
+    parser.add_argument("--version", action=ShowVersion, package="modelsync-daemon")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="follow the twin until stopped")
@@ -95,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         _add_data(command)
         command.add_argument("--json", action="store_true", help="print one JSON document")
         command.set_defaults(command=run_it)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for what fails or soon will, and say which command mends it",
+        description="Ends with 0 if nothing fails now (warnings may stand there), else with the code that a command "
+        "would end with because of the first problem: 2, 3, 4 or 5.",
+    )
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="the daemon's settings (TOML)")
+    doctor.add_argument("--data", type=Path, metavar="DIR", help="a data directory without settings")
+    doctor.add_argument("--offline", action="store_true", help="ask neither origin nor hub (they cost a few KB)")
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -116,43 +132,33 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
-    from modelsync_daemon.oneshot import pull
+    from modelsync_daemon import api
 
     with _progress(options.name) as show:
-        result = pull(
+        result = api.pull(
             options.name,
             options.origin,
             options.data,
-            options.trust,
-            options.ca,
-            options.version,
-            show,
+            trust=options.trust,
+            version=options.version,
+            ca=options.ca,
             sas_file=options.sas_file,
             proxy=options.proxy,
+            progress=show,
+            stop_on_signals=True,
         )
     if options.json:
-        _print_json(result)
+        _print_json(result.document)
     else:
-        plan, wire = result["plan"], result["wire"]
-        _print(
-            f"{result['name']} {result['version']} is {result['state']}: {plan['kind']}, {plan['bytes']} bytes in "
-            f"{plan['requests']} requests ({wire['received'] + wire['sent']} on the wire) in {result['seconds']} s.\n"
-            f"{result['path']}"
-        )
+        cost = f"{result.bytes} bytes in {result.requests} requests ({result.received + result.sent} on the wire)"
+        _print(f"{result.name} {result.version} is {result.state}: {result.kind}, {cost} in {result.seconds} s.")
+        _print(str(result.path))
 
 
 def _status(options: argparse.Namespace) -> None:
-    from modelsync_daemon.local import socket_client
+    from modelsync_daemon import api
 
-    data = _data(options)
-    try:
-        document = socket_client.call(data / "daemon.sock", "GET", "/v1/status")
-    except socket_client.NoDaemon:
-        if options.running:
-            raise
-        from modelsync_daemon import offline  # three times what asking a daemon loads
-
-        document = offline.status(data)
+    document = api.status_document(options.data, running=options.running)
     if options.json:
         _print_json(document)
         return
@@ -211,11 +217,22 @@ def _scrub(options: argparse.Namespace) -> None:
     scrub_command.check(result)
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from modelsync_daemon.doctor.examination import examine
+    from modelsync_protocol import findings
+
+    found = examine(options.config, options.data, os.environ, online=not options.offline)
+    if options.json:
+        _print_json(findings.document(found))
+    else:
+        _print("\n".join(findings.lines(found)))
+    return findings.exit_code(found)
+
+
 def _data(options: argparse.Namespace) -> Path:
-    data: Path = options.data
-    if not (data / "state.db").is_file():
-        raise UsageError(f"{data} is not a data directory of modelsyncd (it has no state.db).")
-    return data
+    from modelsync_daemon import api
+
+    return api.check_data(options.data)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.reconcile import operations
 from modelsync_daemon.reconcile import status as documents
 from modelsync_daemon.reconcile.desired import DesiredState
-from modelsync_protocol import names
+from modelsync_protocol import names, near_names
 from modelsync_protocol.errors import LocalError, RefusedError
 
 
@@ -46,7 +46,8 @@ def operate(root: Path, operation: str, name: str) -> dict[str, Any]:
     data = DataDir(root)
     with data.lock(), contextlib.closing(Database.open(data)) as database:
         if database.model(name).since == 0:
-            raise RefusedError(f"{name} is not a model of this device.")
+            meant = near_names.hint(name, (row.name for row in database.models()))
+            raise RefusedError(f"{name} is not a model of this device{meant}.")
         if operation == "hold":
             operations.hold(database, name)
         elif operation == "release":

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_processes import Processes
@@ -22,6 +22,8 @@ from modelsync_daemon.workers.messages import Job
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
+_T = TypeVar("_T")
+
 
 def pull(
     name: str,
@@ -34,8 +36,11 @@ def pull(
     *,
     sas_file: Path | None = None,
     proxy: str | None = None,
+    stop_on_signals: bool = False,
 ) -> dict[str, Any]:
     """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
+
+    `stop_on_signals`: SIGTERM and SIGINT raise Stopped once what is durable is closed; only in the main thread.
 
     Returns the document of DESIGN §9. Raises ModelsyncError; what was fetched by then is kept for the next call.
     """
@@ -61,10 +66,12 @@ def pull(
             secrets=tuple(str(path.absolute()) for path in (sas_file, data.root / FILE_NAME) if path),
             proxy=proxy,
         )
-        return _pull(job, data, database, show)
+        return _pull(job, data, database, show, stop_on_signals)
 
 
-def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int], None]) -> dict[str, Any]:
+def _pull(
+    job: Job, data: DataDir, database: Database, show: Callable[[int, int], None], stop_on_signals: bool
+) -> dict[str, Any]:
     from modelsync_daemon.workers.job_runner import run  # the heavy imports
 
     begin = time.monotonic()
@@ -78,7 +85,8 @@ def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int]
 
     database.transition(job.name, State.RESOLVING, target_version=job.version, target_digest=None, retry_at=0)
     try:
-        outcome = asyncio.run(_until_signal(lambda: run(job, database, emit)))
+        work = run(job, database, emit)
+        outcome = asyncio.run(_until_signal(work) if stop_on_signals else work)
     except ModelsyncError as error:
         if database.model(job.name).state in PREPARING:
             code = "disk" if isinstance(error, LocalError) else "refused" if error.exit_code == 3 else "offline"
@@ -102,9 +110,9 @@ def _pull(job: Job, data: DataDir, database: Database, show: Callable[[int, int]
     }
 
 
-async def _until_signal(work: Callable[[], Any]) -> Any:
+async def _until_signal(work: Coroutine[Any, Any, _T]) -> _T:
     """Await `work`; SIGTERM and SIGINT cancel it, so that what is durable is closed in order."""
-    task = asyncio.ensure_future(work())
+    task = asyncio.ensure_future(work)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:

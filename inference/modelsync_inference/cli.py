@@ -15,7 +15,7 @@ from typing import NoReturn
 from modelsync_inference.edge import options
 from modelsync_inference.follow.memory_policy import Policy
 from modelsync_inference.processes.isolation import Isolation
-from modelsync_protocol import names
+from modelsync_protocol import names, near_names
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UsageError
 
 _BACKLOG = 1024
@@ -25,7 +25,18 @@ _ALLOW_CODE = "MODELSYNC_ALLOW_CODE"
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see modelsync-infer --help).")
+        options = [option for action in self._actions for option in action.option_strings]
+        raise UsageError(f"{message}{near_names.argparse_hint(message, options)} (see modelsync-infer --help).")
+
+
+class _ShowVersion(argparse.Action):
+    """`--version`; what is installed is asked only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{parser.prog} {version('modelsync-inference')}\n")
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -97,6 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="modelsync-infer",
         description="Serve models of a modelsync data directory over the Open Inference Protocol v2 (HTTP).",
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the daemon's data directory")
     parser.add_argument(
         "--model", required=True, action="append", metavar="NAME", help="a model to serve; may be given several times"
@@ -198,6 +210,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     options.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
+    if "_ARGCOMPLETE" in os.environ:  # a shell completes; at any other time nothing is loaded for it
+        with contextlib.suppress(ImportError):
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
     arguments = parser.parse_args(argv)
     arguments.allow_code += [name.strip() for name in os.environ.get(_ALLOW_CODE, "").split(",") if name.strip()]
     for name in (*arguments.model, *arguments.allow_code):

@@ -78,3 +78,12 @@ MAX_TENSORS = 100_000
 
 MAX_TABLES_BYTES = 4 * MIB
 """Tables in an object's header, bytes."""
+
+MAX_MEMBERS = 32_768
+"""Compressed members of one plain view."""
+
+MAX_SHUFFLED_BYTES = 4 * MIB
+"""A member whose bytes are shuffled, plain, bytes: it is held in memory whole."""
+
+MAX_RELEASE_RECORD_BYTES = 64 * KIB
+"""A release record (what a publisher says about a version), bytes. Devices fetch none."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
-from modelsync_protocol.containers import tensor_ranges
+from modelsync_protocol.containers import cut_ranges
 
 _LARGE_TENSOR_BYTES = 16 * caps.KIB
 _GEAR_WINDOW = 32
@@ -29,7 +29,7 @@ def chunk_sizes(path: str, data: memoryview) -> tuple[int, ...]:
     """Sizes in bytes, in order, of the chunks of the file `path` (its suffix names the container) with bytes `data`."""
     sizes: list[int] = []
     position = 0
-    for offset, length in tensor_ranges(path, data):
+    for offset, length in cut_ranges(path, data):
         if length < _LARGE_TENSOR_BYTES:
             continue
         sizes += _opaque(data[position:offset])

@@ -75,9 +75,14 @@ def pack_object(digest: str) -> str:
     return f"packs/{digest}"
 
 
-def update_object(target: str, base: str) -> str:
-    """Store path of the update from manifest digest `base` to manifest digest `target`."""
-    return f"updates/{target}/{base}.v1"
+def update_object(target: str, base: str, version: int = 1) -> str:
+    """Store path of the update from manifest digest `base` to manifest digest `target`, in a version of its format."""
+    return f"updates/{target}/{base}.v{version}"
+
+
+def release_object(digest: str) -> str:
+    """Store path of a release record."""
+    return f"releases/{digest}"
 
 
 def bundle_object(model: str) -> str:
@@ -85,6 +90,9 @@ def bundle_object(model: str) -> str:
     return f"bundles/{model}"
 
 
-def parcel_object(model: str, base: str | None) -> str:
-    """Store path of a model's parcel for devices that hold manifest digest `base`, or nothing of the model."""
-    return f"bundles/{model}.{'new' if base is None else base[:8]}"
+def parcel_object(model: str, base: str | None, version: int = 1) -> str:
+    """Store path of a model's parcel for devices that hold manifest digest `base`, or nothing of the model.
+
+    `version` is the newest version of the update's format that its readers know.
+    """
+    return f"bundles/{model}.{'new' if base is None else base[:8]}{'' if version == 1 else f'.v{version}'}"

@@ -29,6 +29,8 @@ class Offer:
 
     install_bytes: int
     updates: Mapping[str, int] = field(default_factory=dict)
+    newer: Mapping[str, int] = field(default_factory=dict)
+    """The same for update objects of the newest version of the format, where there are such (FORMAT.md §12.4)."""
 
     def update_bytes(self, base_digest: str) -> int | None:
         """Size of the update object from that base, or None if there is none."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.plain.view import View
 from modelsync_protocol.wire import Reader, write_signed, write_varint
 
 _COPY_BASE, _COPY_TARGET = 0, 0x80
@@ -71,12 +72,14 @@ def write_ops(out: bytearray, operations: Sequence[Op]) -> None:
         position += op.length
 
 
-def read_ops(reader: Reader, *, target: Manifest, base_size: int) -> list[Op]:
+def read_ops(reader: Reader, *, target: Manifest | View, base_size: int, version: int = 1) -> list[Op]:
     """Read operations that tile the stream of `target`; `base_size` is the base's stream in bytes (0: no base).
 
-    Raises FormatError if any reaches beyond base or target, cuts a chunk of the target, or breaks a cap.
+    Raises FormatError if any reaches beyond base or target, cuts a chunk of the target (a plain view has none), or
+    breaks a cap, or is of an encoding that `version` of the update's format does not have.
     """
     target_size = target.size
+    edges = target.chunk_edges if isinstance(target, Manifest) else None
     operations: list[Op] = []
     cursor = position = 0
     for _ in range(reader.varint(caps.MAX_OPS)):
@@ -92,19 +95,24 @@ def read_ops(reader: Reader, *, target: Manifest, base_size: int) -> list[Op]:
                 _check(op.offset >= 0 and op.offset + length <= base_size, "a copy reads beyond its base")
                 cursor = op.offset + length
         else:
-            op = _read_frame(reader, kind, target_size - position, base_size, cursor, position)
+            op = _read_frame(reader, kind, target_size - position, base_size, cursor, position, version)
             if op.base_length:
                 cursor = op.base_offset + op.base_length
         _check(op.length > 0, "an operation is empty")
         operations.append(op)
         position += op.length
-        _check(position in target.chunk_edges, "an operation ends in the middle of a chunk")
+        _check(edges is None or position in edges, "an operation ends in the middle of a chunk")
     _check(position == target_size, "the operations do not fill the target")
     return operations
 
 
-def _read_frame(reader: Reader, kind: int, room: int, base_size: int, cursor: int, position: int) -> Frame:
-    _check(kind in codecs.ENCODINGS, f"encoding {kind} is not known here; update this program")
+def _read_frame(
+    reader: Reader, kind: int, room: int, base_size: int, cursor: int, position: int, version: int
+) -> Frame:
+    _check(
+        kind in codecs.ENCODINGS and codecs.first_version(kind) <= version,
+        f"encoding {kind} is not known here; update this program",
+    )
     length = reader.varint(min(caps.MAX_FRAME_BYTES, room))
     payload_length = reader.varint(caps.MAX_PAYLOAD_BYTES)
     prefix = reader.varint(min(caps.MAX_PREFIX_BYTES, position))

@@ -26,14 +26,19 @@ class _Kind(IntEnum):
     MANIFEST = 2
     PACK = 3
     TARGETS = 4
+    NEWER_UPDATE = 5
+    NEWER_OFFERS = 6
 
 
 _PATHS = {
     _Kind.UPDATE: re.compile(r"updates/([0-9a-f]{8})[0-9a-f]{56}/[0-9a-f]{64}\.v1"),
+    _Kind.NEWER_UPDATE: re.compile(r"updates/([0-9a-f]{8})[0-9a-f]{56}/[0-9a-f]{64}\.v2"),
     _Kind.MANIFEST: re.compile(r"manifests/([0-9a-f]{8})[0-9a-f]{56}"),
     _Kind.PACK: re.compile(r"packs/([0-9a-f]{8})[0-9a-f]{56}"),
     _Kind.TARGETS: re.compile(r"metadata/([0-9]{1,9})\.targets\.json"),
 }
+
+_OFFERS = (int(_Kind.NEWER_OFFERS), bytes(_MARK_BYTES))
 
 Key = tuple[int, bytes]
 """How a parcel names an object: its kind, and four bytes of its target's or own digest, or of its metadata version."""
@@ -51,21 +56,33 @@ class Parcel:
         key = _key(path)
         return None if key is None else self.objects.get(key)
 
+    @property
+    def newer_offers(self) -> bytes:
+        """What updates of newer formats cost, as the section of offers says it (FORMAT.md §12.4); empty if none."""
+        return self.objects.get(_OFFERS, b"")
+
 
 def prefix(key: Key) -> str:
     """What the store path begins with of the object that a parcel names so; "" for a kind that is not known."""
     kind, mark = key
-    folders = {_Kind.UPDATE: "updates/", _Kind.MANIFEST: "manifests/", _Kind.PACK: "packs/"}
+    folders = {
+        _Kind.UPDATE: "updates/",
+        _Kind.NEWER_UPDATE: "updates/",
+        _Kind.MANIFEST: "manifests/",
+        _Kind.PACK: "packs/",
+    }
     if kind == _Kind.TARGETS:
         return f"metadata/{int.from_bytes(mark)}.targets.json"
     return f"{folders[_Kind(kind)]}{mark.hex()}" if kind in folders else ""
 
 
-def encode(bundle: bytes, objects: Mapping[str, bytes]) -> bytes:
+def encode(bundle: bytes, objects: Mapping[str, bytes], newer_offers: bytes = b"") -> bytes:
     """Return the parcel's bytes; `objects` by store path. ValueError for what a parcel can't hold."""
     keyed = {key: data for path, data in objects.items() if (key := _key(path)) is not None}
     if len(keyed) != len(objects) or len(keyed) > _MAX_OBJECTS:
         raise ValueError("a parcel can't hold these objects")
+    if newer_offers:
+        keyed[_OFFERS] = newer_offers
     out = bytearray([FORMAT])
     write_varint(out, len(bundle))
     out += bundle

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from modelsync_protocol import caps, names
+from modelsync_protocol import caps, codecs, names
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.offers import Offer
+from modelsync_protocol.offers import Offer, base_key
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_protocol.update import Update
 
@@ -95,18 +95,28 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class UpdateChoice:
-    """The update object to fetch: the base's digest and the object's size in bytes."""
+    """The update object to fetch: the base's digest, the object's size in bytes, and the version of its format."""
 
     base: str
     bytes: int
+    version: int = 1
+
+
+NOTHING = Manifest(())
+"""The base of an update that leans on nothing: a first install in one object."""
 
 
 def choose_update(held: Iterable[str], offer: Offer | None) -> UpdateChoice | None:
     """The smallest update that an offer holds for any held manifest digest, if it beats a first install."""
     if offer is None:
         return None
-    choices = [UpdateChoice(base, size) for base in held if (size := offer.update_bytes(base)) is not None]
-    best = min(choices, key=lambda choice: (choice.bytes, choice.base), default=None)
+    choices = [
+        UpdateChoice(base, sizes[key], version)
+        for version, sizes in ((1, offer.updates), (codecs.NEWEST_VERSION, offer.newer))
+        for base in held
+        if (key := base_key(base)) in sizes
+    ]
+    best = min(choices, key=lambda choice: (choice.bytes, choice.version, choice.base), default=None)
     return best if best is not None and best.bytes <= offer.install_bytes else None
 
 
@@ -115,7 +125,9 @@ def plan_held(digest: str) -> Plan:
     return Plan(Kind.HELD, 0, 0, (digest,), (), ())
 
 
-def plan_update(target: str, base: str, size: int, payload_offset: int, update: Update | None) -> Plan:
+def plan_update(
+    target: str, base: str, size: int, payload_offset: int, update: Update | None, version: int = 1
+) -> Plan:
     """Carry out an update object of `size` bytes whose payloads begin at `payload_offset`.
 
     Without its header (None) the plan has the right cost and no steps.
@@ -129,7 +141,7 @@ def plan_update(target: str, base: str, size: int, payload_offset: int, update: 
             steps.append(FrameStep(position, op, 0, payload_offset + place))
             place += op.payload_length
         position += op.length
-    request = Request(names.update_object(target, base), 0, size, whole=True)
+    request = Request(names.update_object(target, base, version), 0, size, whole=True)
     return Plan(Kind.UPDATE, size, 1, (base,), tuple(steps), (request,), update.tables if update else b"")
 
 

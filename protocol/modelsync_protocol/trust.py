@@ -20,6 +20,10 @@ all models') could else be passed off as one another where their version numbers
 WITHDRAWN = "withdrawn"
 """Signed field of a model's role: sorted integers, the versions that must not be fetched or activated again."""
 
+RELEASES = "releases"
+"""Signed field of a model's archive role: decimal version → SHA-256 of its release record. Devices don't read it; the
+archive, because they fetch that only for old versions."""
+
 TIMESTAMP_OBJECT = "metadata/timestamp.json"
 """The only object under metadata/ that is ever replaced."""
 

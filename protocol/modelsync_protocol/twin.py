@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -170,6 +170,9 @@ class _Reader:
             if value is not None:
                 self._problem("policy", "is not an object.")
             return Policy()
+        known = [field.name for field in fields(Policy)]
+        for key in sorted(map(str, value.keys() - set(known))):
+            self._problem(f"policy/{key}", f"is no key of a policy; these are: {', '.join(known)}.")
         hold = value.get("hold")
         if hold is not None and type(hold) is not bool:
             self._problem("policy/hold", "is neither true nor false.")
@@ -205,6 +208,15 @@ class _Reader:
             except ValueError as error:
                 self._problem("policy/windows", str(error))
         return tuple(windows) or (NEVER,)
+
+
+def check_model_names(patch: Mapping[str, Any]) -> None:
+    """UsageError for a patch of desired properties that names a model by what is no model name."""
+    section = patch.get(SECTION)
+    models = section.get("models") if isinstance(section, Mapping) else None
+    for name, wish in models.items() if isinstance(models, Mapping) else ():
+        if wish is not None or _BAD_KEY.search(name):  # a wrong name that a twin has can be deleted
+            names.check_model_name(name)
 
 
 def check_origin(value: object) -> str:
@@ -256,7 +268,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         key: model[key]
-        for key in ("version", "digest", "generation", "state", "since", "progress", "bytes")
+        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes")
         if model.get(key) is not None
     }
     if model.get("hold"):

@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modelsync_protocol import caps
+from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest, complete
 from modelsync_protocol.ops import Frame, Op, read_ops, write_ops
+from modelsync_protocol.plain import section
+from modelsync_protocol.plain.section import Views
 from modelsync_protocol.wire import Reader, Truncated, write_varint
 
+VIEWS = 2
+"""The first version of the format whose header says between which plain views the operations run."""
+
 MAGIC = b"MSU\x01"
+"""The last byte is the version of the format: here the first."""
+
 PREAMBLE_BYTES = len(MAGIC) + 2 * 8
 """No preamble is longer: magic and two varints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preamble:
-    """Sizes in bytes: where the header begins, how long it is there, and how long when decoded."""
+    """Sizes in bytes: where the header begins, its length there and decoded; the format's version."""
 
     offset: int
     stored: int
     decoded: int
+    version: int = 1
 
     @property
     def payload_offset(self) -> int:
@@ -41,6 +49,8 @@ class Update:
     target: Manifest
     operations: tuple[Op, ...]
     tables: bytes = b""
+    views: Views | None = None
+    """The plain views that the operations run between; None: between the streams."""
 
     @property
     def payload_bytes(self) -> int:
@@ -48,8 +58,22 @@ class Update:
         return sum(op.payload_length for op in self.operations if isinstance(op, Frame))
 
 
-def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op], tables: bytes = b"") -> bytes:
-    """Return preamble and header; the payloads follow it in the order of the operations."""
+def version_of(operations: Sequence[Op], views: Views | None = None) -> int:
+    """The lowest version of the format that holds these operations."""
+    encodings = {op.encoding for op in operations if isinstance(op, Frame)}
+    return (
+        max(1 if views is None else 2, *map(codecs.first_version, encodings)) if encodings else 1 + (views is not None)
+    )
+
+
+def encode_header(
+    base: Manifest, target: Manifest, operations: Sequence[Op], tables: bytes = b"", views: Views | None = None
+) -> bytes:
+    """Return preamble and header; the payloads follow it in the order of the operations.
+
+    The object is of the lowest version that holds what it is given (`version_of`).
+    """
+    version = version_of(operations, views)
     skeleton = target.skeleton
     packed = zstd.compress(skeleton, base.skeleton)
     header = bytearray()
@@ -58,10 +82,13 @@ def encode_header(base: Manifest, target: Manifest, operations: Sequence[Op], ta
     header += packed
     write_varint(header, len(tables))
     header += tables
+    if version > 1:
+        section.write(header, views)
     write_ops(header, operations)
     squeezed = zstd.compress(bytes(header), b"")
     stored = squeezed if len(squeezed) < len(header) else bytes(header)
-    out = bytearray(MAGIC)
+    out = bytearray(MAGIC[:-1])
+    out.append(version)
     write_varint(out, len(stored))
     write_varint(out, len(header))
     return bytes(out) + stored
@@ -71,7 +98,10 @@ def decode_preamble(data: bytes | memoryview) -> Preamble | None:
     """Read the first bytes of an update; None if more are needed (PREAMBLE_BYTES always suffice)."""
     reader = Reader(data, "the update")
     try:
-        reader.expect(MAGIC)
+        reader.expect(MAGIC[:-1])
+        version = reader.take(1)[0]
+        if not 1 <= version <= codecs.NEWEST_VERSION:
+            raise FormatError(f"the update is of format {version}, which is not known here; update this program.")
         stored = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
         decoded = reader.varint(caps.MAX_UPDATE_HEADER_BYTES)
     except Truncated:
@@ -80,7 +110,7 @@ def decode_preamble(data: bytes | memoryview) -> Preamble | None:
         return None
     if stored > decoded:
         raise FormatError("the update's header is longer packed than unpacked.")
-    return Preamble(reader.offset, stored, decoded)
+    return Preamble(reader.offset, stored, decoded, version)
 
 
 def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest) -> Update:
@@ -98,6 +128,10 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     packed = reader.take(reader.varint(caps.MAX_MANIFEST_BYTES))
     target = complete(zstd.decompress(bytes(packed), size, base.skeleton), None)
     tables = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
-    operations = read_ops(reader, target=target, base_size=base.size)
+    views = section.read(reader, base.size, target.size) if preamble.version > 1 else None
+    if views is None:
+        operations = read_ops(reader, target=target, base_size=base.size, version=preamble.version)
+    else:
+        operations = read_ops(reader, target=views.target, base_size=views.base.size, version=preamble.version)
     reader.end()
-    return Update(target, tuple(operations), tables)
+    return Update(target, tuple(operations), tables, views)

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync_protocol import caps, names, twin
+from modelsync_protocol import caps, names, near_names, twin
 from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
 from modelsync_server.iothub.service_client import ServiceClient
 from modelsync_server.store import ObjectNotFound, Store
@@ -40,9 +40,10 @@ async def push(
     model = (await read_catalogue(store)).model(name)
     wanted = max(model.versions, default=0) if version is None else version
     if wanted not in model.versions:
-        raise UsageError(f"the store signs no version {wanted} of {name!r}: see `modelsync list`.")
+        meant = near_names.near_version(wanted, model.versions)
+        raise UsageError(f"the store signs no version {wanted} of {name!r}{meant}: see `modelsync list`.")
     reported = (await service.twin(device, module)).get("properties", {}).get("reported", {})
-    payload, size, reason = await _payload(store, name, wanted, model.versions[wanted], _held(reported, name))
+    payload, size, reason = await payload_for(store, name, wanted, model.versions[wanted], _held(reported, name))
     if payload is not None:
         try:
             answer = await service.invoke(device, "apply", payload, module)
@@ -57,10 +58,10 @@ async def push(
     return PushResult(device, module, name, wanted, None if reason else size, reason)
 
 
-async def _payload(
+async def payload_for(
     store: Store, name: str, version: int, digest: str, base: str | None
 ) -> tuple[dict[str, Any] | None, int, str | None]:
-    """The method's payload and the update's bytes, or the reason why there is none."""
+    """The payload of `apply` and the update's bytes, or the reason why there is none."""
     if base is None:
         return None, 0, "the device reports no version of this model to build on."
     if base == digest:

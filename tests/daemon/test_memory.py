@@ -14,6 +14,7 @@ import pytest
 
 from examples.demo.stage import Process
 from modelsync_server.hub.hub import Hub, HubAddress
+from tests.support import packed_models
 from tests.support.addresses import loopback_address
 from tests.support.budgets import within
 from tests.support.corpus import corpus_folder
@@ -95,6 +96,13 @@ async def check(tmp_path: Path, make: Callable[[int], bytes], suffix: str, secon
     except CgroupMissing as error:
         pytest.skip(f"LOUD: the memory limit is not tested: {error}")
     assert (tmp_path / "device" / "models" / "m" / "current" / f"model{suffix}").read_bytes() == make(2)
+
+
+async def test_packed_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
+    def npz(version: int) -> bytes:
+        return packed_models.npz(packed_models.weights(1, 1e-3 * (version - 1), rows=6000))
+
+    await check(tmp_path, npz, ".npz", 60, "12 MB packed update")
 
 
 async def test_20_megabyte_update_fits_in_32_mebibytes(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Field:
 
     def change(self, base: str, change: Callable[[bytes, dict[str, bytes]], bytes]) -> None:
         """Let `change(bundle, objects by path)` give the parcel for `base` anew."""
-        path = self.shop.path / names.parcel_object("m", base)
+        path = self.shop.path / names.parcel_object("m", base, 2)
         update = names.update_object(self.digests[1], self.digests[0])
         found = parcel.decode(path.read_bytes())
         path.write_bytes(change(found.bundle, {update: found.get(update) or b""}))
@@ -56,7 +56,7 @@ def asked(origin: ScriptedOrigin) -> list[str]:
 async def test_a_small_update_is_one_request(field: Field) -> None:
     async with ScriptedOrigin(field.shop.path, parcels=True) as origin:
         prepared = await field.device.pull("m", origin.url)
-        assert [exchange.path for exchange in origin.exchanges] == [names.parcel_object("m", field.digests[0])]
+        assert [exchange.path for exchange in origin.exchanges] == [names.parcel_object("m", field.digests[0], 2)]
     assert field.device.files("m") == {"model.bin": NEW}
     assert (prepared.plan.kind, prepared.wire.requests) == ("update", 1)
 
@@ -67,7 +67,7 @@ async def test_a_first_install_asks_for_nothing_more_but_the_next_root(tmp_path:
     device = Device(tmp_path / "device", shop.trust)
     async with ScriptedOrigin(shop.path, parcels=True) as origin:
         prepared = await device.pull("m", origin.url)
-        assert [exchange.path for exchange in origin.exchanges] == ["bundles/m.new", "metadata/2.root.json"]
+        assert [exchange.path for exchange in origin.exchanges] == ["bundles/m.new.v2", "metadata/2.root.json"]
     assert device.files("m") == {"model.bin": OLD}
     assert prepared.plan.kind == "pack"
 
@@ -85,7 +85,7 @@ async def test_a_device_that_is_up_to_date_fetches_a_bundle_and_no_object(field:
 async def test_an_origin_without_parcels_serves_as_before(field: Field) -> None:
     async with ScriptedOrigin(field.shop.path) as origin:
         await field.device.pull("m", origin.url)
-        assert asked(origin) == ["bundles", "bundles", "updates"]
+        assert asked(origin) == ["bundles", "bundles", "bundles", "updates"], "parcels of both formats, the bundle"
     assert field.device.files("m") == {"model.bin": NEW}
 
 
@@ -149,7 +149,7 @@ async def test_an_update_of_another_target_or_length_in_it_is_no_danger(field: F
 async def test_a_damaged_first_install_in_it_is_fetched_from_the_origin(tmp_path: Path) -> None:
     shop = await Shop.open(tmp_path)
     published = await shop.publish_bytes("m", OLD)
-    path = shop.path / "bundles" / "m.new"
+    path = shop.path / "bundles" / "m.new.v2"
     found = parcel.decode(path.read_bytes())
     manifest = names.manifest_object(published.manifest)
     (pack,) = shop.objects("packs")
@@ -168,10 +168,10 @@ async def test_a_damaged_first_install_in_it_is_fetched_from_the_origin(tmp_path
 async def test_a_stale_bundle_in_a_parcel_is_only_a_stale_cache(field: Field) -> None:
     """A device that has seen newer metadata asks the origin itself."""
     base = field.digests[0]
-    old = (field.shop.path / names.parcel_object("m", base)).read_bytes()
+    old = (field.shop.path / names.parcel_object("m", base, 2)).read_bytes()
     await field.shop.publish_bytes("n", b"n")
     async with ScriptedOrigin(field.shop.path, parcels=True) as origin:
         await field.device.pull("n", origin.url)
-        (field.shop.path / names.parcel_object("m", base)).write_bytes(old)
+        (field.shop.path / names.parcel_object("m", base, 2)).write_bytes(old)
         await field.device.pull("m", origin.url)
     assert field.device.files("m") == {"model.bin": NEW}

@@ -68,7 +68,7 @@ def test_a_short_retry_after_is_waited_for_and_a_long_one_ends_the_attempt() -> 
     assert attempts == 2 and 29.9 < took < 30.1
     with pytest.raises(OriginBusy, match="later") as caught:
         run_virtually(_busy(600.0))
-    again = error_of(kind_of(caught.value), str(caught.value), caught.value.after)
+    again = error_of(kind_of(caught.value), str(caught.value), {"after": caught.value.after})
     assert isinstance(again, OriginBusy) and again.after == 600.0
 
 

@@ -22,14 +22,24 @@ import onnx
 
 from modelsync_protocol import codecs, manifest, update
 from modelsync_protocol.codecs import zstd
-from modelsync_protocol.wire import Reader
+from modelsync_protocol.plain import recipes, section
+from modelsync_protocol.plain.recipes import Recipe, Wrapping
+from modelsync_protocol.plain.section import Views
+from modelsync_protocol.plain.view import Member, View
+from modelsync_protocol.wire import Reader, write_varint
 from modelsync_server.hub import mqtt
+from modelsync_server.rollout import documents
+from modelsync_server.rollout.gate import Counts, Gate
+from modelsync_server.rollout.record import Record, RingRecord, State
+from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
+from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
+from tests.support import packed_models, tree_files
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
-_ENCODINGS |= {codecs.TRANSPOSE: "transpose"}
+_ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns"}
 _VECTORS = ("dropped", "integers-i8", "integers-i16", "floats-bf16", "new-bf16", "new-f16", "shifted", "records")
 _TWIN = {
     "$version": 3,
@@ -45,6 +55,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     """(target, input)."""
     yield "bundle", check.read("bundle")
     yield "parcel", check.PARCEL.read_bytes()
+    yield "release-record", check.RELEASE.read_bytes()
     yield "offers", check.read("offers")
     yield "update", check.read("target.update")
     yield "manifest-object", check.read("target.manifest-object")
@@ -57,6 +68,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "twin", json.dumps(_TWIN).encode()
     yield "pointer", _pointer()
     yield from _frames()
+    yield from _plain()
     yield from _services()
     for suffix, target, data in _files():
         yield target, data
@@ -92,6 +104,10 @@ def _frames() -> Iterator[tuple[str, bytes]]:
     for encoding, name in _ENCODINGS.items():
         payload = codecs.ENCODINGS[encoding].encode(text, other, b"")
         yield f"decode-{name}", carve(len(text), other, b"", b"", payload)
+    for make in (tree_files.pickled, tree_files.onnx_model, tree_files.booster):
+        old, new = make(1, 1), make(2, 1)
+        payload = codecs.ENCODINGS[codecs.TREE_COLUMNS].encode(new, old, b"")
+        yield "decode-tree-columns", carve(len(new), old, b"", b"", payload)
     for vector in check.frames():
         if vector["name"] not in _VECTORS:
             continue
@@ -104,6 +120,29 @@ def _frames() -> Iterator[tuple[str, bytes]]:
             reader.take(reader.varint(1 << 30))
             sizes = vector["length"].to_bytes(3, "little") + len(base).to_bytes(3, "little")
             yield "head", sizes + payload[: reader.offset]
+
+
+def _plain() -> Iterator[tuple[str, bytes]]:
+    text = b"a plain text, a plain text. " * 9
+    zipped, deflated = Recipe(Wrapping.ZLIB, 9), Recipe(Wrapping.RAW, 1, flushed=True, shuffle=4)
+    views = Views(
+        View(65_536, [Member(700, 100, 300, zipped), Member(10, 20, 20, recipes.STORED)]),
+        View(65_536, [Member(0, 50, 90, deflated), Member(50, 10, 30, zipped)]),
+    )
+    for one in (views, Views(views.base, View(65_536, ()))):
+        field = bytearray()
+        section.write(field, one)
+        yield "plain-views", bytes(field)
+    for recipe in (zipped, deflated, recipes.STORED):
+        member = bytearray()
+        recipes.write(member, recipe)
+        write_varint(member, len(text))
+        yield "unpack", bytes(member) + b"".join(recipes.compressed(recipe, [text]))
+    for write in packed_models.WRITERS.values():
+        yield "members", write({name: array[:2, :9] for name, array in packed_models.weights(1).items()})
+    for path in sorted(make_hdf5.FOLDER.glob("*.h5")):
+        yield "read-hdf5", path.read_bytes()
+        yield "members", path.read_bytes()
 
 
 def _services() -> Iterator[tuple[str, bytes]]:
@@ -143,7 +182,25 @@ def _services() -> Iterator[tuple[str, bytes]]:
         mqtt.Disconnect(),
     )
     yield "mqtt", b"".join(map(mqtt.encode, packets))
+    yield from _rollouts()
     yield "sas", b"SharedAccessSignature sr=h%2Fdevices%2Fpi&sig=eA%3D%3D&se=1&skn=p"
+
+
+def _rollouts() -> Iterator[tuple[str, bytes]]:
+    yield (
+        "hub-query",
+        (
+            b"SELECT tags.x AS x, COUNT() AS n FROM devices WHERE NOT (tags.y.z = 'a' OR tags.n NIN [1, true]) AND"
+            b' is_defined(properties.reported.v) AND starts_with(deviceId, "p") GROUP BY tags.x'
+        ),
+    )
+    yield "hub-query", b"configurations.[[a-1]].status = 'Applied' AND tags['k'] >= -1.5e3 OR 3 IN tags.list"
+    rings = (RingRecord("one", "tags.x = 1", Gate(), 5, 4, 100, 25, 1.5, 2.5, 3, 90, True, Counts(4, 3, 0, 1, 0)),
+             RingRecord("rest", "*", Gate(active=3)))  # fmt: skip
+    made = Record("abc123", "anomaly", 3, Target(Kind.EDGE, "m"), State.RUNNING, rings, "ann", 1.0, 1, "why")
+    yield "rollout-labels", json.dumps(made.labels()).encode()
+    yield "hub-configuration", json.dumps(documents.ring_body(made, 0)).encode()
+    yield "hub-configuration", json.dumps(documents.record_body(made)).encode()
 
 
 def _files() -> Iterator[tuple[str, str, bytes]]:

@@ -1,4 +1,4 @@
-"""Fuzz targets of what servers read: inference requests, probe files, workers' messages, MQTT. No sockets here.
+"""Fuzz targets of what servers read: inference requests, probe files, workers' messages, MQTT, REST. No sockets here.
 
 Workers count as strangers: they run models, and some of them run code that came with a model.
 """
@@ -6,6 +6,7 @@ Workers count as strangers: they run models, and some of them run code that came
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -14,9 +15,14 @@ from modelsync_inference.http import oip
 from modelsync_inference.model.lease import Prediction
 from modelsync_inference.model.probe import parse_probe
 from modelsync_inference.processes import wire
+from modelsync_server import query
 from modelsync_server.hub import mqtt
+from modelsync_server.hub.configurations import model as configuration
+from modelsync_server.iothub import twin_document
+from modelsync_server.iothub.errors import HubError
 from modelsync_server.iothub.sas import SasError
 from modelsync_server.iothub.sas import parse as parse_sas
+from modelsync_server.rollout import record
 
 
 def infer_request(data: bytes) -> None:
@@ -86,10 +92,44 @@ def sas_token(data: bytes) -> None:
         parse_sas(data.decode())
 
 
+def hub_query(data: bytes) -> None:
+    """A query, or a target condition, is understood or refused; what is understood answers for any document."""
+    text = data.decode("utf-8", "replace")
+    documents = [{}, {"deviceId": "a", "tags": {"x": [1], "y": {"z": None}}, "properties": {"reported": {"v": "s"}}}]
+    with contextlib.suppress(HubError):
+        condition = query.parse_condition(text)
+        assert {condition(document) for document in documents} <= {True, False, None}
+    with contextlib.suppress(HubError):
+        found = query.parse(text)
+        for document in documents:
+            found.matches(document)
+        rows = found.grouped(documents) if found.counts else [found.project(each) for each in documents]
+        json.dumps(rows)
+
+
+def hub_configuration(data: bytes) -> None:
+    """A configuration's body is accepted or refused; what is accepted can be shown and stored."""
+    with contextlib.suppress(HubError):
+        made = configuration.from_body("c", twin_document.parse_object(data), "2026-01-01T00:00:00Z", None)
+        json.dumps(made.document({}, {}))
+        assert configuration.load("c", made.dump()) == made
+        made.own_parts(), made.module_parts()
+
+
+def rollout_labels(data: bytes) -> None:
+    """Labels that somebody edited are a rollout or are refused; one that was read is written back the same."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = record.parse(json.loads(data), "")
+        assert record.parse(found.labels(), "") == found
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "hub-configuration": hub_configuration,
+    "hub-query": hub_query,
     "infer-request": infer_request,
     "mqtt": mqtt_packets,
     "probe": probe_file,
+    "rollout-labels": rollout_labels,
     "sas": sas_token,
     "worker-message": worker_message,
 }

@@ -28,6 +28,8 @@ from modelsync_protocol import (
     offers,
     ops,
     parcel,
+    references,
+    release_record,
     twin,
     update,
 )
@@ -35,14 +37,18 @@ from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, 
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy
+from modelsync_protocol.plain import recipes, section
+from modelsync_protocol.tree_files import tree_columns
 from modelsync_protocol.wire import Reader
+from modelsync_server.plain import member_finder
 from tests.fuzz import services
 from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
 
-SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt")
-LOADED: Final = (rans_delta, rans_new, subtract, transpose, zstd)
+SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
+REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
+LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -164,6 +170,12 @@ def trust_parcel(data: bytes) -> None:
     assert all(len(content) <= caps.MAX_BUNDLE_BYTES for content in (found.bundle, *found.objects.values()))
 
 
+def release(data: bytes) -> None:
+    """What was read of a release record can be written, and reads the same."""
+    found = release_record.decode(data)
+    assert release_record.decode(release_record.encode(found)) == found
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -204,6 +216,49 @@ def model_file(suffix: str, data: bytes) -> None:
     containers.external_tensors(f"model.{suffix}", memoryview(data))
 
 
+def members(data: bytes) -> None:
+    """What may be unpacked of a file lies inside it; the publisher alone looks, at its author's files."""
+    for found in member_finder.members("model.bin", memoryview(data)):
+        assert 0 <= found.offset <= len(data) - found.packed and found.packed > 0 and found.plain > 0
+
+
+def plain_views(data: bytes) -> None:
+    """Views between streams of 64 KiB: every byte of a view lies at one place of its stream or among plain bytes."""
+    reader = Reader(data, "views")
+    found = section.read(reader, 64 * caps.KIB, 64 * caps.KIB)
+    for view in () if found is None else (found.base, found.target):
+        assert view.rest_bytes + sum(member.packed for member in view.members) == view.stream_size
+        end = min(view.size, MAX_BUILT_BYTES)
+        assert sum(piece.length for piece in view.pieces(0, end)) == end
+    again = bytearray()
+    section.write(again, found)
+    assert section.read(Reader(bytes(again), "views"), 64 * caps.KIB, 64 * caps.KIB) is not None or found is None
+
+
+def unpack(data: bytes) -> None:
+    """A member, its recipe before it: no more comes out than was declared, and what comes out whole packs again."""
+    reader = Reader(data, "a member")
+    recipe = recipes.read(reader)
+    declared = reader.varint(MAX_BUILT_BYTES)
+    packed = data[reader.offset :]
+    if not packed or not declared or not recipe.fits(len(packed), declared):
+        return
+    size = 0
+    for piece in recipes.unpack(recipe, recipes.blocks(packed), declared):
+        size += len(piece)
+        assert size <= declared + 1
+    assert size == declared
+
+
+def referred(data: bytes) -> None:
+    """Reading what a model refers to never raises, and names only files of the artifact; the first byte is the kind."""
+    if data:
+        path = f"m.{REFERRING[data[0] % len(REFERRING)]}"
+        tree = references.MemoryTree({path: memoryview(data)[1:], "weights.bin": memoryview(bytes(8))})
+        found = references.read(tree, code=True)
+        assert {item.text for item in found.refers} <= set(tree.files)
+
+
 def chunks(data: bytes) -> None:
     """Chunks tile the file, none empty or above the cap; the first byte chooses the suffix."""
     if not data:
@@ -234,6 +289,7 @@ _ALL: Final[dict[str, Target]] = {
     "decode-rans-new": partial(frame, codecs.RANS_NEW),
     "decode-subtract": partial(frame, codecs.SUBTRACT),
     "decode-transpose": partial(frame, codecs.TRANSPOSE),
+    "decode-tree-columns": partial(frame, codecs.TREE_COLUMNS),
     "decode-zstd": partial(frame, codecs.ZSTD),
     "head": head,
     "manifest": document,
@@ -242,6 +298,12 @@ _ALL: Final[dict[str, Target]] = {
     "operations": operations,
     "parcel": trust_parcel,
     "pointer": pointers,
+    "read-references": referred,
+    "release-record": release,
+    "members": members,
+    "plain-views": plain_views,
+    "read-hdf5": partial(model_file, "h5"),
+    "read-keras": partial(model_file, "keras"),
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),
     "read-onnx": partial(model_file, "onnx"),
@@ -252,6 +314,7 @@ _ALL: Final[dict[str, Target]] = {
     "skeleton": skeleton,
     "tables": shared_tables,
     "twin": desired,
+    "unpack": unpack,
     "update": whole_update,
     **services.TARGETS,
 }

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, update, wire
+from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, release_record, update, wire
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
+from modelsync_protocol.plain import reference, section
+from modelsync_protocol.plain.recipes import Wrapping
+from modelsync_protocol.plain.view import Member
+from modelsync_protocol.plan import NOTHING
 
 TEXT = (Path(__file__).parents[2] / "protocol" / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -105,6 +109,34 @@ def test_operations_are_read_and_written_as_in_the_example() -> None:
     assert out == data
 
 
+def say_member(side: str, member: Member) -> str:
+    recipe = member.recipe
+    how = recipe.wrapping.name.lower()
+    if recipe.wrapping != Wrapping.STORED:
+        how += (
+            f" level {recipe.level} window {recipe.window_bits} memory {recipe.memory_level} strategy {recipe.strategy}"
+        )
+    return f"{side} {member.plain} plain bytes in {member.packed} at {member.offset}: {how}"
+
+
+def test_plain_views_are_read_and_written_as_in_the_example() -> None:
+    lines = list(fields(example("plain views")))
+    said = dict(lines)
+    data = bytes.fromhex(said["bytes"])
+    reader = wire.Reader(data, "it")
+    views = section.read(reader, int(said["base"]), int(said["target"]))
+    reader.end()
+    assert views is not None
+    found = [say_member("base", member) for member in views.base.members]
+    found += [say_member("target", member) for member in views.target.members]
+    assert found == [value for key, value in lines if key == "says"]
+    out = bytearray()
+    section.write(out, views)
+    assert out == data
+    assert f"`{reference.fingerprint()}`" in TEXT
+    assert f"`{NOTHING.digest[:4]}…`" in TEXT and NOTHING.encoded.decode() in TEXT
+
+
 def test_the_zstd_example_decodes() -> None:
     said = dict(fields(example("zstd")))
     data = codecs.decode(codecs.ZSTD, bytes.fromhex(said["payload"]), int(said["length"]), b"", b"", b"")
@@ -140,6 +172,13 @@ def test_the_offers_example_decodes() -> None:
     assert offers.encode(found) == data
 
 
+def test_the_release_record_has_the_digest_and_numbers_that_the_document_says() -> None:
+    said = dict(fields(example("release record")))
+    found = release_record.decode(said["json"].encode(), said["digest"])
+    assert found.metadata["metrics"] == {"auc": 0.93, "rows": 12}
+    assert release_record.encode(found).decode() == said["json"]
+
+
 def test_the_bundle_dictionary_stands_in_the_document() -> None:
     start = TEXT.index('{"_type":"targets","expires":"2027')
     written = TEXT[start : TEXT.index("\n```", start)].replace("\n", "").encode()
@@ -170,6 +209,7 @@ def test_the_bundle_dictionary_stands_in_the_document() -> None:
         ("pack | 64 MiB", caps.MAX_PACK_BYTES == 64 * caps.MIB),
         ("trust bundle, also unfolded; parcel | 1 MiB", caps.MAX_BUNDLE_BYTES == caps.MIB),
         ("probe file | 8 MiB", caps.MAX_PROBE_BYTES == 8 * caps.MIB),
+        ("release record | 64 KiB", caps.MAX_RELEASE_RECORD_BYTES == 64 * caps.KIB),
     ],
 )
 def test_the_caps_of_the_document_are_those_of_the_code(row: str, value: bool) -> None:

@@ -101,7 +101,7 @@ def test_a_preamble_asks_for_more_bytes_one_by_one() -> None:
         found = update.decode_preamble(UPDATE[:length])
         assert found is None if length < preamble.offset else found == preamble
     with pytest.raises(FormatError):
-        update.decode_preamble(b"MSU\x02" + UPDATE[4:])
+        update.decode_preamble(b"MSU\x03" + UPDATE[4:])
     with pytest.raises(FormatError):
         update.decode_preamble(b"MSU\x01" + b"\xff" * 16)
 

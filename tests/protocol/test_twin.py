@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelsync_protocol import caps, twin
+from modelsync_protocol.errors import UsageError
 from modelsync_protocol.twin import Policy, Window, Wish
 
 KEYS = ["modelsync", "models", "origin", "policy", "version", "state", "retry", "windows", "a", "$version"]
@@ -131,7 +132,7 @@ def _status(models: int, text: str = "x") -> dict[str, Any]:
 def test_a_report_shows_what_the_hub_may_know() -> None:
     shown = twin.build_reported(_status(1), {"origin": "is wrong."})["modelsync"]
     assert set(shown["models"]["model-0000"]) == {
-        "version", "digest", "generation", "state", "since", "progress", "bytes", "error",
+        "version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "error",
     }  # fmt: skip
     assert shown["daemon"] == {"version": "0.1.0", "formats": [1]} and shown["problems"] == {"origin": "is wrong."}
 
@@ -160,3 +161,20 @@ def test_windows_of_which_none_can_be_read_are_all_closed(windows: object) -> No
     desired = twin.parse_desired({"modelsync": {"policy": {"windows": windows}}})
     assert desired.problems.keys() == {"policy/windows"}
     assert desired.policy.windows and not any(w.holds(minute) for w in desired.policy.windows for minute in range(1440))
+
+
+def test_keys_of_a_policy_that_are_unknown_or_negative_are_named() -> None:
+    policy = {"bytes_per_dya": 5, "rate_limit": -1, "bytes_per_month": -2}
+    problems = twin.parse_desired({"modelsync": {"policy": policy}}).problems
+    assert problems.keys() == {"policy/bytes_per_dya", "policy/rate_limit", "policy/bytes_per_month"}
+    assert "bytes_per_day" in problems["policy/bytes_per_dya"]
+
+
+@pytest.mark.parametrize("name", ["a.b", "$a", "a b", "Big"])
+def test_a_patch_that_names_no_model_is_refused_before_it_is_sent(name: str) -> None:
+    with pytest.raises(UsageError, match="not a model name"):
+        twin.check_model_names({"modelsync": {"models": {name: {"version": 1}}}})
+
+
+def test_a_wrong_name_that_a_twin_has_can_be_deleted() -> None:
+    twin.check_model_names({"modelsync": {"models": {"Big": None, "anomaly": {"version": 1}}}})

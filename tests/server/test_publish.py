@@ -17,7 +17,7 @@ from modelsync_protocol.plan import Kind
 from modelsync_server.encode.encoder import Source, encode_update
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.packer import pack
-from modelsync_server.publish.publisher import Published, publish
+from modelsync_server.publish.publisher import Release, publish
 from modelsync_server.publish.verifier import price_of, verify
 from modelsync_server.store import MemoryStore
 from modelsync_server.store.published import materialised, published_sizes, read_manifest
@@ -45,7 +45,7 @@ class Press:
 
     async def put(
         self, content: bytes, name: str = "m", version: int | None = None, bases: tuple[int, ...] = ()
-    ) -> Published:
+    ) -> Release:
         path = self.root / "model.bin"
         path.write_bytes(content)
         return await publish(self.store, self.keys, name, path, version=version, bases=bases)

@@ -9,53 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modelsync_server.cli import main
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        (line,) = self.out.splitlines()
-        found = json.loads(line)
-        assert isinstance(found, dict)
-        return found
-
-
-Run = Callable[..., Outcome]
+from tests.support.modelsync_command import Run, refused, runner
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run the command line in this process; keys are in `tmp_path`/keys."""
     monkeypatch.setenv("MODELSYNC_KEYS", str(tmp_path / "keys"))
-
-    def call(*arguments: object) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["modelsync", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            assert end.code is None or isinstance(end.code, int)
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -95,16 +60,6 @@ def test_publish_prints_the_keys_of_the_contract(run: Run, store: Path, tmp_path
     model.write_bytes(b"three")
     third = run("publish", store, "m", model, "--version", 9, "--bases", "1,2", "--json").json
     assert (third["version"], first.keys()) == (9, third.keys())
-
-
-def refused(outcome: Outcome, code: int, *words: str) -> None:
-    """One sentence on stderr, nothing on stdout, that exit code."""
-    assert outcome.code == code, outcome
-    assert outcome.out == ""
-    assert outcome.err.startswith("modelsync: ") and outcome.err.endswith(".\n")
-    assert outcome.err.count("\n") == 1 and "Traceback" not in outcome.err
-    for word in words:
-        assert word in outcome.err, outcome.err
 
 
 @pytest.mark.parametrize("name", ["", "M", "a b", "-", "_a", "a/b", "../a", "a" * 64, "ä", "a.b"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelsync_server.publish.publisher import Published, publish
+from modelsync_server.publish.publisher import Release, publish
 from modelsync_server.store import create_store, open_store
 from modelsync_server.trust import Repository
 from modelsync_server.trust.initialise import initialise
@@ -26,11 +26,11 @@ class Shop:
         await initialise(create_store(str(shop.path)), str(shop.keys))
         return shop
 
-    async def publish(self, name: str, artifact: Path, **options: object) -> Published:
+    async def publish(self, name: str, artifact: Path, **options: object) -> Release:
         """Publish an artifact as `modelsync publish` does."""
         return await publish(open_store(str(self.path)), str(self.keys), name, artifact, **options)  # type: ignore[arg-type]
 
-    async def publish_bytes(self, name: str, data: bytes, file: str = "model.bin") -> Published:
+    async def publish_bytes(self, name: str, data: bytes, file: str = "model.bin") -> Release:
         """Publish `data` as a single file."""
         path = self.root / "artifacts" / file
         path.parent.mkdir(exist_ok=True)

@@ -7,30 +7,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from modelsync_daemon.build.plan_executor import Executor, Linked
+from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.build.closed import refusal_of
+from modelsync_daemon.build.plain_views import (
+    ViewedLinks,
+    ViewedTarget,
+    ViewReader,
+    copies_between_trees,
+    unpacked_base,
+)
+from modelsync_daemon.build.plan_executor import Destination, Executor, Linked, Links, Readable
 from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
+from modelsync_daemon.build.update_choice import choose_update
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_daemon.disk.garbage import REPAIR
 from modelsync_daemon.disk.journal import Build, Recipe
 from modelsync_daemon.transfer.download import ObjectChanged, ObjectReader, ObjectSource
+from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.transfer.origin_client import Origin, Traffic
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
 from modelsync_daemon.transfer.pushed_origin import PushedOrigin
 from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
 from modelsync_daemon.trust.trust_store import TrustStore
-from modelsync_protocol import caps, index, names, offers, plan, update
+from modelsync_protocol import caps, codecs, index, names, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.offers import Offer
-from modelsync_protocol.plan import Kind, Plan
+from modelsync_protocol.plain.section import Views
+from modelsync_protocol.plan import Kind, Plan, UpdateChoice
+
+_PAUSE_BYTES = 8 * caps.MIB
+"""While more than this of a base is unpacked, the connection is closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -143,6 +158,8 @@ class _Job:
         self._build = Build(data.root / "incoming" / build, build, database)
         self._installed = self._ordered(data.all_installed())
         self._seeds: dict[str, StreamReader] = {}
+        self._viewed: ViewedTarget | None = None
+        self._open: list[ViewReader] = []
 
     async def run(self) -> PlanSummary:
         """Make the version's folder, by the cheapest way that works."""
@@ -161,20 +178,27 @@ class _Job:
         finally:
             for seed in self._seeds.values():
                 seed.close()
+            for reader in self._open:
+                reader.close()
 
     async def _begin(self) -> PlanSummary:
         for item in self._same():
             seed = self._seed(item.digest)
             if seed is not None:
                 return await self._install_held(seed)
-        offer = await self._offer()
-        choice = plan.choose_update([item.digest for item in self._installed if self._seed(item.digest)], offer)
-        if choice is not None:
+        held = [item for item in self._installed if self._seed(item.digest)]
+        known = self._resolved if self._request.pushed is None else replace(self._resolved, offers=b"")
+        formats = codecs.NEWEST_VERSION
+        while formats and (choice := await choose_update(known, self._request.name, held, self._origin, formats)):
+            if choice.version >= update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                formats = update.VIEWS - 1  # found out before a byte is fetched in vain
+                continue
             self._check_budget(choice.bytes)
             try:
-                return await self._begin_update(choice.base, choice.bytes)
+                return await self._begin_update(choice)
             except (FormatError, ObjectMissing, ObjectChanged) as error:
-                _log.warning("the update object does not serve, so chunks are fetched instead: %s", error)
+                _log.warning("the update object does not serve, so another way is taken: %s", error)
+            formats = choice.version - 1
         return await self._begin_chunks()
 
     async def _install_held(self, seed: StreamReader) -> PlanSummary:
@@ -185,10 +209,11 @@ class _Job:
         self._build.begin(Recipe(self._digest, "held", "", 0, "", (manifest.digest,)), b"")
         return await self._carry_out(copies, manifest, 0, None)
 
-    async def _begin_update(self, base: str, size: int) -> PlanSummary:
+    async def _begin_update(self, choice: UpdateChoice) -> PlanSummary:
+        base, size = choice.base, choice.bytes
         seed = self._seed(base)
         assert seed is not None
-        body = self._origin.open(names.update_object(self._digest, base), 0, size, whole=True)
+        body = self._origin.open(names.update_object(self._digest, base, choice.version), 0, size, whole=True)
         try:
             self._listener.state("fetching")
             head = await body.read(min(update.PREAMBLE_BYTES, size))
@@ -204,8 +229,8 @@ class _Job:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
-            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found)
-            return await self._carry_out(steps, found.target, 0, body)
+            steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
+            return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
             body.close()
 
@@ -220,14 +245,19 @@ class _Job:
     async def _go_on(self, recipe: Recipe, source: bytes, done: int) -> PlanSummary:
         """Make the same plan from the same inputs, and go on behind what the journal holds."""
         seeds = [self._seed(digest) for digest in recipe.seeds]
+        views = None
         if not all(seeds):
             raise FormatError("a version that the update builds on is gone.")
         if recipe.kind == "update":
             preamble = update.decode_preamble(source)
             assert preamble is not None and seeds[0] is not None
             found = update.decode_header(preamble, source[preamble.offset :], seeds[0].manifest)
-            steps = plan.plan_update(self._digest, recipe.base, recipe.size, preamble.payload_offset, found)
-            manifest = found.target
+            steps = plan.plan_update(
+                self._digest, recipe.base, recipe.size, preamble.payload_offset, found, preamble.version
+            )
+            manifest, views = found.target, found.views
+            if views is not None and not zlib_trust.packs_alike(self._data.zlib_verdict):
+                raise FormatError("this machine's zlib packs otherwise than the publisher's.")
         elif recipe.kind == "chunks":
             manifest, place = index.decode_object(source, self._digest)
             steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
@@ -238,37 +268,65 @@ class _Job:
             request = steps.requests[0]
             body = self._origin.open(request.path, 0, request.length, whole=request.whole, etag=recipe.etag)
             self._listener.state("fetching")
-        return await self._carry_out(steps, manifest, done, body)
+        return await self._carry_out(steps, manifest, done, body, views)
 
-    async def _carry_out(self, steps: Plan, target: Manifest, done: int, body: ObjectReader | None) -> PlanSummary:
-        """Build, verify and move into place. `body` is the plan's first request, if it is open already."""
+    async def _carry_out(
+        self, steps: Plan, target: Manifest, done: int, body: ObjectReader | None, views: Views | None = None
+    ) -> PlanSummary:
+        """Build, verify and move into place. `body` is the plan's first request, if it is open already.
+
+        With `views` the steps run between these.
+        """
         if steps.requests and body is None:
             self._listener.state("fetching")
+        self._viewed = None
         assembly = Assembly(target, self._build.tree)
         assembly.prepare()
         seeds = [self._seeds[digest] for digest in steps.seeds]
         linked = Linked(assembly)
-        linked.link(steps, seeds)
+        linked.link(steps.steps if views is None else copies_between_trees(views, steps), seeds)
         if done == 0:
-            self._data.check_space(linked.unlinked_bytes)
+            plain = 0 if views is None else views.base.plain_bytes + views.target.plain_bytes
+            self._data.check_space(linked.unlinked_bytes + plain)
+        destination: Destination = assembly
+        sources: Sequence[Readable] = seeds
+        links: Links = linked
+        if views is not None:
+            if body is not None and views.base.plain_bytes > _PAUSE_BYTES:
+                body.close()  # nobody should wait for us that long with an open connection
+                request = steps.requests[0]
+                body = self._origin.open(request.path, 0, request.length, whole=request.whole, etag=body.etag)
+            base = await unpacked_base(views.base, seeds[0], self._build.folder)
+            self._open.append(base)
+            self._viewed = ViewedTarget(views.target, assembly, self._build.folder)
+            self._open.append(self._viewed.reader)
+            self._viewed.prepare()
+            destination, sources, links = self._viewed, [base], ViewedLinks(views, linked)
         total = sum(step.frame.payload_length for step in steps.steps if isinstance(step, plan.FrameStep))
         executor = Executor(
             steps,
-            assembly,
-            seeds,
+            destination,
+            sources,
             self._origin,
             journal=self._build.advance,
             progress=lambda fetched: self._listener.progress(fetched, total),
         )
-        await executor.run(done, body, linked)
+        await executor.run(done, body, links)
         self._listener.state("assembling")
+        if self._viewed is not None:
+            await self._viewed.pack()
         manifest = await self._verify(assembly, target)
-        destination = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
+        refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
+        if refusal is not None:
+            self._build.drop()
+            text = f"{self._request.name} version {self._resolved.version} is refused: {refusal}"
+            raise NotClosed(text, self._resolved.version, self._digest)
+        folder = self._data.version_dir(self._request.name, self._resolved.version, self._digest)
         place = self._data.manifest_path(self._request.name, self._resolved.version, self._digest)
         if self._request.repair is None:
-            assembly.finish(manifest, destination, place)
+            assembly.finish(manifest, folder, place)
         else:
-            assembly.mend(manifest, destination, place)
+            assembly.mend(manifest, folder, place)
         self._build.drop()
         return PlanSummary(steps.kind, steps.bytes, steps.http_requests)
 
@@ -296,6 +354,11 @@ class _Job:
                 f"{self._request.name} version {self._resolved.version} came damaged twice; "
                 "run `modelsync verify` on the store."
             )
+        if self._viewed is not None and self._viewed.packed_otherwise(damaged):
+            _log.warning(
+                "this machine's zlib packs otherwise than the publisher's; other updates are taken from now on."
+            )
+            zlib_trust.distrust(self._data.zlib_verdict)
         return manifest
 
     async def _manifest(self) -> tuple[Manifest, index.Index, bytes]:
@@ -305,23 +368,6 @@ class _Job:
             raise RefusedError("the manifest's length is not the signed one.")
         return manifest, found, data
 
-    async def _offer(self) -> Offer | None:
-        """The bundle's offer; for a version that it does not list, ask for updates from this model's own versions."""
-        try:
-            listed = offers.decode(self._resolved.offers)
-        except FormatError as error:
-            _log.warning("the bundle's offers are damaged: %s", error)
-            listed = {}
-        if self._resolved.version in listed and self._request.pushed is None:
-            return listed[self._resolved.version]
-        sizes = {}
-        for item in self._installed:
-            if item.name == self._request.name:
-                size = await self._origin.size(names.update_object(self._digest, item.digest))
-                if size is not None:
-                    sizes[offers.base_key(item.digest)] = size
-        return Offer(caps.MAX_ARTIFACT_BYTES, sizes)
-
     def _ordered(self, installed: list[Installed]) -> list[Installed]:
         """This model's versions first, newest first."""
         return sorted(installed, key=lambda item: (item.name != self._request.name, item.name, -item.version))
@@ -330,6 +376,8 @@ class _Job:
         return [item for item in self._installed if item.digest == self._digest]
 
     def _seed(self, digest: str) -> StreamReader | None:
+        if digest == plan.NOTHING.digest:
+            self._seeds.setdefault(digest, StreamReader(plan.NOTHING, self._data.root))
         if digest not in self._seeds:
             for item in self._installed:
                 if item.digest == digest and (seed := load_seed(item)) is not None:

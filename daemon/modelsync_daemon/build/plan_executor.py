@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from modelsync_daemon.build.seeds import StreamReader
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.plan import OWN, CopyStep, FrameStep, Plan
+from modelsync_protocol.plan import OWN, CopyStep, FrameStep, Plan, Step
 
 _JOURNAL_BYTES = 256 * caps.KIB
 """Payload that may be fetched twice after a kill: the journal advances before more than this is at stake."""
@@ -30,14 +31,42 @@ Advance = Callable[[int, int], None]
 """`advance(steps, payload bytes)`: so much is durably on the disk."""
 
 
+class Readable(Protocol):
+    """Bytes by range of a stream, or of a stream's view."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a range; bytes that the disk lacks come as zeros."""
+
+
+class Destination(Protocol):
+    """What the steps write: a target's tree, or its plain view."""
+
+    @property
+    def reader(self) -> Readable:
+        """What is written so far."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Put bytes at `offset`; durable after `sync`."""
+
+    def sync(self) -> None:
+        """Make all writes so far durable."""
+
+
+class Links(Protocol):
+    """What needs no copy."""
+
+    def unlinked(self, step: CopyStep) -> list[tuple[int, int]]:
+        """Parts of a copy step, relative to its start, that still need copying."""
+
+
 class Executor:
     """Runs `plan` into `assembly`; `seeds` are the plan's, by number. `journal` None: nothing is recorded."""
 
     def __init__(
         self,
         plan: Plan,
-        assembly: Assembly,
-        seeds: Sequence[StreamReader],
+        assembly: Destination,
+        seeds: Sequence[Readable],
         origin: ObjectSource,
         *,
         journal: Advance | None,
@@ -51,7 +80,7 @@ class Executor:
         self._progress = progress
         self._bodies: OrderedDict[int, ObjectReader] = OrderedDict()
 
-    async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Linked | None = None) -> None:
+    async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Links | None = None) -> None:
         """Do the steps from `first_step` on. `body` is request 0, already open; `linked` says what needs no copy."""
         if body is not None:
             self._bodies[0] = body
@@ -83,7 +112,7 @@ class Executor:
             self._assembly.sync()
             self._journal(steps, fetched)
 
-    def _copy(self, step: CopyStep, linked: Linked | None) -> None:
+    def _copy(self, step: CopyStep, linked: Links | None) -> None:
         source = self._assembly.reader if step.seed == OWN else self._seeds[step.seed]
         ranges = [(0, step.length)] if linked is None else linked.unlinked(step)
         for begin, end in ranges:
@@ -123,9 +152,9 @@ class Linked:
         self._assembly = assembly
         self._files: set[int] = set()
 
-    def link(self, plan: Plan, seeds: Sequence[StreamReader]) -> None:
+    def link(self, steps: Iterable[Step], seeds: Sequence[StreamReader]) -> None:
         """Link each file that a copy step takes whole from one seed file of the same mode."""
-        for step in plan.steps:
+        for step in steps:
             if not isinstance(step, CopyStep) or step.seed == OWN:
                 continue
             starts = {offset: number for number, offset in enumerate(seeds[step.seed].manifest.file_offsets[:-1])}

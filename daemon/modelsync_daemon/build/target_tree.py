@@ -33,7 +33,7 @@ class Assembly:
     def prepare(self) -> None:
         """Make folders, links, and files of full size; what is there already stays. Durable: a journal that counts
         bytes of a file is worth nothing if a power cut takes the file's name. Raises LocalError."""
-        with _local(self.root):
+        with local_errors(self.root):
             for entry in self.manifest.entries:
                 path = self.root / entry.path
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class Assembly:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Put bytes into the stream at `offset`; durable after `sync`. Raises LocalError (disk full)."""
-        with _local(self.root):
+        with local_errors(self.root):
             done = 0
             for number, file, inside, count in self.reader.pieces(offset, len(data)):
                 descriptor = self._writable(number, file)
@@ -82,7 +82,7 @@ class Assembly:
 
     def sync(self) -> None:
         """Make all writes so far durable. Raises LocalError."""
-        with _local(self.root):
+        with local_errors(self.root):
             for number in sorted(self._dirty):
                 descriptor = os.open(self.root / self.manifest.files[number].path, os.O_RDWR | os.O_CLOEXEC)
                 try:
@@ -94,7 +94,7 @@ class Assembly:
     def finish(self, manifest: Manifest, destination: Path, manifest_path: Path) -> None:
         """Move the verified tree to `destination`, with its manifest beside; durable when this returns."""
         self.reader.close()
-        with _local(self.root):
+        with local_errors(self.root):
             self._settle()
             for folder in self._folders():
                 fsync_directory(folder)
@@ -112,7 +112,7 @@ class Assembly:
         Each file is replaced at once, so whoever opens one finds the old or the new; who has one open keeps it.
         """
         self.reader.close()
-        with _local(self.root):
+        with local_errors(self.root):
             self._settle()
             for entry in manifest.entries:
                 ours, theirs = self.root / entry.path, destination / entry.path
@@ -188,7 +188,7 @@ def _own_copy(path: Path, size: int) -> int:
 
 
 @contextmanager
-def _local(root: Path) -> Iterator[None]:
+def local_errors(root: Path) -> Iterator[None]:
     """Say plainly what this machine lacks."""
     try:
         yield

@@ -29,7 +29,7 @@ from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError
 
 _VERSION_DIR = re.compile(r"([1-9][0-9]{0,15})-([0-9a-f]{64})")
 _TRASH = ".trash-"
-_RESERVE_BYTES = 8 * 1024 * 1024
+RESERVE_BYTES = 8 * 1024 * 1024
 """Free space that an installation leaves for the database, logs and everybody else, bytes."""
 
 
@@ -92,6 +92,11 @@ class DataDir:
     def models(self) -> Path:
         """Folder of installed models."""
         return self.root / "models"
+
+    @property
+    def zlib_verdict(self) -> Path:
+        """What was found of this machine's zlib (zlib_verdict.py)."""
+        return self.root / "zlib"
 
     @property
     def socket(self) -> Path:
@@ -202,8 +207,8 @@ class DataDir:
     def check_space(self, needed: int) -> None:
         """Raise LocalError unless `needed` bytes fit and a small reserve stays free."""
         free = shutil.disk_usage(self.root).free
-        if free < needed + _RESERVE_BYTES:
-            raise LocalError(f"{self.root} has {free} bytes free but needs {needed + _RESERVE_BYTES}; free some space.")
+        if free < needed + RESERVE_BYTES:
+            raise LocalError(f"{self.root} has {free} bytes free but needs {needed + RESERVE_BYTES}; free some space.")
 
     def prune(self, name: str, keep: Iterable[Reference] = ()) -> list[Reference]:
         """Remove every version that neither a pointer nor `keep` names; returns what was removed.

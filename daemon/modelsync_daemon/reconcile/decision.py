@@ -34,7 +34,10 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a model. `opens` is seconds until fetching is allowed (window), `now` epoch seconds."""
+    """What is known of a model. `opens` is seconds until fetching is allowed (window), `now` epoch seconds.
+
+    `wrong_windows` says why the twin's windows can't be read, if none can.
+    """
 
     row: ModelRow
     wish: Wish
@@ -45,6 +48,7 @@ class Facts:
     origin: str | None = None
     held_by_policy: bool = False
     opens: float = 0.0
+    wrong_windows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ def _decide(facts: Facts, held: bool) -> Decision:
     if facts.opens > 0:
         again = facts.now + facts.opens
         settled = _settle(row, State.WAITING, "window", "fetching is outside its time window; it waits.")
+        if facts.wrong_windows:
+            text = f"the policy is wrong, so nothing is fetched: policy/windows: {facts.wrong_windows}"
+            settled = _settle(row, State.WAITING, "policy", text)
         return Decision(settled.step, settled.state, settled.code, settled.text, again)
     if same and row.state == State.WAITING and 0 < row.retry_at - facts.now < MAX_WAIT_SECONDS:
         return Decision(Step.NOTHING, again=row.retry_at)

@@ -16,7 +16,7 @@ from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.workers.messages import Job
-from modelsync_protocol.twin import Policy
+from modelsync_protocol.twin import NEVER, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Device:
     def seconds_to_open(self) -> float:
         """Seconds until fetching is allowed by the time windows; 0 if it is."""
         return budget.seconds_to_open(self.policy(), self.database.clock())
+
+    def wrong_windows(self) -> str:
+        """What is wrong with the twin's time windows, if none of them can be read; else empty."""
+        closed = NEVER in self.desired.now.policy.windows
+        return self.desired.now.problems.get("policy/windows", "") if closed else ""
 
     def seconds_to_close(self) -> float | None:
         """Seconds until the time window that is open closes; None if none does."""

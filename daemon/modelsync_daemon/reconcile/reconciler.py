@@ -176,6 +176,7 @@ class Reconciler:
             origin="pushed" if staged else self._device.origin(),
             held_by_policy=self._device.policy().hold,
             opens=0.0 if staged else self._device.seconds_to_open(),
+            wrong_windows=self._device.wrong_windows(),
         )
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:

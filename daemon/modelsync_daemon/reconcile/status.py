@@ -9,12 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 from modelsync_daemon.activate import inference_history
+from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_protocol.twin import Wish
+from modelsync_protocol.update import VIEWS
 
-FORMATS = (1,)
+FORMATS = (1, 2)
 """Versions of protocol/FORMAT.md that this daemon reads."""
 
 Progress = Mapping[str, tuple[int, int]]
@@ -42,7 +44,7 @@ def build(
         },
         "daemon": {
             "version": version("modelsync-daemon"),
-            "formats": list(FORMATS),
+            "formats": [n for n in FORMATS if n < VIEWS or zlib_verdict.read(data.zlib_verdict) is not False],
             "pid": os.getpid() if running else None,
             "connected": connected,
         },

@@ -18,7 +18,7 @@ from modelsync_daemon.reconcile.decision import fingerprint
 from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.timing.backoff import NETWORK, REFUSED, Backoff
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, OriginBusy
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
 from modelsync_daemon.workers.messages import EventCallback, Outcome, Preparer, WorkerDied
 from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
 from modelsync_protocol.twin import Wish
@@ -81,6 +81,10 @@ class Updates:
                 self.wait(name, error, progressed)
                 return
             await self._activation.install(name, held, wish.retry)
+            return
+        except NotClosed as error:
+            self._database.quarantine(name, error.digest, error.version, str(error), wish.retry)
+            self._database.transition(name, State.QUARANTINED, error_code="refused", error_text=str(error))
             return
         except ModelsyncError as error:
             self.wait(name, error, progressed)

@@ -89,6 +89,9 @@ class ObjectSource(Protocol):
     def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> ObjectReader:
         """A reader of bytes `offset` to `end` of an object."""
 
+    def newer_offers(self) -> bytes | None:
+        """Offers of updates in newer versions of their format (FORMAT.md §12.4); None: whoever knows was not asked."""
+
 
 class Rate:
     """A token bucket of one second's worth; `limit` in bytes a second, None: no limit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelsync_protocol.errors import ModelsyncError, UnreachableError
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 
 class AccessRefused(UnreachableError):
@@ -21,3 +21,12 @@ class BudgetExceeded(ModelsyncError):
     """The plan needs more bytes than the budget has left; nothing was fetched."""
 
     exit_code = 3
+
+
+class NotClosed(RefusedError):
+    """A version that leads out of itself: to fetch it again would change nothing, so it is to be quarantined."""
+
+    def __init__(self, text: str, version: int, digest: str) -> None:
+        super().__init__(text)
+        self.version = version
+        self.digest = digest

@@ -159,6 +159,10 @@ class Origin:
         self.complete()
         return size
 
+    def newer_offers(self) -> bytes | None:
+        """Only a parcel says."""
+        return None
+
     def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> Body:
         """A reader of bytes `offset` to `end` of an object (`whole`: of that size in all); see Body."""
         return Body(self, path, offset, end, whole, etag)

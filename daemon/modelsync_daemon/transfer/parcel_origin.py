@@ -7,11 +7,12 @@ name tells, is fetched from the origin instead; and so is what is asked for agai
 from __future__ import annotations
 
 import hashlib
+import re
 
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
 from modelsync_daemon.transfer.memory_body import MemoryBody
 from modelsync_daemon.trust.resolved import ObjectMissing
-from modelsync_protocol import caps, index, names, parcel
+from modelsync_protocol import caps, codecs, index, names, parcel
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.parcel import Parcel
 
@@ -24,6 +25,7 @@ class ParcelOrigin:
         self._model = model
         self._base = base
         self._parcel: Parcel | None = None
+        self._newer_offers: bytes | None = None
         self._asked = False
         self._given: set[str] = set()
 
@@ -31,12 +33,15 @@ class ParcelOrigin:
         """As of ObjectSource; a model's bundle comes in a parcel if the origin has one."""
         if path == names.bundle_object(self._model) and not self._asked:
             self._asked = True
-            try:
-                data = await self._origin.get(names.parcel_object(self._model, self._base), caps.MAX_BUNDLE_BYTES)
-                self._parcel = parcel.decode(data)
-                return self._parcel.bundle
-            except (ObjectMissing, FormatError):
-                pass  # of an older publisher, or for a base that it doesn't know any more
+            for version in range(codecs.NEWEST_VERSION, 0, -1):
+                try:
+                    wanted = names.parcel_object(self._model, self._base, version)
+                    self._parcel = parcel.decode(await self._origin.get(wanted, caps.MAX_BUNDLE_BYTES))
+                    if version > 1:
+                        self._newer_offers = self._parcel.newer_offers
+                    return self._parcel.bundle
+                except (ObjectMissing, FormatError):
+                    pass  # of an older publisher, or for a base that it doesn't know any more
         found = None if path in self._given else self._find(path)
         self._given.add(path)
         return await self._origin.get(path, limit) if found is None or len(found) > limit else found
@@ -53,10 +58,14 @@ class ParcelOrigin:
             return MemoryBody(found[:end], offset)
         return self._origin.open(path, offset, end, whole=whole, etag=etag)
 
+    def newer_offers(self) -> bytes | None:
+        """As of ObjectSource."""
+        return self._newer_offers
+
     def _find(self, path: str) -> bytes | None:
         folder, _, name = path.partition("/")
         found = None if self._parcel is None else self._parcel.get(path)
-        if found is None or (folder == "updates" and not name.endswith(f"/{self._base}.v1")):
+        if found is None or (folder == "updates" and not re.search(rf"/{self._base}\.v[12]$", name)):
             return None
         if folder == "packs" and hashlib.sha256(found).hexdigest() != name:
             return None

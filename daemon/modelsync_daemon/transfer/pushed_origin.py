@@ -12,7 +12,7 @@ from typing import Any
 
 from modelsync_daemon.transfer.memory_body import MemoryBody
 from modelsync_daemon.trust.resolved import ObjectMissing
-from modelsync_protocol import caps, names
+from modelsync_protocol import caps, names, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 
 
@@ -75,8 +75,13 @@ class PushedOrigin:
             raise ObjectMissing(f"{path} was not pushed and must be fetched.")
         return MemoryBody(self._pushed.update[:end], offset)
 
+    def newer_offers(self) -> bytes | None:
+        """None come with a push."""
+        return b""
+
     def _is_update(self, path: str) -> bool:
-        return path.startswith("updates/") and path.endswith(f"/{self._pushed.base}.v1")
+        version = self._pushed.update[len(update.MAGIC) - 1 : len(update.MAGIC)]
+        return path.startswith("updates/") and path.endswith(f"/{self._pushed.base}.v{int.from_bytes(version)}")
 
 
 def _decoded(payload: Mapping[str, Any], key: str) -> bytes:

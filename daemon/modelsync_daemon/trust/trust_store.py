@@ -58,6 +58,11 @@ class TrustStore:
         """Whether there is a root of trust."""
         return self._seed_file.exists()
 
+    @property
+    def time_floor(self) -> int:
+        """No earlier than this can it be, by what was signed (Unix seconds). LocalError if it can't be read."""
+        return self._read_clock().floor
+
     def seed(self, root_json: bytes) -> None:
         """Start from this root; later calls only check that `root_json` is of the kept line. May be repeated.
 

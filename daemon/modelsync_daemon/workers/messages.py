@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, OriginBusy
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
 from modelsync_protocol import errors
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
@@ -83,6 +83,7 @@ class Preparer(Protocol):
 
 _KINDS: dict[str, type[ModelsyncError]] = {
     "usage": errors.UsageError,
+    "open": NotClosed,
     "refused": errors.RefusedError,
     "access": AccessRefused,
     "busy": OriginBusy,
@@ -101,8 +102,13 @@ def kind_of(error: BaseException) -> str:
     return "defect"
 
 
-def error_of(kind: str, text: str, after: float = 0.0) -> ModelsyncError:
-    """The reverse of `kind_of`; `after` is OriginBusy's."""
+_NOTHING: Mapping[str, Any] = {}
+
+
+def error_of(kind: str, text: str, about: Mapping[str, Any] = _NOTHING) -> ModelsyncError:
+    """The reverse of `kind_of`; `about` holds `after` of OriginBusy, `version` and `digest` of NotClosed."""
     if kind == "busy":
-        return OriginBusy(text, after)
+        return OriginBusy(text, about.get("after", 0.0))
+    if kind == "open":
+        return NotClosed(text, about["version"], about["digest"])
     return _KINDS.get(kind, WorkerDied)(text)

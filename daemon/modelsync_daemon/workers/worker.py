@@ -47,7 +47,8 @@ def main() -> None:
 
         known = isinstance(error, ModelsyncError)
         text = str(error) if known else f"the worker failed: {type(error).__name__}: {error}."
-        _emit({"event": "error", "kind": kind_of(error), "text": text, "after": getattr(error, "after", 0.0)})
+        about = {key: getattr(error, key) for key in ("after", "version", "digest") if hasattr(error, key)}
+        _emit({"event": "error", "kind": kind_of(error), "text": text, **about})
     else:
         _emit({"event": "result", "outcome": outcome})
 

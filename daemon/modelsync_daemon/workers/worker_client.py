@@ -91,7 +91,7 @@ class ChildPreparer:
                 if kind == "result":
                     return Outcome.parse(event["outcome"])
                 if kind == "error":
-                    raise error_of(event["kind"], event["text"], event.get("after", 0.0))
+                    raise error_of(event["kind"], event["text"], event)
                 on_event(event)
             except (ValueError, KeyError, TypeError) as error:
                 raise WorkerDied(f"the worker said something unknown ({error}); reinstall modelsync.") from error

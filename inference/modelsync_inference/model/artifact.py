@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.model.closed import check_closed
 from modelsync_inference.model.pointer import VersionRef
 from modelsync_inference.runtimes.model_kinds import PICKLE_SUFFIXES, SCRIPT_NAME, kind_of
 from modelsync_protocol import canonical, caps, names
@@ -31,6 +32,7 @@ def open_artifact(folder: Path, ref: VersionRef) -> Artifact:
         paths, requires, probe = _read_manifest(folder / f"{ref.path}.manifest", ref.digest)
         model = _regular_file(folder / ref.path, _model_path(paths, requires))
         _refuse_disguised_pickle(model)
+        check_closed(folder / ref.path, model)
         return Artifact(model, folder / ref.path, None if probe is None else _regular_file(folder / ref.path, probe))
     except FormatError as error:
         raise ModelRefusedError(str(error)) from error

@@ -1,6 +1,6 @@
 """The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings.
 
-Reserved ids: 6 low rank, 7 tree columns.
+Reserved id: 6 low rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ ZSTD_PATCH = 2
 SUBTRACT = 3
 RANS_DELTA = 4
 RANS_NEW = 5
+TREE_COLUMNS = 7
 TRANSPOSE = 8
+
+FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2}
+"""Encodings that not every reader knows: the first version of the update's format in which each may occur."""
+
+NEWEST_VERSION = 2
+"""The newest version of the update's format (FORMAT.md §8) that is written and read here."""
 
 WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
@@ -28,6 +35,7 @@ _MODULES = {
     SUBTRACT: ("subtract", "Subtract"),
     RANS_DELTA: ("rans_delta", "RansDelta"),
     RANS_NEW: ("rans_new", "RansNew"),
+    TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
 }
 
@@ -41,7 +49,7 @@ class _Encodings(Mapping[int, Encoding]):
     def __getitem__(self, number: int) -> Encoding:
         if number not in self._loaded:
             module, name = _MODULES[number]
-            made: Encoding = getattr(import_module(f"{__name__}.{module}"), name)()
+            made: Encoding = getattr(import_module(module if "." in module else f"{__name__}.{module}"), name)()
             self._loaded[number] = made
         return self._loaded[number]
 
@@ -57,6 +65,11 @@ class _Encodings(Mapping[int, Encoding]):
 
 ENCODINGS: Mapping[int, Encoding] = _Encodings()
 """Encodings that have a payload."""
+
+
+def first_version(encoding: int) -> int:
+    """The first version of the update's format in which that encoding may occur."""
+    return FIRST_VERSIONS.get(encoding, 1)
 
 
 def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 
 from modelsync_protocol import caps
-from modelsync_protocol.containers import numpy_files, onnx, pickles, safetensors, tflite, torch_files
+from modelsync_protocol.containers import (
+    hdf5,
+    numpy_files,
+    onnx,
+    pickles,
+    raw_arrays,
+    safetensors,
+    tflite,
+    torch_files,
+    zip_entries,
+)
 from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
@@ -26,7 +38,14 @@ _READERS: dict[str, _Reader] = {
     ".pkl": pickles.tensors,
     ".pickle": pickles.tensors,
     ".joblib": pickles.tensors,
+    ".h5": hdf5.tensors,
+    ".hdf5": hdf5.tensors,
 }
+
+_ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
+
+_ARCHIVES = frozenset({".keras", ".zip"})
+"""Zip files of model files, whose stored entries are read by their own suffixes."""
 
 _CUT_BY_CONTENT = frozenset({".pkl", ".pickle", ".joblib"})
 """Here arrays come and go between refits: chunks follow the content, not the arrays."""
@@ -39,12 +58,8 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
     is opaque: the answer is empty.
     Overlapping or shared ranges are given once.
     """
-    suffix = _suffix(path)
-    reader = _READERS.get(suffix)
-    if reader is None:
-        return []
     try:
-        found = list(islice(reader(data), caps.MAX_TENSORS + 1))
+        found = list(islice(_read(path, data), caps.MAX_TENSORS + 1))
     except FormatError:
         return []
     if len(found) > caps.MAX_TENSORS:
@@ -59,11 +74,43 @@ def tensors(path: str, data: memoryview) -> list[TensorRange]:
     return result
 
 
-def tensor_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """The (offset, length) in bytes of the tensors that chunks are cut by: all `tensors`, but those of pickles."""
-    if _suffix(path) in _CUT_BY_CONTENT:
+def _read(path: str, data: memoryview) -> Iterable[TensorRange]:
+    suffix = _suffix(path)
+    if suffix in _ARCHIVES:
+        return _inside(data)
+    reader = _READERS.get(suffix)
+    return raw_arrays.array(path, data) if reader is None else reader(data)
+
+
+def _inside(data: memoryview) -> Iterator[TensorRange]:
+    """Tensors of the model files that lie stored in a zip file."""
+    for entry in zip_entries.entries(data):
+        if _suffix(entry.name) not in _ARCHIVES:
+            for tensor in tensors(entry.name, data[entry.offset : entry.offset + entry.length]):
+                name = f"{entry.name}:{tensor.name}"
+                yield replace(tensor, name=name, offset=entry.offset + tensor.offset)
+
+
+def cut_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
+    """The (offset, length) in bytes of what chunks are cut by, ascending and disjoint: all `tensors` but those of
+    pickles, and what is compressed: one changed weight changes all that follows it there."""
+    head = bytes(data[:3])
+    by_content = _suffix(path) in _CUT_BY_CONTENT
+    zlibbed = head[:1] == _DEFLATE_WINDOW and int.from_bytes(head[:2]) % 31 == 0
+    if head == _GZIP or (by_content and zlibbed):
+        return [(0, len(data))]
+    if by_content:
         return []
-    return [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
+    found = [(tensor.offset, tensor.length) for tensor in tensors(path, data)]
+    if head == _ZIP:
+        with suppress(FormatError):
+            entries = islice(zip_entries.all_entries(data), caps.MAX_TENSORS)
+            found += [(entry.offset, entry.length) for entry in entries if entry.method == zip_entries.DEFLATED]
+    result: list[tuple[int, int]] = []
+    for offset, length in sorted(found):
+        if not result or offset >= sum(result[-1]):
+            result.append((offset, length))
+    return result
 
 
 def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
@@ -75,6 +122,14 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     except FormatError:
         return []
     return found if len(found) <= caps.MAX_TENSORS else []
+
+
+def beside(path: str, data: memoryview) -> list[ExternalTensor]:
+    """Tensors that fill whole files beside this one: those of an unpacked PyTorch archive by its `data.pkl`."""
+    if path.rpartition("/")[2] != "data.pkl":
+        return []
+    found = islice(torch_files.described(data), caps.MAX_TENSORS)
+    return [ExternalTensor(tensor.name, name, 0, None, tensor.dtype, tensor.shape) for name, tensor in found]
 
 
 def _suffix(path: str) -> str:

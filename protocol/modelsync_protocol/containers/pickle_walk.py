@@ -64,13 +64,14 @@ _MARK = _Mark()
 class Walk:
     """One walk over `data`. `on_state(made, position)` sees each finished object; it answers where to go on reading.
 
-    `on_item(key, value)` sees each pair that a dict gets.
+    `on_item(key, value)` sees each pair that a dict gets. `on_name` sees each import; None if it isn't known what of.
     """
 
     data: memoryview
     on_state: Callable[[Made, int], int] = lambda made, position: position
     on_item: Callable[[Any, Any], None] = lambda key, value: None
     on_call: Callable[[Made], None] = lambda made: None
+    on_name: Callable[[Name | None], None] = lambda name: None
     _stack: list[Any] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
     _position: int = 0
@@ -166,7 +167,7 @@ class Walk:
                 push(self._text(run).rstrip("\n") if chr(code) == "V" else self._text(run))
             case "S":
                 push(self._text(run).strip().strip("'\""))
-            case "F" | "G" | "N" | "\x88" | "\x89" | "\x8b" | "\x82" | "\x83" | "\x84" | "\x97" | "]" | "\x8f":
+            case "F" | "G" | "N" | "\x88" | "\x89" | "\x8b" | "\x97" | "]" | "\x8f":
                 push(None)
             case "}":
                 push({})
@@ -206,10 +207,13 @@ class Walk:
             case "c" | "i":
                 module, _, name = self._text(run).rstrip("\n").partition("\n")
                 found = Name(module, name)
+                self.on_name(found)
                 push(found if code == 0x63 else Made(found, tuple(self._to_mark())))
             case "\x93":
                 name, module = self._pop(), self._pop()
-                push(Name(module, name) if isinstance(module, str) and isinstance(name, str) else None)
+                known = Name(module, name) if isinstance(module, str) and isinstance(name, str) else None
+                self.on_name(known)
+                push(known)
             case "P":
                 push(Made("persistent", (self._text(run).strip(),)))
             case "Q":
@@ -230,6 +234,9 @@ class Walk:
                 if isinstance(made, Made):
                     made.state = state
                     self._position = self.on_state(made, self._position)
+            case "\x82" | "\x83" | "\x84":  # from the reader's registry of extensions
+                self.on_name(None)
+                push(None)
             case _:
                 pass
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelsync_protocol.containers.pickle_walk import Made, Name, Walk
 from modelsync_protocol.containers.ranges import TensorRange
-from modelsync_protocol.containers.zip_entries import Entry, entries
+from modelsync_protocol.containers.zip_entries import entries
 from modelsync_protocol.errors import FormatError
 
 _STORAGES = {
@@ -44,20 +44,30 @@ class _Storage:
 def tensors(data: memoryview) -> Iterator[TensorRange]:
     """Yield every storage; raise FormatError if `data` is no zip file."""
     found = list(entries(data))
-    described: dict[str, _Storage] = {}
+    known: dict[str, _Storage] = {}
     for entry in found:
         folder, _, name = entry.name.rpartition("/")
         if name in ("data.pkl", "constants.pkl"):
             inner = folder + ("/data/" if name == "data.pkl" else "/constants/")
-            described |= {inner + key: storage for key, storage in _storages(data, entry).items()}
+            content = data[entry.offset : entry.offset + entry.length]
+            known |= {inner + key: storage for key, storage in _storages(content).items()}
     for entry in found:
-        storage = described.get(entry.name)
+        storage = known.get(entry.name)
         if storage is not None:
             name = storage.name or entry.name.partition("/")[2]
             yield TensorRange(name, entry.offset, entry.length, storage.dtype, storage.shape)
 
 
-def _storages(data: memoryview, entry: Entry) -> dict[str, _Storage]:
+def described(pickle: memoryview) -> Iterator[tuple[str, TensorRange]]:
+    """Yield what the `data.pkl` of an archive that is unpacked says: the path beside it, and the tensor that fills it.
+
+    The length is unknown here, and given as 0.
+    """
+    for key, storage in _storages(pickle).items():
+        yield f"data/{key}", TensorRange(storage.name or f"data/{key}", 0, 0, storage.dtype, storage.shape)
+
+
+def _storages(pickle: memoryview) -> dict[str, _Storage]:
     """Key → what the pickle says of that storage; what was seen before a malformed part counts."""
     storages: dict[str, _Storage] = {}
     tensors: dict[int, str] = {}
@@ -86,7 +96,7 @@ def _storages(data: memoryview, entry: Entry) -> dict[str, _Storage]:
             storage = storages[tensors[id(value)]]
             storage.name = storage.name or key
 
-    walk = Walk(data[entry.offset : entry.offset + entry.length], on_item=on_item, on_call=on_call)
+    walk = Walk(pickle, on_item=on_item, on_call=on_call)
     try:
         walk.run()
     except FormatError:

@@ -1,4 +1,4 @@
-"""Stored (not compressed) entries of a zip file: names and byte ranges, from the central directory. No I/O here.
+"""Entries of a zip file: names and byte ranges, from the central directory. No I/O here.
 
 https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 """
@@ -16,19 +16,31 @@ _CENTRAL, _LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 _MAX_COMMENT_BYTES = 65_535
 _MAX_ENTRIES = 100_000
 _FULL32 = 0xFFFFFFFF
+_ENCRYPTED = 1
+
+
+STORED, DEFLATED = 0, 8
+"""Methods of compression that are known here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored entry's name and bytes."""
+    """An entry's name and bytes as they lie in the file; `size` is what they are unpacked."""
 
     name: str
     offset: int
     length: int
+    method: int = STORED
+    size: int = 0
 
 
 def entries(data: memoryview) -> Iterator[Entry]:
-    """Yield the stored entries; raise FormatError if `data` is no zip file, or lists bytes twice.
+    """Yield the stored entries; raise FormatError if `data` is no zip file, or lists bytes twice."""
+    return (entry for entry in all_entries(data) if entry.method == STORED and entry.length == entry.size)
+
+
+def all_entries(data: memoryview) -> Iterator[Entry]:
+    """Yield the entries of any method, encrypted ones left out; raise FormatError as `entries` does.
 
     All entries together are no longer than `data`, so that whoever reads each of them takes no more than linear time.
     """
@@ -43,21 +55,21 @@ def entries(data: memoryview) -> Iterator[Entry]:
     position = start
     for _ in range(min(count, _MAX_ENTRIES)):
         _expect(data, position, _CENTRAL, 46)
-        method, *_ = struct.unpack_from("<H", data, position + 10)
+        flags, method = struct.unpack_from("<HH", data, position + 8)
         packed, size, name_size, extra_size, comment_size = struct.unpack_from("<IIHHH", data, position + 20)
         (local,) = struct.unpack_from("<I", data, position + 42)
         name = bytes(data[position + 46 : position + 46 + name_size]).decode(errors="replace")
         extra = bytes(data[position + 46 + name_size : position + 46 + name_size + extra_size])
         size, packed, local = _far_sizes(extra, size, packed, local)
         position += 46 + name_size + extra_size + comment_size
-        if method == 0 and size == packed:
+        if not flags & _ENCRYPTED:
             _expect(data, local, _LOCAL, 30)
             lead = sum(struct.unpack_from("<HH", data, local + 26))
-            room -= size
+            room -= packed
             if room < 0:
                 raise FormatError("the zip file's entries overlap.")
-            if local + 30 + lead + size <= len(data):
-                yield Entry(name, local + 30 + lead, size)
+            if local + 30 + lead + packed <= len(data):
+                yield Entry(name, local + 30 + lead, packed, method, size)
 
 
 def _far_directory(data: memoryview, tail: bytes, place: int) -> tuple[int, int]:

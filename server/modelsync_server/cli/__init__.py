@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -11,6 +12,8 @@ from modelsync_server.cli import (
     device_commands,
     hub_commands,
     keys_commands,
+    publish_command,
+    rollout_commands,
     serve_command,
     store_commands,
     trigger_commands,
@@ -18,13 +21,37 @@ from modelsync_server.cli import (
 
 app = typer.Typer(
     name="modelsync",
-    help="Publish machine-learning models to fleets of small devices, for the fewest bytes.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (store_commands, keys_commands, serve_command, hub_commands, device_commands, trigger_commands):
+for commands in (
+    publish_command,
+    store_commands,
+    keys_commands,
+    serve_command,
+    hub_commands,
+    device_commands,
+    rollout_commands,
+    trigger_commands,
+):
     commands.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"modelsync {version('modelsync-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Publish machine-learning models to fleets of small devices, for the fewest bytes."""
 
 
 def main() -> None:

@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub
-
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+from modelsync_server.cli.options import JsonOption, NameArgument, StoreArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def push(
     store: StoreArgument,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    name: NameArgument,
     device: Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.")],
     version: Annotated[int | None, typer.Option(help="Default: the newest.")] = None,
     module: ModuleOption = None,

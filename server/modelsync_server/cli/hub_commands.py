@@ -6,28 +6,34 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
+from modelsync_protocol.twin import check_model_names
+from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
     DEVICE_PORT,
+    EVALUATION_SECONDS,
     SERVICE_PORT,
     Hub,
     HubAddress,
     add_device,
+    connection_text,
     stored_service,
 )
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.state import State
+from modelsync_server.hub.traffic import Traffic, parse_rates
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
 from modelsync_server.iothub.identity import Identity
@@ -35,6 +41,7 @@ from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
 STATE_VARIABLE = "MODELSYNC_HUB_STATE"
+_HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _FOLLOW_SECONDS = 0.2
 
 hub_app = typer.Typer(help="A local IoT hub for the demo, tests and sites without Azure.", no_args_is_help=False)
@@ -48,7 +55,11 @@ StateOption = Annotated[Path | None, typer.Option("--state", help="The hub's sta
 ModuleOption = Annotated[str | None, typer.Option("--module", help="A module of the device.")]
 ServiceOption = Annotated[
     str | None,
-    typer.Option("--service", help="Service connection string of the hub.", envvar=SERVICE_VARIABLE),
+    typer.Option(
+        "--service",
+        help="Service connection string of the hub, or its host name to sign in with Entra ID.",
+        envvar=SERVICE_VARIABLE,
+    ),
 ]
 
 
@@ -73,6 +84,14 @@ def hub(
         list[str] | None,
         typer.Option(help="DEVICE/MODULE=SOCKET: IoT Edge workload API; its variables go to SOCKET.env; repeatable."),
     ] = None,
+    tier: Annotated[str, typer.Option(help="Refuse requests beyond this tier's rates: S1, S2 or S3.")] = "none",
+    rate: Annotated[
+        list[str] | None, typer.Option(help="KIND=COUNT/SECONDS, such as queries=20/60, in place of the tier's.")
+    ] = None,
+    request_log: Annotated[Path | None, typer.Option(help="Append each service request as a JSON line.")] = None,
+    evaluate_every: Annotated[
+        float, typer.Option(min=1, help="Seconds between two looks at all twins for configurations.")
+    ] = EVALUATION_SECONDS,
     as_json: Annotated[bool, typer.Option("--json", help="Nothing but the JSON line.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log connections on stderr.")] = False,
 ) -> None:
@@ -87,21 +106,29 @@ def hub(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     edges = [_parse_workload(text) for text in workload or []]
-    asyncio.run(_run_hub(_directory(state), HubAddress(host, device_port, service_port), edges, as_json))
+    address = HubAddress(host, device_port, service_port)
+    rates = parse_rates(tier, rate or [])
+    with ExitStack() as stack:
+        sink = None
+        if request_log is not None:
+            opened = stack.enter_context(request_log.open("a", encoding="utf-8", buffering=1))
+            sink = lambda line: print(line, file=opened)  # noqa: E731 - a file's method does not end the line
+        hub = Hub(_directory(state), address, traffic=Traffic(rates, sink=sink), evaluation_seconds=evaluate_every)
+        asyncio.run(_run_hub(hub, edges, as_json))
 
 
-async def _run_hub(directory: Path, address: HubAddress, edges: list[tuple[Identity, Path]], as_json: bool) -> None:
+async def _run_hub(hub: Hub, edges: list[tuple[Identity, Path]], as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        started = await stack.enter_async_context(Hub(directory, address))
+        started = await stack.enter_async_context(hub)
         for identity, socket in edges:
-            api = Workload(started.state, identity, address.host, WorkloadAddress(socket))
+            api = Workload(started.state, identity, hub.address.host, WorkloadAddress(socket))
             await stack.enter_async_context(api)
             _write_environment(socket, api.environment)
-        line = {"host": address.host, "ca": str(started.ca_path.absolute()), "service": str(started.service)}
+        line = {"host": hub.address.host, "ca": str(started.ca_path.absolute()), "service": str(started.service)}
         typer.echo(json.dumps(line))
         if not as_json and sys.stderr.isatty():
             typer.echo("The hub is ready; `modelsync hub device add ID` registers a device. Ctrl-C ends it.", err=True)
@@ -111,8 +138,10 @@ async def _run_hub(directory: Path, address: HubAddress, edges: list[tuple[Ident
 @device_app.command("add")
 def device_add(
     context: typer.Context,
-    device: Annotated[str, typer.Argument(metavar="ID", help="Device id.")],
+    device: Annotated[str | None, typer.Argument(metavar="[ID]", help="Device id.")] = None,
     module: ModuleOption = None,
+    count: Annotated[int | None, typer.Option(help="Add so many devices at once, PREFIX0001 and so on.")] = None,
+    prefix: Annotated[str, typer.Option(help="What the ids of --count begin with.")] = "device-",
     state: StateOption = None,
     host: Annotated[str | None, typer.Option(help="The hub's address, if it never ran.")] = None,
     x509: Annotated[
@@ -120,9 +149,17 @@ def device_add(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help='{"device","module","connection_string"}.')] = False,
 ) -> None:
-    """Register a device or module and print its connection string; repeating it changes nothing."""
+    """Register a device or module and print its connection string; repeating it changes nothing.
+
+    With --count as many lines, in the order of the ids.
+    """
     from modelsync_server.hub import certificates
 
+    if (device is None) == (count is None) or (count is not None and x509 is not None):
+        raise UsageError("give one device id, or --count N (and --prefix P); --x509 goes with an id.")
+    if device is None:
+        _add_many(_directory(state or _inherited(context)), numbered(prefix, count or 0), module, host, as_json)
+        return
     identity = Identity(device, module)
     with State(_directory(state or _inherited(context))) as opened:
         text = add_device(opened, identity, host)
@@ -131,6 +168,17 @@ def device_add(
             text = ";".join(part for part in text.split(";") if not part.startswith("SharedAccessKey=")) + ";x509=true"
     line = {"device": device, "module": module, "connection_string": text}
     typer.echo(json.dumps(line) if as_json else text)
+
+
+def _add_many(directory: Path, devices: list[str], module: str | None, host: str | None, as_json: bool) -> None:
+    with State(directory) as opened:
+        add_many(opened, [Identity(device) for device in devices])
+        if module is not None:
+            add_many(opened, [Identity(device, module) for device in devices])
+        for device in devices:
+            text = connection_text(opened, Identity(device, module), host)
+            line = {"device": device, "module": module, "connection_string": text}
+            typer.echo(json.dumps(line) if as_json else text)
 
 
 @device_app.command("list")
@@ -194,6 +242,7 @@ def twin_set(
     value = _json_argument(patch)
     if not isinstance(value, dict):
         raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
+    check_model_names(value)
     _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
 
 
@@ -219,18 +268,32 @@ def twin_invoke(
 
 def ask_hub(service: str | None, state: Path | None, ask: Callable[[ServiceClient], Awaitable[_T]]) -> _T:
     """Connect to the hub that the options name, and return what `ask` does there."""
-    connection = _connection(service, state)
 
     async def run() -> _T:
-        async with ServiceClient(connection) as client:
+        async with open_hub(service, state) as client:
             return await ask(client)
 
     return asyncio.run(run())
 
 
+@asynccontextmanager
+async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[ServiceClient]:
+    """A client of the hub that the options name: a connection string, a host name (Entra ID), or a local state."""
+    connection = _connection(service, state)
+    async with AsyncExitStack() as stack:
+        bearer = None
+        if not connection.key:
+            from modelsync_server.iothub.entra import EntraSignIn
+
+            bearer = await stack.enter_async_context(EntraSignIn())
+        yield await stack.enter_async_context(ServiceClient(connection, bearer=bearer))
+
+
 def _connection(service: str | None, state: Path | None) -> ServiceConnection:
     if service is not None:
-        return parse_service(service)
+        return (
+            ServiceConnection(service.strip(), "", "") if _HOST.fullmatch(service.strip()) else parse_service(service)
+        )
     directory = _directory(state)
     if not (directory / "hub.db").exists():
         raise UsageError(

@@ -1,107 +1,183 @@
-"""`modelsync publish|list|price|verify`: the commands that write and read artifacts. No logic beyond presentation."""
+"""`modelsync inspect|list|show|diff|price|verify|doctor`: the commands that read. No logic beyond presentation."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
-KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+from modelsync_server.cli import documents, tables
+from modelsync_server.cli.inspect_command import inspect
+from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+
+if TYPE_CHECKING:
+    from modelsync_server import Difference, TensorChange, Version, VersionDetails
+
+_MOST_TENSORS = 40
+"""Tensors that `diff` shows to a person without --all."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
-    for command in (publish, list_, price, verify):
+    for command in (inspect, list_, show, diff, price, verify, doctor):
         app.command(command.__name__.rstrip("_"))(command)
 
 
-def publish(
+def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
+    """Show the models and versions of a store: dates, sizes, and what updates to them cost."""
+    models = open_store(store).models()
+    if as_json:
+        print_json(documents.models(models))
+        return
+    rows: list[tuple[str, ...]] = []
+    for model in models:
+        lines = [_row(model.name, version) for version in model.versions]
+        lines += [(model.name, str(version), "withdrawn", "", "", "", "", "") for version in model.withdrawn]
+        rows += sorted(lines, key=lambda row: int(row[1]))
+    if not rows:
+        typer.echo("the store has no models yet: `modelsync publish` adds one.")
+        return
+    columns = ("model", "version", "published", "bytes", "install", "update", "digest", "metadata")
+    tables.show(columns, rows, right=("version", "bytes", "install", "update"))
+
+
+def _row(name: str, version: Version) -> tuple[str, ...]:
+    """`update` is the cost from the version before it, the one that most devices have."""
+    update = next((each for each in version.updates if each.base < version.version), None)
+    return (
+        name,
+        str(version.version),
+        tables.day(version.published),
+        tables.size(version.size),
+        tables.size(version.install_bytes),
+        f"{update.bytes:,}" if update else "-",
+        version.digest[:12],
+        _short(version.metadata),
+    )
+
+
+def show(
     store: StoreArgument,
     name: NameArgument,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model file or a directory.")],
-    version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,
-    probe: Annotated[Path | None, typer.Option(help="Recorded inputs and outputs that a device checks.")] = None,
-    bases: Annotated[str, typer.Option(help="More versions to make updates from: 3,4,…")] = "",
-    keys: KeysOption = None,
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="Default: the newest.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Don't decode the files for their digests.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a model file or directory as a new version."""
-    from modelsync_server.cli.progress import Bar
-    from modelsync_server.publish.publisher import publish as run
-    from modelsync_server.store import open_store
-
-    with Bar() as bar:
-        result = asyncio.run(
-            run(
-                open_store(store),
-                keys,
-                name,
-                path,
-                version=version,
-                probe=probe,
-                bases=_versions(bases),
-                progress=bar.update,
-            )
-        )
-    document = {
-        "name": result.name,
-        "version": result.version,
-        "manifest": result.manifest,
-        "size": result.size,
-        "files": result.files,
-        "chunks": result.chunks,
-        "install_bytes": result.install_bytes,
-        "updates": [{"from": u.base, "bytes": u.bytes, "requests": u.requests} for u in result.updates],
-        "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
-    }
+    """Show one version: files and digests, who signed it and until when, metadata, what each update costs."""
+    found = open_store(store).show(name, version, digests=not quick)
     if as_json:
-        _print(document)
-        return
-    if not result.fresh:
-        typer.echo(f"{name} version {result.version} has these very bytes already; nothing to publish.")
+        print_json(documents.details(found))
     else:
-        typer.echo(f"{name} version {result.version}: {result.size:,} bytes in {result.chunks} chunks.")
-    typer.echo(f"  first install {result.install_bytes:>12,} bytes")
-    for item in result.updates:
-        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes")
-    for note in result.advice:
-        typer.echo(f"  hint: {note.text}")
+        _tell_version(found)
 
 
-def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
-    """Show the models and versions of a store."""
-    from modelsync_server.store import open_store
-    from modelsync_server.trust import read_catalogue
+def _tell_version(found: VersionDetails) -> None:
+    version = found.version
+    signed = "" if version.published_signed else " (the store's own time)"
+    typer.echo(f"{found.name} version {version.version}{', the newest' if found.newest else ''}")
+    typer.echo(f"  digest     {version.digest}")
+    typer.echo(f"  published  {tables.day(version.published)} UTC{signed}")
+    typer.echo(f"  size       {tables.size(version.size)} bytes in {version.files} file(s), {found.chunks} chunks")
+    if found.problem:
+        typer.echo(f"  problem    {found.problem}")
+    if version.metadata:
+        typer.echo("\nmetadata")
+        for key, value in version.metadata.items():
+            typer.echo(f"  {tables.printable(key)}: {_text(value)}")
+    typer.echo("")
+    tables.show(
+        ("file", "bytes", "sha256"),
+        [(e.path, f"-> {e.link}" if e.link else tables.size(e.size), e.sha256 or "") for e in found.entries],
+        right=("bytes",),
+    )
+    typer.echo("")
+    costs = [("nothing", tables.size(version.install_bytes), "")]
+    costs += [(f"version {u.base}", tables.size(u.bytes), str(u.requests)) for u in version.updates]
+    tables.show(("a device that has", "fetches bytes", "requests"), costs, right=("fetches bytes", "requests"))
+    typer.echo("")
+    tables.show(
+        ("role", "believed until", "signed by"),
+        [(s.role, tables.day(s.expires), ", ".join(keyid[:16] for keyid in s.keyids)) for s in found.signatures],
+    )
 
-    catalogue = asyncio.run(read_catalogue(open_store(store)))
-    document = {
-        "models": [
-            {
-                "name": name,
-                "versions": [
-                    {"version": version, "manifest": digest} for version, digest in sorted(model.versions.items())
-                ],
-                "withdrawn": sorted(model.withdrawn),
-            }
-            for name, model in sorted(catalogue.models.items())
-        ]
-    }
+
+def diff(
+    store: StoreArgument,
+    name: NameArgument,
+    old: Annotated[int, typer.Argument(metavar="A", help="The older version.")],
+    new: Annotated[int, typer.Argument(metavar="B", help="The newer version.")],
+    every: Annotated[bool, typer.Option("--all", help=f"All tensors, not the {_MOST_TENSORS} dearest.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what changed between two versions, tensor by tensor, how it is encoded and what it costs."""
+    found = open_store(store).diff(name, old, new)
     if as_json:
-        _print(document)
+        print_json(documents.difference(found))
+    else:
+        _tell_difference(found, every)
+
+
+def _tell_difference(found: Difference, every: bool) -> None:
+    typer.echo(
+        f"{found.name} {found.old} -> {found.new}: {found.kind}, {found.bytes:,} bytes in {found.requests} request(s)"
+    )
+    if found.kind == "chunks" or found.kind == "pack":
+        typer.echo(f"  no update object is made from version {found.old}: publish with --bases {found.old} for one.")
+    if found.header_bytes is not None:
+        typer.echo(f"  of these the header has {found.header_bytes:,} bytes")
+    typer.echo("")
+    if found.files:
+        tables.show(
+            ("file", "change", "old bytes", "new bytes", "update", "encodings"),
+            [
+                (
+                    f.path,
+                    f.change.value,
+                    _or_dash(f.old_size),
+                    _or_dash(f.new_size),
+                    _or_dash(f.update_bytes),
+                    ", ".join(f.encodings),
+                )
+                for f in found.files
+            ],
+            right=("old bytes", "new bytes", "update"),
+        )
+    typer.echo(f"{found.same_files} file(s) and {found.same_tensors} tensor(s) are the same.")
+    if not found.tensors:
         return
-    for name, model in sorted(catalogue.models.items()):
-        typer.echo(name)
-        for version, digest in sorted(model.versions.items()):
-            typer.echo(f"  {version:>6}  {digest[:16]}")
-        for version in sorted(model.withdrawn):
-            typer.echo(f"  {version:>6}  withdrawn")
+    dearest = sorted(found.tensors, key=lambda tensor: tensor.update_bytes or 0, reverse=True)
+    shown = dearest if every else dearest[:_MOST_TENSORS]
+    typer.echo("")
+    tables.show(
+        ("tensor", "change", "type", "shape", "changed", "rel. RMS", "max", "update", "encodings"),
+        [_tensor_row(tensor) for tensor in shown],
+        right=("changed", "rel. RMS", "max", "update"),
+    )
+    if len(shown) < len(found.tensors):
+        typer.echo(f"{len(found.tensors) - len(shown)} more tensor(s) changed; --all shows them.")
+
+
+def _tensor_row(tensor: TensorChange) -> tuple[str, ...]:
+    shape = "x".join(map(str, tensor.new_shape or tensor.old_shape or ())) or "scalar"
+    if tensor.old_shape is not None and tensor.new_shape is not None and tensor.old_shape != tensor.new_shape:
+        shape = f"{'x'.join(map(str, tensor.old_shape))} -> {shape}"
+    share = "-"
+    if tensor.changed_elements is not None:
+        share = f"{100 * tensor.changed_elements / tensor.elements:.3g} %"
+    return (
+        tensor.name or "(unnamed)",
+        tensor.change.value,
+        tensor.dtype,
+        shape,
+        share,
+        "-" if tensor.relative_rms is None else f"{tensor.relative_rms:.3g}",
+        "-" if tensor.max_abs is None else f"{tensor.max_abs:.3g}",
+        _or_dash(tensor.update_bytes),
+        ", ".join(tensor.encodings),
+    )
 
 
 def price(
@@ -112,24 +188,18 @@ def price(
     as_json: JsonOption = False,
 ) -> None:
     """Say what an update (or a first install) will cost a device, without doing it."""
-    from modelsync_server.publish.verifier import price_of
-    from modelsync_server.store import open_store
-
-    plan = asyncio.run(price_of(open_store(store), name, base, to))
+    found = open_store(store).price(name, to, base=base)
     if as_json:
-        _print({"kind": plan.kind.value, "bytes": plan.bytes, "requests": plan.http_requests})
+        print_json({"kind": found.kind, "bytes": found.bytes, "requests": found.requests})
     else:
-        typer.echo(f"{plan.kind.value}: {plan.bytes:,} bytes in {plan.http_requests} requests")
+        typer.echo(f"{found.kind}: {found.bytes:,} bytes in {found.requests} requests")
 
 
 def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
     """Check every signed version and every update of a store, byte for byte."""
-    from modelsync_server.publish.verifier import verify as run
-    from modelsync_server.store import open_store
-
-    report = asyncio.run(run(open_store(store)))
+    report = open_store(store).verify()
     if as_json:
-        _print(
+        print_json(
             {
                 "ok": not report.problems,
                 "versions": report.versions,
@@ -145,14 +215,44 @@ def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
         sys.exit(3)
 
 
-def _versions(text: str) -> list[int]:
-    from modelsync_protocol.errors import UsageError
+def doctor(store: StoreArgument, keys: KeysOption = None, as_json: JsonOption = False) -> None:
+    """Look for what fails or soon will: keys, signatures, clock, disk; and say which command mends it.
 
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(f"--bases takes version numbers divided by commas, not {text!r}.") from None
+    Ends with 0 if nothing fails now (warnings may stand there), else with the code that a command would end with
+    because of the first problem: 2, 3, 4 or 5.
+    """
+    from modelsync_protocol import findings
+    from modelsync_server.library.async_store import AsyncStore
+    from modelsync_server.library.store import Store
+
+    # Not opened as the other commands do: that there is no store is a finding too.
+    found = Store(AsyncStore(store, keys)).doctor()
+    if as_json:
+        print_json(findings.document(found.findings))
+    else:
+        for line in findings.lines(found.findings):
+            typer.echo(tables.printable(line))
+    sys.exit(found.exit_code)
 
 
-def _print(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document))
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _text(value: Any) -> str:
+    return tables.printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _short(metadata: Mapping[str, Any]) -> str:
+    """The metrics, else the commit, else which keys there are: what tells versions apart in a line."""
+    metrics = metadata.get("metrics")
+    if isinstance(metrics, Mapping) and metrics:
+        return _clipped([f"{key}={value}" for key, value in metrics.items()])
+    if isinstance(commit := metadata.get("commit"), str):
+        return commit[:12]
+    return _clipped([f"{k}={v}" for k, v in metadata.items() if isinstance(v, str | int | float)])
+
+
+def _clipped(words: Sequence[str]) -> str:
+    text = " ".join(words)
+    return text if len(text) <= 48 else text[:47] + "…"

@@ -13,8 +13,7 @@ from typing import Annotated
 
 import typer
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
-KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
+from modelsync_server.cli.options import KeysOption, StoreArgument, open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -30,14 +29,14 @@ def watch(
     settle: Annotated[float, typer.Option(min=0.1, help="Seconds that files must stand still.")] = 2.0,
 ) -> None:
     """Publish each model that appears or changes in a folder; prints one JSON line a version, until SIGTERM."""
-    from modelsync_server.publish.publisher import publish
-    from modelsync_server.store import open_store
     from modelsync_server.triggers.folder_watch import watch as run
 
+    opened = open_store(store, keys).aio
+
     async def one(name: str, path: Path, probe: Path | None) -> None:
-        result = await publish(open_store(store), keys, name, path, probe=probe)
+        result = await opened.publish(name, path, probe=probe)
         if result.fresh:
-            line = {"name": result.name, "version": result.version, "manifest": result.manifest}
+            line = {"name": result.name, "version": result.version, "manifest": result.digest}
             typer.echo(json.dumps({**line, "install_bytes": result.install_bytes}))
             sys.stdout.flush()
 
@@ -63,7 +62,7 @@ def webhook(
     from aiohttp import web
 
     from modelsync_protocol.errors import LocalError, UsageError
-    from modelsync_server.store import open_store
+    from modelsync_server.store import open_store as open_objects
     from modelsync_server.store.azure_account import BlobAddress
     from modelsync_server.triggers.webhook import PATH, Webhook
 
@@ -80,7 +79,7 @@ def webhook(
         sys.stdout.flush()
 
     async def run(stop: asyncio.Event) -> None:
-        hook = Webhook(open_store(store), keys, BlobAddress.parse(uploads), model, key, tell, memory)
+        hook = Webhook(open_objects(store), keys, BlobAddress.parse(uploads), model, key, tell, memory)
         await hook.check_keys()
         runner = web.AppRunner(hook.application(), access_log=None, shutdown_timeout=3.0)
         await runner.setup()

@@ -40,7 +40,10 @@ def clearly_best(target: Source) -> bool:
     size = target.manifest.size
     if size <= _ALWAYS_BOTH_BYTES:
         return False
-    return sum(tensor.length for tensor in tensors_of(target.manifest, target.stream)) >= _MOSTLY_TENSORS * size
+    return (
+        sum(tensor.length for tensor in tensors_of(target.manifest, target.stream, guess=False))
+        >= _MOSTLY_TENSORS * size
+    )
 
 
 def _far_ahead(tensors: Encoded, base: Source, target: Source) -> bool:

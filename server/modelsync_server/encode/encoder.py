@@ -14,6 +14,7 @@ from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plain.section import Views
 
 _PAYLOAD_BYTES = 256 * caps.KIB
 _AIM_BYTES = 240 * caps.KIB
@@ -45,6 +46,8 @@ class Encoded:
     operations: tuple[Op, ...]
     payloads: tuple[bytes, ...]
     tables: bytes = b""
+    views: Views | None = None
+    """The plain views that the operations run between; None: between the streams."""
 
     @property
     def cost(self) -> int:

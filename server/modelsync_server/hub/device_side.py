@@ -30,7 +30,7 @@ class Limits:
     """Bytes waiting for a device that does not read, before it is dropped."""
     close_seconds: float = 2.0
     """How long a closing connection may take to flush and say goodbye."""
-    connections: int = 1000
+    connections: int = 10_000
 
 
 def faithful(identity: Identity, packet: mqtt.Publish) -> Iterable[float]:

@@ -96,6 +96,7 @@ class Devices:
         self._host_names = tuple(name.lower() for name in host_names)
         self._clock = clock
         self._sessions: dict[Identity, _Session] = {}
+        self._seen: dict[Identity, str] = {}
         self._calls: dict[str, tuple[Identity, asyncio.Future[MethodAnswer]]] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._rid = itertools.count(1)
@@ -157,6 +158,7 @@ class Devices:
         session = self._sessions.get(identity)
         if session is not None and session.link is link:
             del self._sessions[identity]
+            self._seen[identity] = utc_now()
             _log.info("%s disconnected", identity)
         for who, future in list(self._calls.values()):
             if who == identity and identity not in self._sessions and not future.done():
@@ -167,6 +169,10 @@ class Devices:
         """When the identity connected (ISO 8601, UTC); None if it is away."""
         session = self._sessions.get(identity)
         return None if session is None else session.since
+
+    def last_seen(self, identity: Identity) -> str | None:
+        """When the identity was last connected since this hub runs (ISO 8601, UTC); None if it was not."""
+        return utc_now() if identity in self._sessions else self._seen.get(identity)
 
     # Packets
 

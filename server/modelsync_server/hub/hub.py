@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,8 @@ from typing import Any, Self
 
 from modelsync_protocol.errors import LocalError
 from modelsync_server.hub import certificates
+from modelsync_server.hub.configurations.engine import Configurations
+from modelsync_server.hub.configurations.rest import ConfigurationRoutes
 from modelsync_server.hub.device_side import DeviceSide, Limits, Outgoing, faithful
 from modelsync_server.hub.devices import Devices
 from modelsync_server.hub.messages import Messages
@@ -21,6 +25,8 @@ from modelsync_server.hub.registry import Registry
 from modelsync_server.hub.router import Router
 from modelsync_server.hub.service_side import ServiceSide
 from modelsync_server.hub.state import State, exclusive
+from modelsync_server.hub.traffic import Traffic
+from modelsync_server.hub.twin_view import TwinView
 from modelsync_server.iothub import connection_string
 from modelsync_server.iothub.connection_string import ServiceConnection
 from modelsync_server.iothub.identity import Identity
@@ -32,6 +38,10 @@ DEFAULT_HOST = "127.0.0.5"
 DEVICE_PORT = 8883
 """Fixed in azure-iot-device."""
 SERVICE_PORT = 8443
+EVALUATION_SECONDS = 300.0
+"""As in Azure."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +57,9 @@ class Hub:
     """A running hub: `async with Hub(directory, HubAddress("127.0.0.9")) as hub: …`.
 
     `outgoing` sees every message to a device and says how often and how late it is sent (faults in tests);
-    `clock` gives the seconds since 1970 that tokens are checked against. Raises LocalError if the state or the
-    addresses can't be used. All methods belong on the event loop that started it.
+    `clock` gives the seconds since 1970 that tokens are checked against; `traffic` has the service side's rates and
+    log; configurations are applied anew every `evaluation_seconds`, and whenever they or a twin's tags change. Raises
+    LocalError if the state or the addresses can't be used. All methods belong on the event loop that started it.
     """
 
     def __init__(
@@ -59,12 +70,16 @@ class Hub:
         clock: Callable[[], float] = time.time,
         outgoing: Outgoing = faithful,
         limits: Limits | None = None,
+        traffic: Traffic | None = None,
+        evaluation_seconds: float = EVALUATION_SECONDS,
     ) -> None:
         self.directory = directory
         self.address = address or HubAddress()
         self._clock = clock
         self._outgoing = outgoing
         self._limits = limits
+        self.traffic = traffic or Traffic()
+        self._evaluation_seconds = evaluation_seconds
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -88,12 +103,17 @@ class Hub:
         self.ca_path = paths.ca
         self.registry = Registry(self.state)
         self.devices = Devices(self.state, self.registry, names, self._clock)
+        view = TwinView(self.state, self.devices)
+        self.configurations = Configurations(self.state, self.registry, view)
+        self.registry.on_removed = self.configurations.forget
         Router(self.state, self.registry, self.devices, self.messages)
         context = paths.server_context()
         service = ServiceSide(
-            self.state,
             self.registry,
             self.devices,
+            view,
+            ConfigurationRoutes(self.configurations),
+            self.traffic,
             host_names=names,
             policies={POLICY: policy_key(self.state)},
             clock=self._clock,
@@ -109,9 +129,20 @@ class Hub:
                 f"the hub can't listen on {host} (ports {self.address.device_port} and "
                 f"{self.address.service_port}): {error.strerror or error}; choose another --host."
             ) from error
+        evaluation = asyncio.create_task(self._evaluate())
+        stack.push_async_callback(_cancelled, evaluation)
         self.address = HubAddress(host, device_port, service_port)
         self.state.remember("host", host)
         self.state.remember("service", f"{host}:{service_port}")
+
+    async def _evaluate(self) -> None:
+        """Apply configurations at the start (to devices that were added meanwhile), and every now and then."""
+        while True:
+            try:
+                self.configurations.apply_all()
+            except LocalError as error:
+                _log.error("configurations can't be applied: %s", error)
+            await asyncio.sleep(self._evaluation_seconds)
 
     @property
     def service(self) -> ServiceConnection:
@@ -125,7 +156,9 @@ class Hub:
 
     def add_device(self, device: str, module: str | None = None) -> str:
         """Register a device, or a module (and its device), if need be; return its connection string for the SDK."""
-        return add_device(self.state, Identity(device, module))
+        text = add_device(self.state, Identity(device, module))
+        self.configurations.apply_to(Identity(device, module))
+        return text
 
     def set_desired(self, device: str, patch: dict[str, Any], module: str | None = None) -> int:
         """Merge `patch` into desired properties as REST would; return their new `$version`. Raises HubError."""
@@ -141,6 +174,12 @@ class Hub:
         return self.registry.twin(Identity(device, module)).desired.for_device()
 
 
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 def policy_key(state: State) -> str:
     """The key of the hub's policy, made on first use."""
     return state.setting_or("policy_key", base64.b64encode(secrets.token_bytes(32)).decode())
@@ -154,6 +193,11 @@ def add_device(state: State, identity: Identity, host: str | None = None) -> str
     if identity.module is not None:
         state.add(Identity(identity.device))
     state.add(identity)
+    return connection_text(state, identity, host)
+
+
+def connection_text(state: State, identity: Identity, host: str | None = None) -> str:
+    """The connection string of a registered identity."""
     registration = state.find(identity)
     if registration is None:
         raise LocalError(f"{identity} was removed while it was being added; try again.")

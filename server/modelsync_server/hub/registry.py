@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from modelsync_protocol.twin import difference
 from modelsync_server.hub.state import Registration, State, Twin, new_key, utc_now
 from modelsync_server.iothub import twin_document as documents
 from modelsync_server.iothub.errors import (
@@ -20,7 +21,7 @@ from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.twin_document import Json
 
 DesiredListener = Callable[[Identity, Json], None]
-RevocationListener = Callable[[Identity], None]
+IdentityListener = Callable[[Identity], None]
 DesiredCheck = Callable[[Identity, Json], None]
 """Raises UsageError for desired properties that may not be set."""
 
@@ -31,7 +32,9 @@ class Registry:
     def __init__(self, state: State) -> None:
         self._state = state
         self.on_desired: DesiredListener = lambda identity, notice: None
-        self.on_revoked: RevocationListener = lambda identity: None
+        self.on_revoked: IdentityListener = lambda identity: None
+        self.on_removed: IdentityListener = lambda identity: None
+        self.on_tags: IdentityListener = lambda identity: None
         self.check_desired: DesiredCheck = lambda identity, values: None
 
     def registration(self, identity: Identity) -> Registration:
@@ -49,8 +52,7 @@ class Registry:
 
     def modules(self, device: str) -> list[Registration]:
         self.registration(Identity(device))
-        names = [i for i in self._state.identities(modules=True) if i.device == device]
-        return [self.registration(identity) for identity in names]
+        return [self.registration(identity) for identity in self._state.modules_of(device)]
 
     # Registrations
 
@@ -70,10 +72,11 @@ class Registry:
         existing = self._state.find(identity)
         if existing is None:
             self._state.add(identity, primary_key=keys[0], secondary_key=keys[1], status=status)
+            self.on_tags(identity)
         elif if_match is None:
             raise device_exists(identity.device) if identity.module is None else module_exists(identity.module)
         else:
-            _check_match(if_match, existing.etag)
+            check_match(if_match, existing.etag)
             primary, secondary = keys[0] or new_key(), keys[1] or new_key()
             self._state.update_registration(identity, primary, secondary, status)
             # Keys or status may have been withdrawn: whoever is connected has to prove itself again.
@@ -81,10 +84,11 @@ class Registry:
         return self.registration(identity)
 
     def delete(self, identity: Identity, *, if_match: str | None = None) -> None:
-        _check_match(if_match, self.registration(identity).etag)
+        check_match(if_match, self.registration(identity).etag)
         gone = [identity] if identity.module else [identity, *(r.identity for r in self.modules(identity.device))]
         self._state.delete(identity)
         for each in gone:
+            self.on_removed(each)
             self.on_revoked(each)
 
     # Twins
@@ -102,7 +106,7 @@ class Registry:
         Tells the desired listener the patch (or the whole new document) with its `$version`.
         """
         twin = self.twin(identity)
-        _check_match(if_match, twin.etag)
+        check_match(if_match, twin.etag)
         now = utc_now()
         properties = body.get("properties") or {}
         if not isinstance(properties, dict):
@@ -123,7 +127,25 @@ class Registry:
         self._state.save_twin(identity, changed)
         if notice is not None:
             self.on_desired(identity, notice)
+        if tags is not twin.tags:
+            self.on_tags(identity)
+            return self.twin(identity)
         return changed
+
+    def configure(self, identity: Identity, values: Json) -> Json | None:
+        """Make `values` the desired properties for a configuration; return the notice, None if nothing changed.
+
+        The caller sends the notice once its transaction is durable. Limits raise HubError 400.
+        """
+        twin = self.twin(identity)
+        patch = difference(twin.desired.values, values)
+        if not patch:
+            return None
+        desired = documents.patched(twin.desired, patch, utc_now(), name="desired")
+        self.check_desired(identity, desired.values)
+        changed = replace(twin, desired=desired, version=twin.version + 1, revision=twin.revision + 1)
+        self._state.save_twin(identity, changed)
+        return {**patch, "$version": desired.version}
 
     def _not_found(self, identity: Identity) -> HubError:
         if identity.module is None or self._state.find(Identity(identity.device)) is None:
@@ -131,7 +153,8 @@ class Registry:
         return module_not_found(identity.module)
 
 
-def _check_match(if_match: str | None, etag: str) -> None:
+def check_match(if_match: str | None, etag: str) -> None:
+    """Raise HubError 412 unless an If-Match header, if there is one, names this ETag or is '*'."""
     if if_match is None or if_match.strip() == "*":
         return
     if if_match.strip().removeprefix("W/").strip('"') != etag:

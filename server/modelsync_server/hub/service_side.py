@@ -1,4 +1,4 @@
-"""The service side: IoT Hub's REST (api-version 2021-04-12) for registrations, twins, queries and methods.
+"""The service side: IoT Hub's REST (api-version 2021-04-12) for registrations, twins, queries, methods, configurations.
 
 Source: learn.microsoft.com/rest/api/iothub/service. Every request needs a SAS token of a policy (`skn`).
 """
@@ -16,17 +16,20 @@ from typing import Any
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub import query
+from modelsync_server import query
+from modelsync_server.hub.bulk import change_registry
+from modelsync_server.hub.configurations.rest import ConfigurationRoutes
 from modelsync_server.hub.devices import Devices
 from modelsync_server.hub.registry import Registry
-from modelsync_server.hub.state import Registration, State, Twin
+from modelsync_server.hub.state import Registration, Twin
+from modelsync_server.hub.traffic import TooManyRequests, Traffic, kind_of
+from modelsync_server.hub.twin_view import TwinView
 from modelsync_server.iothub import sas
 from modelsync_server.iothub import twin_document as documents
 from modelsync_server.iothub.errors import HubError, argument_invalid, unauthorised
 from modelsync_server.iothub.identity import Identity
 
 API_VERSION = "2021-04-12"
-_NEVER = "0001-01-01T00:00:00Z"
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
 _METHOD_SECONDS = 30
@@ -41,17 +44,19 @@ class ServiceSide:
 
     def __init__(
         self,
-        state: State,
         registry: Registry,
         devices: Devices,
+        view: TwinView,
+        configurations: ConfigurationRoutes,
+        traffic: Traffic,
         *,
         host_names: Collection[str],
         policies: dict[str, str],
         clock: Callable[[], float],
     ) -> None:
-        self._state = state
         self._registry = registry
         self._devices = devices
+        self._view, self._configurations, self._traffic = view, configurations, traffic
         self._host_names = tuple(host_names)
         self._policies = policies
         self._clock = clock
@@ -83,14 +88,23 @@ class ServiceSide:
             router.add_post(f"/twins/{prefix}/methods", self._invoke)
         router.add_get("/devices/{device}/modules", self._list_modules)
         router.add_post("/devices/query", self._query)
+        router.add_post("/devices", self._bulk)
+        self._configurations.register(router)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        kind = kind_of(request.method, request.path)
+        response = await self._answered(request, handler, kind)
+        self._traffic.note(kind, request.method, request.path, response.status)
+        return response
+
+    async def _answered(self, request: web.Request, handler: _Handler, kind: str) -> web.StreamResponse:
         try:
             self._authorise(request)
             if request.query.get("api-version") != API_VERSION:
                 raise HubError(400001, "InvalidProtocolVersion", f"use api-version={API_VERSION}.")
+            self._traffic.admit(kind)
             return await handler(request)
         except HubError as error:
             return _refusal(error)
@@ -121,7 +135,7 @@ class ServiceSide:
 
     async def _list_modules(self, request: web.Request) -> web.Response:
         found = self._registry.modules(request.match_info["device"])
-        return web.json_response([self._registration_document(each) for each in found])
+        return web.json_response([self._view.registration(each) for each in found])
 
     async def _put_registration(self, request: web.Request) -> web.Response:
         identity = _identity(request)
@@ -150,36 +164,7 @@ class ServiceSide:
         return web.Response(status=204)
 
     def _registration(self, registration: Registration) -> web.Response:
-        return _document(self._registration_document(registration), registration.etag)
-
-    def _registration_document(self, registration: Registration) -> dict[str, Any]:
-        identity = registration.identity
-        since = self._devices.connected_since(identity)
-        document: dict[str, Any] = {
-            "deviceId": identity.device,
-            "generationId": registration.generation,
-            "etag": registration.etag,
-            "connectionState": "Connected" if since else "Disconnected",
-            "connectionStateUpdatedTime": since or _NEVER,
-            "lastActivityTime": since or _NEVER,
-            "cloudToDeviceMessageCount": 0,
-            "authentication": {
-                "symmetricKey": {
-                    "primaryKey": registration.primary_key,
-                    "secondaryKey": registration.secondary_key,
-                },
-                "x509Thumbprint": {"primaryThumbprint": None, "secondaryThumbprint": None},
-                "type": "sas",
-            },
-        }
-        if identity.module is not None:
-            return document | {"moduleId": identity.module, "managedBy": ""}
-        return document | {
-            "status": registration.status,
-            "statusReason": None,
-            "statusUpdatedTime": _NEVER,
-            "capabilities": {"iotEdge": False},
-        }
+        return _document(self._view.registration(registration), registration.etag)
 
     # Twins
 
@@ -198,49 +183,46 @@ class ServiceSide:
         return self._twin(identity, twin)
 
     def _twin(self, identity: Identity, twin: Twin) -> web.Response:
-        return _document(self._twin_document(identity, twin), twin.etag)
-
-    def _twin_document(self, identity: Identity, twin: Twin) -> dict[str, Any]:
-        registration = self._registry.registration(identity)
-        since = self._devices.connected_since(identity)
-        module = {} if identity.module is None else {"moduleId": identity.module}
-        return {
-            "deviceId": identity.device,
-            **module,
-            "etag": twin.etag,
-            "deviceEtag": registration.etag,
-            "status": registration.status,
-            "statusUpdateTime": _NEVER,
-            "connectionState": "Connected" if since else "Disconnected",
-            "lastActivityTime": since or _NEVER,
-            "cloudToDeviceMessageCount": 0,
-            "authenticationType": "sas",
-            "x509Thumbprint": {"primaryThumbprint": None, "secondaryThumbprint": None},
-            "modelId": "",
-            "version": twin.version,
-            "tags": twin.tags,
-            "properties": {"desired": twin.desired.for_service(), "reported": twin.reported.for_service()},
-            "capabilities": {"iotEdge": False},
-        }
+        return _document(self._view.twin(self._registry.registration(identity), twin), twin.etag)
 
     async def _query(self, request: web.Request) -> web.Response:
         body = documents.parse_object(await request.read())
         parsed = query.parse(str(body.get("query", "")))
         limit = _number(request.headers.get("x-ms-max-item-count", _DEFAULT_PAGE), 1, _MAX_PAGE, "x-ms-max-item-count")
-        after = _read_continuation(request.headers.get("x-ms-continuation"))
+        token = request.headers.get("x-ms-continuation")
+        if parsed.counts:
+            return self._groups(parsed, limit, token)
+        most = limit if parsed.top is None else min(limit, parsed.top)
         found: list[dict[str, Any]] = []
-        headers = {"x-ms-item-type": "Twin"}
+        headers = {"x-ms-item-type": "Twin" if parsed.items is None else "Raw"}
         last: Identity | None = None
-        for identity in self._state.identities(modules=parsed.modules, after=after):
-            twin = self._state.twin(identity)
-            if twin is None or not parsed.matches(document := self._twin_document(identity, twin)):
+        for identity, document in self._view.all(modules=parsed.modules, after=_read_continuation(token)):
+            if not parsed.matches(document):
                 continue
-            if len(found) == limit and last is not None:
-                headers["x-ms-continuation"] = _continuation(last)
+            if len(found) == most:
+                if parsed.top is None and last is not None:
+                    headers["x-ms-continuation"] = _continuation(last)
                 break
-            found.append(document)
+            found.append(parsed.project(document))
             last = identity
         return web.json_response(found, headers=headers)
+
+    def _groups(self, parsed: query.Query, limit: int, token: str | None) -> web.Response:
+        """Counted rows, a page at a time; they are counted anew for each page."""
+        begin = _number(token or "0", 0, 2**31, "x-ms-continuation")
+        rows = parsed.grouped(document for _, document in self._view.all(modules=parsed.modules))
+        rows = rows[: parsed.top]
+        more = {"x-ms-continuation": str(begin + limit)} if len(rows) > begin + limit else {}
+        return web.json_response(rows[begin : begin + limit], headers={"x-ms-item-type": "Raw", **more})
+
+    async def _bulk(self, request: web.Request) -> web.Response:
+        raw = await request.read()
+        try:
+            items = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise argument_invalid("the body is not JSON.") from error
+        answer = change_registry(self._registry, items)
+        return web.json_response(answer, status=200 if answer["isSuccessful"] else 400)
 
     async def _invoke(self, request: web.Request) -> web.Response:
         body = documents.parse_object(await request.read())
@@ -266,7 +248,10 @@ def _document(document: dict[str, Any], etag: str) -> web.Response:
 
 
 def _refusal(error: HubError) -> web.Response:
-    return web.json_response(error.body(), status=error.status, headers={"iothub-errorcode": error.name})
+    headers = {"iothub-errorcode": error.name}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.after)
+    return web.json_response(error.body(), status=error.status, headers=headers)
 
 
 def _key(value: object) -> str | None:

@@ -121,7 +121,7 @@ class State:
         self._db.close()
 
     def _prepare(self) -> None:
-        with self._transaction():
+        with self.transaction():
             found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
             if found == 0:
                 for statement in _SCHEMA.split(";"):
@@ -134,11 +134,18 @@ class State:
                 )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One durable change of several tables; rooms beside this file keep tables of their own in the same database.
+
+        May be opened inside itself: the outermost commits. LocalError if the disk refuses.
+        """
+        if self._db.in_transaction:
+            yield self._db
+            return
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                yield self._db
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -153,12 +160,12 @@ class State:
         return None if row is None else str(row[0])
 
     def remember(self, key: str, value: str) -> None:
-        with self._transaction():
+        with self.transaction():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
 
     def setting_or(self, key: str, value: str) -> str:
         """The stored setting; `value` is stored and returned if there is none. Safe between processes."""
-        with self._transaction():
+        with self.transaction():
             self._db.execute("INSERT OR IGNORE INTO meta VALUES (?,?)", (key, value))
         stored = self.setting(key)
         return value if stored is None else stored
@@ -178,7 +185,7 @@ class State:
         generation = str(int(datetime.now(UTC).timestamp() * 1e7))
         empty = _dump_section(Section(metadata={"$lastUpdated": now}))
         twin = Twin()
-        with self._transaction():
+        with self.transaction():
             cursor = self._db.execute(
                 "INSERT OR IGNORE INTO identities VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,NULL)",
                 (
@@ -199,7 +206,7 @@ class State:
         return cursor.rowcount == 1
 
     def update_registration(self, identity: Identity, primary_key: str, secondary_key: str, status: str) -> None:
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE identities SET primary_key=?, secondary_key=?, status=?, revision=revision+1"
                 " WHERE device=? AND module=?",
@@ -216,7 +223,7 @@ class State:
 
     def delete(self, identity: Identity) -> None:
         """Remove an identity, and a device's modules with it."""
-        with self._transaction():
+        with self.transaction():
             if identity.module is None:
                 self._db.execute("DELETE FROM identities WHERE device=?", (identity.device,))
             else:
@@ -224,14 +231,31 @@ class State:
 
     def identities(self, *, modules: bool, after: Identity | None = None) -> Iterator[Identity]:
         """All devices, or all modules, in order of their ids, behind `after`."""
+        for device, module in self._rows("device, module", modules, after):
+            yield Identity(device, module or None)
+
+    def members(self, *, modules: bool, after: Identity | None = None) -> Iterator[tuple[Registration, Twin]]:
+        """All devices, or all modules, with their twins, in order of their ids, behind `after`."""
+        columns = (
+            "device, module, primary_key, secondary_key, status, generation, created, revision,"
+            " tags, desired, reported, twin_version, twin_revision"
+        )
+        for row in self._rows(columns, modules, after):
+            yield Registration(Identity(row[0], row[1] or None), *row[2:8]), _twin(row[8:])
+
+    def _rows(self, columns: str, modules: bool, after: Identity | None) -> list[Any]:
         start = ("", "") if after is None else _key(after)
-        rows = self._db.execute(
-            "SELECT device, module FROM identities WHERE (module<>'')=? AND (device, module)>(?,?)"
-            " ORDER BY device, module",
+        return self._db.execute(
+            f"SELECT {columns} FROM identities WHERE (module<>'')=? AND (device, module)>(?,?) ORDER BY device, module",
             (modules, *start),
         ).fetchall()
-        for device, module in rows:
-            yield Identity(device, module or None)
+
+    def modules_of(self, device: str) -> list[Identity]:
+        """The modules of one device."""
+        rows = self._db.execute(
+            "SELECT module FROM identities WHERE device=? AND module<>'' ORDER BY module", (device,)
+        ).fetchall()
+        return [Identity(device, module) for (module,) in rows]
 
     # Twins
 
@@ -242,10 +266,10 @@ class State:
         ).fetchone()
         if row is None:
             return None
-        return Twin(json.loads(row[0]), _load_section(row[1]), _load_section(row[2]), row[3], row[4])
+        return _twin(row)
 
     def save_twin(self, identity: Identity, twin: Twin) -> None:
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE identities SET tags=?, desired=?, reported=?, twin_version=?, twin_revision=?"
                 " WHERE device=? AND module=?",
@@ -271,7 +295,7 @@ class State:
     def save_subscriptions(self, identity: Identity, filters: frozenset[str] | None) -> None:
         """Store a session's filters; None ends the session."""
         text = None if filters is None else json.dumps(sorted(filters))
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE identities SET subscriptions=? WHERE device=? AND module=?", (text, *_key(identity))
             )
@@ -298,6 +322,10 @@ def exclusive(directory: Path) -> Iterator[None]:
 
 def _key(identity: Identity) -> tuple[str, str]:
     return identity.device, identity.module or ""
+
+
+def _twin(row: Any) -> Twin:
+    return Twin(json.loads(row[0]), _load_section(row[1]), _load_section(row[2]), row[3], row[4])
 
 
 def _dump_section(section: Section) -> str:

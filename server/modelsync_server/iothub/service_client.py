@@ -1,4 +1,4 @@
-"""A client of the service REST of any hub, Azure's or ours: twins, direct methods, queries, registrations.
+"""A client of the service REST of any hub, Azure's or ours: twins, methods, queries, registrations, configurations.
 
 Speaks api-version 2021-04-12 with aiohttp. Azure Entra tokens come in through `bearer`.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -31,6 +34,8 @@ _TOKEN_MARGIN_SECONDS = 300
 _ANSWER_SECONDS = 30.0
 _RETRIES = 3
 _RETRY_SECONDS = 0.5
+_THROTTLED_RETRIES = 6
+_LONGEST_PAUSE_SECONDS = 60.0
 _SMALL_PATCH_BYTES = 1024
 
 Json = dict[str, Any]
@@ -44,8 +49,11 @@ class NotOnlineError(UnreachableError):
     """The device is known but not connected, or did not answer in time."""
 
 
-class TwinConflictError(RefusedError):
-    """The twin was changed by somebody else since it was read (ETag)."""
+class ConflictError(RefusedError):
+    """It is there already, or was changed by somebody else since it was read (ETag)."""
+
+
+TwinConflictError = ConflictError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +67,17 @@ class MethodResult:
 class ServiceClient:
     """`async with ServiceClient(connection) as hub: await hub.twin("device")`.
 
-    Throttled and failing requests (429, 5xx) are tried again up to three times where that is safe; then, and when
-    the hub can't be reached, UnreachableError. Wrong credentials are a RefusedError. `bearer` returns an Entra
-    token (scope https://iothubs.azure.net/.default) to be used instead of the connection's key.
+    Throttled and failing requests (429, 5xx) are tried again up to three times where that is safe, a throttled one
+    as late and as often as the hub's Retry-After says; then, and when the hub can't be reached, UnreachableError.
+    Wrong credentials are a RefusedError. `bearer` returns an Entra token (scope
+    https://iothubs.azure.net/.default) to be used instead of the connection's key.
     """
 
     def __init__(self, connection: ServiceConnection, *, bearer: Callable[[], Awaitable[str]] | None = None) -> None:
         self._connection = connection
         self._bearer = bearer
         self._token = ("", 0.0)
+        self._ahead = 0.0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,6 +94,10 @@ class ServiceClient:
     ) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def now(self) -> float:
+        """The hub's clock (seconds since 1970), by the Date of its last answer; ours before there was one."""
+        return time.time() + self._ahead
 
     # Twins
 
@@ -125,16 +139,22 @@ class ServiceClient:
         return _object(await self._call("PATCH", path, body=body, headers=headers))
 
     async def query(self, text: str, *, page: int = 100) -> AsyncIterator[Json]:
-        """Yield every twin that a query finds, a page at a time."""
-        headers = {"x-ms-max-item-count": str(page)}
+        """Yield every twin, or row, that a query finds, a page at a time."""
+        token: str | None = None
         while True:
-            answer = await self._call("POST", "/devices/query", body={"query": text}, headers=headers)
-            for item in answer.body:
-                yield item
-            token = answer.headers.get("x-ms-continuation")
-            if not token:
+            rows, token = await self.query_page(text, page=page, token=token)
+            for row in rows:
+                yield row
+            if token is None:
                 return
-            headers["x-ms-continuation"] = token
+
+    async def query_page(
+        self, text: str, *, page: int = 100, token: str | None = None
+    ) -> tuple[list[Json], str | None]:
+        """One page of a query's twins or rows (at most `page`, up to 1,000), and the token of the next page."""
+        headers = {"x-ms-max-item-count": str(page)} | ({} if token is None else {"x-ms-continuation": token})
+        answer = await self._call("POST", "/devices/query", body={"query": text}, headers=headers)
+        return _objects(answer), answer.headers.get("x-ms-continuation") or None
 
     async def invoke(
         self,
@@ -158,7 +178,35 @@ class ServiceClient:
         answer = _object(await self._call("POST", path, body=body, seconds=patience, again=False))
         return MethodResult(int(answer["status"]), answer.get("payload"))
 
+    # Configurations
+
+    async def configurations(self) -> list[Json]:
+        """All automatic configurations and deployments, with what their metrics counted last."""
+        return _objects(await self._call("GET", "/configurations", query="&top=100"))
+
+    async def configuration(self, identifier: str) -> Json:
+        """One of them; NotFoundError if it is not there."""
+        return _object(await self._call("GET", _configuration(identifier)))
+
+    async def put_configuration(self, identifier: str, body: Json, *, etag: str | None = None) -> Json:
+        """Create one (no `etag`; ConflictError if it is there), or change the one that has this ETag."""
+        headers = {} if etag is None else {"If-Match": f'"{etag}"'}
+        return _object(await self._call("PUT", _configuration(identifier), body=body, headers=headers))
+
+    async def delete_configuration(self, identifier: str, *, etag: str | None = None) -> None:
+        """Remove the one that has this ETag; NotFoundError if it is not there."""
+        headers = {"If-Match": "*" if etag is None else f'"{etag}"'}
+        await self._call("DELETE", _configuration(identifier), headers=headers)
+
     # Registrations
+
+    async def change_registry(self, items: Sequence[Json]) -> list[Json]:
+        """Carry out up to 100 bulk items (`{"id","moduleId","importMode",…}`); return an error per failed item."""
+        answer = await self._call("POST", "/devices", body=list(items), accepted=(400,))
+        body = _object(answer)
+        if answer.status == 400 and "errors" not in body:
+            raise _error(answer, "/devices")
+        return [error for error in body.get("errors") or [] if isinstance(error, dict)]
 
     async def register(self, device: str, module: str | None = None) -> Json:
         """Create a device or module with new keys; RefusedError if it is there."""
@@ -179,23 +227,38 @@ class ServiceClient:
         method: str,
         path: str,
         *,
-        body: Json | None = None,
+        body: Json | list[Json] | None = None,
         headers: dict[str, str] | None = None,
+        query: str = "",
         seconds: float = _ANSWER_SECONDS,
         again: bool = True,
+        accepted: tuple[int, ...] = (),
     ) -> _Answer:
-        for attempt in range(_RETRIES if again else 1):
-            if attempt:
-                await asyncio.sleep(_RETRY_SECONDS * 2**attempt)
-            answer = await self._once(method, path, body, headers or {}, seconds)
+        attempt = 0
+        while True:
+            answer = await self._once(method, path, query, body, headers or {}, seconds)
+            attempt += 1
+            after = answer.headers.get("Retry-After", "")
+            told = after.isdigit() and answer.status == 429
+            if not again or attempt >= (_THROTTLED_RETRIES if told else _RETRIES):
+                break
             if answer.status != 429 and answer.status < 500:
                 break
-        if answer.status >= 400:
+            pause = _RETRY_SECONDS * 2**attempt
+            # Spread: several clients that were refused together would come back together.
+            await asyncio.sleep(min(int(after), _LONGEST_PAUSE_SECONDS) * random.uniform(1.0, 1.2) if told else pause)
+        if answer.status >= 400 and answer.status not in accepted:
             raise _error(answer, path)
         return answer
 
     async def _once(
-        self, method: str, path: str, body: Json | None, headers: dict[str, str], seconds: float
+        self,
+        method: str,
+        path: str,
+        query: str,
+        body: Json | list[Json] | None,
+        headers: dict[str, str],
+        seconds: float,
     ) -> _Answer:
         if self._session is None:
             raise RuntimeError("ServiceClient is used outside `async with`.")
@@ -205,11 +268,12 @@ class ServiceClient:
             headers["Content-Type"] = "application/json; charset=utf-8"
             data = json.dumps(body).encode()
         # The path is already percent-encoded, and ids may hold '%': yarl must not encode it again.
-        url = URL(f"{self._connection.base_url}{path}?api-version={API_VERSION}", encoded=True)
+        url = URL(f"{self._connection.base_url}{path}?api-version={API_VERSION}{query}", encoded=True)
         try:
             timeout = aiohttp.ClientTimeout(total=seconds)
             async with self._session.request(method, url, data=data, headers=headers, timeout=timeout) as response:
                 raw = await response.read()
+                self._ahead = _ahead(response.headers.get("Date"), self._ahead)
                 return _Answer(response.status, _parse(raw), dict(response.headers))
         except aiohttp.ClientConnectorCertificateError as error:
             raise RefusedError(
@@ -241,6 +305,16 @@ class _Answer:
     headers: dict[str, str]
 
 
+def _ahead(date: str | None, known: float) -> float:
+    """How far the hub's clock is ahead of ours; what was known before if the difference is within the Date's second."""
+    try:
+        found = parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return known
+    # A Date is cut to its second, so it lags by up to one.
+    return known if -1.0 <= found - known <= 0.0 else found
+
+
 def _parse(raw: bytes) -> Any:
     try:
         return json.loads(raw) if raw else None
@@ -254,6 +328,16 @@ def _object(answer: _Answer) -> Json:
     return answer.body
 
 
+def _objects(answer: _Answer) -> list[Json]:
+    if not isinstance(answer.body, list) or not all(isinstance(item, dict) for item in answer.body):
+        raise UnreachableError("the hub's answer is not a list of JSON objects; is this address an IoT hub?")
+    return answer.body
+
+
+def _configuration(identifier: str) -> str:
+    return f"/configurations/{quote(identifier, safe='')}"
+
+
 def _error(answer: _Answer, path: str) -> UsageError | RefusedError | UnreachableError:
     said = ""
     if isinstance(answer.body, dict):
@@ -265,6 +349,8 @@ def _error(answer: _Answer, path: str) -> UsageError | RefusedError | Unreachabl
     said = said.rstrip(".") or f"status {answer.status}"
     status, name = answer.status, answer.headers.get("iothub-errorcode", "")
     what = path.partition("?")[0]
+    if name == "IotHubQuotaExceeded" or (status == 403 and "quota" in said.lower()):
+        return RefusedError(f"the hub's quota is used up ({said}).")
     if status in (401, 403):
         return RefusedError(f"the hub refuses the credentials ({said}); check the service connection string.")
     if name == "DeviceNotOnline" or status == 504 or "404103" in str(answer.body):
@@ -272,7 +358,7 @@ def _error(answer: _Answer, path: str) -> UsageError | RefusedError | Unreachabl
     if status == 404:
         return NotFoundError(f"the hub knows nothing at {what} ({said}); check the device and module id.")
     if status in (409, 412):
-        return TwinConflictError(f"the hub refuses the change of {what} ({said}); read it again first.")
+        return ConflictError(f"the hub refuses the change of {what} ({said}); read it again first.")
     if status == 429 or status >= 500:
         return UnreachableError(f"the hub can't answer now ({said}); try again later.")
     return UsageError(f"the hub does not accept this request ({said}).")

@@ -11,28 +11,40 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from modelsync_protocol import names, update
+from modelsync_protocol import caps, codecs, names, near_names, release_record, update
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
+from modelsync_protocol.plan import NOTHING
+from modelsync_protocol.release_record import ReleaseRecord
 from modelsync_server.encode.choice import smallest_update
-from modelsync_server.encode.encoder import Source
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.closed import check_closed, check_hard_links
+from modelsync_server.publish.newer import newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
+from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
-from modelsync_server.store.published import has_manifest, materialised, published_sizes
-from modelsync_server.trust import Catalogue, NewTarget, Repository
+from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
+from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
+from modelsync_server.trust.metadata import now
 
 DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
 
 _ATTEMPTS = 20
+
+_WORTH_BYTES = 32
+"""An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +56,17 @@ class UpdatePrice:
     base: int
     bytes: int
     requests: int
+    older_bytes: int | None = None
+    """What a device fetches that reads version 1 of the update's format only; None: the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A published version; sizes in bytes."""
+class Release:
+    """A published version; sizes in bytes. `digest` is its manifest's, by which devices know it."""
 
     name: str
     version: int
-    manifest: str
+    digest: str
     size: int
     files: int
     chunks: int
@@ -62,6 +76,13 @@ class Published:
     """What would have made the update from the last version cheaper."""
     fresh: bool
     """False: these bytes were the newest version already, and nothing was published."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What is signed of it beside its bytes; empty if nothing is."""
+
+    @property
+    def manifest(self) -> str:
+        """`digest`, by the name that it has in `--json`."""
+        return self.digest
 
 
 async def publish(
@@ -73,23 +94,30 @@ async def publish(
     version: int | None = None,
     probe: Path | None = None,
     bases: Sequence[int] = (),
+    last: int = DEFAULT_BASES,
+    metadata: Mapping[str, Any] | None = None,
     progress: Progress = lambda step, done, total: None,
-) -> Published:
+) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
-    `bases` are versions to make updates from beside the last DEFAULT_BASES. Raises UsageError for input that can't
-    be published, RefusedError for a version that exists with other bytes or keys that are missing.
+    `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
+    a version that is there it replaces what was said before. Raises UsageError for input that can't be published,
+    RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
     if version is not None:
         names.check_version(version)
+    if metadata is not None:
+        release_record.encode(ReleaseRecord(now(), metadata))  # wrong ones are refused before any work
 
     async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
         return await price.offers_section(store, versions) if model == name else None
 
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
+    check_hard_links(path)
     with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
+        check_closed(artifact)
         target = Source(artifact.manifest, artifact.stream)
         for _ in range(_ATTEMPTS):
             catalogue = await repository.catalogue()
@@ -98,17 +126,33 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
-                store, target, _chosen(published, bases, DEFAULT_BASES if fresh else 0), pool, progress
+                store, target, _chosen(published, bases, last if fresh else 0), pool, progress
             )
-            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded))
+            record = None
+            if metadata is not None:
+                since = await _since(store, catalogue, name, number) if not fresh else None
+                record = await write_record(store, metadata, since or now())
+            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded), release=record)
             try:
                 catalogue = await repository.add_targets([entry])
             except RefusedError:
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            return await _describe(store, name, number, target.manifest, catalogue.model(name).versions, advice, fresh)
+            return await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
+
+
+def update_prices(
+    versions: Mapping[int, str], sizes: Mapping[int, Mapping[str, int]], version: int
+) -> tuple[UpdatePrice, ...]:
+    """What updates to `version` cost, by base, newest first; `sizes` as of published.sizes_by_version."""
+    older, newest = sizes[1], sizes[codecs.NEWEST_VERSION]
+    return tuple(
+        UpdatePrice(base, newest.get(digest, older.get(digest, 0)), 1, older.get(digest) if digest in newest else None)
+        for base, digest in sorted(versions.items(), reverse=True)
+        if base != version and (digest in older or digest in newest)
+    )
 
 
 async def _describe(
@@ -116,18 +160,15 @@ async def _describe(
     name: str,
     version: int,
     manifest: Manifest,
-    published: Mapping[int, str],
+    model: ModelVersions,
     advice: Sequence[Advice],
     fresh: bool,
-) -> Published:
-    sizes = await published_sizes(store, manifest.digest)
-    prices = tuple(
-        UpdatePrice(number, sizes[digest], 1)
-        for number, digest in sorted(published.items(), reverse=True)
-        if digest in sizes and number != version
-    )
-    install = await price.install_bytes(store, manifest.digest)
-    return Published(
+) -> Release:
+    sizes = await sizes_by_version(store, manifest.digest)
+    prices = update_prices(model.versions, sizes, version)
+    install = (await price.price(store, manifest.digest, None)).bytes
+    _, record = await published_at(store, manifest.digest, model.releases.get(version))
+    return Release(
         name,
         version,
         manifest.digest,
@@ -138,7 +179,14 @@ async def _describe(
         prices,
         tuple(advice),
         fresh,
+        record.metadata if record else {},
     )
+
+
+async def _since(store: Store, catalogue: Catalogue, name: str, version: int) -> datetime | None:
+    """When a version that is there was published: other metadata does not make it younger."""
+    model = catalogue.model(name)
+    return (await published_at(store, model.versions[version], model.releases.get(version)))[0]
 
 
 def _number(catalogue: Catalogue, name: str, digest: str, wanted: int | None) -> int:
@@ -160,8 +208,9 @@ def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> l
     """Manifest digests to make updates from, the `last` newest and the `wanted` ones, newest first, each once."""
     unknown = [number for number in wanted if number not in published]
     if unknown:
+        meant = near_names.near_version(unknown[0], published)
         raise UsageError(
-            f"version {unknown[0]} is not published, so no update can be made from it; see `modelsync list`."
+            f"version {unknown[0]} is not published{meant}, so no update can be made from it; see `modelsync list`."
         )
     numbers = [*sorted(published, reverse=True)[:last], *wanted]
     return list(dict.fromkeys(published[number] for number in numbers))
@@ -181,23 +230,33 @@ async def _write_objects(
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
     install = await price.install_bytes(store, digest)
-    present = await published_sizes(store, digest)
+    sizes = await sizes_by_version(store, digest)
+    present = set().union(*sizes.values())
+    if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
+        nothing = Source(NOTHING, memoryview(b""))
+        alone = await asyncio.to_thread(through_views, nothing, target, pool)
+        data = b"" if alone is None else _object(nothing, target, alone)
+        if 0 < len(data) < WORTH * install:
+            with suppress(AlreadyExists):
+                await store.create(names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data)
     for number, base in enumerate(bases, 1):
         if base == digest or base in present:
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                data = await asyncio.to_thread(_update, source, target, pool)
+                made = await asyncio.to_thread(_updates, source, target, install, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
-                    advice = await asyncio.to_thread(advise, source, target, len(data), pool)
+                    smallest = min(map(len, made.values()))
+                    advice = await asyncio.to_thread(advise, source, target, smallest, pool)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
-        if len(data) < install:
-            with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, base), data)
+        for version, data in made.items():
+            if len(data) < install:
+                with suppress(AlreadyExists):
+                    await store.create(names.update_object(digest, base, version), data)
     return advice
 
 
@@ -212,7 +271,26 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
-def _update(base: Source, target: Source, pool: ThreadPoolExecutor) -> bytes:
-    encoded = smallest_update(base, target, pool)
-    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables)
+def _updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+    """The update objects by version of their format: the first, and the newest where it is really smaller.
+
+    There is none of the first where all that changed is compressed: it would be no smaller than a first install.
+    """
+    plain = through_views(base, target, pool)
+    through = None if plain is None else _object(base, target, plain)
+    if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
+        return {codecs.NEWEST_VERSION: through}
+    oldest = smallest_update(base, target, pool)
+    made = {1: _object(base, target, oldest)}
+    if through is not None and len(through) < WORTH * len(made[1]):
+        made[codecs.NEWEST_VERSION] = through
+    for better in newer_updates(base, target, oldest, pool):
+        data = _object(base, target, better)
+        if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
+            made[codecs.NEWEST_VERSION] = data
+    return made
+
+
+def _object(base: Source, target: Source, encoded: Encoded) -> bytes:
+    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
     return header + b"".join(encoded.payloads)

@@ -6,12 +6,19 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from modelsync_protocol import bundle, canonical, caps, names, offers, parcel, trust
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
-from modelsync_protocol.plan import Plan
+from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, parcel, trust
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.plan import NOTHING, Plan
 from modelsync_server.publish import price
+from modelsync_server.publish.release_records import read_record
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import check_update, materialised, published_sizes, read_manifest
+from modelsync_server.store.published import (
+    check_update,
+    materialised,
+    published_sizes,
+    read_manifest,
+    sizes_by_version,
+)
 from modelsync_server.trust import ModelVersions, read_catalogue
 
 _BLOCK = 4 * caps.MIB
@@ -38,15 +45,21 @@ async def verify(store: Store) -> Report:
             versions += 1
             try:
                 async with materialised(store, digest) as target:
-                    for base in sorted(await published_sizes(store, digest)):
+                    sizes = await sizes_by_version(store, digest)
+                    for form, base in sorted((form, base) for form, found in sizes.items() for base in found):
                         updates += 1
                         try:
                             async with materialised(store, base) as source:
-                                await check_update(store, source, target.manifest)
+                                await check_update(store, source, target.manifest, form)
                         except (FormatError, ObjectNotFound) as error:
                             problems.append(f"{name} version {version}: the update from {base[:12]}…: {error}")
             except (FormatError, ObjectNotFound) as error:
                 problems.append(f"{name} version {version}: {error}")
+        for version, digest in sorted(model.releases.items()):
+            try:
+                await read_record(store, digest)
+            except (FormatError, ObjectNotFound) as error:
+                problems.append(f"{name} version {version}: its metadata: {error}")
     return Report(versions, updates, tuple(problems))
 
 
@@ -119,8 +132,13 @@ async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> Asy
             continue
         async for problem in _damaged_copies(store, model, name, path, found.bundle):
             yield problem
-        base = path.rpartition(".")[2]
+        base, _, form = path.removeprefix(f"{names.bundle_object(name)}.").partition(".v")
+        if form and found.newer_offers:
+            async for problem in _wrong_offers(store, model, path, base, found.newer_offers):
+                yield problem
         for key, data in found.objects.items():
+            if data is found.newer_offers:
+                continue
             prefix = parcel.prefix(key)
             candidates = [
                 candidate
@@ -129,6 +147,20 @@ async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> Asy
             ]
             if not prefix or data not in [await store.get(candidate) for candidate in candidates]:
                 yield f"{path}: its copy of {prefix or 'something'}… is another."
+
+
+async def _wrong_offers(store: Store, model: ModelVersions, path: str, base: str, section: bytes) -> AsyncIterator[str]:
+    """What a parcel says of updates in a newer format must be what the store holds."""
+    try:
+        listed = offers.decode(section)
+    except FormatError as error:
+        yield f"{path}: {error}"
+        return
+    base = offers.base_key(NOTHING.digest) if base == "new" else base
+    for version, offer in listed.items():
+        sizes = await published_sizes(store, model.versions.get(version, ""), codecs.NEWEST_VERSION)
+        if price.sizes_by_prefix(sizes).get(base) != offer.updates.get(base):
+            yield f"{path}: it offers an update to version {version} for another price; run `modelsync refresh`."
 
 
 def _metadata_version(data: bytes) -> int:
@@ -140,17 +172,9 @@ def _metadata_version(data: bytes) -> int:
 
 async def price_of(store: Store, name: str, base: int | None, to: int) -> Plan:
     """The plan from version `base` (None: nothing held) of a model to version `to`; UsageError for unknown ones."""
-    model = (await read_catalogue(store)).model(name)
-    target = _digest(model, name, to)
+    catalogue = await read_catalogue(store)
+    target = catalogue.digest(name, to)
     held = None
     if base is not None:
-        held, _, _ = await read_manifest(store, _digest(model, name, base))
+        held, _, _ = await read_manifest(store, catalogue.digest(name, base))
     return await price.price(store, target, held)
-
-
-def _digest(model: ModelVersions, name: str, version: int) -> str:
-    if version in model.withdrawn:
-        raise RefusedError(f"version {version} of {name!r} was withdrawn; devices refuse it.")
-    if version not in model.versions:
-        raise UsageError(f"{name!r} has no version {version}; `modelsync list` shows what there is.")
-    return model.versions[version]

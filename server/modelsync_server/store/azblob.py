@@ -113,7 +113,7 @@ class AzureBlobStore:
 
         async def attempt(container: ContainerClient) -> Stat:
             found = await container.get_blob_client(name).get_blob_properties()
-            return Stat(int(found.size), str(found.etag))
+            return Stat(int(found.size), str(found.etag), found.last_modified)
 
         return await self._call(path, attempt)
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from modelsync_server.store import durable
@@ -95,7 +96,7 @@ class DirectoryStore:
             raise ObjectNotFound(path) from None
         except OSError as error:
             raise durable.local_error(local, error) from error
-        return Stat(status.st_size, _tag(data, status))
+        return Stat(status.st_size, _tag(data, status), datetime.fromtimestamp(status.st_mtime, UTC))
 
     def _replace(self, path: str, data: bytes, if_etag: str) -> str:
         local = self.local_path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -44,10 +45,14 @@ class TagMismatch(StoreConflict):
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """An object's `size` in bytes and its `etag`, opaque; another content has another tag."""
+    """An object's `size` in bytes and its `etag`, opaque; another content has another tag.
+
+    `modified` is when this place got it, UTC (a copy of a store may have times of its own); None if it can't say.
+    """
 
     size: int
     etag: str
+    modified: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelsync_protocol import codecs, index, names, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.store.plain_views import scratch, stream_of, view_of
 
 
 async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
@@ -31,6 +30,9 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
 
     The stream lies in a temporary file and is valid inside the context. Raises FormatError if it is damaged.
     """
+    if digest == NOTHING.digest:
+        yield Source(NOTHING, memoryview(b""))
+        return
     manifest, found, _ = await read_manifest(store, digest)
     places = iter(found.places)
 
@@ -38,14 +40,15 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         place = next(places)
         return await store.get_range(names.pack_object(found.packs[place.pack][0]), place.offset, op.payload_length)
 
-    async with _built(manifest, found.operations, found.tables, None, payload) as source:
+    async with _built(manifest.size, found.operations, found.tables, memoryview(b""), payload) as area:
+        source = Source(manifest, area)
         check_chunks(source)
         yield source
 
 
-async def check_update(store: Store, base: Source, target: Manifest) -> None:
+async def check_update(store: Store, base: Source, target: Manifest, version: int = 1) -> None:
     """Apply the update object from `base` to `target` and compare; FormatError if it doesn't give the target."""
-    path = names.update_object(target.digest, base.manifest.digest)
+    path = names.update_object(target.digest, base.manifest.digest, version)
     data = await store.get(path)
     preamble = update.decode_preamble(data)
     if preamble is None:
@@ -60,8 +63,15 @@ async def check_update(store: Store, base: Source, target: Manifest) -> None:
         position += op.payload_length
         return data[position - op.payload_length : position]
 
-    async with _built(target, header.operations, header.tables, base, payload) as source:
-        check_chunks(source)
+    views = header.views
+    if views is None:
+        async with _built(target.size, header.operations, header.tables, base.stream, payload) as area:
+            check_chunks(Source(target, area))
+        return
+    with view_of(views.base, base.stream) as plain:
+        async with _built(views.target.size, header.operations, header.tables, plain, payload) as area:
+            with stream_of(views.target, area) as stream:
+                check_chunks(Source(target, stream))
 
 
 def check_chunks(source: Source) -> None:
@@ -77,31 +87,37 @@ _Payload = Callable[[Frame], Awaitable[bytes]]
 
 @asynccontextmanager
 async def _built(
-    manifest: Manifest, operations: tuple[Op, ...], tables: bytes, base: Source | None, payload: _Payload
-) -> AsyncIterator[Source]:
-    """Carry out operations into a temporary flat file; yield it as the stream."""
-    with (
-        TemporaryDirectory(prefix="modelsync-read-") as scratch,
-        mapped(Path(scratch) / "stream", size=manifest.size) as area,
-    ):
+    size: int, operations: tuple[Op, ...], tables: bytes, base: memoryview, payload: _Payload
+) -> AsyncIterator[memoryview]:
+    """Carry out operations into a temporary flat file of `size` bytes; yield its content."""
+    with scratch(size) as area:
         position = 0
         for op in operations:
             if isinstance(op, Copy):
-                origin = area if op.own or base is None else base.stream
+                origin = area if op.own else base
                 data = bytes(origin[op.offset : op.offset + op.length])
             else:
-                lean = b"" if base is None else bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
+                lean = bytes(base[op.base_offset : op.base_offset + op.base_length])
                 prefix = bytes(area[position - op.prefix : position])
                 data = codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables)
             area[position : position + op.length] = data
             position += op.length
-        yield Source(manifest, area)
+        yield area
 
 
-async def published_sizes(store: Store, digest: str) -> dict[str, int]:
-    """Base digest → bytes of each update object to `digest`."""
-    found = await store.list(f"updates/{digest}/")
-    return {path.rpartition("/")[2].removesuffix(".v1"): size for path, size in found if path.endswith(".v1")}
+async def published_sizes(store: Store, digest: str, version: int = 1) -> dict[str, int]:
+    """Base digest → bytes of each update object to `digest` in that version of its format."""
+    return (await sizes_by_version(store, digest)).get(version, {})
+
+
+async def sizes_by_version(store: Store, digest: str) -> dict[int, dict[str, int]]:
+    """Version of the update's format → base digest → bytes of each update object to `digest`."""
+    result: dict[int, dict[str, int]] = {version: {} for version in range(1, codecs.NEWEST_VERSION + 1)}
+    for path, size in await store.list(f"updates/{digest}/"):
+        base, _, suffix = path.rpartition("/")[2].rpartition(".v")
+        if suffix.isdecimal() and int(suffix) in result:
+            result[int(suffix)][base] = size
+    return result
 
 
 async def has_manifest(store: Store, digest: str) -> bool:

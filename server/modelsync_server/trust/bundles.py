@@ -32,8 +32,8 @@ async def _write_model(store: Store, state: State, model: str, offers: Offers | 
     if written is None:
         return
     wanted = await parcels.contents(store, state, model)
-    for path, objects in wanted.items():
-        data = parcel.encode(written, objects)
+    for path, found in wanted.items():
+        data = parcel.encode(written, found.objects, found.newer_offers)
         await _write(store, state, path, _in_parcel, partial(_same, data))
     for path in present:
         if path.startswith(f"{names.bundle_object(model)}.") and path not in wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,12 +13,14 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
-from modelsync_protocol import trust
+from modelsync_protocol import near_names, trust
 from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_protocol.names import is_digest
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.trust.keys import store_id
 
 _NAME = re.compile(r"metadata/([0-9]+)\.(.+)\.json")
+_VERSION = re.compile(r"[1-9][0-9]{0,15}")
 _Signed = TypeVar("_Signed", Root, Snapshot, Targets, Timestamp)
 
 
@@ -61,6 +63,14 @@ class State:
         role = self.roles.get(trust.role_name(model))
         return list(role.signed.unrecognized_fields.get(trust.WITHDRAWN, [])) if role else []
 
+    def releases(self, model: str) -> dict[int, str]:
+        """Version → digest of its release record, for versions that have one; what is malformed is left out."""
+        role = self.roles.get(trust.archive_name(model))
+        found = role.signed.unrecognized_fields.get(trust.RELEASES) if role else None
+        if not isinstance(found, dict):
+            return {}
+        return {int(key): digest for key, digest in found.items() if _VERSION.fullmatch(key) and is_digest(digest)}
+
     def objects(self) -> set[str]:
         """Store paths of the metadata that devices may still ask for: the whole root chain and all current files."""
         current = {trust.TIMESTAMP_OBJECT}
@@ -74,12 +84,14 @@ class State:
 @dataclass(frozen=True, slots=True)
 class ModelVersions:
     """What is signed of one model. `versions` maps live versions to manifest digests, `lengths` to the manifests'
-    sizes in bytes, `custom` to what the publisher noted; `withdrawn` are the versions taken back."""
+    sizes in bytes, `custom` to what the publisher noted; `withdrawn` are the versions taken back; `releases` maps
+    versions to digests of their release records."""
 
     versions: Mapping[int, str]
     lengths: Mapping[int, int]
     custom: Mapping[int, Mapping[str, Any]]
     withdrawn: frozenset[int]
+    releases: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -101,7 +113,18 @@ class Catalogue:
         try:
             return self.models[name]
         except KeyError:
-            raise UsageError(f"the store has no model {name!r}: `modelsync list` shows what it has.") from None
+            meant = near_names.hint(name, self.models)
+            raise UsageError(f"the store has no model {name!r}{meant}: `modelsync list` shows what it has.") from None
+
+    def digest(self, name: str, version: int) -> str:
+        """The manifest's digest of a live version; UsageError if there is none, RefusedError if it was withdrawn."""
+        model = self.model(name)
+        if version in model.withdrawn:
+            raise RefusedError(f"version {version} of {name!r} was withdrawn; devices refuse it.")
+        if version not in model.versions:
+            meant = near_names.near_version(version, model.versions)
+            raise UsageError(f"{name!r} has no version {version}{meant}; `modelsync list` shows what there is.")
+        return model.versions[version]
 
 
 def catalogue_of(state: State) -> Catalogue:
@@ -114,6 +137,7 @@ def catalogue_of(state: State) -> Catalogue:
             lengths={version: target["length"] for version, target in targets.items()},
             custom={version: target.get("custom", {}) for version, target in targets.items()},
             withdrawn=frozenset(state.withdrawn(model)),
+            releases=state.releases(model),
         )
     return Catalogue(store_id(state.first_root), models, frozenset(state.objects()), state.timestamp.signed.expires)
 

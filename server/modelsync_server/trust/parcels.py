@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 
-from modelsync_protocol import caps, index, names, trust
+from modelsync_protocol import caps, codecs, index, names, offers, trust
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.offers import Offer
+from modelsync_protocol.plan import NOTHING
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.store.published import published_sizes
+from modelsync_server.store.published import published_sizes, sizes_by_version
 from modelsync_server.trust.metadata import State
 
 _VERSIONS = 6
@@ -16,22 +20,54 @@ _VERSIONS = 6
 _MAX_BASES = 64
 
 
-async def contents(store: Store, state: State, model: str) -> dict[str, dict[str, bytes]]:
-    """Parcel's store path → the objects in it, by store path; no parcels for a model without a live version."""
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a parcel beside the bundle: objects by store path, and offers of newer updates (FORMAT.md §12.4)."""
+
+    objects: Mapping[str, bytes]
+    newer_offers: bytes = b""
+
+
+async def contents(store: Store, state: State, model: str) -> dict[str, Contents]:
+    """Parcel's store path → what is in it; no parcels for a model without a live version."""
     digests = [str(target["hashes"]["sha256"]) for _, target in sorted(state.versions(model).items(), reverse=True)]
     if not digests:
         return {}
     newest = digests[0]
-    sizes = await published_sizes(store, newest)
-    bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in sizes)]))[:_MAX_BASES]
-    found = {names.parcel_object(model, None): await _first_install(store, state, newest)}
-    for base in bases:
-        enclosed = {}
-        if base != newest and sizes.get(base, caps.MAX_ENCLOSED_BYTES + 1) <= caps.MAX_ENCLOSED_BYTES:
-            path = names.update_object(newest, base)
-            enclosed[path] = await store.get(path)
-        found.setdefault(names.parcel_object(model, base), enclosed)
+    sizes = await sizes_by_version(store, newest)
+    known = sizes[1] | sizes[codecs.NEWEST_VERSION]
+    bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
+    newer = await _newer_offers(store, state, model, {*bases, NOTHING.digest})
+    install = await _first_install(store, state, newest)
+    found: dict[str, Contents] = {}
+    for readers in sizes:
+        alone = newer.get(NOTHING.digest, b"") if readers > 1 else b""
+        found[names.parcel_object(model, None, readers)] = Contents(install, alone)
+        for base in bases:
+            path = names.parcel_object(model, base, readers)
+            objects = await _update(store, newest, base, {version: sizes[version] for version in range(1, readers + 1)})
+            found.setdefault(path, Contents(objects, newer.get(base, b"") if readers > 1 else b""))
     return found
+
+
+async def _update(store: Store, target: str, base: str, sizes: Mapping[int, Mapping[str, int]]) -> dict[str, bytes]:
+    """The smallest update from that base, if it is small enough for a parcel."""
+    offered = [(found[base], version) for version, found in sizes.items() if base in found]
+    if not offered or min(offered)[0] > caps.MAX_ENCLOSED_BYTES:
+        return {}
+    path = names.update_object(target, base, min(offered)[1])
+    return {path: await store.get(path)}
+
+
+async def _newer_offers(store: Store, state: State, model: str, bases: Set[str]) -> dict[str, bytes]:
+    """By base: what updates in the newest format cost from there, for the versions that offers list."""
+    listed: dict[str, dict[int, Offer]] = {}
+    for version, target in sorted(state.versions(model).items(), reverse=True)[: offers.LISTED_VERSIONS]:
+        newer = await published_sizes(store, str(target["hashes"]["sha256"]), codecs.NEWEST_VERSION)
+        for base, size in newer.items():
+            if base in bases:
+                listed.setdefault(base, {})[version] = Offer(0, {offers.base_key(base): size})
+    return {base: offers.encode(found) for base, found in listed.items()}
 
 
 async def _first_install(store: Store, state: State, digest: str) -> dict[str, bytes]:

@@ -32,18 +32,22 @@ _PAUSE = 0.02
 @dataclass(frozen=True, slots=True)
 class NewTarget:
     """A version to sign: `digest` is the manifest's, `length` the size of its canonical JSON in bytes; `custom` is
-    signed with it (small; it travels with every check-in)."""
+    signed with it (small; it travels with every check-in), and so is `release`, the digest of its release record,
+    where devices don't meet it. Signing a version again with another record replaces the record."""
 
     model: str
     version: int
     digest: str
     length: int
     custom: Mapping[str, Any] | None = None
+    release: str | None = None
 
     def __post_init__(self) -> None:
         names.check_model_name(self.model)
         names.check_version(self.version)
         names.check_digest(self.digest)
+        if self.release is not None:
+            names.check_digest(self.release)
         if not 0 < self.length <= caps.MAX_MANIFEST_BYTES:
             raise FormatError(f"a manifest of {self.length} bytes is not allowed; the limit is 16 MiB.")
 
@@ -219,7 +223,7 @@ class Repository:
             path = names.target_path(model, target.version)
             extra = {"custom": dict(target.custom)} if target.custom else None
             wanted[target.version] = TargetFile(target.length, {"sha256": target.digest}, path, extra)
-        return changed | _distribute(state, model, wanted)
+        return changed | _distribute(state, model, wanted) | _record_releases(state, model, targets)
 
     def _delegate(self, state: State, model: str) -> None:
         """Let the model keys sign for a new model; only the targets key can say so."""
@@ -237,8 +241,7 @@ class Repository:
         for role in (trust.role_name(model), trust.archive_name(model)):
             for key in self.keys.keys_of("models"):
                 state.targets.signed.add_key(key, role)
-        state.roles[trust.role_name(model)] = Metadata(Targets(version=1))
-        state.roles[trust.role_name(model)].signed.version = 0
+        _begin(state, trust.role_name(model))
 
 
 def _distribute(state: State, model: str, targets: Mapping[int, TargetFile]) -> set[str]:
@@ -253,12 +256,31 @@ def _distribute(state: State, model: str, targets: Mapping[int, TargetFile]) -> 
         if role not in state.roles:
             if not wanted:
                 continue
-            state.roles[role] = Metadata(Targets(version=1))
-            state.roles[role].signed.version = 0
+            _begin(state, role)
         if state.roles[role].signed.targets != wanted:
             state.roles[role].signed.targets = wanted
             changed.add(role)
     return changed
+
+
+def _record_releases(state: State, model: str, targets: Sequence[NewTarget]) -> set[str]:
+    """Name the targets' release records in the model's archive; return the archive's role if that changes it."""
+    role = trust.archive_name(model)
+    known = state.releases(model)
+    wanted = known | {target.version: target.release for target in targets if target.release is not None}
+    if wanted == known:
+        return set()
+    if role not in state.roles:
+        _begin(state, role)
+    fields = state.roles[role].signed.unrecognized_fields
+    fields[trust.RELEASES] = {str(version): wanted[version] for version in sorted(wanted)}
+    return {role}
+
+
+def _begin(state: State, role: str) -> None:
+    """Give `role` metadata of its own, which `_sign_next` numbers from 1 on."""
+    state.roles[role] = Metadata(Targets(version=1))
+    state.roles[role].signed.version = 0
 
 
 def _target(model: str, version: int, json: Mapping[str, Any]) -> TargetFile:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import dataclass
 from functools import partial
 
 from securesystemslib.signer import CryptoSigner, Key
@@ -23,6 +24,16 @@ from modelsync_server.trust.repository import Repository
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 _ATTEMPTS = 20
 _PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """A key: its id, the roles that it signs for, its signer's URI, and whether it can sign here."""
+
+    keyid: str
+    roles: tuple[str, ...]
+    uri: str
+    here: bool
 
 
 def roles_named(name: str) -> tuple[str, ...]:
@@ -171,19 +182,14 @@ def _delegate_again(repository: Repository, state: State) -> set[str]:
     return {name for name in changed if name in state.roles} | ({"targets"} if changed else set())
 
 
-def describe(repository: Repository) -> list[dict[str, object]]:
-    """Every key: id, roles that it signs for, where it is, and whether it can sign here."""
+def describe(repository: Repository) -> list[KeyUse]:
+    """Every key, in the order of the roles."""
     keys = repository.keys
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, KeyUse] = {}
     for role in ROLES:
         for entry in keys.roles[role]:
-            item = found.setdefault(
-                entry.key.keyid,
-                {"keyid": entry.key.keyid, "roles": [], "uri": entry.uri, "here": bool(keys.signers([entry.key]))},
-            )
-            item["roles"] = [*_strings(item["roles"]), role]
+            known = found.get(entry.key.keyid)
+            roles = (*known.roles, role) if known else (role,)
+            here = known.here if known else bool(keys.signers([entry.key]))
+            found[entry.key.keyid] = KeyUse(entry.key.keyid, roles, entry.uri, here)
     return list(found.values())
-
-
-def _strings(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []

@@ -187,4 +187,4 @@ def test_garbage_is_opaque_or_bounded(suffix: str, garbage: bytes) -> None:
 
 def test_other_files_are_opaque() -> None:
     assert read("labels.txt", b"cat\ndog\n") == []
-    assert containers.tensor_ranges("m.pkl", memoryview(pickle.dumps(MATRIX))) == []
+    assert containers.cut_ranges("m.pkl", memoryview(pickle.dumps(MATRIX))) == []

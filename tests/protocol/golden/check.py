@@ -12,17 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol import bundle, codecs, index, manifest, names, offers, parcel, update
+from modelsync_protocol import bundle, codecs, index, manifest, names, offers, parcel, release_record, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plain import recipes, reference
 
 GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
 CODECS = GOLDEN / "codecs"
 PARCEL = GOLDEN / "parcels" / "parcel"
+RELEASE = GOLDEN / "releases" / "record"
+VIEWS = GOLDEN / "views"
 SEALS = {
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
+    "releases": "604512974c7fbba04162029785de34ff9e9b259f0c948a4b5c5e84629f588de8",
+    "views": "13443dc75a514dfb14313517b94e095d8edb17050e106729244bfc23c5adf4a7",
     "v1": "45a5e455e6ae8181688ce920669dfd1bd09877d4f9401a7e472e0d7624168d81",
 }
 """SHA-256 of the SHA256SUMS of each released folder: vectors never change."""
@@ -41,6 +46,9 @@ def checks() -> list[tuple[str, Check]]:
         ("update of v1 with copies, a zstd frame and a patch frame", update_of_v1),
         ("bundle and offers of v1", bundle_and_offers_of_v1),
         ("parcel of format 1", parcel_of_format_1),
+        ("release record of format 1", release_record_of_format_1),
+        ("update through plain views, version 2", update_through_views),
+        ("zlib is the one that plain views need", zlib_is_the_reference),
     ]
     found += [(named(vector), partial(frame, vector)) for vector in frames()]
     return found
@@ -157,6 +165,22 @@ def bundle_and_offers_of_v1() -> None:
     assert listed[2].update_bytes("0" * 64) is None
 
 
+def release_record_of_format_1() -> None:
+    """Every kind of value, numbers with the type and the digits that they had; and it is written the same again."""
+    data = RELEASE.read_bytes()
+    found = release_record.decode(data, hashlib.sha256(data).hexdigest())
+    assert found.published.isoformat() == "2026-11-27T09:00:00+00:00"
+    assert found.metadata == {
+        "author": "Ada Lovelace <ada@example.com>",
+        "commit": "4f1c2d9",
+        "dirty": True,
+        "licence": "Apache-2.0",
+        "metrics": {"auc": 0.93, "rows": 12, "seed": 12345678901234567890, "tiny": -1.5e-300},
+        "tags": ["Wärme", 'a"b', None],
+    }
+    assert release_record.encode(found) == data
+
+
 def parcel_of_format_1() -> None:
     """A bundle and one object of each kind."""
     found = parcel.decode(PARCEL.read_bytes())
@@ -168,6 +192,40 @@ def parcel_of_format_1() -> None:
     targets = json.loads(found.get("metadata/300.targets.json") or b"")
     assert targets["signed"] == {"_type": "targets", "role": "targets", "version": 300}
     assert found.get("metadata/299.targets.json") is None and found.get(names.manifest_object(base)) is None
+
+
+def update_through_views() -> None:
+    """A member of each wrapping, shuffled, flushed, with a small window; the target is packed to its very bytes."""
+    base, target = (manifest.decode((VIEWS / f"{name}.manifest.json").read_bytes()) for name in ("base", "target"))
+    data = (VIEWS / "target.update").read_bytes()
+    preamble = update.decode_preamble(data)
+    assert preamble is not None and preamble.version == update.VIEWS
+    header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base)
+    views = header.views
+    assert views is not None and len({member.recipe for member in views.target.members}) == 5
+    old = (VIEWS / "base.stream").read_bytes()
+    pieces = views.base.pieces(0, views.base.rest_bytes)
+    view = b"".join(old[piece.offset : piece.offset + piece.length] for piece in pieces)
+    for member in views.base.members:
+        packed = old[member.offset : member.offset + member.packed]
+        view += b"".join(recipes.unpack(member.recipe, recipes.blocks(packed), member.plain))
+    made = build(header.operations, data[preamble.payload_offset :], view, header.tables)
+    stream = bytearray(target.size)
+    for piece in views.target.pieces(0, views.target.size):
+        content, made = made[: piece.length], made[piece.length :]
+        if piece.member is None:
+            stream[piece.offset : piece.offset + piece.length] = content
+        else:
+            member = views.target.members[piece.member]
+            packed = b"".join(recipes.pack(member.recipe, recipes.blocks(content), member.packed))
+            stream[member.offset : member.offset + member.packed] = packed
+    for offset, size, digest in target.chunks():
+        assert hashlib.sha256(stream[offset : offset + size]).hexdigest() == digest
+
+
+def zlib_is_the_reference() -> None:
+    """Whoever runs this packs members to the publisher's bytes."""
+    assert reference.is_reference()
 
 
 def part(vector: dict[str, Any], name: str) -> bytes:

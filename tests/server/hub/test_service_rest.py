@@ -272,7 +272,7 @@ async def test_a_query_tells_devices_from_modules_and_filters(hub: Hub, client: 
     where = "SELECT * FROM devices.modules WHERE moduleId = 'm' AND properties.desired.modelsync.ring >= 2"
     assert [(t["deviceId"], t["moduleId"]) async for t in client.query(where)] == [("b", "m")]
     with pytest.raises(UsageError):
-        [t async for t in client.query("SELECT deviceId FROM devices")]
+        [t async for t in client.query("SELECT deviceId FROM jobs")]
 
 
 def bad_tokens(key: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ async def test_what_was_created_is_read_back_whole_and_in_ranges(store: Store) -
     assert await store.get_range("packs/aa", 8, 100) == b"89"
     assert await store.get_range("packs/aa", 10, 5) == b""
     assert (await store.stat("packs/aa")).size == 10
+
+
+async def test_an_object_tells_when_the_store_got_it_or_that_it_does_not_know(store: Store) -> None:
+    await store.create("packs/aa", b"x")
+    modified = (await store.stat("packs/aa")).modified
+    assert modified is None or abs(datetime.now(UTC) - modified) < timedelta(minutes=5)
 
 
 async def test_an_object_is_created_from_a_local_file_and_the_file_stays(store: Store, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ async def publish(shop: Shop, count: int, size: int = 3000) -> list[str]:
 async def test_each_known_base_finds_the_bundle_and_its_update_and_a_new_device_finds_all(shop: Shop) -> None:
     *older, newest = await publish(shop, 4)
     found = written(shop)
-    assert set(found) == {"new", newest[:8], *(digest[:8] for digest in older)}
+    readers = ["new", newest[:8], *(digest[:8] for digest in older)]
+    assert set(found) == {*readers, *(f"{reader}.v2" for reader in readers)}
     bundle = (shop.path / "bundles" / "m").read_bytes()
     assert {one.bundle for one in found.values()} == {bundle}
     for base in older:

@@ -170,8 +170,8 @@ async def test_any_signer_that_securesystemslib_knows_can_sign(world: World) -> 
         await world.publish("anomaly", 13)
         assert world.device().resolve("anomaly", None, world.fetch).version == 13
         described = rotation.describe(await world.repository())
-        assert [item["roles"] for item in described if item["keyid"] == outside.public_key.keyid] == [
-            ["snapshot", "timestamp", "models"]
+        assert [item.roles for item in described if item.keyid == outside.public_key.keyid] == [
+            ("snapshot", "timestamp", "models")
         ]
     finally:
         del SIGNER_FOR_URI_SCHEME["elsewhere"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -13,6 +13,7 @@ from modelsync_protocol import containers
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.manifest import Manifest
+from modelsync_server.encode.tensors import float_guesser
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,11 @@ class Tensor:
         return self.count * self.numeral.width
 
 
-def tensors_of(manifest: Manifest, stream: memoryview) -> list[Tensor]:
-    """All tensors of known element type, ascending by offset and disjoint."""
+def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) -> list[Tensor]:
+    """All tensors of known element type, ascending by offset and disjoint.
+
+    `guess`: where a file is of no known container, what looks like floats counts too.
+    """
     found: list[Tensor] = []
     starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
     sizes = {file.path: file.size for file in manifest.files}
@@ -42,7 +46,7 @@ def tensors_of(manifest: Manifest, stream: memoryview) -> list[Tensor]:
         data = stream[start : start + file.size]
         for tensor in containers.tensors(file.path, data):
             found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
-        for outside in containers.external_tensors(file.path, data):
+        for outside in (*containers.external_tensors(file.path, data), *containers.beside(file.path, data)):
             place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
             kind = numerals.BY_NAME.get(outside.dtype or "")
             if place in starts and kind is not None:
@@ -50,12 +54,22 @@ def tensors_of(manifest: Manifest, stream: memoryview) -> list[Tensor]:
                 if outside.offset + length <= sizes[place]:
                     offset = starts[place] + outside.offset
                     found += _typed(place, outside.name, offset, length, kind.name, outside.shape)
+    if guess:
+        found += _guessed(manifest, stream, {tensor.path for tensor in found})
     found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[Tensor] = []
     for candidate in found:
         if candidate.count and (not result or candidate.offset >= result[-1].offset + result[-1].length):
             result.append(candidate)
     return result
+
+
+def _guessed(manifest: Manifest, stream: memoryview, known: Set[str]) -> Iterator[Tensor]:
+    for file, start in zip(manifest.files, manifest.file_offsets, strict=False):
+        if file.path not in known:
+            for number, guess in enumerate(float_guesser.floats(stream[start : start + file.size])):
+                count = guess.length // guess.numeral.width
+                yield Tensor(file.path, f"floats {number}", start + guess.offset, count, guess.numeral, ())
 
 
 def _typed(

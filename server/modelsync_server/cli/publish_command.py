@@ -1,0 +1,123 @@
+"""`modelsync publish`: reads options, prints what was published. No logic beyond presentation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelsync_server.cli import documents, fleet_bases
+from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
+from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+
+if TYPE_CHECKING:
+    from modelsync_server import Release
+
+_STDIN = "-"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the main one."""
+    app.command("publish")(publish)
+
+
+def publish(
+    store: StoreArgument,
+    name: NameArgument,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A model file, a directory, or - for standard input.")],
+    version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Recorded inputs and outputs that a device checks.")] = None,
+    bases: Annotated[str, typer.Option(help="More versions to make updates from: 3,4,…")] = "",
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Make updates from exactly the versions that the fleet holds.")
+    ] = False,
+    max_updates: Annotated[int, typer.Option(min=0, help="With --hub: most updates, most devices first.")] = 5,
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+    file_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With -: the file's name; its suffix tells the format.")
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A JSON object to sign with the version; up to 64 KiB.")
+    ] = None,
+    meta: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="One more key; metrics.auc=0.93 is a metric; repeatable."),
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="Who made it.")] = None,
+    commit: Annotated[str | None, typer.Option(help="The revision that it was made from.")] = None,
+    git: Annotated[bool, typer.Option("--git", help="Take author and commit from PATH's git repository.")] = False,
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish a model file or directory as a new version."""
+    from modelsync_protocol.errors import UsageError
+    from modelsync_server.cli.progress import Bar
+    from modelsync_server.publish.publisher import DEFAULT_BASES
+
+    if path == _STDIN and file_name is None:
+        raise UsageError("standard input has no name: say with --file-name model.onnx how the file is called.")
+    said = _metadata(path, metadata, meta or [], author, commit, git)
+    opened = open_store(store, keys)
+    held = fleet_bases.ask(store, name, max_updates, module, service, state) if hub else None
+    with Bar() as bar:
+        result = opened.publish(
+            name,
+            sys.stdin.buffer if path == _STDIN else Path(path),
+            version=version,
+            probe=probe,
+            bases=[*_versions(bases), *(held.versions if held else ())],
+            last=DEFAULT_BASES if held is None else 0,
+            metadata=said,
+            file_name=file_name,
+            progress=bar.update,
+        )
+    if as_json:
+        print_json({**documents.release(result), **({} if held is None else {"fleet": held.document()})})
+    else:
+        _tell(result)
+        for line in held.said(result.install_bytes) if held else ():
+            typer.echo(f"  fleet: {line}")
+
+
+def _tell(result: Release) -> None:
+    if not result.fresh:
+        typer.echo(f"{result.name} version {result.version} has these very bytes already; nothing to publish.")
+    else:
+        typer.echo(f"{result.name} version {result.version}: {result.size:,} bytes in {result.chunks} chunks.")
+    typer.echo(f"  first install {result.install_bytes:>12,} bytes")
+    for item in result.updates:
+        older = "" if item.older_bytes is None else f" ({item.older_bytes:,} for daemons that read format 1 only)"
+        typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes{older}")
+    for note in result.advice:
+        typer.echo(f"  hint: {note.text}")
+
+
+def _metadata(
+    path: str, file: Path | None, words: list[str], author: str | None, commit: str | None, git: bool
+) -> Mapping[str, Any] | None:
+    """All that was said about the version, the more particular option before the more general one; None: nothing."""
+    from modelsync_server.library import metadata_sources as sources
+
+    if file is None and not words and author is None and commit is None and not git:
+        return None
+    found: dict[str, Any] = sources.from_git(Path.cwd() if path == _STDIN else Path(path)) if git else {}
+    for more in (sources.from_file(file) if file else {}, sources.from_words(words)):
+        found = sources.joined(found, more)
+    found |= {key: value for key, value in (("author", author), ("commit", commit)) if value is not None}
+    for sentence in sources.unusual_keys(found):
+        typer.echo(f"modelsync: note: {sentence}", err=True)
+    return found
+
+
+def _versions(text: str) -> list[int]:
+    from modelsync_protocol.errors import UsageError
+
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"--bases takes version numbers divided by commas, not {text!r}.") from None

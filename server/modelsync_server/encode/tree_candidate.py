@@ -1,0 +1,85 @@
+"""Encodes ensembles of trees as columns (encoding 7), everything else as plain bytes. No I/O here."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from modelsync_protocol import caps, codecs
+from modelsync_protocol.ops import Frame, Op
+from modelsync_protocol.tree_files.tree_columns import TreeColumns
+from modelsync_server.encode import encoder
+from modelsync_server.encode.encoder import Chunk, Encoded, Source
+
+_TREES = TreeColumns()
+_MARKS = (b"n_node_samples", b"nodes_featureids", b"split_conditions")
+"""What files with trees that encoding 7 knows hold somewhere: others are not looked through."""
+
+_MAX_PAYLOAD_BYTES = 256 * caps.KIB
+_LEAST_BYTES = 1024
+"""Frames shorter than this are left to others: a whole model of trees is larger."""
+
+_Made = list[tuple[Frame, bytes]]
+
+
+def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
+    """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
+    if not _promising(target.stream):
+        return None
+    finder = encoder.BaseFinder(base.manifest, target.manifest)
+    context = encoder.Context(target, base, finder)
+    runs: list[tuple[bool, list[Chunk]]] = []
+    for chunk in target.manifest.chunks():
+        changed = finder.find(chunk) is None
+        if runs and runs[-1][0] == changed:
+            runs[-1][1].append(chunk)
+        else:
+            runs.append((changed, [chunk]))
+    operations: list[Op] = []
+    payloads: list[bytes] = []
+    for changed, chunks in encoder.join_short_runs(runs):
+        if not changed:
+            encoder.append_copies(operations, chunks, finder)
+            continue
+        for unit in encoder.cut_units(chunks):
+            made = _tree_frames(unit, base, target) or encoder.encode_units([unit], context, pool)
+            operations += [frame for frame, _ in made]
+            payloads += [payload for _, payload in made]
+    if not any(isinstance(op, Frame) and op.encoding == codecs.TREE_COLUMNS for op in operations):
+        return None
+    return Encoded(tuple(operations), tuple(payloads))
+
+
+def _promising(stream: memoryview) -> bool:
+    """Whether one of the marks stands in the stream, looked through a frame's size at a time."""
+    step, overlap = caps.MAX_FRAME_BYTES, 64
+    parts = (bytes(stream[begin : begin + step + overlap]) for begin in range(0, len(stream), step))
+    return any(mark in part for part in parts for mark in _MARKS)
+
+
+def _tree_frames(chunks: list[Chunk], base: Source, target: Source) -> _Made | None:
+    begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
+    if end - begin < _LEAST_BYTES:
+        return None
+    offset, length = _base_range(begin, end, base, target)
+    lean = bytes(base.stream[offset : offset + length])
+    payload = _TREES.encode_if(bytes(target.stream[begin:end]), lean, b"")
+    if payload is None:
+        return None
+    if len(payload) <= _MAX_PAYLOAD_BYTES:
+        return [(Frame(end - begin, codecs.TREE_COLUMNS, len(payload), offset, length), payload)]
+    if len(chunks) < 2:
+        return None
+    middle = len(chunks) // 2
+    parts = [_tree_frames(part, base, target) for part in (chunks[:middle], chunks[middle:])]
+    return None if None in parts else [made for part in parts if part is not None for made in part]
+
+
+def _base_range(begin: int, end: int, base: Source, target: Source) -> tuple[int, int]:
+    """The whole base, or as much of it around the frame's counterpart as a frame may lean on."""
+    size = base.manifest.size
+    room = min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (end - begin))
+    if size <= room:
+        return 0, size
+    middle = (begin + end) // 2 * size // max(1, target.manifest.size)
+    offset = max(0, min(middle - room // 2, size - room))
+    return offset, room

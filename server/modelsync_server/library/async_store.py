@@ -1,0 +1,182 @@
+"""A store's operations as coroutines; `Store` runs the same ones. What they do is done in other rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from modelsync_protocol import findings
+from modelsync_protocol.findings import Finding
+from modelsync_server.library.source import as_path
+from modelsync_server.publish.details import VersionDetails
+from modelsync_server.publish.difference import Difference
+from modelsync_server.publish.listing import Model
+from modelsync_server.publish.publisher import DEFAULT_BASES, Release
+from modelsync_server.publish.verifier import Report
+from modelsync_server.store import Store as ObjectStore
+from modelsync_server.store import open_store as open_objects
+from modelsync_server.trust import RefreshReport, Repository
+from modelsync_server.trust.rotation import KeyUse
+
+Progress = Callable[[str, int, int], None]
+"""`progress(step, done, total)`: a few words for people, and bytes; it may be called from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What reaching a version costs a device: `bytes` in `requests` HTTP requests; `kind` as in FORMAT.md §10."""
+
+    kind: str
+    bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doctor:
+    """What `doctor` found. `exit_code` is 0, or what a command would end with because of the first problem."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 without a problem."""
+        return findings.exit_code(self.findings)
+
+
+class AsyncStore:
+    """A store, opened by `open_store(url).aio`. Holds no connection; its methods may run at the same time.
+
+    `url` and `keys` as `open_store` takes them. Every method raises only modelsync_protocol.errors: UsageError for
+    wrong input, RefusedError for what trust, damage or policy forbid, UnreachableError if trying again may help,
+    LocalError if this machine is the trouble. What only reads needs no keys.
+    """
+
+    def __init__(self, url: str, keys: str | None) -> None:
+        self.url = url
+        self.keys_folder = keys
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    async def publish(
+        self,
+        name: str,
+        source: str | Path | BinaryIO,
+        *,
+        version: int | None = None,
+        probe: str | Path | None = None,
+        bases: Sequence[int] = (),
+        last: int = DEFAULT_BASES,
+        metadata: Mapping[str, Any] | None = None,
+        file_name: str | None = None,
+        progress: Progress = lambda step, done, total: None,
+    ) -> Release:
+        """See `Store.publish`."""
+        from modelsync_server.publish.publisher import publish
+
+        with as_path(source, file_name) as path:
+            return await publish(
+                self._objects(),
+                self.keys_folder,
+                name,
+                path,
+                version=version,
+                probe=None if probe is None else Path(probe),
+                bases=bases,
+                last=last,
+                metadata=metadata,
+                progress=progress,
+            )
+
+    async def models(self) -> tuple[Model, ...]:
+        """See `Store.list`."""
+        from modelsync_server.publish.listing import list_models
+
+        return await list_models(self._objects())
+
+    list = models
+
+    async def names(self) -> tuple[str, ...]:
+        """See `Store.names`."""
+        from modelsync_server.trust import read_catalogue
+
+        return tuple(sorted((await read_catalogue(self._objects())).models))
+
+    async def show(self, name: str, version: int | None = None, *, digests: bool = True) -> VersionDetails:
+        """See `Store.show`."""
+        from modelsync_server.publish.details import describe
+
+        return await describe(self._objects(), name, version, digests=digests)
+
+    async def diff(self, name: str, old: int, new: int) -> Difference:
+        """See `Store.diff`."""
+        from modelsync_server.publish.difference import difference
+
+        return await difference(self._objects(), name, old, new)
+
+    async def price(self, name: str, to: int, *, base: int | None = None) -> Price:
+        """See `Store.price`."""
+        from modelsync_server.publish.verifier import price_of
+
+        plan = await price_of(self._objects(), name, base, to)
+        return Price(plan.kind.value, plan.bytes, plan.http_requests)
+
+    async def verify(self) -> Report:
+        """See `Store.verify`."""
+        from modelsync_server.publish.verifier import verify
+
+        return await verify(self._objects())
+
+    async def withdraw(self, name: str, version: int) -> tuple[int, ...]:
+        """See `Store.withdraw`."""
+        repository = await self._repository()
+        catalogue = await repository.catalogue()
+        if version not in catalogue.model(name).withdrawn:
+            catalogue.digest(name, version)  # says what may have been meant
+        return tuple(sorted((await repository.withdraw(name, version)).model(name).withdrawn))
+
+    async def refresh(self) -> RefreshReport:
+        """See `Store.refresh`."""
+        return await (await self._repository()).refresh()
+
+    async def doctor(self, *, now: datetime | None = None) -> Doctor:
+        """See `Store.doctor`."""
+        from modelsync_server.library.doctor import examine
+
+        return Doctor(tuple(await examine(self.url, self.keys_folder, now)))
+
+    async def keys(self) -> tuple[KeyUse, ...]:
+        """See `Store.keys`."""
+        from modelsync_server.trust.rotation import describe
+
+        return tuple(describe(await self._repository()))
+
+    async def add_key(self, role: str, *, uri: str | None = None, public: str | Path | None = None) -> tuple[str, ...]:
+        """See `Store.add_key`."""
+        from modelsync_server.trust import rotation
+        from modelsync_server.trust.keys import external_entry
+
+        entry = external_entry(uri, None if public is None else Path(public))
+        return tuple(await rotation.add_key(await self._repository(), role, entry))
+
+    async def rotate_keys(self, role: str) -> tuple[str, ...]:
+        """See `Store.rotate_keys`."""
+        from modelsync_server.trust import rotation
+
+        return tuple(await rotation.rotate(await self._repository(), role))
+
+    async def revoke_key(self, keyid: str) -> tuple[str, ...]:
+        """See `Store.revoke_key`."""
+        from modelsync_server.trust import rotation
+
+        return tuple(await rotation.revoke(await self._repository(), keyid))
+
+    def _objects(self) -> ObjectStore:
+        """A back end of its own for each call: one that is bound to an event loop must not outlive it."""
+        return open_objects(self.url)
+
+    async def _repository(self) -> Repository:
+        return await Repository.open(self._objects(), self.keys_folder)

@@ -1,0 +1,37 @@
+"""The candidates that need a newer version of the update's format; each is tried, and the publisher keeps the smallest.
+
+A new encoding adds itself here: a function of base, target, the update as version 1 has it, and a pool, that gives an
+update or None where it can do nothing. All of them are tried between plain views too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+from modelsync_server.encode.choice import smallest_update
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.tree_candidate import encode_trees
+from modelsync_server.plain.candidate import update_through_views
+
+Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
+
+CANDIDATES: tuple[Candidate, ...] = (encode_trees,)
+
+
+def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:
+    """Yield what the candidates make of `target` for a device that holds `base`."""
+    for candidate in CANDIDATES:
+        made = candidate(base, target, oldest, pool)
+        if made is not None:
+            yield made
+
+
+def through_views(base: Source, target: Source, pool: Executor) -> Encoded | None:
+    """The smallest update between plain views, by the encodings of any version; None where nothing is packed."""
+    return update_through_views(base, target, _smallest, pool)
+
+
+def _smallest(base: Source, target: Source, pool: Executor) -> Encoded:
+    oldest = smallest_update(base, target, pool)
+    return min([oldest, *newer_updates(base, target, oldest, pool)], key=lambda encoded: encoded.cost)

@@ -1,0 +1,39 @@
+"""Makes the golden vectors of encoding 7. Run once per kind: what is released never changes.
+
+python -m tests.protocol.codecs.make_tree_golden (writes into tests/protocol/golden/trees/)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from modelsync_protocol.tree_files.tree_columns import TreeColumns
+from tests.support import tree_files
+
+OUT = Path(__file__).parents[1] / "golden" / "trees"
+PAIRS = {
+    "pickle": (tree_files.pickled(21, 3), tree_files.pickled(22, 3)),
+    "regression": (tree_files.pickled(23, 2, 1), tree_files.pickled(24, 2, 1)),
+    "onnx": (tree_files.onnx_model(25), tree_files.onnx_model(26)),
+    "json": (tree_files.booster(27), tree_files.booster(28)),
+    "ubjson": (tree_files.booster(27, binary=True), tree_files.booster(28, binary=True)),
+}
+
+
+def main() -> None:
+    """Write base and payload of each pair, and what they decode to as a digest."""
+    OUT.mkdir(exist_ok=True)
+    vectors = []
+    for name, (base, target) in PAIRS.items():
+        payload = TreeColumns().encode_if(target, base, b"")
+        assert payload is not None
+        (OUT / f"{name}.base").write_bytes(base)
+        (OUT / f"{name}.payload").write_bytes(payload)
+        vectors.append({"name": name, "length": len(target), "sha256": hashlib.sha256(target).hexdigest()})
+    (OUT / "vectors.json").write_text(json.dumps(vectors, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
