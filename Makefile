@@ -77,11 +77,13 @@ IMAGES ?= amd64 armhf
 test-arm: setup
 	for architecture in $(IMAGES); do $(BIN)/python -m tests.images.check $$architecture || exit 1; done
 
-# Needs Python 3.11 or 3.12, for which the fuzzer has wheels. SECONDS is the time for all targets together.
+# Needs Python 3.11 or 3.12, for which the fuzzer has wheels. SECONDS is the time for all targets together; SEED=0 searches
+# somewhere else each time, any other number starts from the same place.
 SECONDS ?= 60
+SEED ?= 0
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -44,14 +44,18 @@ class Outcome:
     output: str
 
 
-def fuzz(name: str, seconds: int) -> Outcome:
-    """Fuzz one target; what libFuzzer calls a crash, a leak of time or of memory is a finding."""
+def fuzz(name: str, seconds: int, seed: int = 0) -> Outcome:
+    """Fuzz one target; what libFuzzer calls a crash, a leak of time or of memory is a finding.
+
+    Seed 0 is another one each time.
+    """
     work, kept, found = WORK / name, CORPUS / name, REGRESSIONS / name
     for folder in (work, kept, found):
         folder.mkdir(parents=True, exist_ok=True)
     before = set(found.iterdir())
     arguments = (
         f"-max_total_time={seconds}",
+        f"-seed={seed}",
         f"-timeout={INPUT_SECONDS}",
         f"-max_len={MAX_INPUT_BYTES}",
         f"-artifact_prefix={found}/",
@@ -107,6 +111,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="for all targets together (default: %(default)s)")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this one; may be repeated")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="start from this one: a gate tries the same inputs again (default: by time)"
+    )
     parser.add_argument("--merge", type=Path, metavar="FOLDER", help="merge FOLDER/<target>/ into the kept corpus")
     options = parser.parse_args()
     names = options.target or sorted(TARGETS)
@@ -120,7 +127,7 @@ def main() -> int:
     say(f"{'target':20}{'executions':>12}{'edges':>8}{'corpus':>8}{'findings':>10}\n")
     total = findings = 0
     for name in names:
-        outcome = fuzz(name, share)
+        outcome = fuzz(name, share, options.seed)
         figures = {"executions": outcome.executions, "edges covered": outcome.edges, "findings": len(outcome.findings)}
         record("fuzzing", name, **figures)
         total, findings = total + outcome.executions, findings + len(outcome.findings)

@@ -111,7 +111,7 @@ class SimulatedDevice:
         self.clock_error = 0.0
         self.data = DataDir(root)
         self.data.create()
-        self.database = Database(Path(":memory:"), self.clock)
+        self.database = Database(None, self.clock)
         self.plane = SitePlane(site)
         self.resident = Resident(
             Settings(data=root, **settings),

@@ -79,6 +79,13 @@ class Quarantined:
     retry: str
 
 
+def _keep_private(path: Path) -> None:
+    with contextlib.suppress(OSError):  # what is wrong is said by SQLite; its other files take this one's mode
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if path.stat().st_mode & 0o077:  # of a former version
+            path.chmod(0o600)
+
+
 _COLUMNS = tuple(field.name for field in fields(ModelRow))
 _DETAILS = frozenset(_COLUMNS) - {"name", "state", "since"}
 
@@ -90,19 +97,20 @@ class DamagedDatabase(LocalError):
 class Database:
     """The open database. Autocommit: a statement outside `transaction()` is durable when it returns."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Open (or make) the database at `path`; raises sqlite3.DatabaseError if it is damaged (see `open`)."""
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
+        """Open (or make) the database at `path`; raises sqlite3.DatabaseError if it is damaged (see `open`).
+
+        None: in memory, for simulations.
+        """
         self.clock = clock
-        with contextlib.suppress(OSError):  # what is wrong is said below; SQLite's other files take this one's mode
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            if path.stat().st_mode & 0o077:  # of a former version
-                path.chmod(0o600)
-        self.connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        if path is not None:
+            _keep_private(path)
+        self.connection = sqlite3.connect(path or ":memory:", timeout=10, isolation_level=None, check_same_thread=False)
         """The raw connection, for the journal's owner. Autocommit: use `transaction()` for several statements."""
         try:
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.execute("PRAGMA synchronous=FULL")
-            self._prepare(path)
+            self._prepare(path or Path(":memory:"))
         except BaseException:
             self.connection.close()
             raise

@@ -9,7 +9,7 @@ import aiohttp
 from modelsync_daemon.transfer.download import READ_BYTES, ObjectChanged, Sender, Transient, check_status, named, reason
 from modelsync_protocol.errors import FormatError, UnreachableError
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class Body:

@@ -9,7 +9,7 @@ import aiohttp
 from modelsync_daemon.transfer.download import READ_BYTES, Sender, Transient, check_status, named
 from modelsync_protocol.errors import RefusedError
 
-_FIRST = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+_FIRST = re.compile(r"bytes (\d{1,19})-\d+/(?:\d+|\*)")
 
 
 class Whole:

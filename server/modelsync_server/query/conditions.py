@@ -7,6 +7,7 @@ neither `a = 1` nor `a != 1` nor `NOT (a = 1)`. FALSE AND undefined is false, TR
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -184,7 +185,14 @@ def read_literal(cursor: Cursor) -> Any:
     if token.kind == "text":
         return unquote(cursor.take().text)
     if token.kind == "number" or token.is_word("true", "false", "null"):
-        return json.loads(cursor.take().text.lower())
+        try:
+            value = json.loads(token.text.lower())
+        except ValueError:  # a leading zero, or more digits than Python turns into an integer
+            raise cursor.unexpected("a number as JSON writes it") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise cursor.unexpected("a number of at most 1.8e308")
+        cursor.take()
+        return value
     raise cursor.unexpected("a property or a literal")
 
 

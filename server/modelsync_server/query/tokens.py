@@ -15,7 +15,8 @@ _TOKEN = re.compile(
     r"|(?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w$-])"
     r"|(?P<double>\[\[[^\[\]]+\]\])"
     r"|(?P<name>[A-Za-z_$][\w$-]*)"
-    r"|(?P<sign><=|>=|<>|!=|[=<>(),.*;\[\]]))"
+    r"|(?P<sign><=|>=|<>|!=|[=<>(),.*;\[\]]))",
+    re.ASCII,  # a digit is one of ten; other scripts' digits are not numbers
 )
 
 

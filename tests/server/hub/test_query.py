@@ -93,6 +93,10 @@ def test_devices_and_modules_are_told_apart_whatever_the_case() -> None:
         "SELECT * FROM devices WHERE tags.a = 1 AND",
         "SELECT * FROM devices WHERE tags.a = 1 tags.b = 2",
         "SELECT * FROM devices WHERE tags.a = 'b",
+        "SELECT * FROM devices WHERE tags.a = 007",
+        "SELECT * FROM devices WHERE tags.a = \u0663",
+        "SELECT * FROM devices WHERE tags.a = 1e999",
+        "SELECT * FROM devices WHERE tags.a = " + "9" * 5000,
         "SELECT * FROM devices WHERE " + "a.b = 1 AND " * 1000,
     ],
 )
