@@ -67,6 +67,27 @@ def test_sigterm_during_the_start_ends_with_0_and_leaves_nobody_behind(tmp_path:
         assert not any(child.is_running() for child in children)
 
 
+STOPPED_WHILE_FORKING = """
+import os, signal, socket, sys, time
+from modelsync_inference.processes import supervisor
+
+fork = os.fork
+def stopped_fork():
+    pid = fork()
+    os.kill(os.getpid(), signal.SIGTERM)  # to both, at the first moment at which there are two
+    return pid
+os.fork = stopped_fork
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+sys.exit(supervisor.supervise(listener, lambda start: time.sleep(60) or 1))
+"""
+
+
+def test_sigterm_between_fork_and_the_servers_own_handlers_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED_WHILE_FORKING], timeout=30, check=False)
+    assert done.returncode == 0
+
+
 def test_a_killed_supervisor_takes_the_server_with_it(tmp_path: Path) -> None:
     with InferProcess(tmp_path, *QUIET) as server:
         server.process.kill()

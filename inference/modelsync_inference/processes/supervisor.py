@@ -72,16 +72,20 @@ def _run_one(
     listener: socket.socket, serve: Callable[[Start], int], signals: _Signals, start: Callable[[socket.socket], Start]
 ) -> int:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Held back until the server has its own handlers: one of ours, inherited, would swallow the only signal to stop.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             ours.close()
             signals.forget()
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             die_with_parent()
             code = serve(start(theirs))
         finally:
             os._exit(code)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     theirs.close()
 
     def forget() -> None:
