@@ -127,8 +127,9 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.verbose:
         logging.getLogger("modelsync_daemon").setLevel(logging.INFO)
+    zygote = Zygote.start()  # before any secret is in memory, which workers would inherit
     settings = config.load(options.config) if options.config else config.from_environment(os.environ)
-    asyncio.run(serve(settings, Zygote.start()))
+    asyncio.run(serve(settings, zygote))
 
 
 def _pull(options: argparse.Namespace) -> None:

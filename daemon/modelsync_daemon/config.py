@@ -73,6 +73,7 @@ class Settings:
     bytes_per_month: int | None = None
     rate_limit: int | None = None
     windows: tuple[str, ...] = ()
+    require_confinement: bool = False
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]

@@ -8,6 +8,7 @@ import logging
 import signal
 
 from modelsync_daemon.config import Settings
+from modelsync_daemon.confinement import layers
 from modelsync_daemon.control.plane import ControlPlane
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
@@ -18,7 +19,7 @@ from modelsync_daemon.resident import Resident
 from modelsync_daemon.timing import start_spread
 from modelsync_daemon.workers.worker_client import ChildPreparer
 from modelsync_daemon.workers.zygote import Zygote
-from modelsync_protocol.errors import UsageError
+from modelsync_protocol.errors import RefusedError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
     for key, path in (("trust", settings.trust), ("origin_ca", settings.origin_ca)):
         if path is not None and not path.is_file():
             raise UsageError(f"the setting {key} names {path}, which is not a file.")
+    _check_confinement(settings)
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
         resident = Resident(
@@ -64,6 +66,14 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             await api.stop()
             if scraped is not None:
                 await scraped.stop()
+
+
+def _check_confinement(settings: Settings) -> None:
+    lacking = layers.available().lacking
+    if lacking and settings.require_confinement:
+        raise RefusedError(f"require_confinement is set, and {' '.join(lacking)}")
+    for sentence in lacking:
+        _log.warning("%s", sentence)
 
 
 def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:

@@ -161,6 +161,13 @@ def test_what_is_the_daemons_own_is_closed_to_everybody_else_also_in_a_directory
     second = Database.open(data)
     found = {path.name: path.stat().st_mode & 0o777 for path in data.root.iterdir()}
     second.close()
-    closed = {"trust": 0o700, "incoming": 0o700, "state.db": 0o600, "state.db-wal": 0o600, "state.db-shm": 0o600}
+    closed = {
+        "trust": 0o700,
+        "incoming": 0o700,
+        "machine": 0o700,
+        "state.db": 0o600,
+        "state.db-wal": 0o600,
+        "state.db-shm": 0o600,
+    }
     assert {name: mode for name, mode in found.items() if name != "models"} == closed
     assert found["models"] == 0o755

@@ -103,7 +103,7 @@ def _origin(request: PrepareRequest, listener: Listener) -> Origin:
         stall_seconds=request.stall_seconds,
         rate_limit=request.rate_limit,
         on_traffic=listener.wire,
-        access=Access(request.secrets),
+        access=Access(request.secrets, request.read_secret),
         proxy=request.proxy,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +16,9 @@ class PrepareRequest:
     """What to prepare. `version` None: the newest. `trust_root`: root.json that seeds an empty data directory.
 
     `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
-    `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL. `pushed`: take
-    everything from this file (see pushed_origin.py) and nothing from the origin. `repair`: digest of the version, which
+    `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL, `read_secret`
+    reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
+    nothing from the origin. `repair`: digest of the version, which
     is installed and damaged; it is mended where it lies.
     """
 
@@ -34,6 +36,7 @@ class PrepareRequest:
     proxy: str | None = None
     pushed: Path | None = None
     repair: str | None = None
+    read_secret: Callable[[Path], str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class DataDir:
     @property
     def zlib_verdict(self) -> Path:
         """What was found of this machine's zlib (zlib_verdict.py)."""
-        return self.root / "zlib"
+        return self.root / "machine" / "zlib"
 
     @property
     def socket(self) -> Path:
@@ -108,7 +108,11 @@ class DataDir:
         try:
             for folder in (self.root, self.models):
                 folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            for folder in (self.trust, self.root / "incoming"):  # nobody else's business, inference's neither
+            for folder in (
+                self.trust,
+                self.root / "incoming",
+                self.zlib_verdict.parent,
+            ):  # nobody else's business, inference's neither
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if folder.stat().st_mode & 0o077:  # of a former version
                     folder.chmod(0o700)

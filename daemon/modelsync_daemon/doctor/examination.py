@@ -38,6 +38,7 @@ def examine(
     root = settings.data if settings else data
     if root is None:
         return found
+    found += machine.confinement(settings is not None and settings.require_confinement)
     found += _device(root, settings, online)
     return found
 

@@ -13,6 +13,7 @@ from shlex import quote
 from typing import Any
 
 from modelsync_daemon.config import Settings
+from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.datadir import RESERVE_BYTES, DataDir
 from modelsync_daemon.local import socket_client
 from modelsync_daemon.trust.trust_store import BUILD_TIME, TrustStore
@@ -54,6 +55,16 @@ def clock(data: DataDir) -> Iterator[Finding]:
 
 def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def confinement(required: bool) -> Iterator[Finding]:
+    """Whether workers, which read what the origin sends, can be kept from everything else."""
+    found = layers.available()
+    for sentence in found.lacking:
+        mend = "apt install python3-seccomp" if sentence == layers.NO_SECCOMP else None
+        yield problem("confinement", sentence, mend, 3) if required else warning("confinement", sentence, mend)
+    if not found.lacking:
+        yield good("confinement", f"workers are confined by Landlock (version {found.landlock}) and seccomp.")
 
 
 def room(data: DataDir) -> Iterator[Finding]:

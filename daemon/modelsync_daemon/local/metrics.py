@@ -71,6 +71,12 @@ class _Collector:
         yield GaugeMetricFamily(
             "modelsync_hub_connected", "1 while the hub is connected.", int(self._status["daemon"]["connected"])
         )
+        confined = GaugeMetricFamily(
+            "modelsync_worker_confined", "1 for a layer that the last worker was confined by.", labels=["layer"]
+        )
+        for layer in self._status["daemon"]["confined_by"] or ():
+            confined.add_metric([layer.split()[0]], 1)
+        yield confined
         wire = GaugeMetricFamily(
             "modelsync_wire_bytes", "TCP payload of this day and month.", labels=["period", "direction"]
         )

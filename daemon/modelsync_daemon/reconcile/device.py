@@ -71,6 +71,7 @@ class Device:
             quarantined=tuple(self.database.quarantined(name)),
             secrets=tuple(map(str, self._secrets())),
             proxy=settings.proxy,
+            require_confinement=settings.require_confinement,
         )
 
     def _secrets(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.workers.messages import CONFINED_BY
 from modelsync_protocol.twin import Wish
 
 _NEEDS_ZLIB = 2
@@ -49,6 +51,7 @@ def build(
             "formats": [n for n in FORMATS if n < _NEEDS_ZLIB or zlib_verdict.read(data.zlib_verdict) is not False],
             "pid": os.getpid() if running else None,
             "connected": connected,
+            "confined_by": json.loads(database.document(CONFINED_BY) or "null"),
         },
         "ledger": ledger.document(),
     }

@@ -6,7 +6,7 @@ It comes by direct method or as a mounted file, never in the twin, and no text o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -23,8 +23,10 @@ _QUERY = re.compile(r"[A-Za-z0-9._~%&=+/:@!$'()*,;-]+")
 class Access:
     """Gives the query to append to each request. `files` are looked at in order; the first usable one counts."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], str | None] | None = None) -> None:
+        """`read`: who gives a file's text, or None; by default it is read here."""
         self._files = tuple(files)
+        self._text = read or read_text
         self._refused: set[str] = set()
         self._current = self._read()
 
@@ -42,12 +44,20 @@ class Access:
     def _read(self) -> str:
         for path in self._files:
             try:
-                text = parse(path.read_text(encoding="ascii"))
-            except (OSError, UnicodeDecodeError, UsageError):
+                text = parse(self._text(path) or "")
+            except UsageError:
                 continue
             if text not in self._refused:
                 return text
         return ""
+
+
+def read_text(path: Path) -> str | None:
+    """What a secret's file holds now; None if it can't be read."""
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def keep(folder: Path, text: str | None) -> str | None:

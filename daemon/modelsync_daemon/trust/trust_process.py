@@ -1,7 +1,7 @@
 """Does the trust store's work in a process of its own, whose memory is gone before the download begins.
 
 python-tuf and its cryptography take 8 MiB; a decoder needs those more. Objects are fetched by the parent, which has
-the connection: the child asks for them over a pipe.
+the connection: the child asks for them over a pipe, and has nothing else but the trust store's folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
 
+from modelsync_daemon.confinement.layers import confine_checker, forget_environment
+from modelsync_daemon.trust import trust_messages as messages
 from modelsync_daemon.trust.resolved import Fetch, Resolved
+from modelsync_daemon.trust.trust_messages import Question
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol.errors import ModelsyncError, RefusedError
 
@@ -53,51 +56,63 @@ class TrustChild:
     def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
         """As TrustStore.resolve; the child has ended, and its memory is free, when this returns."""
         try:
-            self._pipe.send((self._directory, self._root, model, version, bundle_only))
-            while True:
-                kind, content = self._pipe.recv()
-                if kind == "fetch":
-                    self._pipe.send(_attempt(fetch, *content))
-                elif kind == "error":
-                    raise content
-                else:
-                    assert isinstance(content, Resolved)
-                    return content
-        except (EOFError, BrokenPipeError) as error:
+            self._pipe.send_bytes(Question(self._directory, self._root, model, version, bundle_only).encode())
+            return self._converse(fetch)
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise RefusedError("checking the signed metadata failed; see whether memory ran out.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:  # OSError: longer than any message of ours
+            raise RefusedError(f"who checks the signed metadata said something unknown ({error}).") from error
         finally:
             self._pipe.close()
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self._pid, 0)
 
-
-def _attempt(fetch: Fetch, path: str, limit: int) -> bytes | ModelsyncError:
-    try:
-        return fetch(path, limit)
-    except ModelsyncError as error:
-        return error
+    def _converse(self, fetch: Fetch) -> Resolved:
+        failures: list[ModelsyncError] = []
+        while True:
+            said = messages.parse(self._pipe.recv_bytes(messages.MAX_MESSAGE_BYTES))
+            if "resolved" in said:
+                return messages.parse_answer(said["resolved"])
+            if "error" in said:
+                number = said["number"]
+                raise messages.parse_trouble(said) if number is None else failures[number]
+            try:
+                self._pipe.send_bytes(messages.fetched(fetch(said["fetch"], said["limit"])))
+            except ModelsyncError as error:
+                failures.append(error)
+                self._pipe.send_bytes(messages.trouble(error))
 
 
 def _serve(pipe: Connection) -> NoReturn:
-    """The child's life: one request, some fetches, one answer."""
+    """The child's life: one question, some fetches, one answer."""
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        question = Question.parse(pipe.recv_bytes())
+        forget_environment()
+        confine_checker(pipe.fileno(), question.directory)
+        _answer(pipe, question)
+    os._exit(0)
+
+
+def _answer(pipe: Connection, question: Question) -> None:
+    failures: list[ModelsyncError] = []
 
     def fetch(path: str, limit: int) -> bytes:
-        pipe.send(("fetch", (path, limit)))
-        answer = pipe.recv()
-        if isinstance(answer, ModelsyncError):
-            raise answer
-        assert isinstance(answer, bytes)
-        return answer
+        pipe.send_bytes(messages.wish(path, limit))
+        said = messages.parse(pipe.recv_bytes())
+        if "error" in said:
+            failures.append(messages.parse_trouble(said))
+            raise failures[-1]
+        return messages.parse_fetched(said)
 
     for name in _FOR_PUBLISHERS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: importing it raises ImportError
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        directory, root, model, version, bundle_only = pipe.recv()
-        try:
-            store = TrustStore(directory)
-            if root is not None:
-                store.seed(root)
-            pipe.send(("resolved", store.resolve(model, version, fetch, bundle_only=bundle_only)))
-        except ModelsyncError as error:
-            pipe.send(("error", error))
-    os._exit(0)
+    try:
+        store = TrustStore(question.directory)
+        if question.root is not None:
+            store.seed(question.root)
+        found = store.resolve(question.model, question.version, fetch, bundle_only=question.bundle_only)
+    except ModelsyncError as error:
+        number = next((number for number, failure in enumerate(failures) if failure is error), None)
+        pipe.send_bytes(messages.trouble(error, number))
+    else:
+        pipe.send_bytes(messages.answer(found))

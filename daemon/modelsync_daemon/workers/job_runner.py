@@ -62,8 +62,9 @@ async def run(
     database: Database,
     emit: Callable[[Mapping[str, Any]], None],
     open_trust: Callable[[Path], Trust] = TrustStore,
+    read_secret: Callable[[Path], str | None] | None = None,
 ) -> Outcome:
-    """Do `job`, telling `emit` of every event; `open_trust` as of prepare. Raises ModelsyncError."""
+    """Do `job`, telling `emit` of every event; `open_trust` and `read_secret` as of prepare. Raises ModelsyncError."""
     request = PrepareRequest(
         name=job.name,
         version=job.version,
@@ -79,6 +80,7 @@ async def run(
         proxy=job.proxy,
         pushed=None if job.pushed is None else Path(job.pushed),
         repair=job.repair,
+        read_secret=read_secret,
     )
     # What is only staged or mended leaves the model's state alone: it goes on as it is.
     listener: Listener = _Listener(job.name, database, emit)

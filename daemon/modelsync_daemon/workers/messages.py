@@ -13,10 +13,16 @@ from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotC
 from modelsync_protocol import errors
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
+CONFINED_BY = "confined_by"
+"""Key of the document in state.db: a JSON list of the layers that the last worker was confined by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Prepare one version of a model. Paths are strings; see build.request.PrepareRequest for each field's meaning."""
+    """Prepare one version of a model. Paths are strings; see build.request.PrepareRequest for each field's meaning.
+
+    `require_confinement`: refuse to work where a layer of confinement is missing.
+    """
 
     name: str
     version: int | None
@@ -32,6 +38,7 @@ class Job:
     proxy: str | None = None
     pushed: str | None = None
     repair: str | None = None
+    require_confinement: bool = False
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""

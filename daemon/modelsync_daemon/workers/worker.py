@@ -1,6 +1,8 @@
 """The worker child: one JSON job on stdin, JSON lines on stdout, and it never outlives its parent.
 
-It inherits the data directory's lock, so that no new daemon starts while it still writes.
+It inherits the data directory's lock, so that no new daemon starts while it still writes. Before it reads a byte from
+outside it gives up what fetching and building don't need (confinement/layers.py); secrets' files are its parent's, who
+answers the event `secret` with a line.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -32,11 +35,12 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:
         sys.exit(0)
+    from modelsync_daemon.confinement import layers
     from modelsync_daemon.trust.trust_process import TrustChild
 
+    layers.plan()
     trust = TrustChild.start()
-    # The parent holds our stdin open as long as it lives: its end is the order to stop at once.
-    threading.Thread(target=_watch_parent, daemon=True).start()
+    layers.forget_environment()
     os.nice(_NICENESS)
     _stay_small()
     try:
@@ -58,15 +62,40 @@ def _work(document: Mapping[str, Any], trust: TrustChild) -> Mapping[str, Any]:
 
     from modelsync_daemon.disk.database import Database
     from modelsync_daemon.disk.datadir import DataDir
+    from modelsync_daemon.workers import bounds
     from modelsync_daemon.workers.job_runner import run
     from modelsync_daemon.workers.messages import Job
 
     job = Job.parse(document)
     database = Database(DataDir(Path(job.data)).state_db)
     try:
-        return asdict(asyncio.run(run(job, database, _emit, trust.open)))
+        bounds.confine(job, database)
+        # Threads inherit what was given up, so there is none before. The parent holds our stdin open as long as it
+        # lives: its end is the order to stop at once.
+        secrets = _Secrets()
+        threading.Thread(target=secrets.listen, daemon=True).start()
+        return asdict(asyncio.run(run(job, database, _emit, trust.open, secrets.read)))
     finally:
         database.close()
+
+
+class _Secrets:
+    """Has the parent read files that this process can't; and ends this process when the parent is gone."""
+
+    def __init__(self) -> None:
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen(self) -> None:
+        """Take in the parent's lines; never returns."""
+        for line in sys.stdin.buffer:
+            self._answers.put(line)
+        os._exit(1)
+
+    def read(self, path: Path) -> str | None:
+        """What the file of a secret holds now; None if it can't be read."""
+        _emit({"event": "secret", "path": str(path)})
+        text = json.loads(self._answers.get())["text"]
+        return text if isinstance(text, str) else None
 
 
 def _emit(event: Mapping[str, Any]) -> None:
@@ -88,11 +117,6 @@ def _stay_small() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
-
-
-def _watch_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

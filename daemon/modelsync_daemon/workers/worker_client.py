@@ -8,9 +8,11 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from modelsync_daemon.disk.datadir import Lock
+from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.workers.messages import EventCallback, Job, Outcome, WorkerDied, error_of
 from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 
@@ -92,9 +94,17 @@ class ChildPreparer:
                     return Outcome.parse(event["outcome"])
                 if kind == "error":
                     raise error_of(event["kind"], event["text"], event)
+                if kind == "secret":
+                    child.stdin.write(json.dumps({"text": _secret(job, event["path"])}).encode() + b"\n")
+                    continue
                 on_event(event)
             except (ValueError, KeyError, TypeError) as error:
                 raise WorkerDied(f"the worker said something unknown ({error}); reinstall modelsync.") from error
         code = await child.wait()
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         raise WorkerDied(f"the worker {reason} before it was done; see whether memory ran out.")
+
+
+def _secret(job: Job, path: str) -> str | None:
+    """What a file holds that the job names as a secret's; of no other."""
+    return origin_secret.read_text(Path(path)) if path in job.secrets else None

@@ -18,6 +18,8 @@ import struct
 import sys
 from typing import NoReturn
 
+from modelsync_daemon.confinement import layers
+
 _PR_SET_PDEATHSIG = 1
 _NUMBER = struct.Struct("=i")
 _FDS = 3
@@ -115,6 +117,7 @@ def _serve(control: socket.socket) -> NoReturn:
             message, descriptors, _, _ = socket.recv_fds(control, 1, _FDS)
             if not message:
                 break
+            layers.plan()  # found out once, and known to every worker
             pid = os.fork()
             if pid == 0:
                 _become_worker(control, descriptors)

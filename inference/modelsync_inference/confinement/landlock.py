@@ -14,7 +14,7 @@ from pathlib import Path
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _VERSION = 1
-_BENEATH = 1
+_BENEATH, _PORT = 1, 2
 _PR_SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -23,7 +23,7 @@ _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # how many file rights each version knows; 16 from the fifth on
 _MAX_FS_BITS = 16
-_NET = 0b11  # bind and connect TCP, from the fourth on
+_NET, _CONNECT = 0b11, 0b10  # bind and connect TCP, from the fourth on
 _SCOPES = 0b11  # abstract Unix sockets and signals of others, from the sixth on
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,16 +38,20 @@ class _Beneath(ctypes.Structure):
     _fields_ = (("allowed", ctypes.c_uint64), ("descriptor", ctypes.c_int32))
 
 
+class _Port(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
 def version() -> int:
     """The version of the kernel's interface; 0: it has none. The third is the first that guards truncation."""
     found: int = _libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION)
     return max(found, 0)
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
+def restrict(readable: Iterable[Path], writable: Iterable[Path], ports: Iterable[int] = ()) -> None:
     """Leave this thread, and those it starts, what lies beneath these paths; missing ones are passed over. OSError.
 
-    TCP, abstract Unix sockets of others and signals to others go too, where the version knows them.
+    TCP but to `ports`, abstract Unix sockets of others and signals to others go too, where the version knows them.
     """
     abi = version()
     rights = (1 << _FS_BITS.get(abi, _MAX_FS_BITS)) - 1
@@ -59,6 +63,8 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path]) -> None:
             _allow(ruleset, path, _READ & rights)
         for path in writable:
             _allow(ruleset, path, rights)
+        for port in ports if abi >= 4 else ():
+            _call(_ADD, ruleset, _PORT, ctypes.byref(_Port(_CONNECT, port)), 0)
         if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs")
         _call(_RESTRICT, ruleset, 0)

@@ -1,13 +1,16 @@
-"""The system calls that code of a model may not make, as a seccomp filter by libseccomp.
+"""The system calls that a process which reads hostile bytes may not make, as a seccomp filter by libseccomp.
 
-What is left: computing, memory, threads, reading and writing of open files, and opening of what the file layer allows.
+What is left: computing, memory, threads, reading and writing of open files, and opening of what the file layer allows;
+for a process that fetches, connections to IP addresses too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import importlib
 import os
+import tempfile
 from enum import Enum
 from types import ModuleType
 from typing import Any
@@ -35,6 +38,9 @@ _DENIED = " ".join((_NETWORK, _PROCESSES, _SIGNALS, _KERNEL, _NAMESPACES, _ATTRI
 _YOUNG = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469}
 """Numbers, the same on every architecture, of calls that older versions of libseccomp don't know by name."""
 
+_FOR_FETCHING = ("socket", "connect", "fchmod")
+_AF_INET, _AF_INET6 = 2, 10
+
 _NEEDED = ("socket", "clone3", "io_uring_setup", "ptrace", "execve")
 _CHANGES = (
     "creat truncate truncate64 ftruncate ftruncate64 fallocate rename renameat renameat2 link linkat symlink symlinkat "
@@ -47,7 +53,9 @@ _LOW_32 = 0xFFFFFFFF
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _ASYNC_OWNER = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP: whom a descriptor sends signals to
 _F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_SECCOMP_MODE_FILTER = 2
+_INSTRUCTION_BYTES = 8
 _SOCK_TYPE, _SOCK_DGRAM, _SOCK_RAW = 0xF, 2, 3
 
 
@@ -77,10 +85,41 @@ def deny(lib: ModuleType, files: Files = Files.GUARDED) -> None:
 
     A denied call fails with EPERM. A call by way of another architecture's entry ends the process (SIGSYS).
     """
+    _rules(lib, files, os.getpid()).load()
+
+
+def program(lib: ModuleType, *, fetching: bool) -> bytes:
+    """The filter as the kernel takes it (struct sock_filter[]), for whom libseccomp would cost too much memory.
+
+    `fetching`: connections to IP addresses stay, and so does giving an open file its mode. No signal may be sent, not
+    to itself either, since it is not known whose filter it will be. OSError or RuntimeError.
+    """
+    with tempfile.TemporaryFile() as file:
+        _rules(lib, Files.GUARDED, None, fetching=fetching).export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def install(program: bytes) -> None:
+    """Install what `program` gave, for this thread and those it starts; OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(program, len(program))
+    wanted = _Program(len(program) // _INSTRUCTION_BYTES, ctypes.addressof(code))
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
+        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(wanted), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("instructions", ctypes.c_ushort), ("code", ctypes.c_void_p))
+
+
+def _rules(lib: ModuleType, files: Files, pid: int | None, *, fetching: bool = False) -> Any:
     rules: Any = lib.SyscallFilter(lib.ALLOW)
     refused = lib.ERRNO(errno.EPERM)
     for name in _DENIED:
-        if _known(lib, name):
+        if _known(lib, name) and not (fetching and name in _FOR_FETCHING):
             rules.add_rule(refused, name)
     for name, number in _YOUNG.items():
         rules.add_rule(refused, name if _known(lib, name) else number)
@@ -100,12 +139,18 @@ def deny(lib: ModuleType, files: Files = Files.GUARDED) -> None:
     rules.add_rule(lib.ERRNO(errno.ENOSYS), "clone3")  # its flags lie in memory; libraries fall back on clone
     masked("clone", 0, _CLONE_THREAD, 0)  # threads, but no processes
     for call in ("kill", "tgkill"):
-        only(call, 0, os.getpid())
+        only(call, 0, pid) if pid is not None else rules.add_rule(refused, call)
     only("setpriority", 1, 0)
     for call in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):
         only(call, 0, 0)
     only("prlimit64", 0, 0)
-    only("sendto", 4, 0)  # no addresses: Unix sockets by path are nobody else's business
+    if fetching:  # of the families, none that leads to this machine's services: IPv4 and IPv6 lead to the network
+        for compare, family in ((lib.LT, _AF_INET), (lib.GT, _AF_INET6)):
+            rules.add_rule(refused, "socket", lib.Arg(0, compare, family))
+        for family in range(_AF_INET + 1, _AF_INET6):
+            rules.add_rule(refused, "socket", lib.Arg(0, lib.EQ, family))
+    else:
+        only("sendto", 4, 0)  # no addresses: Unix sockets by path are nobody else's business
     masked("socketpair", 1, _SOCK_TYPE, _SOCK_DGRAM, _SOCK_RAW)
     masked("ioctl", 1, _LOW_32, *_TERMINAL_INPUT, *_ASYNC_OWNER)
     for call in ("fcntl", "fcntl64"):
@@ -122,7 +167,7 @@ def deny(lib: ModuleType, files: Files = Files.GUARDED) -> None:
     if files is Files.NONE:
         for call in filter(lambda name: _known(lib, name), _OPENS):
             rules.add_rule(refused, call)
-    rules.load()
+    return rules
 
 
 def no_more_threads(lib: ModuleType) -> None:

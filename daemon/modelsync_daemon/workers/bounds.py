@@ -1,0 +1,36 @@
+"""What a worker keeps of files and network, by its job. How it is given up is confinement's business."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from modelsync_daemon.confinement import layers
+from modelsync_daemon.disk.database import Database
+from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.workers.messages import CONFINED_BY, Job
+from modelsync_protocol.errors import RefusedError
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def confine(job: Job, database: Database) -> None:
+    """Give up what `job` doesn't need, and remember by which layers. `database` is open, and stays so.
+
+    RefusedError if a layer is missing where the job says that none may. Call it on the only thread.
+    """
+    data = DataDir(Path(job.data))
+    data.create()
+    given = [Path(path) for path in (job.origin_ca, job.trust_root, job.pushed) if path is not None]
+    kept = [data.models, data.root / "incoming", data.zlib_verdict.parent]
+    kept += [data.state_db.with_name(data.state_db.name + suffix) for suffix in ("", "-wal", "-shm")]
+    in_force = layers.confine_worker(given, kept, _ports(job.origin, job.proxy))
+    database.remember(CONFINED_BY, json.dumps(in_force))
+    if job.require_confinement and (lacking := layers.lacking(in_force)):
+        raise RefusedError(f"require_confinement is set, and {' '.join(lacking)}")
+
+
+def _ports(*urls: str | None) -> list[int]:
+    parts = [urlsplit(url) for url in urls if url]
+    return [port for part in parts if (port := part.port or _DEFAULT_PORTS.get(part.scheme))]
