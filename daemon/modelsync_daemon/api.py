@@ -27,14 +27,17 @@ def pull(
     proxy: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stop_on_signals: bool = False,
+    own_process: bool = False,
 ) -> Pulled:
     """Fetch, prove and activate the newest version of a model (or `version`) now, without a hub.
 
     `origin` is the store's URL, `data` the data directory, which is made if it is missing and then needs `trust`, the
     publisher's root.json. `ca`: a PEM file to check the origin against; `sas_file`: a file with its secret query;
     `proxy`: an HTTP proxy's URL. `progress(done, total)` is told bytes. Interrupted, the next call goes on where this
-    one stopped; with `stop_on_signals` SIGTERM and SIGINT end it in order (main thread only). Call it outside an
-    event loop (from a coroutine: `await asyncio.to_thread(pull, …)`).
+    one stopped; with `stop_on_signals` SIGTERM and SIGINT end it in order (main thread only). `own_process`: this
+    process does nothing else afterwards, and gives up for good what a pull doesn't need (files, processes, ports), as
+    the command does; on its only thread. Call it outside an event loop (from a coroutine: `await
+    asyncio.to_thread(pull, …)`).
 
     UsageError for wrong input, RefusedError for what trust forbids, UnreachableError if the origin does not answer,
     LocalError if the directory is in use, full or not ours.
@@ -61,6 +64,7 @@ def pull(
             sas_file=_path(sas_file),
             proxy=proxy,
             stop_on_signals=stop_on_signals,
+            own_process=own_process,
         )
     )
 

@@ -147,6 +147,7 @@ def _pull(options: argparse.Namespace) -> None:
             proxy=options.proxy,
             progress=show,
             stop_on_signals=True,
+            own_process=True,
         )
     if options.json:
         _print_json(result.document)

@@ -17,7 +17,9 @@ from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import PREPARING, State
+from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.transfer.origin_secret import FILE_NAME
+from modelsync_daemon.workers import bounds
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
@@ -37,10 +39,12 @@ def pull(
     sas_file: Path | None = None,
     proxy: str | None = None,
     stop_on_signals: bool = False,
+    own_process: bool = False,
 ) -> dict[str, Any]:
     """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
 
     `stop_on_signals`: SIGTERM and SIGINT raise Stopped once what is durable is closed; only in the main thread.
+    `own_process`: this process does nothing else, so it gives up for good what a pull doesn't need; on its only thread.
 
     Returns the document of DESIGN §9. Raises ModelsyncError; what was fetched by then is kept for the next call.
     """
@@ -66,6 +70,8 @@ def pull(
             secrets=tuple(str(path.absolute()) for path in (sas_file, data.root / FILE_NAME) if path),
             proxy=proxy,
         )
+        if own_process:
+            bounds.confine_all(job)
         return _pull(job, data, database, show, stop_on_signals)
 
 
@@ -87,6 +93,10 @@ def _pull(
     try:
         work = run(job, database, emit)
         outcome = asyncio.run(_until_signal(work) if stop_on_signals else work)
+    except NotClosed as error:  # fetched again it would be the same: it is kept out until somebody releases it
+        database.quarantine(job.name, error.digest, error.version, str(error), "")
+        database.transition(job.name, State.QUARANTINED, error_code="refused", error_text=str(error))
+        raise
     except ModelsyncError as error:
         if database.model(job.name).state in PREPARING:
             code = "disk" if isinstance(error, LocalError) else "refused" if error.exit_code == 3 else "offline"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -244,7 +244,8 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     models = {name: _reported_model(model) for name, model in status["models"].items()}
     section: dict[str, Any] = {
         "models": models,
-        "daemon": {key: status["daemon"][key] for key in ("version", "formats") if key in status["daemon"]},
+        "daemon": {key: status["daemon"][key] for key in ("version", "formats") if key in status["daemon"]}
+        | _unconfined(status["daemon"].get("confined_by")),
         "ledger": status["ledger"],
     }
     if problems:
@@ -263,6 +264,13 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         if excess > 0:
             excess -= _size({name: models.pop(name)}) - 1
     return document
+
+
+def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:
+    """What a worker was not confined by; nothing if all is well or not known, since every byte is paid for."""
+    names = {layer.split()[0] for layer in layers or ()}
+    missing = [name for name in ("landlock", "seccomp") if layers is not None and name not in names]
+    return {"unconfined": missing} if missing else {}
 
 
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,21 @@ async def test_errors_come_back_as_ours(tmp_path: Path, kind: str, error: type[E
         ("print('no json')", "unknown"),
         ("print('{}')", "unknown"),
         (_say({"event": "result", "outcome": {"name": "a"}}), "unknown"),
+        *(
+            (_say({"event": "result", "outcome": OUTCOME | lie}), "unknown")
+            for lie in (
+                {"digest": "../../../../etc"},
+                {"name": "../other"},
+                {"name": "other"},
+                {"version": "1/../.."},
+                {"version": 2},
+                {"received": "many"},
+                {"bytes": -1},
+                {"kind": "free"},
+                {"withdrawn": ["all"]},
+            )
+        ),
+        (_say({"event": "error", "kind": "open", "text": "t", "version": 1, "digest": "../x"}), "unknown"),
     ],
 )
 async def test_a_worker_that_dies_or_babbles_is_an_error(tmp_path: Path, code: str, words: str) -> None:

@@ -129,6 +129,22 @@ def _status(models: int, text: str = "x") -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("layers", "missing"),
+    [
+        (None, None),
+        (["landlock 4", "seccomp"], None),
+        (["rlimits"], ["landlock", "seccomp"]),
+        (["seccomp"], ["landlock"]),
+    ],
+)
+def test_a_report_says_which_layer_of_confinement_is_missing_and_nothing_if_all_is_well(
+    layers: list[str] | None, missing: list[str] | None
+) -> None:
+    status = {"models": {}, "daemon": {"version": "1", "confined_by": layers}, "ledger": {}}
+    assert twin.build_reported(status)["modelsync"]["daemon"].get("unconfined") == missing
+
+
 def test_a_report_shows_what_the_hub_may_know() -> None:
     shown = twin.build_reported(_status(1), {"origin": "is wrong."})["modelsync"]
     assert set(shown["models"]["model-0000"]) == {

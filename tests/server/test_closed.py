@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from modelsync_daemon import pull, status
 from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.workers.messages import error_of, kind_of
@@ -17,7 +19,7 @@ from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.model.artifact import open_artifact
 from modelsync_inference.model.pointer import VersionRef
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
-from modelsync_protocol.errors import UsageError
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import app
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.closed import check_closed, check_hard_links
@@ -68,6 +70,21 @@ async def test_a_device_refuses_what_a_careless_publisher_signed(
     told = error_of(kind_of(error), str(error), {"version": error.version, "digest": error.digest})
     assert isinstance(told, NotClosed) and (told.version, told.exit_code) == (1, 3)
     assert device.leftovers() == [] and device.data.all_installed() == []
+
+
+async def test_a_pull_by_hand_quarantines_it_and_does_not_pay_for_it_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await Shop.open(tmp_path)
+    monkeypatch.setattr("modelsync_server.publish.publisher.check_closed", lambda artifact: None)
+    await shop.publish("m", written(tmp_path / "a", HOSTILE["location-climbing"]))
+    data = tmp_path / "device"
+    async with ScriptedOrigin(shop.path) as origin:
+        with pytest.raises(RefusedError, match="climbs"):
+            await asyncio.to_thread(pull, "m", origin.url, data, trust=shop.trust)
+        assert status(data).models["m"].state == "quarantined"
+        with pytest.raises(RefusedError, match="quarantined"):
+            await asyncio.to_thread(pull, "m", origin.url, data)
 
 
 async def test_weights_beside_the_model_keep_working(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGES = (
     "systemd,systemd-sysv,dbus,python3,python3-numpy,python3-zstandard,python3-aiohttp,"
     "python3-cryptography,python3-onnxruntime,python3-watchdog,python3-prometheus-client,python3-requests,"
-    "python3-socks,python3-typing-extensions,python3-packaging"
+    "python3-seccomp,python3-socks,python3-typing-extensions,python3-packaging"
 )
 _SUITE, _ALIAS = "trixie", "stable"
 """A mirror that is being synchronised may have a consistent state under the second name only."""

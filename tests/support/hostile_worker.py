@@ -37,11 +37,11 @@ def main(who: str, wanted: str, attempts: list[Any]) -> None:
 
     job_runner.run = hostile  # type: ignore[assignment]
     if who == "checker":
-        TrustStore.resolve = lambda *_, **__: _take_over(attempts)  # type: ignore[method-assign,assignment]
+        TrustStore.resolve = lambda *_, **__: _take_over(attempts)  # type: ignore[method-assign]
     if wanted == "no":
-        layers._confine = lambda *_: []  # type: ignore[assignment]
+        layers._confine = lambda *_: []
         inheritance.forget_environment = lambda: None
-        inheritance.keep_descriptors = lambda _: None
+        inheritance.keep_descriptors = lambda kept: None
     if wanted == "landlock":
         syscall_filter.library = lambda: None
     if wanted == "seccomp":

@@ -33,7 +33,7 @@ class PushedUpdates:
 
     def __init__(self, device: Device, preparer: Preparer) -> None:
         self._data, self._database, self._preparer = device.data, device.database, preparer
-        self._trust = device.settings.trust
+        self._trust, self._required = device.settings.trust, device.settings.require_confinement
         self._staged: dict[str, _Staged] = {}
         self._busy: set[str] = set()
 
@@ -69,6 +69,7 @@ class PushedUpdates:
                 trust_root=str(self._trust) if self._trust else None,
                 quarantined=tuple(self._database.quarantined(name)),
                 pushed=str(path),
+                require_confinement=self._required,
             )
             try:
                 done = await self._preparer.prepare(job, lambda event: None)

@@ -22,13 +22,23 @@ def confine(job: Job, database: Database) -> None:
     """
     data = DataDir(Path(job.data))
     data.create()
-    given = [Path(path) for path in (job.origin_ca, job.trust_root, job.pushed) if path is not None]
     kept = [data.models, data.root / "incoming", data.zlib_verdict.parent]
     kept += [data.state_db.with_name(data.state_db.name + suffix) for suffix in ("", "-wal", "-shm")]
-    in_force = layers.confine_worker(given, kept, _ports(job.origin, job.proxy))
+    in_force = layers.confine_worker(_given(job), kept, _ports(job.origin, job.proxy))
     database.remember(CONFINED_BY, json.dumps(in_force))
     if job.require_confinement and (lacking := layers.lacking(in_force)):
         raise RefusedError(f"require_confinement is set, and {' '.join(lacking)}")
+
+
+def confine_all(job: Job) -> None:
+    """The same for a process that does everything itself: it keeps the data directory and the folders of secrets."""
+    data = Path(job.data)
+    secrets = [path.parent for path in map(Path, job.secrets) if path.parent != data]
+    layers.confine_worker([*_given(job), *secrets], [data], _ports(job.origin, job.proxy))
+
+
+def _given(job: Job) -> list[Path]:
+    return [Path(path) for path in (job.origin_ca, job.trust_root, job.pushed) if path is not None]
 
 
 def _ports(*urls: str | None) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
-from modelsync_protocol import errors
+from modelsync_protocol import errors, names
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
 CONFINED_BY = "confined_by"
@@ -50,6 +50,11 @@ class Job:
         return cls(**{**document, **{key: tuple(document[key]) for key in ("quarantined", "secrets")}})
 
 
+_PLANS = ("held", "pushed", "update", "chunks", "pack")
+_MAX_TEXT = 2000
+"""Characters of an error's sentence that are passed on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A version that now lies complete and durable on the disk, and what it cost (bytes as in DESIGN §9)."""
@@ -68,8 +73,24 @@ class Outcome:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Outcome:
-        """Read an outcome from the worker's JSON."""
-        return cls(**{**document, "withdrawn": tuple(document["withdrawn"])})
+        """Read an outcome from the worker's JSON. ValueError, KeyError or TypeError if it is none.
+
+        The worker has read what came from outside: names and digests become paths here, so they are looked at again.
+        """
+        found = cls(**{**document, "withdrawn": tuple(document["withdrawn"])})
+        counts = (found.bytes, found.requests, found.received, found.sent, found.wire_requests)
+        if not all(type(count) is int and count >= 0 for count in counts) or type(found.held) is not bool:
+            raise ValueError("a count is none")
+        if found.kind not in _PLANS:
+            raise ValueError("no such plan")
+        try:
+            names.check_model_name(found.name)
+            names.check_digest(found.digest)
+            for version in (found.version, *found.withdrawn):
+                names.check_version(version)
+        except ModelsyncError as error:
+            raise ValueError(str(error)) from error
+        return found
 
 
 class WorkerDied(LocalError):
@@ -114,8 +135,12 @@ _NOTHING: Mapping[str, Any] = {}
 
 def error_of(kind: str, text: str, about: Mapping[str, Any] = _NOTHING) -> ModelsyncError:
     """The reverse of `kind_of`; `about` holds `after` of OriginBusy, `version` and `digest` of NotClosed."""
+    text = str(text)[:_MAX_TEXT]
     if kind == "busy":
-        return OriginBusy(text, about.get("after", 0.0))
+        return OriginBusy(text, float(about.get("after", 0.0)))
     if kind == "open":
-        return NotClosed(text, about["version"], about["digest"])
+        try:
+            return NotClosed(text, names.check_version(about["version"]), names.check_digest(about["digest"]))
+        except ModelsyncError as error:
+            raise ValueError(str(error)) from error
     return _KINDS.get(kind, WorkerDied)(text)

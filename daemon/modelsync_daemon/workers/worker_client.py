@@ -91,7 +91,10 @@ class ChildPreparer:
                 event = json.loads(line)
                 kind = event["event"]
                 if kind == "result":
-                    return Outcome.parse(event["outcome"])
+                    outcome = Outcome.parse(event["outcome"])
+                    if outcome.name != job.name or job.version not in (None, outcome.version):
+                        raise ValueError("this is not what was asked for")
+                    return outcome
                 if kind == "error":
                     raise error_of(event["kind"], event["text"], event)
                 if kind == "secret":

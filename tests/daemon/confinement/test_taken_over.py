@@ -176,3 +176,34 @@ def test_the_layers_in_force_are_remembered_and_a_missing_one_can_end_the_job(wo
     for layer, missing in (("landlock", "libseccomp is missing"), ("seccomp", "no Landlock")):
         (refusal,) = world.attempt("worker", layer, ("list", "/"), require_confinement=True)
         assert refusal.startswith("require_confinement is set") and missing in refusal
+
+
+PULL = """
+import json, sys
+from modelsync_daemon import cli
+from modelsync_daemon.workers import job_runner
+from modelsync_protocol.errors import RefusedError
+from tests.support.hostile_code import ATTEMPTS
+
+async def hostile(job, database, emit):
+    exec(ATTEMPTS, globals())
+    raise RefusedError(json.dumps([attempt(*one) for one in json.loads(sys.stdin.read())]))
+
+job_runner.run = hostile
+cli.main()
+"""
+
+
+def test_the_command_pull_gives_up_the_same(world: World) -> None:
+    command = [sys.executable, "-c", PULL, "pull", "m", "--origin", world.job.origin, "--data", str(world.data.root)]
+    attempts = [["read", "/etc/passwd"], ["make", str(world.settings.parent / "new")], ["fork"], ["socket", "AF_UNIX"]]
+    attempts += [["connect", world.other.getsockname()[1]]] if layers.available().landlock >= 4 else []
+    own = [["make", str(world.data.root / "new")], ["connect", world.origin.getsockname()[1]]]
+    done = subprocess.run(
+        command, input=json.dumps([*attempts, *own]), capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 3, done.stderr
+    answers = json.loads(done.stderr.removeprefix("modelsyncd: "))
+    assert set(answers[: len(attempts)]) <= REFUSED and all(answer.startswith("done") for answer in answers[-2:]), (
+        answers
+    )
