@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def release(result: Release) -> dict[str, Any]:
-    """What `publish --json` prints; `metadata` only if there is any."""
+    """What `publish --json` prints; `metadata` and `code` only if there is any."""
     document = {
         "name": result.name,
         "version": result.version,
@@ -26,7 +26,8 @@ def release(result: Release) -> dict[str, Any]:
         "updates": _updates(result.updates),
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
-    return {**document, "metadata": dict(result.metadata)} if result.metadata else document
+    more = {"metadata": dict(result.metadata), "code": list(result.code)}
+    return document | {key: value for key, value in more.items() if value}
 
 
 def models(found: Sequence[Model]) -> dict[str, Any]:

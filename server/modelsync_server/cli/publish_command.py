@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelsync_server import Release
 
 _STDIN = "-"
+_MOST_NOTES = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +52,9 @@ def publish(
     author: Annotated[str | None, typer.Option(help="Who made it.")] = None,
     commit: Annotated[str | None, typer.Option(help="The revision that it was made from.")] = None,
     git: Annotated[bool, typer.Option("--git", help="Take author and commit from PATH's git repository.")] = False,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="Have a confined process read it first: nobody vouches for who made it.")
+    ] = False,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,8 +78,13 @@ def publish(
             last=DEFAULT_BASES if held is None else 0,
             metadata=said,
             file_name=file_name,
+            untrusted=untrusted,
             progress=bar.update,
         )
+    for sentence in result.code[:_MOST_NOTES]:
+        typer.echo(f"modelsync: note: it executes code where it is loaded: {sentence}", err=True)
+    if len(result.code) > _MOST_NOTES:
+        typer.echo(f"modelsync: note: and {len(result.code) - _MOST_NOTES} more; see `modelsync inspect`.", err=True)
     if as_json:
         print_json({**documents.release(result), **({} if held is None else {"fleet": held.document()})})
     else:

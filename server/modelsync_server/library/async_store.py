@@ -72,6 +72,7 @@ class AsyncStore:
         last: int = DEFAULT_BASES,
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
+        untrusted: bool = False,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
@@ -88,6 +89,7 @@ class AsyncStore:
                 bases=bases,
                 last=last,
                 metadata=metadata,
+                untrusted=untrusted,
                 progress=progress,
             )
 

@@ -88,6 +88,7 @@ class Store:
         last: int = DEFAULT_BASES,
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
+        untrusted: bool = False,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory or an open binary file as a new version of the model `name`.
@@ -97,7 +98,8 @@ class Store:
         beside the `last` newest. `metadata`: JSON values (NumPy's too), at most 64 KiB, signed with the version;
         `author`, `commit`, `run`, `licence`, `description` are text, `metrics` an object; for a version that is there
         it replaces what was said before. `file_name`: under which name an open file's bytes are published; its suffix
-        tells the format. `source` is copied first and may change afterwards; an open file is read to its end.
+        tells the format. `untrusted`: nobody vouches for who made it, so a confined process reads it first, within
+        bounds of time and memory. `source` is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
         """
@@ -111,6 +113,7 @@ class Store:
                 last=last,
                 metadata=metadata,
                 file_name=file_name,
+                untrusted=untrusted,
                 progress=progress,
             )
         )

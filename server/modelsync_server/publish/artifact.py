@@ -18,6 +18,7 @@ from modelsync_protocol import caps
 from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
+from modelsync_server.examination.examination import examine
 from modelsync_server.store.mapped_file import mapped
 
 _COPY_BLOCK = 4 * caps.MIB
@@ -32,11 +33,12 @@ class Artifact:
 
 
 @contextmanager
-def snapshot(path: Path, probe: Path | None = None) -> Iterator[Artifact]:
+def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) -> Iterator[Artifact]:
     """Yield the artifact at `path`, with the file `probe` as its PROBE_PATH.
 
-    The bytes are copied first, so what is published is what was cut. Raises UsageError for what can't be
-    published (missing, unreadable, changed while it was read, device files, links that leave the tree).
+    The bytes are copied first, so what is published is what was cut. `untrusted`: a confined process reads the copy
+    before this one does. Raises UsageError for what can't be published (missing, unreadable, changed while it was
+    read, device files, links that leave the tree, bytes that a reader does not come through).
     """
     with TemporaryDirectory(prefix="modelsync-publish-") as scratch:
         flat = Path(scratch) / "stream"
@@ -48,6 +50,9 @@ def snapshot(path: Path, probe: Path | None = None) -> Iterator[Artifact]:
             raise UsageError(str(error)) from error
         except OSError as error:
             raise _explain(error, path) from error
+        if untrusted:
+            links = {s.path: s.entry.target for s in sources if isinstance(s.entry, Link)}
+            examine(flat, [(source.path, begin, end) for source, begin, end in spans], links)
         with mapped(flat) as stream:
             files = {s.path: _cut(s, stream[begin:end]) for s, begin, end in spans}
             entries = tuple(files[s.path] if s.entry is None else s.entry for s in sources)

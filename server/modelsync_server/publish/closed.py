@@ -25,11 +25,12 @@ def findings_of(artifact: Artifact, *, code: bool = False) -> Findings:
     return references.read(MemoryTree(files, links), model=manifest.requires.get("model"), code=code)
 
 
-def check_closed(artifact: Artifact) -> None:
-    """UsageError names the first thing by which the artifact leads out of itself."""
-    refusal = findings_of(artifact).refusal
-    if refusal is not None:
-        raise UsageError(refusal)
+def check_closed(artifact: Artifact) -> tuple[str, ...]:
+    """What it would execute, a sentence each; UsageError names the first thing by which it leads out of itself."""
+    findings = findings_of(artifact, code=True)
+    if findings.refusal is not None:
+        raise UsageError(findings.refusal)
+    return tuple(dict.fromkeys(map(str, findings.code)))
 
 
 def check_hard_links(path: Path) -> None:

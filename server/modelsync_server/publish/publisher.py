@@ -10,8 +10,8 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Release:
     """False: these bytes were the newest version already, and nothing was published."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What is signed of it beside its bytes; empty if nothing is."""
+    code: tuple[str, ...] = ()
+    """What it would execute when it is loaded or run, a sentence each; `modelsync inspect` says the same."""
 
     @property
     def manifest(self) -> str:
@@ -96,12 +98,14 @@ async def publish(
     bases: Sequence[int] = (),
     last: int = DEFAULT_BASES,
     metadata: Mapping[str, Any] | None = None,
+    untrusted: bool = False,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
     `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
-    a version that is there it replaces what was said before. Raises UsageError for input that can't be published,
+    a version that is there it replaces what was said before. `untrusted`: nobody vouches for who made the artifact,
+    so a confined process reads it first, within bounds. Raises UsageError for input that can't be published,
     RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
@@ -116,8 +120,9 @@ async def publish(
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
     check_hard_links(path)
-    with snapshot(path, probe) as artifact, ThreadPoolExecutor(os.cpu_count()) as pool:
-        check_closed(artifact)
+    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+        artifact = await asyncio.to_thread(stack.enter_context, snapshot(path, probe, untrusted=untrusted))
+        code = check_closed(artifact)
         target = Source(artifact.manifest, artifact.stream)
         for _ in range(_ATTEMPTS):
             catalogue = await repository.catalogue()
@@ -139,7 +144,8 @@ async def publish(
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            return await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
+            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
+            return replace(made, code=code)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
 
