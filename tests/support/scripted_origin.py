@@ -24,6 +24,7 @@ class Exchange:
     path: str
     range: str | None
     sent: int = 0
+    cookies: str = ""
 
 
 @dataclass(slots=True)
@@ -97,6 +98,7 @@ class ScriptedOrigin:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         exchange = Exchange(request.method, request.match_info["path"], request.headers.get("Range"))
+        exchange.cookies = request.headers.get("Cookie", "")
         self.exchanges.append(exchange)
         path = self._store / exchange.path
         hidden = not self._parcels and exchange.path.startswith("bundles/") and "." in exchange.path

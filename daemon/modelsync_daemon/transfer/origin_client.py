@@ -105,6 +105,7 @@ class Origin:
         self._session = aiohttp.ClientSession(
             connector=connector(self._socket, limit=_CONNECTIONS, ssl=self._context or True, keepalive_timeout=30),
             auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # an origin's would be kept without bound, and sent on metered lines
             read_bufsize=_READ_BUFFER_BYTES,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(

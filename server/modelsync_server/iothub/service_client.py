@@ -86,7 +86,9 @@ class ServiceClient:
             context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
         except (OSError, ssl.SSLError) as error:
             raise LocalError(f"the CA file {ca_file} can't be read: {error}.") from error
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar()
+        )
         return self
 
     async def __aexit__(
