@@ -55,6 +55,19 @@ def publish(
     untrusted: Annotated[
         bool, typer.Option("--untrusted", help="Have a confined process read it first: nobody vouches for who made it.")
     ] = False,
+    provenance: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Signature or attestation to verify; default: those beside PATH; repeatable."
+        ),
+    ] = None,
+    require_provenance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IDENTITY",
+            help="Refuse what none of these signed: key:FILE, cert:FILE, sigstore:IDENTITY,ISSUER; repeatable.",
+        ),
+    ] = None,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,6 +92,8 @@ def publish(
             metadata=said,
             file_name=file_name,
             untrusted=untrusted,
+            provenance=provenance or (),
+            require_provenance=require_provenance or (),
             progress=bar.update,
         )
     for sentence in result.code[:_MOST_NOTES]:

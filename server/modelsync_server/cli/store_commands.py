@@ -1,4 +1,4 @@
-"""`modelsync inspect|list|show|diff|price|verify|doctor`: the commands that read. No logic beyond presentation."""
+"""`modelsync inspect|list|show|diff|price|verify|sbom|doctor`: the commands that read. No logic beyond presentation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from modelsync_server.cli import documents, tables
 from modelsync_server.cli.inspect_command import inspect
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.sbom_command import sbom
 
 if TYPE_CHECKING:
     from modelsync_server import Difference, TensorChange, Version, VersionDetails
@@ -22,7 +23,7 @@ _MOST_TENSORS = 40
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
-    for command in (inspect, list_, show, diff, price, verify, doctor):
+    for command in (inspect, list_, show, diff, price, verify, sbom, doctor):
         app.command(command.__name__.rstrip("_"))(command)
 
 

@@ -73,9 +73,12 @@ class AsyncStore:
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         untrusted: bool = False,
+        provenance: Sequence[str | Path] = (),
+        require_provenance: Sequence[str] = (),
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
+        from modelsync_server.provenance.provenance import Wanted
         from modelsync_server.publish.publisher import publish
 
         with as_path(source, file_name) as path:
@@ -90,6 +93,7 @@ class AsyncStore:
                 last=last,
                 metadata=metadata,
                 untrusted=untrusted,
+                provenance=Wanted.of(provenance, require_provenance),
                 progress=progress,
             )
 
@@ -112,6 +116,23 @@ class AsyncStore:
         from modelsync_server.publish.details import describe
 
         return await describe(self._objects(), name, version, digests=digests)
+
+    async def sbom(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """See `Store.sbom`."""
+        from modelsync_server.provenance.sbom import Part, bill
+
+        found = await self.show(name, version)
+        parts = [Part(each.path, each.size, each.sha256) for each in found.entries if each.mode is not None]
+        signed = found.version.published if found.version.published_signed else None
+        return bill(
+            name,
+            found.version.version,
+            found.version.digest,
+            parts,
+            published=signed,
+            requires=found.requires,
+            metadata=found.metadata,
+        )
 
     async def diff(self, name: str, old: int, new: int) -> Difference:
         """See `Store.diff`."""

@@ -89,6 +89,8 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         untrusted: bool = False,
+        provenance: Sequence[str | Path] = (),
+        require_provenance: Sequence[str] = (),
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory or an open binary file as a new version of the model `name`.
@@ -99,7 +101,10 @@ class Store:
         `author`, `commit`, `run`, `licence`, `description` are text, `metrics` an object; for a version that is there
         it replaces what was said before. `file_name`: under which name an open file's bytes are published; its suffix
         tells the format. `untrusted`: nobody vouches for who made it, so a confined process reads it first, within
-        bounds of time and memory. `source` is copied first and may change afterwards; an open file is read to its end.
+        bounds of time and memory. `provenance`: files with signatures (model-signing) or statements (in-toto), default
+        those beside it; `require_provenance`: who may have signed them, as `key:FILE`, `cert:FILE` or
+        `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what was found is signed with the version.
+        `source` is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
         """
@@ -114,6 +119,8 @@ class Store:
                 metadata=metadata,
                 file_name=file_name,
                 untrusted=untrusted,
+                provenance=provenance,
+                require_provenance=require_provenance,
                 progress=progress,
             )
         )
@@ -134,6 +141,10 @@ class Store:
         With `digests` every file's SHA-256 is given, for which the version is read and decoded.
         """
         return _run(self.aio.show(name, version, digests=digests))
+
+    def sbom(self, name: str, version: int | None = None) -> dict[str, Any]:
+        """A version's bill of materials, CycloneDX 1.6 as JSON. Needs the extra `provenance` (UsageError)."""
+        return _run(self.aio.sbom(name, version))
 
     def diff(self, name: str, old: int, new: int) -> Difference:
         """What changed between two versions, file by file and tensor by tensor, and what each costs a device."""

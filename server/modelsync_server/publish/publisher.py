@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelsync_protocol.release_record import ReleaseRecord
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.plain.candidate import WORTH, spared_bytes
+from modelsync_server.provenance.provenance import Wanted, with_provenance
 from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise
 from modelsync_server.publish.artifact import snapshot
@@ -99,13 +101,15 @@ async def publish(
     last: int = DEFAULT_BASES,
     metadata: Mapping[str, Any] | None = None,
     untrusted: bool = False,
+    provenance: Wanted | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
 
     `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
     a version that is there it replaces what was said before. `untrusted`: nobody vouches for who made the artifact,
-    so a confined process reads it first, within bounds. Raises UsageError for input that can't be published,
+    so a confined process reads it first, within bounds. `provenance`: what is verified first, and signed with the
+    version. Raises UsageError for input that can't be published,
     RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
@@ -123,6 +127,9 @@ async def publish(
     with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
         artifact = await asyncio.to_thread(stack.enter_context, snapshot(path, probe, untrusted=untrusted))
         code = check_closed(artifact)
+        if provenance is not None:
+            verify = partial(provenance.verify, path, artifact.manifest, artifact.stream, probe)
+            metadata = with_provenance(metadata, await asyncio.to_thread(verify))
         target = Source(artifact.manifest, artifact.stream)
         for _ in range(_ATTEMPTS):
             catalogue = await repository.catalogue()
