@@ -195,3 +195,34 @@ def test_the_azure_template_gives_the_roles_that_the_page_names_and_no_others() 
     }
     page = (ROOT / "docs" / "azure.md").read_text()
     assert all(role in page for role in roles.values())
+
+
+def _containers() -> list[tuple[str, dict[str, Any]]]:
+    """Our containers in deploy/k3s, and in what a rollout runs in: name, security context with the pod's."""
+    found = []
+    for path in (*CLUSTER, ROOT / "deploy" / "fleet" / "rollout.yaml"):
+        for document in _yaml(path):
+            spec = document.get("spec", {})
+            spec = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
+            shared = spec.get("securityContext", {})
+            found += [
+                (f"{path.name} {each['name']}", {**shared, **each.get("securityContext", {})})
+                for each in spec.get("containers", ())
+            ]
+    return found
+
+
+@pytest.mark.parametrize(("name", "context"), _containers())
+def test_a_pods_container_gives_up_what_it_does_not_need(name: str, context: dict[str, Any]) -> None:
+    assert context["allowPrivilegeEscalation"] is False and context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context.get("runAsNonRoot") is True and context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_edge_modules_give_up_what_they_do_not_need() -> None:
+    document = json.loads((EDGE / "deployment.json").read_text())
+    modules = document["modulesContent"]["$edgeAgent"]["properties.desired"]["modules"]
+    for name in ("modelsync", "scoring"):
+        host = json.loads(modules[name]["settings"]["createOptions"])["HostConfig"]
+        assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and host["PidsLimit"] <= 128
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], "Docker's own seccomp profile stays in force"

@@ -122,7 +122,8 @@ def try_ptrace(pid):
 
 def try_read_memory_of(pid):
     buffer = ctypes.create_string_buffer(8)
-    return called(libc.syscall(310 if os.uname().machine == "x86_64" else 270, pid, buffer, 1, buffer, 1, 0))
+    number = {"x86_64": 310, "aarch64": 270}.get(os.uname().machine, 376)
+    return called(libc.syscall(number, pid, buffer, 1, buffer, 1, 0))
 
 def try_unshare():
     return called(libc.unshare(0x10000000 | 0x40000000))

@@ -105,6 +105,9 @@ def _load_and_probe(
         except ModelsyncError as error:
             wire.send(control, {"refused": str(error)}, {})
             return
+        except Exception as error:  # nobody would learn of it: the thread ends, and the process with exit code 0
+            wire.send(control, {"refused": f"loading it failed ({type(error).__name__}: {error})."}, {})
+            return
         inputs, outputs = ([[s.name, s.datatype, s.shape] for s in specs] for specs in (model.inputs, model.outputs))
         wire.send(control, {"platform": model.platform, "inputs": inputs, "outputs": outputs, **extra}, {})
         _answer(control, model)
