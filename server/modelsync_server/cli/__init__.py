@@ -9,6 +9,7 @@ import typer
 
 from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.cli import (
+    dashboard_command,
     device_commands,
     hub_commands,
     keys_commands,
@@ -32,6 +33,7 @@ for commands in (
     hub_commands,
     device_commands,
     rollout_commands,
+    dashboard_command,
     trigger_commands,
 ):
     commands.register(app)

@@ -12,7 +12,6 @@ import typer
 from modelsync_server.cli import documents, tables
 from modelsync_server.cli.inspect_command import inspect
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
-from modelsync_server.cli.sbom_command import sbom
 
 if TYPE_CHECKING:
     from modelsync_server import Difference, TensorChange, Version, VersionDetails
@@ -58,6 +57,15 @@ def _row(name: str, version: Version) -> tuple[str, ...]:
         version.digest[:12],
         _short(version.metadata),
     )
+
+
+def sbom(
+    store: StoreArgument,
+    name: NameArgument,
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="Default: the newest.")] = None,
+) -> None:
+    """Print a version's bill of materials (CycloneDX 1.6, JSON): files, digests, licence, metrics, provenance."""
+    print_json(open_store(store).sbom(name, version))
 
 
 def show(

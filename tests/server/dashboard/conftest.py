@@ -1,0 +1,67 @@
+"""A fleet on a running hub, a rollout of it under way, and the page over both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from modelsync_server.dashboard.access import Access
+from modelsync_server.dashboard.acts import Audit
+from modelsync_server.dashboard.answers import Answers
+from modelsync_server.dashboard.app import Dashboard
+from modelsync_server.dashboard.views import Views
+from modelsync_server.library.async_store import AsyncStore
+from modelsync_server.rollout import planning, starting
+from modelsync_server.rollout.gate import Gate
+from modelsync_server.rollout.rings import parse_options
+from modelsync_server.store import open_store
+from tests.server.rollout.conftest import MODEL, World, address, hub, world
+
+__all__ = ["address", "hub", "world"]
+
+HOSTILE = "<script>document.title='taken'</script>\u202e" + "x" * 500
+
+
+@dataclass
+class Page:
+    """A served page. `url` ends without a slash; `audit` is its log."""
+
+    world: World
+    dashboard: Dashboard
+    answers: Answers
+    access: Access
+    audit: Path
+    url: str
+
+    @property
+    def link(self) -> str:
+        """By which its operator, ada, signs in."""
+        return f"{self.url}/signin?token={self.access.link_token}"
+
+
+@pytest.fixture
+async def page(world: World, tmp_path: Path) -> AsyncIterator[Page]:
+    world.puppets.add(["c0", "c1"], 2, wish=True, ring="canary")
+    world.puppets.add(["r0", "r1", "r2"], 1, wish=True)
+    bad = {"version": 1, "state": "waiting", "error": {"code": "disk", "text": HOSTILE}}
+    world.hub.report("r2", {"modelsync": {"models": {MODEL: bad}, "problems": {"policy/windows": HOSTILE}}})
+    rings = parse_options(["canary:tags.ring='canary'", "rest:100%"], Gate())
+    plan = await planning.plan(open_store(world.store), world.client, MODEL, 3, rings, price_per_gb=100.0, currency="EUR")
+    await starting.start(world.client, plan, by="ann")
+    access, answers, audit = Access(loopback=True, operator="ada"), Answers(0.2), tmp_path / "audit.jsonl"
+    views = Views(world.client, AsyncStore(world.store, None), answers, price_per_gb=100.0)
+    made = Dashboard(world.client, views, answers, access, Audit(audit), live_seconds=0.3)
+    runner = web.AppRunner(made.application(), access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield Page(world, made, answers, access, audit, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+
+
+def proxied(page: Page, **rules: object) -> Access:
+    """The page's rules with a proxy on this machine."""
+    return replace(page.access, loopback=False, proxies=frozenset({"127.0.0.1"}), operator="", **rules)
