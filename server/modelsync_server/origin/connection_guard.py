@@ -6,8 +6,6 @@ Stands between asyncio and aiohttp's protocol, which waits for ever for a first 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -66,10 +64,6 @@ class _Guarded(asyncio.Protocol):
             return
         self._transport = transport
         self._guard.open[transport] = self
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            with contextlib.suppress(OSError):  # an acknowledgement rides on the answer
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         self.wait(self._guard.header_seconds)
         self._inner.connection_made(transport)
 
