@@ -1,4 +1,4 @@
-"""A device builds targets whose operations end inside chunks, also after the line broke in the middle."""
+"""A device builds targets whose operations end inside chunks, exactly and for what was announced."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ operations end where repeats do, which takes format 2.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -44,10 +44,9 @@ def encode_repeats(base: Source, target: Source, oldest: Encoded, pool: Executor
         if cost > _CUT_BYTES and (repeat.own or not nearby):
             kept.append(repeat)
             spared += cost - _CUT_BYTES
-    # What is copied already stays copied.
     if spared < _WORTH_BYTES:
         return None
-    known = _merged(kept, oldest)
+    known = _merged(kept, oldest)  # what is copied already stays copied
     cut = Source(_recut(target, known), target.stream)
     made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known))
     return replace(made, views=Views.streams(base.manifest.size, target.manifest.size))
@@ -92,11 +91,11 @@ def _merged(kept: Sequence[Repeat], oldest: Encoded) -> list[Repeat]:
     """The repeats, and between them the copies that were made before."""
     result = list(kept)
     position = 0
+    starts, ends = [repeat.target for repeat in kept], [repeat.end for repeat in kept]
     for op in oldest.operations:
         if isinstance(op, Copy):
-            inside = [repeat for repeat in kept if repeat.target < position + op.length and repeat.end > position]
             begin = position
-            for repeat in inside:
+            for repeat in kept[bisect_right(ends, position) : bisect_left(starts, position + op.length)]:
                 if repeat.target > begin:
                     result.append(Repeat(begin, repeat.target - begin, op.offset + begin - position, op.own))
                 begin = repeat.end

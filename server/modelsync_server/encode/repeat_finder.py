@@ -28,6 +28,9 @@ _FACTOR = 0x9E3779B97F4A7C15
 """Multiplier of the polynomial hash, modulo 2^64."""
 
 _FILTER_BITS = 22
+_MOST_BYTES = 2048 * caps.MIB
+"""Of both streams: what is larger is not looked through, as it would take minutes, and 70 MiB of memory a GiB."""
+
 _MOST_ATTEMPTS = 200_000
 """Places that are compared; in what repeats in short pieces only, more would be a waste."""
 
@@ -54,7 +57,7 @@ class Repeat:
 
 def repeats(base: memoryview, target: memoryview) -> list[Repeat]:
     """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place."""
-    if len(target) < LEAST_BYTES:
+    if len(target) < LEAST_BYTES or len(base) + len(target) > _MOST_BYTES:
         return []
     known = _Known(base, target)
     found: list[Repeat] = []
