@@ -129,7 +129,7 @@ def _plain() -> Iterator[tuple[str, bytes]]:
         View(65_536, [Member(700, 100, 300, zipped), Member(10, 20, 20, recipes.STORED)]),
         View(65_536, [Member(0, 50, 90, deflated), Member(50, 10, 30, zipped)]),
     )
-    for one in (views, Views(views.base, View(65_536, ()))):
+    for one in (views, Views(views.base, View(65_536, ())), Views.streams(65_536, 65_536)):
         field = bytearray()
         section.write(field, one)
         yield "plain-views", bytes(field)

@@ -103,7 +103,8 @@ def test_a_range_of_a_view_lies_where_it_should() -> None:
 
 def test_views_come_back_from_their_bytes() -> None:
     views = _views()
-    for one in (views, Views(views.base, View(2000, ())), Views(View(1000, ()), views.target)):
+    others = (Views(views.base, View(2000, ())), Views(View(1000, ()), views.target), Views.streams(1000, 2000))
+    for one in (views, *others):
         out = bytearray()
         section.write(out, one)
         reader = Reader(bytes(out), "views")

@@ -65,7 +65,7 @@ async def prepare(
     names.check_model_name(request.name)
     data = DataDir(request.data)
     data.create()
-    source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener)
+    source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener, data)
     async with source as origin:
         listener.state("resolving")
         objects = _with_parcel(request, origin, data)
@@ -96,7 +96,7 @@ async def prepare(
     )
 
 
-def _origin(request: PrepareRequest, listener: Listener) -> Origin:
+def _origin(request: PrepareRequest, listener: Listener, data: DataDir) -> Origin:
     return Origin(
         request.origin,
         request.origin_ca,
@@ -105,6 +105,7 @@ def _origin(request: PrepareRequest, listener: Listener) -> Origin:
         on_traffic=listener.wire,
         access=Access(request.secrets, request.read_secret),
         proxy=request.proxy,
+        ticket=data.tls_session,
     )
 
 

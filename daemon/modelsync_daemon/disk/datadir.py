@@ -99,6 +99,11 @@ class DataDir:
         return self.root / "machine" / "zlib"
 
     @property
+    def tls_session(self) -> Path:
+        """The TLS session of the last visit to the origin (tls_session.py); a secret."""
+        return self.root / "machine" / "tls-session"
+
+    @property
     def socket(self) -> Path:
         """The daemon's Unix socket."""
         return self.root / "daemon.sock"

@@ -6,6 +6,7 @@ It knows no plan and no trust; what it brings is unverified.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import socket
@@ -21,6 +22,7 @@ import aiohttp
 from yarl import URL
 
 from modelsync_daemon.timing.stall import Patience
+from modelsync_daemon.transfer import tls_session
 from modelsync_daemon.transfer.connector import connector
 from modelsync_daemon.transfer.download import AccessDenied, Garbled, Rate, Transient, check_status, named, reason
 from modelsync_daemon.transfer.errors import AccessRefused, OriginBusy
@@ -72,7 +74,8 @@ class Origin:
     another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to trust
     instead of the system's. After `stall_seconds` without progress (stall.py) the call that waits raises
     UnreachableError. `rate_limit` is in bytes a second. One call at a time.
-    `on_traffic(received, sent)` gets increments of the wire's bytes.
+    `on_traffic(received, sent)` gets increments of the wire's bytes. `ticket`: the private file in which a TLS session
+    is kept from one visit to the next.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Origin:
         on_traffic: Callable[[int, int], None] = lambda received, sent: None,
         access: Access | None = None,
         proxy: str | None = None,
+        ticket: Path | None = None,
     ) -> None:
         self._parts = urlsplit(url)
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
@@ -95,6 +99,8 @@ class Origin:
         self._access = access or Access(())
         self._proxy = proxy
         self._context = _tls(ca) if self._parts.scheme == "https" else None
+        if self._context is not None and ticket is not None:
+            self._context.remember(ticket, self._parts.hostname, self._parts.port or 443, ca)
         self._live: set[_CountedSocket] = set()
         self._closed = [0, 0]
         self._told = [0, 0]
@@ -118,6 +124,8 @@ class Origin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._session is not None
+        if self._context is not None:
+            self._context.keep()
         await self._session.close()
         await asyncio.sleep(0)
         self.tell()
@@ -278,6 +286,8 @@ class Origin:
         family, kind, protocol, _, _ = address
         sock = _CountedSocket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        with contextlib.suppress(OSError):  # acknowledgements ride on what is sent next, for the first packets too
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
         sock.account = self._account
         self._live.add(sock)
         return sock
@@ -289,9 +299,9 @@ class Origin:
         self._live.discard(sock)
 
 
-def _tls(ca: Path | None) -> ssl.SSLContext:
+def _tls(ca: Path | None) -> tls_session.TicketContext:
     try:
-        return ssl.create_default_context(cafile=None if ca is None else str(ca))
+        return tls_session.client_context(ca)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{ca} is not a readable PEM file of CA certificates.") from error
 

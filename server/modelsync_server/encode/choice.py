@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from modelsync_protocol import caps
 from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_server.encode import byte_candidates
-from modelsync_server.encode.encoder import Encoded, Source, encode_update
+from modelsync_server.encode.encoder import BaseFinder, Encoded, Source, encode_update
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.encode.tensors.pairs import tensors_of
 
@@ -26,12 +26,12 @@ _FAR = 0.75
 """A real attempt at plain bytes comes out smaller than a quick one, but never by so much (`bench.encodings`)."""
 
 
-def smallest_update(base: Source, target: Source, pool: Executor) -> Encoded:
-    """Encode `target` for a device that holds `base`."""
-    tensors = encode_tensors(base, target, pool)
+def smallest_update(base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None) -> Encoded:
+    """Encode `target` for a device that holds `base`; what `finder` (None: chunks by digest) finds is copied."""
+    tensors = encode_tensors(base, target, pool, finder=finder)
     if tensors is not None and (clearly_best(target) or _far_ahead(tensors, base, target)):
         return tensors
-    plain = byte_candidates.improved(encode_update(base, target, pool), base, target, pool)
+    plain = byte_candidates.improved(encode_update(base, target, pool, finder), base, target, pool)
     return plain if tensors is None else min(tensors, plain, key=lambda encoded: encoded.cost)
 
 

@@ -30,7 +30,10 @@ _WHOLE_BYTES = 8 * caps.MIB
 """Base and target together up to here: the whole base is offered to each frame."""
 
 _JOIN_BYTES = 256 * caps.KIB
-"""Unchanged runs shorter than this between two changed ones may be carried inside one frame."""
+"""Unchanged runs up to this size between two changed ones are carried inside one frame."""
+
+_JOIN_OWN_BYTES = 8 * caps.KIB
+"""The same for runs that the target itself holds earlier: frames that know tensors would code them once more."""
 
 _WORTH = 0.997
 """A context must make a sample this much smaller to be used: each costs the device memory and time."""
@@ -63,9 +66,9 @@ class Source:
     stream: memoryview
 
 
-def encode_update(base: Source, target: Source, pool: Executor) -> Encoded:
-    """Encode `target` for a device that holds `base`: chunks that the base has are copied, the rest leans on it."""
-    return _encode_runs(base, target, BaseFinder(base.manifest, target.manifest), pool)
+def encode_update(base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None) -> Encoded:
+    """Encode `target` for a device that holds `base`: chunks that `finder` finds are copied, the rest leans on it."""
+    return _encode_runs(base, target, finder or BaseFinder(base.manifest, target.manifest), pool)
 
 
 def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
@@ -75,14 +78,7 @@ def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[
 
 def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor) -> Encoded:
     context = Context(target, base, finder)
-    plan: list[tuple[bool, list[Chunk]]] = []
-    for chunk in target.manifest.chunks():
-        changed = finder.find(chunk) is None
-        if plan and plan[-1][0] == changed:
-            plan[-1][1].append(chunk)
-        else:
-            plan.append((changed, [chunk]))
-    plan = join_short_runs(plan)
+    plan = runs(target.manifest, finder)
     units = [cut_units(chunks) if changed else [] for changed, chunks in plan]
     frames = iter(encode_units([unit for group in units for unit in group], context, pool))
     operations: list[Op] = []
@@ -100,13 +96,24 @@ def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executo
     return Encoded(tuple(operations), tuple(payloads))
 
 
-def join_short_runs(plan: list[tuple[bool, list[Chunk]]]) -> list[tuple[bool, list[Chunk]]]:
+def runs(target: Manifest, finder: BaseFinder) -> list[tuple[bool, list[Chunk]]]:
+    """(changed, chunks) of the target in turn; short unchanged runs between changed ones are counted to these."""
+    found: list[tuple[bool, list[Chunk]]] = []
+    for chunk in target.chunks():
+        changed = finder.find(chunk) is None
+        if found and found[-1][0] == changed:
+            found[-1][1].append(chunk)
+        else:
+            found.append((changed, [chunk]))
+    return _join_short(found, finder)
+
+
+def _join_short(plan: list[tuple[bool, list[Chunk]]], finder: BaseFinder) -> list[tuple[bool, list[Chunk]]]:
     """Turn short unchanged runs between changed ones into changed ones: a frame more would cost more."""
     result: list[tuple[bool, list[Chunk]]] = []
     for number, (changed, chunks) in enumerate(plan):
         inner = 0 < number < len(plan) - 1
-        short = sum(size for _, size, _ in chunks) <= _JOIN_BYTES
-        changed = changed or (inner and short)
+        changed = changed or (inner and not finder.worth_a_cut(chunks))
         if result and result[-1][0] == changed:
             result[-1][1].extend(chunks)
         else:
@@ -292,6 +299,11 @@ class BaseFinder:
     def find(self, chunk: Chunk) -> Copy | None:
         """Where the chunk can be copied from, if anywhere."""
         return self._found.get(chunk[0])
+
+    def worth_a_cut(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a run that can be copied should be, although that cuts a frame in two."""
+        own = sum(size for offset, size, _ in chunks if self._found[offset].own)
+        return _size(chunks) > _JOIN_BYTES or own > _JOIN_OWN_BYTES
 
     def counterpart(self, offset: int) -> int:
         """The place in the base's stream that corresponds to `offset` of the target's."""

@@ -45,10 +45,17 @@ GroupKey = tuple[int, int, bool]
 """Segments that share tables: element type, mode, and whether there is a base."""
 
 
-def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: int = _AIM_BYTES) -> Encoded | None:
+def encode_tensors(
+    base: Source | None,
+    target: Source,
+    pool: Executor,
+    *,
+    aim: int = _AIM_BYTES,
+    finder: encoder.BaseFinder | None = None,
+) -> Encoded | None:
     """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
 
-    `aim` is the size (bytes) that payloads come near to where there is more.
+    `aim` is the size (bytes) that payloads come near to where there is more; what `finder` finds is copied.
     """
     tensors = pairing.tensors_of(target.manifest, target.stream)
     if not tensors:
@@ -56,8 +63,8 @@ def encode_tensors(base: Source | None, target: Source, pool: Executor, *, aim: 
     pairs: dict[int, pairing.Tensor] = {}
     if base is not None:
         pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
-    finder = encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
-    runs = _runs(target.manifest, finder)
+    finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
+    runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     job = _Job(base, target, pool)
     fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
@@ -96,17 +103,6 @@ def _plan(
             continue
         steps += [_Step("tensors" if has else "opaque", part) for has, part in frames.plan(chunks, costs, aim)]
     return steps
-
-
-def _runs(target: Manifest, finder: encoder.BaseFinder) -> list[tuple[bool, list[Chunk]]]:
-    runs: list[tuple[bool, list[Chunk]]] = []
-    for chunk in target.chunks():
-        changed = finder.find(chunk) is None
-        if runs and runs[-1][0] == changed:
-            runs[-1][1].append(chunk)
-        else:
-            runs.append((changed, [chunk]))
-    return encoder.join_short_runs(runs)
 
 
 class _Job:

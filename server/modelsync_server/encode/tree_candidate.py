@@ -27,16 +27,9 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
         return None
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
-    runs: list[tuple[bool, list[Chunk]]] = []
-    for chunk in target.manifest.chunks():
-        changed = finder.find(chunk) is None
-        if runs and runs[-1][0] == changed:
-            runs[-1][1].append(chunk)
-        else:
-            runs.append((changed, [chunk]))
     operations: list[Op] = []
     payloads: list[bytes] = []
-    for changed, chunks in encoder.join_short_runs(runs):
+    for changed, chunks in encoder.runs(target.manifest, finder):
         if not changed:
             encoder.append_copies(operations, chunks, finder)
             continue

@@ -24,6 +24,7 @@ from pathlib import Path
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError, UsageError
+from modelsync_server.origin import tickets
 from modelsync_server.origin.connection_guard import Guard
 from modelsync_server.origin.origin import application
 from modelsync_server.store import Store
@@ -193,9 +194,9 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None or key is None:
         raise UsageError("TLS needs both --tls-cert and --tls-key.")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.num_tickets = 0  # devices resume no sessions: two tickets are half a kilobyte a connection for nothing
     try:
         context.load_cert_chain(cert, key)
+        tickets.issue(context, key)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{cert} and {key} are not a usable certificate and key: {error}.") from error
     return context

@@ -11,12 +11,13 @@ from concurrent.futures import Executor
 
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.plain.candidate import update_through_views
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
-CANDIDATES: tuple[Candidate, ...] = (encode_trees,)
+CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats)
 
 
 def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:

@@ -258,7 +258,7 @@ async def _write_objects(
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                made = await asyncio.to_thread(_updates, source, target, install, pool)
+                made = await asyncio.to_thread(updates, source, target, install, pool)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
                     smallest = min(map(len, made.values()))
@@ -284,7 +284,7 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
-def _updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+def updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
     """The update objects by version of their format: the first, and the newest where it is really smaller.
 
     There is none of the first where all that changed is compressed: it would be no smaller than a first install.

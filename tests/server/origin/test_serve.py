@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -39,13 +40,29 @@ def test_an_answer_has_no_header_that_nobody_uses(store: Path) -> None:
         assert len(missing) < 120
 
 
-def test_no_session_tickets_are_sent_that_no_device_uses(store: Path, certificate: tuple[Path, Path]) -> None:
-    with serve(store, certificate) as origin, origin.connect() as connection:
-        assert isinstance(connection, ssl.SSLSocket) and connection.version() == "TLSv1.3"
-        connection.sendall(b"GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        while connection.recv(65536):
-            pass
-        assert connection.session is None or not connection.session.has_ticket
+def test_a_ticket_is_sent_to_who_has_none_and_lasts_a_week_and_a_restart(
+    store: Path, certificate: tuple[Path, Path]
+) -> None:
+    def visit(origin: Origin, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
+        host, port = origin.url.rpartition("//")[2].split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as plain:
+            secure = context.wrap_socket(plain, server_hostname=host, session=session)
+            assert secure.version() == "TLSv1.3"
+            secure.sendall(b"GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while secure.recv(65536):
+                pass
+            return secure.session, bool(secure.session_reused)
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with serve(store, certificate) as origin:
+        session, reused = visit(origin, None)
+        assert session is not None and session.has_ticket and not reused
+        assert session.ticket_lifetime_hint == 7 * 24 * 3600
+        again, reused = visit(origin, session)
+        assert reused and again is not None and again.id == session.id, "a good ticket brings no other"
+    with serve(store, certificate) as restarted:
+        assert visit(restarted, session)[1]
 
 
 async def test_tags_are_the_same_after_a_restart_and_on_a_copy(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Finds long stretches of a target that stand in its base, or earlier in itself, at whatever offset. No I/O here.
+
+Windows at regular places of both streams are hashed; then every window of the target is looked up, and what is found is
+extended both ways and compared byte by byte. So alignment, names, shapes and containers don't matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol import caps
+
+_WINDOW = 64
+"""Bytes of a hashed window; a power of two."""
+
+_STRIDE = 256
+"""Bytes between windows that are remembered: a repeat of `_STRIDE + _WINDOW` bytes holds one whole."""
+
+LEAST_BYTES = 512
+"""Shorter repeats are not looked for: an operation and what it cuts in two cost more."""
+
+_TILE = caps.MIB
+_FACTOR = 0x9E3779B97F4A7C15
+"""Multiplier of the polynomial hash, modulo 2^64."""
+
+_FILTER_BITS = 22
+_MOST_BYTES = 2048 * caps.MIB
+"""Of both streams: what is larger is not looked through, as it would take minutes, and 70 MiB of memory a GiB."""
+
+_MOST_ATTEMPTS = 200_000
+"""Places that are compared; in what repeats in short pieces only, more would be a waste."""
+
+_FEW_VALUES = 4
+"""Windows of fewer different bytes are no sign of anything, and compress well anyway."""
+
+Unsigned64 = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """`length` bytes at `target` of the target that stand at `source` too: earlier in it (`own`), or in the base."""
+
+    target: int
+    length: int
+    source: int
+    own: bool
+
+    @property
+    def end(self) -> int:
+        """Where it ends in the target."""
+        return self.target + self.length
+
+
+def repeats(base: memoryview, target: memoryview) -> list[Repeat]:
+    """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place."""
+    if len(target) < LEAST_BYTES or len(base) + len(target) > _MOST_BYTES:
+        return []
+    known = _Known(base, target)
+    found: list[Repeat] = []
+    end = attempts = 0
+    for place, sources in known.candidates():
+        if place < end or attempts > _MOST_ATTEMPTS:
+            continue
+        attempts += 1
+        longest = max(
+            (_extended(base, target, place, source, end) for source in sources),
+            key=lambda repeat: repeat.length,
+        )
+        if longest.length >= LEAST_BYTES:
+            found.append(longest)
+            end = longest.end
+    return found
+
+
+class _Known:
+    """Windows of both streams by hash, and which windows of the target have one."""
+
+    def __init__(self, base: memoryview, target: memoryview) -> None:
+        self._target = target
+        self._hashes, self._places = _sorted(base)
+        self._own_hashes, self._own_places = _sorted(target)
+        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
+        for hashes in (self._hashes, self._own_hashes):
+            self._filter[_slots(hashes)] = True
+
+    def candidates(self) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
+        """Yield (place in the target, [(place of an equal hash, whether in the target itself), …]), ascending."""
+        size = len(self._target)
+        for begin in range(0, size - _WINDOW + 1, _TILE):
+            hashes = _rolling(self._target[begin : begin + _TILE + _WINDOW - 1])
+            places = np.flatnonzero(self._filter[_slots(hashes)])
+            in_base = _lookup(self._hashes, self._places, hashes[places])
+            own = _lookup(self._own_hashes, self._own_places, hashes[places])
+            own = np.where(own < places + begin, own, -1)
+            for index in np.flatnonzero((in_base >= 0) | (own >= 0)):
+                sources = [(int(in_base[index]), False)] if in_base[index] >= 0 else []
+                if own[index] >= 0:
+                    sources.append((int(own[index]), True))
+                yield int(places[index]) + begin, sources
+
+
+def _rolling(data: memoryview) -> Unsigned64:
+    """The hash of each window of `data`, by the byte that it begins at."""
+    hashes = np.frombuffer(data, np.uint8).astype(np.uint64)
+    width = 1
+    while width < _WINDOW:
+        factor = np.uint64(pow(_FACTOR, width, 1 << 64))
+        hashes = hashes[:-width] * factor + hashes[width:]
+        width *= 2
+    return hashes
+
+
+def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
+    return ((hashes * np.uint64(_FACTOR)) >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
+
+
+def _sorted(stream: memoryview) -> tuple[Unsigned64, NDArray[np.int64]]:
+    """Hashes of the windows at multiples of the stride, ascending and each once, and the first place of each."""
+    hashes: list[Unsigned64] = []
+    places: list[NDArray[np.int64]] = []
+    for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
+        tile = stream[begin : begin + _TILE + _WINDOW - 1]
+        count = (len(tile) - _WINDOW) // _STRIDE + 1
+        rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
+        ordered = np.sort(rows, axis=1)
+        telling = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1
+        powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
+        hashes.append((rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64))
+        places.append((np.arange(count, dtype=np.int64) * _STRIDE + begin)[telling])
+    if not hashes:
+        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    distinct, first = np.unique(np.concatenate(hashes), return_index=True)
+    return distinct, np.concatenate(places)[first]
+
+
+def _lookup(hashes: Unsigned64, places: NDArray[np.int64], wanted: Unsigned64) -> NDArray[np.int64]:
+    """The place of each wanted hash; -1 where there is none."""
+    if not len(hashes):
+        return np.full(len(wanted), -1, np.int64)
+    at = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+    return np.where(hashes[at] == wanted, places[at], -1)
+
+
+def _extended(base: memoryview, target: memoryview, place: int, source: tuple[int, bool], least: int) -> Repeat:
+    """The longest repeat around equal hashes; it begins at `least` or later. Its length is 0 if the hash lied."""
+    offset, own = source
+    other = target if own else base
+    room = (place if own else len(other)) - offset
+    ahead = _alike(target[place : place + room], other[offset : offset + room])
+    most = min(place - least, offset)
+    behind = _alike(target[place - most : place][::-1], other[offset - most : offset][::-1]) if ahead else 0
+    # In itself a stretch may only repeat what is written before it begins.
+    length = ahead + behind
+    if own:
+        length = min(length, place - offset)
+    return Repeat(place - behind, length, offset - behind, own)
+
+
+def _alike(one: memoryview, other: memoryview) -> int:
+    """How many first bytes of both are the same."""
+    size, done, step = min(len(one), len(other)), 0, 4096
+    while done < size:
+        end = min(size, done + step)
+        different = np.flatnonzero(
+            np.frombuffer(one[done:end].tobytes(), np.uint8) != np.frombuffer(other[done:end].tobytes(), np.uint8)
+        )
+        if len(different):
+            return done + int(different[0])
+        done, step = end, min(2 * step, _TILE)
+    return size
+
+
+def cut_at(edges: Sequence[int], begin: int, end: int) -> list[int]:
+    """Sizes of the parts of [begin, end) between those of the ascending `edges` that lie inside of it."""
+    inner = [edge for edge in edges if begin < edge < end]
+    return [b - a for a, b in zip([begin, *inner], [*inner, end], strict=True)]
