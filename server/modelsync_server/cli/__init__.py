@@ -10,6 +10,7 @@ import typer
 from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.cli import (
     device_commands,
+    explain_command,
     hub_commands,
     keys_commands,
     publish_command,
@@ -27,6 +28,7 @@ app = typer.Typer(
 for commands in (
     publish_command,
     store_commands,
+    explain_command,
     keys_commands,
     serve_command,
     hub_commands,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents, fleet_bases
+from modelsync_server.cli import documents, explain_command, fleet_bases
+from modelsync_server.cli.explain_command import PictureOption
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
@@ -55,6 +56,10 @@ def publish(
     untrusted: Annotated[
         bool, typer.Option("--untrusted", help="Have a confined process read it first: nobody vouches for who made it.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
+    ] = False,
+    picture: PictureOption = None,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,12 +90,22 @@ def publish(
         typer.echo(f"modelsync: note: it executes code where it is loaded: {sentence}", err=True)
     if len(result.code) > _MOST_NOTES:
         typer.echo(f"modelsync: note: and {len(result.code) - _MOST_NOTES} more; see `modelsync inspect`.", err=True)
+    explained = None
+    if (explain or picture is not None) and result.updates:
+        explained = opened.explain(name, result.updates[0].base, result.version)
+        if picture is not None:
+            explain_command.draw(explained, picture)
     if as_json:
-        print_json({**documents.release(result), **({} if held is None else {"fleet": held.document()})})
+        document = documents.release(result) | ({} if held is None else {"fleet": held.document()})
+        print_json(document | ({} if explained is None else {"explain": documents.explanation(explained)}))
     else:
         _tell(result)
         for line in held.said(result.install_bytes) if held else ():
             typer.echo(f"  fleet: {line}")
+        if explain and explained is None:
+            typer.echo("  nothing to explain: no update leads to this version.")
+        elif explain and explained is not None:
+            explain_command.tell(explained, every=False)
 
 
 def _tell(result: Release) -> None:
