@@ -16,6 +16,7 @@ from modelsync_server.cli import (
     publish_command,
     rollout_commands,
     serve_command,
+    snap_command,
     store_commands,
     trigger_commands,
 )
@@ -29,6 +30,7 @@ for commands in (
     publish_command,
     store_commands,
     explain_command,
+    snap_command,
     keys_commands,
     serve_command,
     hub_commands,
