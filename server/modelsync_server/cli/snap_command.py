@@ -1,4 +1,4 @@
-"""`modelsync snap`: rounds an update before it is published, and shows what that costs in drift. Lossy, and the author's."""
+"""`modelsync snap`: rounds an update before it is published, and shows drift against bytes. Lossy, and the author's."""
 
 from __future__ import annotations
 

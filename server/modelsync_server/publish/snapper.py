@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -42,9 +43,19 @@ class SnappedFile:
 
 
 def snap_file(
-    old: Path, new: Path, out: Path, *, drift: float, inputs: Path | None = None, weights: bool = False
+    old: Path,
+    new: Path,
+    out: Path,
+    *,
+    drift: float,
+    inputs: Path | None = None,
+    weights: bool = False,
+    steps: Sequence[float] = snapped.STEPS,
 ) -> SnappedFile:
     """Write `new` to `out`, its update from `old` rounded as far as `drift` allows; `out` must not exist.
+
+    All `steps` are tried, from fine to coarse. `inputs` as of `effect.effect`; `weights` measures in the weights where
+    answers could be measured.
 
     UsageError if nothing can be rounded, or no rounding stays within `drift`; RefusedError if `out` exists.
     """
@@ -66,7 +77,7 @@ def snap_file(
         exact = smallest_update(base, target, pool).cost
         points: list[Point] = []
         best: tuple[Point, snapped.Snapped] | None = None
-        for step in snapped.STEPS:
+        for step in steps:
             made = snapped.snap(target, moved, step)
             if not made.tensors:
                 continue
