@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modelsync_server.publish.snapper import SnappedFile
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 800, 480, 90, 50, 60
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 480, 90, 60, 50, 60
 
 
 def curve(found: SnappedFile) -> str:
@@ -18,7 +18,7 @@ def curve(found: SnappedFile) -> str:
     high = max(low + 1, math.ceil(math.log10(max(point.drift for point in drawn))))
 
     def across(size: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - 30) * size / found.exact_bytes
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * size / found.exact_bytes
 
     def upward(drift: float) -> float:
         share = (math.log10(drift) - low) / (high - low)
@@ -31,7 +31,7 @@ def curve(found: SnappedFile) -> str:
     ]
     for power in range(low, high + 1):
         y = upward(10.0**power)
-        lines.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - 30}" stroke="#ddd"/>')
+        lines.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
         lines.append(
             f'<text x="{_LEFT - 8}" y="{y + 5:.1f}" font-size="13" text-anchor="end">{100 * 10.0**power:g} %</text>'
         )
