@@ -14,7 +14,7 @@ from modelsync_protocol.ops import Copy, Frame
 from modelsync_protocol.plain.recipes import Recipe, Wrapping
 from modelsync_protocol.plain.view import Member, View
 from modelsync_server import Store, create_store
-from modelsync_server.cli.treemap import squarified
+from modelsync_server.cli.pictures import squarified
 from modelsync_server.publish.update_bytes import UpdateBytes
 from tests.support.modelsync_command import runner
 

@@ -47,7 +47,7 @@ def explain(
 
 def draw(found: Explanation, picture: Path) -> None:
     """Write the treemap to a file."""
-    from modelsync_server.cli.treemap import treemap
+    from modelsync_server.cli.pictures import treemap
 
     picture.write_text(treemap(found), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,8 +93,9 @@ def publish(
         typer.echo(f"modelsync: note: and {len(result.code) - _MOST_NOTES} more; see `modelsync inspect`.", err=True)
     explained = None
     if (explain or picture is not None) and result.updates:
-        explained = opened.explain(name, result.updates[0].base, result.version)
-        if picture is not None:
+        with suppress(UsageError):  # published all the same, if what is there costs less than the update
+            explained = opened.explain(name, result.updates[0].base, result.version)
+        if explained is not None and picture is not None:
             explain_command.draw(explained, picture)
     if as_json:
         document = documents.release(result) | ({} if held is None else {"fleet": held.document()})
@@ -103,7 +105,7 @@ def publish(
         for line in held.said(result.install_bytes) if held else ():
             typer.echo(f"  fleet: {line}")
         if explain and explained is None:
-            typer.echo("  nothing to explain: no update leads to this version.")
+            typer.echo("  nothing to explain: no update object is what a device would fetch.")
         elif explain and explained is not None:
             explain_command.tell(explained, every=False)
 

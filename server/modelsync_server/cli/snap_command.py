@@ -35,7 +35,7 @@ def snap(
 
     found = snap_file(old, new, out, drift=drift, inputs=inputs, weights=weights)
     if plot is not None:
-        from modelsync_server.cli.curve import curve
+        from modelsync_server.cli.pictures import curve
 
         plot.write_text(curve(found), encoding="utf-8")
     if as_json:

@@ -1,20 +1,24 @@
-"""Draws where an update's bytes went: a squarified treemap as SVG. Reads and writes nothing.
+"""The command line's pictures, as SVG: where an update's bytes went, and drift against bytes. Reads and writes nothing.
 
-The layout is that of Bruls, Huizing and van Wijk, *Squarified Treemaps* (2000).
+A treemap's layout is that of Bruls, Huizing and van Wijk, *Squarified Treemaps* (2000).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelsync_server.publish.explain import Explanation, Part
+    from modelsync_server.publish.snapper import SnappedFile
 
 _WIDTH, _HEIGHT, _TOP = 1200, 720, 76
 _MOST = 400
 """Parts that are drawn; cheaper ones share one rectangle."""
+
+_CURVE_WIDTH, _CURVE_HEIGHT, _LEFT, _RIGHT, _CURVE_TOP, _BOTTOM = 800, 480, 90, 60, 50, 60
 
 _COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#b07aa1", "#e15759", "#76b7b2", "#edc948", "#9c755f")
 _HEADER, _OTHER = "#8a8a8a", "#bab0ac"
@@ -117,3 +121,51 @@ def _main(part: Part) -> str:
 def _text(words: str) -> str:
     """Words for SVG: what XML forbids is shown as a mark."""
     return escape("".join(c if c.isprintable() else "\ufffd" for c in words))
+
+
+def curve(found: SnappedFile) -> str:
+    """An SVG document: bytes from 0 to the exact update's across, drift by decades upwards, what was written filled."""
+    drawn = [point for point in found.points if 0 < point.drift < math.inf]
+    drifts = [point.drift for point in drawn] or [1.0]
+    low = math.floor(math.log10(min(drifts)))
+    high = max(low + 1, math.ceil(math.log10(max(drifts))))
+
+    def across(size: float) -> float:
+        return _LEFT + (_CURVE_WIDTH - _LEFT - _RIGHT) * size / found.exact_bytes
+
+    def upward(drift: float) -> float:
+        share = (math.log10(drift) - low) / (high - low)
+        return _CURVE_HEIGHT - _BOTTOM - (_CURVE_HEIGHT - _CURVE_TOP - _BOTTOM) * share
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_CURVE_WIDTH} {_CURVE_HEIGHT}" '
+        'font-family="sans-serif">',
+        f'<rect width="{_CURVE_WIDTH}" height="{_CURVE_HEIGHT}" fill="#fff"/>',
+        f'<text x="{_LEFT}" y="28" font-size="16">drift in {found.measured}, as a share of the update\'s own</text>',
+    ]
+    for power in range(low, high + 1):
+        y = upward(10.0**power)
+        lines.append(f'<path d="M{_LEFT} {y:.1f}H{_CURVE_WIDTH - _RIGHT}" stroke="#ddd"/>')
+        lines.append(
+            f'<text x="{_LEFT - 8}" y="{y + 5:.1f}" font-size="13" text-anchor="end">{100 * 10.0**power:g} %</text>'
+        )
+    for quarter in range(5):
+        size = found.exact_bytes * quarter / 4
+        x, y = across(size), _CURVE_HEIGHT - _BOTTOM
+        lines.append(f'<path d="M{x:.1f} {_CURVE_TOP}V{y}" stroke="#eee"/>')
+        lines.append(f'<text x="{x:.1f}" y="{y + 20}" font-size="13" text-anchor="middle">{size:,.0f}</text>')
+    places = [(across(point.bytes), upward(point.drift), point) for point in drawn]
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in places)
+    if drawn:
+        lines.append(f'<path d="M{path}" fill="none" stroke="#4e79a7" stroke-width="2"/>')
+    for x, y, point in places:
+        fill = "#4e79a7" if point is found.chosen else "#fff"
+        title = f"{point.bytes:,} bytes, {100 * point.drift:.3g} %"
+        lines.append(
+            f'<g><title>{title}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{fill}" stroke="#4e79a7"/></g>'
+        )
+    lines.append(
+        f'<text x="{_CURVE_WIDTH // 2}" y="{_CURVE_HEIGHT - 12}" font-size="13" text-anchor="middle">bytes '
+        f"of the update (right end: exact)</text>"
+    )
+    return "\n".join([*lines, "</svg>", ""])
