@@ -10,15 +10,14 @@ import typer
 from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.cli import (
     device_commands,
-    explain_command,
     hub_commands,
     keys_commands,
     publish_command,
     rollout_commands,
     serve_command,
-    snap_command,
     store_commands,
     trigger_commands,
+    update_commands,
 )
 
 app = typer.Typer(
@@ -29,14 +28,13 @@ app = typer.Typer(
 for commands in (
     publish_command,
     store_commands,
-    explain_command,
-    snap_command,
     keys_commands,
     serve_command,
     hub_commands,
     device_commands,
     rollout_commands,
     trigger_commands,
+    update_commands,
 ):
     commands.register(app)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents, explain_command, fleet_bases
-from modelsync_server.cli.explain_command import PictureOption
+from modelsync_server.cli import documents, fleet_bases, update_commands
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.update_commands import PictureOption
 
 if TYPE_CHECKING:
     from modelsync_server import Release
@@ -96,7 +96,7 @@ def publish(
         with suppress(UsageError):  # published all the same, if what is there costs less than the update
             explained = opened.explain(name, result.updates[0].base, result.version)
         if explained is not None and picture is not None:
-            explain_command.draw(explained, picture)
+            update_commands.draw(explained, picture)
     if as_json:
         document = documents.release(result) | ({} if held is None else {"fleet": held.document()})
         print_json(document | ({} if explained is None else {"explain": documents.explanation(explained)}))
@@ -107,7 +107,7 @@ def publish(
         if explain and explained is None:
             typer.echo("  nothing to explain: no update object is what a device would fetch.")
         elif explain and explained is not None:
-            explain_command.tell(explained, every=False)
+            update_commands.tell(explained, every=False)
 
 
 def _tell(result: Release) -> None:
