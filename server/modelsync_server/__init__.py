@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from modelsync_server.publish.advice import Advice
     from modelsync_server.publish.details import FileEntry, Signature, VersionDetails
     from modelsync_server.publish.difference import Change, Difference, FileChange, TensorChange
+    from modelsync_server.publish.explain import Explanation, Part
     from modelsync_server.publish.listing import Model, Version
     from modelsync_server.publish.publisher import Release, UpdatePrice
     from modelsync_server.publish.verifier import Report
@@ -49,11 +50,13 @@ __all__ = [
     "Change",
     "Difference",
     "Doctor",
+    "Explanation",
     "FileChange",
     "FileEntry",
     "KeyUse",
     "Model",
     "NewStore",
+    "Part",
     "Price",
     "RefreshReport",
     "Release",
@@ -76,6 +79,7 @@ _MODULES = {
     "publish.advice": ("Advice",),
     "publish.details": ("FileEntry", "Signature", "VersionDetails"),
     "publish.difference": ("Change", "Difference", "FileChange", "TensorChange"),
+    "publish.explain": ("Explanation", "Part"),
     "publish.listing": ("Model", "Version"),
     "publish.publisher": ("Release", "UpdatePrice"),
     "publish.verifier": ("Report",),

@@ -18,6 +18,7 @@ from modelsync_server.cli import (
     serve_command,
     store_commands,
     trigger_commands,
+    update_commands,
 )
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for commands in (
     rollout_commands,
     dashboard_command,
     trigger_commands,
+    update_commands,
 ):
     commands.register(app)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelsync_protocol import trust
 
 if TYPE_CHECKING:
-    from modelsync_server import Difference, Model, Release, UpdatePrice, Version, VersionDetails
+    from modelsync_server import Difference, Explanation, Model, Release, UpdatePrice, Version, VersionDetails
 
 
 def release(result: Release) -> dict[str, Any]:
@@ -67,6 +67,28 @@ def difference(found: Difference) -> dict[str, Any]:
     document = asdict(found)
     document["from"], document["to"] = document.pop("old"), document.pop("new")
     return document
+
+
+def explanation(found: Explanation) -> dict[str, Any]:
+    """What `explain --json` prints, and `publish --explain --json` under `explain`."""
+    return {
+        "name": found.name,
+        "from": found.old,
+        "to": found.new,
+        "bytes": found.bytes,
+        "header_bytes": found.header_bytes,
+        "encodings": found.encodings,
+        "parts": [
+            {
+                "path": part.path,
+                "tensor": part.tensor,
+                "size": part.size,
+                "bytes": part.bytes,
+                "encodings": dict(part.encodings),
+            }
+            for part in found.parts
+        ],
+    }
 
 
 def _version(version: Version) -> dict[str, Any]:

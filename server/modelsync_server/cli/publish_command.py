@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents, fleet_bases
+from modelsync_server.cli import documents, fleet_bases, update_commands
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.update_commands import PictureOption
 
 if TYPE_CHECKING:
     from modelsync_server import Release
@@ -68,6 +70,10 @@ def publish(
             help="Refuse what none of these signed: key:FILE, cert:FILE, sigstore:IDENTITY,ISSUER; repeatable.",
         ),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
+    ] = False,
+    picture: PictureOption = None,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,12 +106,23 @@ def publish(
         typer.echo(f"modelsync: note: it executes code where it is loaded: {sentence}", err=True)
     if len(result.code) > _MOST_NOTES:
         typer.echo(f"modelsync: note: and {len(result.code) - _MOST_NOTES} more; see `modelsync inspect`.", err=True)
+    explained = None
+    if (explain or picture is not None) and result.updates:
+        with suppress(UsageError):  # published all the same, if what is there costs less than the update
+            explained = opened.explain(name, result.updates[0].base, result.version)
+        if explained is not None and picture is not None:
+            update_commands.draw(explained, picture)
     if as_json:
-        print_json({**documents.release(result), **({} if held is None else {"fleet": held.document()})})
+        document = documents.release(result) | ({} if held is None else {"fleet": held.document()})
+        print_json(document | ({} if explained is None else {"explain": documents.explanation(explained)}))
     else:
         _tell(result)
         for line in held.said(result.install_bytes) if held else ():
             typer.echo(f"  fleet: {line}")
+        if explain and explained is None:
+            typer.echo("  nothing to explain: no update object is what a device would fetch.")
+        elif explain and explained is not None:
+            update_commands.tell(explained, every=False)
 
 
 def _tell(result: Release) -> None:

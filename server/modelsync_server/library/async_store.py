@@ -13,6 +13,7 @@ from modelsync_protocol.findings import Finding
 from modelsync_server.library.source import as_path
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
+from modelsync_server.publish.explain import Explanation
 from modelsync_server.publish.listing import Model
 from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
@@ -139,6 +140,12 @@ class AsyncStore:
         from modelsync_server.publish.difference import difference
 
         return await difference(self._objects(), name, old, new)
+
+    async def explain(self, name: str, old: int, new: int) -> Explanation:
+        """See `Store.explain`."""
+        from modelsync_server.publish.explain import explain
+
+        return await explain(self._objects(), name, old, new)
 
     async def price(self, name: str, to: int, *, base: int | None = None) -> Price:
         """See `Store.price`."""

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from modelsync_server.library.async_store import AsyncStore, Doctor, Price, Progress
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
+from modelsync_server.publish.explain import Explanation
 from modelsync_server.publish.listing import Model
 from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
@@ -149,6 +150,10 @@ class Store:
     def diff(self, name: str, old: int, new: int) -> Difference:
         """What changed between two versions, file by file and tensor by tensor, and what each costs a device."""
         return _run(self.aio.diff(name, old, new))
+
+    def explain(self, name: str, old: int, new: int) -> Explanation:
+        """Where the bytes of the update between two versions went, per tensor and encoding; UsageError without one."""
+        return _run(self.aio.explain(name, old, new))
 
     def price(self, name: str, to: int, *, base: int | None = None) -> Price:
         """What a device that holds version `base` (None: nothing) pays to reach version `to`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,11 @@ class Viewed:
     source: Source
 
 
+def shown_path(path: str) -> str:
+    """A path of a view's manifest as people are told it: `weights.npz!/layer.npy`."""
+    return path.removeprefix(f"{_TOP}/").removesuffix(_REST)
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A member of the stream with its place in the scratch file of plain bytes."""
@@ -74,6 +80,36 @@ def viewed(base: Source | None, target: Source, pool: Executor) -> Iterator[tupl
             yield None
             return
         yield before, after or Viewed(View(target.manifest.size, ()), target)
+
+
+@contextmanager
+def rebuilt(source: Source, view: View) -> Iterator[Source | None]:
+    """Yield the source that a published update's view of `source` was made as; None if its names are not known here.
+
+    It lies in temporary files, valid in the context.
+    """
+    parts = list(_parts(source))
+    starts = [part.offset for part in parts]
+    pairs = []
+    for member in view.members:
+        at = bisect_right(starts, member.offset) - 1
+        if at >= 0 and member.offset + member.packed <= parts[at].offset + parts[at].found.packed:
+            pairs.append((parts[at], member))
+    named = _named(pairs)
+    if tuple(member for _, _, member in named) != view.members:  # made by another version's rules
+        yield None
+        return
+    with TemporaryDirectory(prefix="modelsync-plain-") as scratch:
+        flat = Path(scratch) / "view"
+        with flat.open("wb") as out:
+            for piece in view.pieces(0, view.rest_bytes):
+                out.write(source.stream[piece.offset : piece.offset + piece.length])
+            for member in view.members:
+                packed = source.stream[member.offset : member.offset + member.packed]
+                for block in recipes.unpack(member.recipe, recipes.blocks(packed), member.plain):
+                    out.write(block)
+        with mapped(flat) as stream:
+            yield Source(_manifest(source, view, named, stream), stream)
 
 
 def _parts(source: Source) -> Iterator[_Part]:

@@ -50,7 +50,9 @@ async def page(world: World, tmp_path: Path) -> AsyncIterator[Page]:
     bad = {"version": 1, "state": "waiting", "error": {"code": "disk", "text": HOSTILE}}
     world.hub.report("r2", {"modelsync": {"models": {MODEL: bad}, "problems": {"policy/windows": HOSTILE}}})
     rings = parse_options(["canary:tags.ring='canary'", "rest:100%"], Gate())
-    plan = await planning.plan(open_store(world.store), world.client, MODEL, 3, rings, price_per_gb=100.0, currency="EUR")
+    plan = await planning.plan(
+        open_store(world.store), world.client, MODEL, 3, rings, price_per_gb=100.0, currency="EUR"
+    )
     await starting.start(world.client, plan, by="ann")
     access, answers, audit = Access(loopback=True, operator="ada"), Answers(0.2), tmp_path / "audit.jsonl"
     views = Views(world.client, AsyncStore(world.store, None), answers, price_per_gb=100.0)
