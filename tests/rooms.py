@@ -31,7 +31,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     "server": {
         "front": "cli",
         "cli": "dashboard hub iothub library origin publish push rollout store triggers trust",
-        "dashboard": "iothub library rollout",
+        "dashboard": "library rollout",
         "rollout": "iothub publish push query store trust",
         "library": "provenance publish store trust",
         "triggers": "publish store trust",

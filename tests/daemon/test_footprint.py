@@ -16,7 +16,7 @@ PACKAGES = {
     *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl"),
     *("azure", "charset_normalizer", "certifi", "deprecation", "janus", "packaging", "paho", "requests"),
     *("requests_unixsocket", "socks", "typing_extensions", "urllib3"),
-    *("brotli", "cython_runtime"),  # optional: of aiohttp and urllib3
+    *("brotli", "cython_runtime", "dns"),  # optional: of aiohttp, urllib3 and paho; a device has none of them
     *("rfc8785", "sd_notify"),
 }
 """What `modelsyncd run` may import from others; most of it is azure-iot-device and what that needs."""

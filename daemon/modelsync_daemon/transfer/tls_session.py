@@ -88,7 +88,9 @@ def client_context(ca: Path | None) -> TicketContext:
 
 @cache
 def _library() -> Any:
-    """libssl as `_ssl` has it; None if it can't be reached."""
+    """libssl as `_ssl` has it; None if it can't be reached, or for a Python whose objects nobody has looked at."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 15):
+        return None
     try:
         import _ssl
 

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import hmac
 import ssl
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,9 @@ class _Sparing(ssl.SSLObject):
 
 @cache
 def _library() -> Any:
-    """libssl as `_ssl` has it; None if it can't be reached."""
+    """libssl as `_ssl` has it; None if it can't be reached, or for a Python whose objects nobody has looked at."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 15):
+        return None
     try:
         import _ssl
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,15 @@ from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
 from modelsync_server.dashboard.views import Views
+from modelsync_server.iothub.identity import Identity
 from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout import planning, starting
 from modelsync_server.rollout.gate import Gate
 from modelsync_server.rollout.rings import parse_options
 from modelsync_server.store import open_store
-from tests.server.rollout.conftest import MODEL, World, address, hub, world
+from tests.server.rollout.conftest import MODEL, World, world
 
-__all__ = ["address", "hub", "world"]
+__all__ = ["world"]
 
 HOSTILE = "<script>document.title='taken'</script>\u202e" + "x" * 500
 
@@ -48,7 +49,9 @@ async def page(world: World, tmp_path: Path) -> AsyncIterator[Page]:
     world.puppets.add(["c0", "c1"], 2, wish=True, ring="canary")
     world.puppets.add(["r0", "r1", "r2"], 1, wish=True)
     bad = {"version": 1, "state": "waiting", "error": {"code": "disk", "text": HOSTILE}}
-    world.hub.report("r2", {"modelsync": {"models": {MODEL: bad}, "problems": {"policy/windows": HOSTILE}}})
+    world.hub.registry.report(
+        Identity("r2", None), {"modelsync": {"models": {MODEL: bad}, "problems": {"policy/windows": HOSTILE}}}
+    )
     rings = parse_options(["canary:tags.ring='canary'", "rest:100%"], Gate())
     plan = await planning.plan(
         open_store(world.store), world.client, MODEL, 3, rings, price_per_gb=100.0, currency="EUR"
@@ -62,8 +65,3 @@ async def page(world: World, tmp_path: Path) -> AsyncIterator[Page]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield Page(world, made, answers, access, audit, f"http://127.0.0.1:{runner.addresses[0][1]}")
     await runner.cleanup()
-
-
-def proxied(page: Page, **rules: object) -> Access:
-    """The page's rules with a proxy on this machine."""
-    return replace(page.access, loopback=False, proxies=frozenset({"127.0.0.1"}), operator="", **rules)
