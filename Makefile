@@ -72,6 +72,11 @@ test-power: setup
 	tests/reliability/power/install
 	$(BIN)/python -m pytest tests/reliability/power -m long
 
+# The hostile-code tests in an emulated machine with Debian's armhf kernel; installs nothing, says what is missing.
+.PHONY: test-arm-confined
+test-arm-confined: setup
+	$(BIN)/python -m tests.arm.confined
+
 # The container images, built and run for this machine's architecture and under qemu for 32-bit Arm (docs/images.md).
 IMAGES ?= amd64 armhf
 test-arm: setup
