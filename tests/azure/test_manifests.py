@@ -27,7 +27,7 @@ from modelsync_server.hub import routes
 
 ROOT = Path(__file__).resolve().parents[2]
 EDGE = ROOT / "deploy" / "iotedge"
-CLUSTER = sorted((ROOT / "deploy" / "k3s").glob("*.yaml"))
+CLUSTER = sorted(path for folder in ("k3s", "fleet") for path in (ROOT / "deploy" / folder).glob("*.yaml"))
 PIPELINES = ROOT / "examples" / "pipelines"
 
 
@@ -124,7 +124,7 @@ def test_cluster_manifests_pass_the_kubernetes_schema(path: Path) -> None:
 
 def test_the_schemas_find_mistakes() -> None:
     schema = _schema("kubernetes")
-    [broken] = [item for item in _yaml(CLUSTER[0]) if item["kind"] == "DaemonSet"]
+    [broken] = [item for item in _yaml(ROOT / "deploy" / "k3s" / "modelsync.yaml") if item["kind"] == "DaemonSet"]
     broken["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
     with pytest.raises(jsonschema.ValidationError):
         _check(broken, {**schema["kinds"]["DaemonSet"], "definitions": schema["definitions"]})
@@ -198,9 +198,9 @@ def test_the_azure_template_gives_the_roles_that_the_page_names_and_no_others() 
 
 
 def _containers() -> list[tuple[str, dict[str, Any]]]:
-    """Our containers in deploy/k3s, and in what a rollout runs in: name, security context with the pod's."""
+    """Our containers in deploy/k3s and deploy/fleet: name, security context with the pod's."""
     found = []
-    for path in (*CLUSTER, ROOT / "deploy" / "fleet" / "rollout.yaml"):
+    for path in CLUSTER:
         for document in _yaml(path):
             spec = document.get("spec", {})
             spec = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
