@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
+from tests.support.npm import installed
 
 VERSION = "3.35.0"
 ACCOUNT = "devstoreaccount1"
@@ -42,23 +38,8 @@ def azurite() -> Iterator[str]:
 
 
 def _installed() -> str:
-    base = os.environ.get("XDG_CACHE_HOME")
-    cache = (Path(base) if base else Path.home() / ".cache") / "modelsync-tests" / f"azurite-{VERSION}"
-    program = cache / "node_modules" / ".bin" / "azurite-blob"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            npm = shutil.which("npm")
-            if npm is None:
-                if os.environ.get("CI"):
-                    pytest.fail("npm is missing, so the Azure Blob tests can't run: install nodejs and npm")
-                pytest.skip(
-                    "NOT TESTED: Azure Blob stores. npm is missing; install nodejs and npm (Debian: apt install)"
-                )
-            arguments = ["install", "--no-audit", "--no-fund", "--loglevel=error", f"azurite@{VERSION}"]
-            subprocess.run([npm, *arguments], cwd=cache, check=True, timeout=300)
-    return str(program)
+    modules = installed("azurite", VERSION, "package.json").parents[1]
+    return str(modules / ".bin" / "azurite-blob")
 
 
 def _free_port() -> int:
