@@ -193,16 +193,19 @@ bench-report: setup
 
 # device.txt follows dev.txt, so that what is tested is what a device gets.
 PIP_COMPILE := $(VENV)/lock/bin/pip-compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
-  --no-emit-find-links --no-emit-trusted-host --strip-extras
+  --no-emit-find-links --no-emit-trusted-host
+# Extras stay where pip installs by hash: it takes an extra that is not pinned for another package. Constraints know none.
+CONSTRAINTS := $(VENV)/lock/constraints.txt
 lock:
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet pip-tools
-	$(PIP_COMPILE) -o requirements/dev.txt requirements/dev.in
-	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/device.txt requirements/device.in
-	$(PIP_COMPILE) -c requirements/dev.txt -o requirements/install.txt requirements/install.in
-	$(PIP_COMPILE) -o requirements/docs.txt requirements/docs.in
-	$(PIP_COMPILE) -o requirements/tools.txt requirements/tools.in
-	$(PIP_COMPILE) --allow-unsafe -o requirements/audit.txt requirements/audit.in
+	$(PIP_COMPILE) --no-strip-extras -o requirements/dev.txt requirements/dev.in
+	sed 's/^\([a-z0-9_.-]*\)\[[^]]*\]/\1/' requirements/dev.txt > $(CONSTRAINTS)
+	$(PIP_COMPILE) --strip-extras -c $(CONSTRAINTS) -o requirements/device.txt requirements/device.in
+	$(PIP_COMPILE) --no-strip-extras -c $(CONSTRAINTS) -o requirements/install.txt requirements/install.in
+	$(PIP_COMPILE) --strip-extras -o requirements/docs.txt requirements/docs.in
+	$(PIP_COMPILE) --strip-extras -o requirements/tools.txt requirements/tools.in
+	$(PIP_COMPILE) --strip-extras --allow-unsafe -o requirements/audit.txt requirements/audit.in
 
 clean:
 	rm -rf $(VENV) demo-run demo-report.json

@@ -17,7 +17,7 @@ def _pins() -> dict[str, Version]:
     pins: dict[str, Version] = {}
     for name in ("dev.txt", "install.txt", "device.txt"):
         for found in re.finditer(
-            r"^([A-Za-z0-9._-]+)==([0-9][^ ;\\]*)", (ROOT / "requirements" / name).read_text(), re.M
+            r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([0-9][^ ;\\]*)", (ROOT / "requirements" / name).read_text(), re.M
         ):
             package, version = found[1].lower(), Version(found[2])
             pins[package] = min(version, pins.get(package, version))
