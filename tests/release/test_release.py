@@ -19,7 +19,9 @@ def _name(requirement: str) -> str:
 
 
 def _pins(file: str) -> dict[str, str]:
-    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / file).read_text(), re.MULTILINE))
+    return dict(
+        re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==(\S+)", (ROOT / "requirements" / file).read_text(), re.MULTILINE)
+    )
 
 
 def test_all_packages_have_one_version_licence_and_python() -> None:
