@@ -71,7 +71,11 @@ def test_the_images_names_and_folders_are_those_of_the_deployments() -> None:
 def test_the_pins_of_devices_are_those_that_are_tested() -> None:
     pins = {
         name: dict(
-            re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE)
+            re.findall(
+                r"^([a-z0-9-]+)(?:\[[^\]]*\])?==([^ ]+)",
+                (ROOT / "requirements" / f"{name}.txt").read_text(),
+                re.MULTILINE,
+            )
         )
         for name in ("dev", "device")
     }
