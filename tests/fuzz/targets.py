@@ -33,7 +33,7 @@ from modelsync_protocol import (
     twin,
     update,
 )
-from modelsync_protocol.codecs import rans_delta, rans_new, segments, subtract, tables, transpose, zstd
+from modelsync_protocol.codecs import low_rank, rans_delta, rans_new, segments, subtract, tables, transpose, zstd
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy
@@ -48,7 +48,7 @@ Target = Callable[[bytes], None]
 
 SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
 REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
-LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
+LOADED: Final = (low_rank, rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -284,6 +284,7 @@ _ALL: Final[dict[str, Target]] = {
     "bundle": trust_bundle,
     "canonical": canonical_json,
     "chunks": chunks,
+    "decode-low-rank": partial(frame, codecs.LOW_RANK),
     "decode-patch": partial(frame, codecs.ZSTD_PATCH),
     "decode-rans-delta": partial(frame, codecs.RANS_DELTA),
     "decode-rans-new": partial(frame, codecs.RANS_NEW),

@@ -1,7 +1,4 @@
-"""The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings.
-
-Reserved id: 6 low rank.
-"""
+"""The encodings of frames, one file each behind one port (`codecs.port.Encoding`); ids as in FORMAT.md §encodings."""
 
 from __future__ import annotations
 
@@ -17,16 +14,17 @@ ZSTD_PATCH = 2
 SUBTRACT = 3
 RANS_DELTA = 4
 RANS_NEW = 5
+LOW_RANK = 6
 TREE_COLUMNS = 7
 TRANSPOSE = 8
 
-FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2}
+FIRST_VERSIONS: Mapping[int, int] = {LOW_RANK: 2, TREE_COLUMNS: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
 """The newest version of the update's format (FORMAT.md §8) that is written and read here."""
 
-WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
+WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW, LOW_RANK})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
 _MODULES = {
@@ -35,6 +33,7 @@ _MODULES = {
     SUBTRACT: ("subtract", "Subtract"),
     RANS_DELTA: ("rans_delta", "RansDelta"),
     RANS_NEW: ("rans_new", "RansNew"),
+    LOW_RANK: ("low_rank", "LowRank"),
     TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
 }

@@ -8,11 +8,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.codecs import numerals
+from modelsync_protocol.codecs import adapted, numerals
 from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
 from modelsync_protocol.codecs.tables import MAX_CONTEXTS
 from modelsync_protocol.errors import FormatError
+
+
+def modelled(
+    segment: Coded, base: Unsigned | None, begin: int, count: int
+) -> tuple[Unsigned | None, NDArray[np.uint8]]:
+    """Prediction (None without a base) and contexts of the block of `count` elements that begins at `begin`."""
+    if segment.adapted is not None and base is not None and not segment.numeral.mantissa:
+        return adapted.predicted_bytes(segment.adapted, segment.numeral, scaled_bytes(segment, base, begin), begin)
+    if segment.adapted is not None and base is not None:
+        prediction, phases = adapted.predicted(segment.adapted, segment.numeral, base, begin)
+        return prediction, adapted.contexts(segment.numeral, segment.level, prediction, phases)
+    guess = None if base is None else predicted(segment, base, begin)
+    level, quiet = levels(segment, begin, count)
+    return guess, contexts(segment, level, quiet, guess)
+
+
+def scaled_bytes(segment: Coded, base: Unsigned, begin: int) -> NDArray[np.int64]:
+    """8-bit integers through a segment's factors, if it has any, times 2^16 and not rounded."""
+    values = (base.view(np.int8) if segment.numeral.signed else base).astype(np.int64)
+    if segment.factors is None:
+        return values << np.int64(16)
+    place = _indices(segment, segment.factors.predictor, begin, len(base))
+    slopes, shifts = integer_map(segment.factors)
+    result: NDArray[np.int64] = values * slopes[place] + shifts[place]
+    return result
 
 
 def predicted(segment: Coded, base: Unsigned, begin: int) -> Unsigned:

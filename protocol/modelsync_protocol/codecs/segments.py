@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol import caps
 from modelsync_protocol.codecs import numerals, zstd
+from modelsync_protocol.codecs.adapted import Adapted
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
 from modelsync_protocol.codecs.tables import MAX_GROUPS
@@ -81,7 +82,7 @@ class Coded:
 
     `columns` is the row length in elements, `column` where in a row the first element stands. `rows` and `offsets`
     are levels (half octaves) per row and per column, the latter beginning at the first element's column. The lowest
-    `drop` bits of all elements are zero and do not travel.
+    `drop` bits of all elements are zero and do not travel. `adapted`: the base is changed first (encoding 6 alone).
     """
 
     mode: Mode
@@ -96,6 +97,7 @@ class Coded:
     offsets: NDArray[np.uint8] | None = None
     factors: Factors | None = None
     drop: int = 0
+    adapted: Adapted | None = None
 
     @property
     def length(self) -> int:

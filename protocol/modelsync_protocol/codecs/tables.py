@@ -23,6 +23,9 @@ MAX_GROUPS = 32
 MAX_TABLES = 255
 """All groups together: bounds the decoder's tables to 5 MiB."""
 
+EXTENDED = b"\0"
+"""First byte of tables that more follows than frequencies (FORMAT.md §7): those begin with the number of groups."""
+
 _MINOR_BITS = 3
 CODE_VALUES: tuple[int, ...] = (
     0,
@@ -124,7 +127,17 @@ def read(data: bytes) -> Tables:
     return Tables(tuple(groups), symbols.reshape(-1), steps.reshape(-1))
 
 
-def _read_rows(data: bytes) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
+def split(data: bytes) -> tuple[bytes, Reader]:
+    """The frequency tables alone, and a reader of what follows them."""
+    reader = Reader(data, "the header's tables")
+    if not data.startswith(EXTENDED):
+        return data, Reader(b"", "the header's tables")
+    reader.take(len(EXTENDED))
+    return bytes(reader.take(reader.varint(len(data)))), reader
+
+
+def _read_rows(shared: bytes) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.int32]]]:
+    data, _ = split(shared)
     reader = Reader(data, "the header's tables")
     groups: list[NDArray[np.uint8]] = []
     rows: list[NDArray[np.int32]] = []

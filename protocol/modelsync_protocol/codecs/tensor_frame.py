@@ -6,7 +6,7 @@ block; symbols replace their tables' numbers: beside output and base a decoder n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,20 @@ MAX_SKELETON_BYTES = caps.MIB
 """How much of the base between the tensors is dictionary for the frame's bytes between tensors."""
 
 
-def decode(payload: bytes, length: int, base: bytes, prefix: bytes, shared: bytes) -> bytes:
-    """See codecs.port.Encoding.decode; `shared` are the header's tables."""
+def decode(
+    payload: bytes,
+    length: int,
+    base: bytes,
+    prefix: bytes,
+    shared: bytes,
+    adapt: Callable[[Head], Head] | None = None,
+) -> bytes:
+    """See codecs.port.Encoding.decode; `shared` are the header's tables, `adapt` says what else segments lean on."""
     if length > caps.MAX_FRAME_BYTES:
         raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
     reader = Reader(payload, "a tensor frame")
     head = segments.read(reader, length, len(base))
+    head = head if adapt is None else adapt(head)
     gaps = _gaps(reader, head, base, prefix)
     out = bytearray(length)
     coded = list(_coded(head))
@@ -104,13 +112,12 @@ def _predict(
             raise FormatError("a tensor frame names tables that the header lacks.")
         choose = shared.contexts[segment.group]
         for begin, count in _blocks(segment):
-            prediction = None
+            source = None
             if segment.base_offset is not None:
                 source = _view(base, segment, segment.base_offset, begin, count)
-                prediction = models.predicted(segment, source, begin)
+            prediction, context = models.modelled(segment, source, begin, count)
+            if prediction is not None:
                 _view(out, segment, position, begin, count)[:] = prediction
-            level, quiet = models.levels(segment, begin, count)
-            context = models.contexts(segment, level, quiet, prediction)
             choose.take(context, out=selectors[done : done + count], mode="clip")
             done += count
 

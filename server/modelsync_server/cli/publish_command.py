@@ -57,6 +57,10 @@ def publish(
     untrusted: Annotated[
         bool, typer.Option("--untrusted", help="Have a confined process read it first: nobody vouches for who made it.")
     ] = False,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The LoRA adapter (safetensors) that was merged to make this version."),
+    ] = None,
     provenance: Annotated[
         list[Path] | None,
         typer.Option(
@@ -98,6 +102,7 @@ def publish(
             metadata=said,
             file_name=file_name,
             untrusted=untrusted,
+            adapter=adapter,
             provenance=provenance or (),
             require_provenance=require_provenance or (),
             progress=bar.update,

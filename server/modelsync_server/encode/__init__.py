@@ -1,4 +1,4 @@
 """Encodes a target: on a base (an update) or on nothing (packs), in whatever way is smallest.
 
-Imports the protocol only. It never reads a store and never signs.
+Imports `tensors/`, `low_rank/` and the protocol. It never reads a store and never signs.
 """

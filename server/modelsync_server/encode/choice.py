@@ -9,7 +9,7 @@ from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.encoder import BaseFinder, Encoded, Source, encode_update
 from modelsync_server.encode.tensor_encoder import encode_tensors
-from modelsync_server.encode.tensors.pairs import tensors_of
+from modelsync_server.tensors.pairs import tensors_of
 
 _ALWAYS_BOTH_BYTES = 4 * caps.MIB
 """Targets up to this size are encoded both ways: there the loser is within a few per cent, and trying is cheap."""

@@ -15,6 +15,7 @@ from modelsync_protocol.codecs import zstd
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
+from modelsync_server.tensors.pieces import Chunk
 
 _PAYLOAD_BYTES = 256 * caps.KIB
 _AIM_BYTES = 240 * caps.KIB
@@ -37,9 +38,6 @@ _JOIN_OWN_BYTES = 8 * caps.KIB
 
 _WORTH = 0.997
 """A context must make a sample this much smaller to be used: each costs the device memory and time."""
-
-Chunk = tuple[int, int, str]
-"""(stream offset, size, digest)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ frame by frame. The result depends on the inputs alone, not on the number of thr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -16,33 +16,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps, codecs
-from modelsync_protocol.codecs import tables
+from modelsync_protocol.codecs import low_rank, tables
+from modelsync_protocol.codecs.adapted import Adapted
 from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.quick_size import quick_size
-from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Same
+from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Mode, Same
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
 from modelsync_server.encode import byte_candidates, encoder
 from modelsync_server.encode.encoder import Chunk, Encoded, Source
-from modelsync_server.encode.tensors import cutter, fitter, frame_writer, framer, symbol_writer, table_builder
-from modelsync_server.encode.tensors import pairs as pairing
-from modelsync_server.encode.tensors.frame_writer import Coding
-from modelsync_server.encode.tensors.framer import Estimate, Fitted, Framing
-from modelsync_server.encode.tensors.pieces import Piece, elements
+from modelsync_server.low_rank import product_writer
+from modelsync_server.low_rank.finder import Change
+from modelsync_server.tensors import (
+    cutter,
+    fitter,
+    frame_writer,
+    framer,
+    symbol_writer,
+    table_builder,
+)
+from modelsync_server.tensors import pairs as pairing
+from modelsync_server.tensors.frame_writer import Coding
+from modelsync_server.tensors.framer import Estimate, Fitted, Framing
+from modelsync_server.tensors.pieces import Piece, elements, part
 
 _AIM_BYTES = 255 * caps.KIB
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 """A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
 
-_TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW)
+_TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.LOW_RANK)
 
 _UNSEEN_BITS = 14.0
 """What a symbol is taken to cost that no table has yet."""
 
 Made = tuple[Frame, bytes]
-GroupKey = tuple[int, int, bool]
-"""Segments that share tables: element type, mode, and whether there is a base."""
+GroupKey = tuple[int, int, bool, bool]
+"""Segments that share tables: element type, mode, whether there is a base, and whether it is changed first."""
+
+_FACTORS: tuple[GroupKey, GroupKey] = ((-1, 0, False, False), (-1, 1, False, False))
+"""The groups of products' factors: integers, floats."""
 
 
 def encode_tensors(
@@ -52,10 +65,12 @@ def encode_tensors(
     *,
     aim: int = _AIM_BYTES,
     finder: encoder.BaseFinder | None = None,
+    changes: Mapping[int, Change] | None = None,
 ) -> Encoded | None:
     """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
 
     `aim` is the size (bytes) that payloads come near to where there is more; what `finder` finds is copied.
+    `changes`: by a tensor's offset, the change of low rank that moved it, for encoding 6.
     """
     tensors = pairing.tensors_of(target.manifest, target.stream)
     if not tensors:
@@ -66,7 +81,7 @@ def encode_tensors(
     finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
-    job = _Job(base, target, pool)
+    job = _Job(base, target, pool, changes or {})
     fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
     coding, shared, fitted = job.settle(fitted)
     costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
@@ -108,11 +123,13 @@ def _plan(
 class _Job:
     """One target on one base: fits pieces, counts symbols, encodes frames."""
 
-    def __init__(self, base: Source | None, target: Source, pool: Executor) -> None:
+    def __init__(self, base: Source | None, target: Source, pool: Executor, changes: Mapping[int, Change]) -> None:
         self.base = base
         self.base_stream = base.stream if base is not None else memoryview(b"")
         self.target = target
         self.pool = pool
+        self.changes = {offset: (number, changes[offset]) for number, offset in enumerate(sorted(changes))}
+        self.products = [product_writer.Parts.of(change) for _, change in self.changes.values()]
 
     def _elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
         new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
@@ -125,6 +142,16 @@ class _Job:
         new, old = self._elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
             return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
+        found = self.changes.get(piece.offset - piece.first * piece.numeral.width)
+        if found is not None and old is not None:
+            number, change = found
+            columns, width = change.product.columns, piece.numeral.width
+            place = Adapted(number, 0, change.product)
+            assert piece.base_offset is not None
+            begin, count = piece.base_offset - piece.first * width, change.product.count
+            whole = Coded(Mode.DELTA, piece.numeral, 0, count, begin, columns, 0, change.level, factors=change.factors)
+            segment = part(replace(whole, adapted=place), piece.first, piece.count)
+            return Fitted(piece, segment)
         options = fitter.fits(piece, new, old)
         return Fitted(piece, options[0].segment, tuple(options))
 
@@ -161,9 +188,10 @@ class _Job:
 
     def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
         """Number the groups of alike segments, count their symbols and make their tables."""
-        keys = sorted({_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)})
-        if not keys:
+        found = {_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)}
+        if not found:
             return None, b"", fitted
+        keys = sorted(found | {_FACTORS[parts.floats] for parts in self.products})
         numbers = {key: number for number, key in enumerate(keys)}
         fitted = [
             replace(item, segment=replace(item.segment, group=numbers[_group_key(item.segment)]))
@@ -174,15 +202,19 @@ class _Job:
         counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
         for group, cells in self.pool.map(self._count, fitted):
             counts[group] += cells
+        products = [parts.in_group(numbers[_FACTORS[parts.floats]]) for parts in self.products]
+        for parts in products:
+            for symbols in parts.symbols():
+                counts[numbers[_FACTORS[parts.floats]]] += _cells(symbols)
         models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
-        return Coding.of(models), tables.write([model.group for model in models]), fitted
+        coding = Coding.of(models)
+        shared = tables.write([model.group for model in models])
+        return coding, low_rank.write_tables(shared, [parts.stored(coding) for parts in products]), fitted
 
     def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
         if not isinstance(item.segment, Coded):
             return 0, 0
-        found = self._symbols(item, item.segment)
-        cells = np.bincount(found.contexts.astype(np.intp) * 256 + found.symbols, minlength=tables.MAX_CONTEXTS * 256)
-        return item.segment.group, cells.reshape(tables.MAX_CONTEXTS, 256)
+        return item.segment.group, _cells(self._symbols(item, item.segment))
 
     def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
         """Per chunk (by offset) what its tensor elements will cost."""
@@ -239,10 +271,14 @@ class _Job:
             return self._halves(chunks, frames, coding)
         low, high = frames.base_range(segments, end - begin)
         base, data = bytes(self.base_stream[low:high]), bytes(self.target.stream[begin:end])
-        payload = frame_writer.write(framer.placed(segments, low, high), data, base, b"", coding)
+        parts = framer.placed(segments, low, high)
+        payload = frame_writer.write(parts, data, base, b"", coding)
         if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
             return self._halves(chunks, frames, coding)
-        frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))
+        encoding = codecs.RANS_DELTA if base else codecs.RANS_NEW
+        if any(isinstance(segment, Coded) and segment.adapted is not None for segment in parts):
+            encoding, payload = codecs.LOW_RANK, low_rank.front(parts) + payload
+        frame = Frame(end - begin, encoding, len(payload), low, len(base))
         return [self._smallest(frame, payload, data, base, begin)]
 
     def _halves(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
@@ -298,8 +334,13 @@ def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes)
     return Encoded(tuple(operations), tuple(payloads), shared)
 
 
+def _cells(found: symbol_writer.Symbols) -> NDArray[np.int64]:
+    places = found.contexts.astype(np.intp) * 256 + found.symbols
+    return np.bincount(places, minlength=tables.MAX_CONTEXTS * 256).reshape(tables.MAX_CONTEXTS, 256)
+
+
 def _group_key(segment: Coded) -> GroupKey:
-    return segment.numeral.code, segment.mode, segment.base_offset is not None
+    return segment.numeral.code, segment.mode, segment.base_offset is not None, segment.adapted is not None
 
 
 def _side_bytes(segment: Coded) -> float:

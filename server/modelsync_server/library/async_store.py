@@ -74,6 +74,7 @@ class AsyncStore:
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         untrusted: bool = False,
+        adapter: str | Path | None = None,
         provenance: Sequence[str | Path] = (),
         require_provenance: Sequence[str] = (),
         progress: Progress = lambda step, done, total: None,
@@ -94,6 +95,7 @@ class AsyncStore:
                 last=last,
                 metadata=metadata,
                 untrusted=untrusted,
+                adapter=None if adapter is None else Path(adapter),
                 provenance=Wanted.of(provenance, require_provenance),
                 progress=progress,
             )

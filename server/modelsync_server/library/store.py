@@ -90,6 +90,7 @@ class Store:
         metadata: Mapping[str, Any] | None = None,
         file_name: str | None = None,
         untrusted: bool = False,
+        adapter: str | Path | None = None,
         provenance: Sequence[str | Path] = (),
         require_provenance: Sequence[str] = (),
         progress: Progress = lambda step, done, total: None,
@@ -102,9 +103,11 @@ class Store:
         `author`, `commit`, `run`, `licence`, `description` are text, `metrics` an object; for a version that is there
         it replaces what was said before. `file_name`: under which name an open file's bytes are published; its suffix
         tells the format. `untrusted`: nobody vouches for who made it, so a confined process reads it first, within
-        bounds of time and memory. `provenance`: files with signatures (model-signing) or statements (in-toto), default
-        those beside it; `require_provenance`: who may have signed them, as `key:FILE`, `cert:FILE` or
-        `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what was found is signed with the version.
+        bounds of time and memory. `adapter`: the LoRA adapter, a safetensors file or its folder, that was merged into
+        the last version to make this one; its factors make the updates smaller. `provenance`: files with signatures
+        (model-signing) or statements (in-toto), default those beside it; `require_provenance`: who may have signed
+        them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
+        was found is signed with the version.
         `source` is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
@@ -120,6 +123,7 @@ class Store:
                 metadata=metadata,
                 file_name=file_name,
                 untrusted=untrusted,
+                adapter=adapter,
                 provenance=provenance,
                 require_provenance=require_provenance,
                 progress=progress,

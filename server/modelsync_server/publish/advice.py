@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol import caps
+from modelsync_protocol import caps, update
 from modelsync_protocol.chunker import chunk_sizes
-from modelsync_protocol.codecs import numerals
+from modelsync_protocol.codecs import low_rank, numerals
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
-from modelsync_server.encode.tensors import pairs as pairing
-from modelsync_server.encode.tensors.pairs import Tensor
+from modelsync_server.low_rank.adapters import Adapter
+from modelsync_server.tensors import pairs as pairing
+from modelsync_server.tensors.pairs import Tensor
 
 _WORTH_BYTES = 64 * caps.KIB
 """Updates smaller than this are cheap enough as they are."""
@@ -35,6 +36,9 @@ _UNRELATED = 0.7
 
 _SMALLER = 0.67
 """Another element type is named if it would have cost less than this share."""
+
+_SHORT_BITS = 10.6
+"""What a factor in bfloat16 costs: sign and mantissa, and its exponent coded (docs/adr/0020)."""
 
 _Floats = NDArray[np.float32]
 
@@ -68,6 +72,32 @@ def advise(base: Source, target: Source, cost: int, pool: Executor) -> list[Advi
             )
         ]
     return list(_other_types(floats, cost, pool))
+
+
+def advise_merged(data: bytes, base: Manifest, adapter: Adapter | None) -> Iterator[Advice]:
+    """Advice on an update object whose matrices changed as a merged adapter leaves them."""
+    products = low_rank.products(_tables(data, base))
+    if adapter is not None and not any(product.scale is not None for product in products):
+        fits = "its factors cost more than the same found in the pair" if products else "it changed no matrix of it"
+        yield Advice(f"{adapter.path.name} made the update from the last version no smaller: {fits}")
+    if adapter is None and products:
+        ranks = sorted({product.rank for product in products})
+        rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+        factors = sum(len(product.payload) for product in products)
+        short = int(sum(product.factors for product in products) * _SHORT_BITS / 8)
+        text = (
+            f"a merged adapter of {rank} in {len(products)} matrices: its factors are {factors:,} bytes of the update"
+        )
+        if short < _SMALLER * factors:
+            text += f"; `--adapter FILE` takes them as they are, about {short:,} bytes if they are 16-bit floats"
+        yield Advice(text, len(data) - factors + short if short < _SMALLER * factors else None)
+
+
+def _tables(data: bytes, base: Manifest) -> bytes:
+    preamble = update.decode_preamble(data)
+    if preamble is None:
+        return b""
+    return update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base).tables
 
 
 def _weights(source: Source, tensor: Tensor) -> _Floats:

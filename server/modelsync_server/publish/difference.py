@@ -15,12 +15,12 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.manifest import EmptyDirectory, Entry, Link, Manifest, RegularFile
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.tensors import pairs as tensor_pairs
-from modelsync_server.encode.tensors.pairs import Tensor
 from modelsync_server.publish import price
 from modelsync_server.publish.update_bytes import UpdateBytes, read_update_bytes
 from modelsync_server.store import Store
 from modelsync_server.store.published import materialised
+from modelsync_server.tensors import pairs as tensor_pairs
+from modelsync_server.tensors.pairs import Tensor
 from modelsync_server.trust import read_catalogue
 
 _BLOCK = caps.MIB

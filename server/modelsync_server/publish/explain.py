@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from modelsync_protocol.errors import UsageError
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.tensors import pairs
 from modelsync_server.plain import view_builder
 from modelsync_server.publish import price
 from modelsync_server.publish.update_bytes import UpdateBytes, read_update_bytes
 from modelsync_server.store import Store
 from modelsync_server.store.published import materialised
+from modelsync_server.tensors import pairs
 from modelsync_server.trust import read_catalogue
 
 

@@ -8,31 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.low_rank_candidate import encode_low_rank
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
+from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.plain.candidate import update_through_views
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
-CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats)
+CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_low_rank)
 
 
-def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:
-    """Yield what the candidates make of `target` for a device that holds `base`."""
+def newer_updates(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, adapter: Adapter | None = None
+) -> Iterator[Encoded]:
+    """Yield what the candidates make of `target` for a device that holds `base`; `adapter`: what was merged into it."""
     for candidate in CANDIDATES:
+        if candidate is encode_low_rank:
+            candidate = partial(encode_low_rank, adapter=adapter)
         made = candidate(base, target, oldest, pool)
         if made is not None:
             yield made
 
 
-def through_views(base: Source, target: Source, pool: Executor) -> Encoded | None:
+def through_views(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> Encoded | None:
     """The smallest update between plain views, by the encodings of any version; None where nothing is packed."""
-    return update_through_views(base, target, _smallest, pool)
 
+    def smallest(base: Source, target: Source, pool: Executor) -> Encoded:
+        oldest = smallest_update(base, target, pool)
+        newer = newer_updates(base, target, oldest, pool, adapter)
+        return min([oldest, *newer], key=lambda encoded: encoded.cost)
 
-def _smallest(base: Source, target: Source, pool: Executor) -> Encoded:
-    oldest = smallest_update(base, target, pool)
-    return min([oldest, *newer_updates(base, target, oldest, pool)], key=lambda encoded: encoded.cost)
+    return update_through_views(base, target, smallest, pool)

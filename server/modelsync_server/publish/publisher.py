@@ -25,10 +25,11 @@ from modelsync_protocol.plan import NOTHING
 from modelsync_protocol.release_record import ReleaseRecord
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.low_rank.adapters import Adapter, read_adapter
 from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.provenance.provenance import Wanted, with_provenance
 from modelsync_server.publish import price
-from modelsync_server.publish.advice import Advice, advise
+from modelsync_server.publish.advice import Advice, advise, advise_merged
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.closed import check_closed, check_hard_links
 from modelsync_server.publish.newer import newer_updates, through_views
@@ -101,6 +102,7 @@ async def publish(
     last: int = DEFAULT_BASES,
     metadata: Mapping[str, Any] | None = None,
     untrusted: bool = False,
+    adapter: Path | None = None,
     provenance: Wanted | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
@@ -108,7 +110,8 @@ async def publish(
 
     `bases` are versions to make updates from beside the `last` newest. `metadata` is signed with the version; of
     a version that is there it replaces what was said before. `untrusted`: nobody vouches for who made the artifact,
-    so a confined process reads it first, within bounds. `provenance`: what is verified first, and signed with the
+    so a confined process reads it first, within bounds. `adapter`: the file of what was merged into the last
+    version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
     version. Raises UsageError for input that can't be published,
     RefusedError for a version that exists with other bytes or keys that are missing.
     """
@@ -121,6 +124,7 @@ async def publish(
     async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
         return await price.offers_section(store, versions) if model == name else None
 
+    merged = None if adapter is None else await asyncio.to_thread(read_adapter, adapter)
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
     check_hard_links(path)
@@ -138,7 +142,7 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
-                store, target, _chosen(published, bases, last if fresh else 0), pool, progress
+                store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress
             )
             record = None
             if metadata is not None:
@@ -230,7 +234,12 @@ def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> l
 
 
 async def _write_objects(
-    store: Store, target: Source, bases: Sequence[str], pool: ThreadPoolExecutor, progress: Progress
+    store: Store,
+    target: Source,
+    bases: Sequence[str],
+    adapter: Adapter | None,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
 ) -> list[Advice]:
     """Write packs, the manifest that refers to them, and updates; return advice on the first of the updates."""
     advice: list[Advice] = []
@@ -258,11 +267,12 @@ async def _write_objects(
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                made = await asyncio.to_thread(updates, source, target, install, pool)
+                made = await asyncio.to_thread(updates, source, target, install, pool, adapter)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
                     smallest = min(map(len, made.values()))
                     advice = await asyncio.to_thread(advise, source, target, smallest, pool)
+                    advice += advise_merged(min(made.values(), key=len), source.manifest, adapter)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
@@ -284,12 +294,14 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     return {}
 
 
-def updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor) -> dict[int, bytes]:
+def updates(
+    base: Source, target: Source, install: int, pool: ThreadPoolExecutor, adapter: Adapter | None = None
+) -> dict[int, bytes]:
     """The update objects by version of their format: the first, and the newest where it is really smaller.
 
     There is none of the first where all that changed is compressed: it would be no smaller than a first install.
     """
-    plain = through_views(base, target, pool)
+    plain = through_views(base, target, pool, adapter)
     through = None if plain is None else _object(base, target, plain)
     if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
         return {codecs.NEWEST_VERSION: through}
@@ -297,7 +309,7 @@ def updates(base: Source, target: Source, install: int, pool: ThreadPoolExecutor
     made = {1: _object(base, target, oldest)}
     if through is not None and len(through) < WORTH * len(made[1]):
         made[codecs.NEWEST_VERSION] = through
-    for better in newer_updates(base, target, oldest, pool):
+    for better in newer_updates(base, target, oldest, pool, adapter):
         data = _object(base, target, better)
         if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
             made[codecs.NEWEST_VERSION] = data

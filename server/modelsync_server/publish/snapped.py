@@ -21,8 +21,8 @@ from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.manifest import Manifest
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
-from modelsync_server.encode.tensors import pairs
-from modelsync_server.encode.tensors.pairs import Tensor
+from modelsync_server.tensors import pairs
+from modelsync_server.tensors.pairs import Tensor
 
 STEPS = tuple(2.0**-power for power in range(8, -3, -1))
 """Rounding errors that a curve tries, each as a share of a tensor's update (both root mean squares)."""

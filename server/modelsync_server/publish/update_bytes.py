@@ -21,6 +21,7 @@ _NAMES = {
     codecs.SUBTRACT: "subtract",
     codecs.RANS_DELTA: "rANS delta",
     codecs.RANS_NEW: "rANS new",
+    codecs.LOW_RANK: "low rank",
     codecs.TREE_COLUMNS: "tree columns",
     codecs.TRANSPOSE: "transpose",
 }

@@ -19,8 +19,8 @@ from modelsync_protocol import codecs
 from modelsync_protocol.codecs import numerals, tables
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Gap, Mode, Predictor, Same, Segment
-from modelsync_server.encode.tensors import frame_writer, symbol_writer, table_builder
-from modelsync_server.encode.tensors.frame_writer import Coding
+from modelsync_server.tensors import frame_writer, symbol_writer, table_builder
+from modelsync_server.tensors.frame_writer import Coding
 
 OUT = Path(__file__).parents[1] / "golden" / "codecs"
 ROWS, COLUMNS = 12, 40

@@ -10,6 +10,9 @@ from modelsync_protocol.codecs import segments
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Predictor
 
+Chunk = tuple[int, int, str]
+"""(stream offset, size, digest)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -57,6 +60,7 @@ def part(whole: Coded, begin: int, count: int) -> Coded:
         if whole.offsets is None
         else whole.offsets[(begin + np.arange(min(count, whole.columns))) % len(whole.offsets)],
         factors=factors,
+        adapted=None if whole.adapted is None else whole.adapted.at(begin),
     )
 
 

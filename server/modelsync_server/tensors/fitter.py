@@ -16,9 +16,9 @@ from modelsync_protocol.codecs import models, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
 from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
-from modelsync_server.encode.tensors import prediction, symbol_writer, table_builder
-from modelsync_server.encode.tensors.pieces import Piece
-from modelsync_server.encode.tensors.prediction import Layout
+from modelsync_server.tensors import prediction, symbol_writer, table_builder
+from modelsync_server.tensors.pieces import Piece
+from modelsync_server.tensors.prediction import Layout
 
 _DELTA_LEVEL = 20
 """Context of differences of about one unit in the last place."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from modelsync_server.encode.tensors.pairs import Tensor
-from modelsync_server.encode.tensors.pieces import Piece
+from modelsync_server.tensors.pairs import Tensor
+from modelsync_server.tensors.pieces import Piece
 
 _MAX_ELEMENTS = 1 << 20
 """Elements of one piece: bounds the encoder's memory to about 200 MiB a thread."""

@@ -34,13 +34,11 @@ class Letters:
 
 def symbols_of(segment: Coded, new: Unsigned, old: Unsigned | None) -> Symbols:
     """Encode the elements `new` of a whole segment, given the base's counterpart (None: no base)."""
-    level, quiet = models.levels(segment, 0, len(new))
-    prediction = None if old is None else models.predicted(segment, old, 0)
-    contexts = models.contexts(segment, level, quiet, prediction)
+    prediction, contexts = models.modelled(segment, old, 0, len(new))
     if segment.mode is Mode.DELTA:
         letters = delta_letters(segment.numeral, new, prediction, segment.drop)
     elif segment.numeral.mantissa:
-        letters = _float_letters(segment.numeral, new, level, segment.drop)
+        letters = _float_letters(segment.numeral, new, models.levels(segment, 0, len(new))[0], segment.drop)
     else:
         letters = Letters(new, np.zeros(len(new), np.uint8), np.zeros(len(new), np.uint64))
     return Symbols(contexts, letters.symbols, letters.counts, letters.fields)

@@ -12,8 +12,8 @@ from modelsync_protocol.codecs import segments, zstd
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Segment
 from modelsync_protocol.codecs.tensor_frame import skeleton
 from modelsync_protocol.wire import write_varint
-from modelsync_server.encode.tensors import rans_writer, symbol_writer
-from modelsync_server.encode.tensors.table_builder import Model
+from modelsync_server.tensors import rans_writer, symbol_writer
+from modelsync_server.tensors.table_builder import Model
 
 _FEW, _MANY = 64, 256
 _MANY_FROM = 64 * 1024

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from modelsync_protocol import caps
 from modelsync_protocol.codecs.segments import Coded, Gap, Same, Segment
-from modelsync_server.encode.encoder import Chunk
-from modelsync_server.encode.tensors.fitter import Fit
-from modelsync_server.encode.tensors.pieces import Piece, part
+from modelsync_server.tensors.fitter import Fit
+from modelsync_server.tensors.pieces import Chunk, Piece, part
 
 _ABSORBED_BYTES = 48 * caps.KIB
 """Runs without tensors shorter than this stay inside the frames around them."""

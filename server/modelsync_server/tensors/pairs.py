@@ -13,7 +13,7 @@ from modelsync_protocol import containers
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.manifest import Manifest
-from modelsync_server.encode.tensors import float_guesser
+from modelsync_server.tensors import float_guesser
 
 
 @dataclass(frozen=True, slots=True)

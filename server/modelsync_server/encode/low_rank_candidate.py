@@ -1,0 +1,51 @@
+"""Encodes matrices that a change of low rank moved, as a merged adapter does (encoding 6). No I/O here."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+
+from modelsync_protocol.codecs import adapted
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.low_rank import finder
+from modelsync_server.low_rank.adapters import Adapter
+from modelsync_server.low_rank.finder import Change
+from modelsync_server.tensors import pairs as pairing
+from modelsync_server.tensors.pieces import elements
+
+
+def encode_low_rank(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, adapter: Adapter | None = None
+) -> Encoded | None:
+    """Encode `target` for a device that holds `base`; None if no matrix changed by something of low rank.
+
+    `adapter`: whose factors were merged; matrices that it does not name are looked at as without it.
+    """
+    changes = changes_of(base, target, pool, adapter)
+    return encode_tensors(base, target, pool, changes=changes) if changes else None
+
+
+def changes_of(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> dict[int, Change]:
+    """Offset of a tensor in the target's stream → the change of low rank that moved it from its counterpart."""
+    new = pairing.tensors_of(target.manifest, target.stream, guess=False)
+    pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, new, target.stream)
+    looked_at = [t for t in new if t.offset in pairs and t.numeral in adapted.ADAPTABLE and len(t.shape) >= 2]
+    results = pool.map(lambda tensor: _change(tensor, pairs[tensor.offset], base, target, adapter), looked_at)
+    return {tensor.offset: change for tensor, change in zip(looked_at, results, strict=True) if change is not None}
+
+
+def _change(
+    tensor: pairing.Tensor, match: pairing.Tensor, base: Source, target: Source, adapter: Adapter | None
+) -> Change | None:
+    if match.count != tensor.count or match.numeral != tensor.numeral:
+        return None
+    old, new = (elements(s.stream, t.offset, t.count, t.numeral) for s, t in ((base, match), (target, tensor)))
+    pair = finder.pair_of(tensor.numeral, old, new, tensor.shape[0])
+    if pair is None:
+        return None
+    factors = adapter.factors(tensor.name, pair.difference) if adapter is not None else None
+    if factors is not None:
+        change = finder.known(pair, *factors)
+        if change is not None:
+            return change
+    return finder.found(pair)

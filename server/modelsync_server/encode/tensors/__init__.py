@@ -1,1 +1,0 @@
-"""What the publisher alone needs of the tensor encodings: pairing, fitting, tables, writing. No I/O here."""
