@@ -36,7 +36,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "library": "provenance publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
-        "publish": "encode examination plain provenance store trust",
+        "publish": "encode examination low_rank plain provenance store tensors trust",
         "examination": "",
         "provenance": "",
         "plain": "encode store",

@@ -40,8 +40,18 @@ from tests.support import packed_models, tree_files
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
 _ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns", codecs.LOW_RANK: "low-rank"}
-_VECTORS = ("dropped", "integers-i8", "integers-i16", "floats-bf16", "new-bf16", "new-f16", "shifted", "records")
-_VECTORS += ("bf16", "i8")
+_VECTORS = (
+    "dropped",
+    "integers-i8",
+    "integers-i16",
+    "floats-bf16",
+    "new-bf16",
+    "new-f16",
+    "shifted",
+    "records",
+    "bf16",
+    "i8",
+)
 _TWIN = {
     "$version": 3,
     "modelsync": {

@@ -19,8 +19,9 @@ from modelsync_protocol.manifest import Entry, Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import choice
-from modelsync_server.encode.encoder import BaseFinder, Chunk, Encoded, Source
+from modelsync_server.encode.encoder import BaseFinder, Encoded, Source
 from modelsync_server.encode.repeat_finder import Repeat, cut_at, repeats
+from modelsync_server.tensors.pieces import Chunk
 
 _CUT_BYTES = 160
 """About what a copy costs: its operation, and the head of the frame that it cuts in two."""

@@ -24,7 +24,7 @@ from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Mode, Same
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
 from modelsync_server.encode import byte_candidates, encoder
-from modelsync_server.encode.encoder import Chunk, Encoded, Source
+from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.low_rank import product_writer
 from modelsync_server.low_rank.finder import Change
 from modelsync_server.tensors import (
@@ -38,7 +38,7 @@ from modelsync_server.tensors import (
 from modelsync_server.tensors import pairs as pairing
 from modelsync_server.tensors.frame_writer import Coding
 from modelsync_server.tensors.framer import Estimate, Fitted, Framing
-from modelsync_server.tensors.pieces import Piece, elements, part
+from modelsync_server.tensors.pieces import Chunk, Piece, elements, part
 
 _AIM_BYTES = 255 * caps.KIB
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB

@@ -8,7 +8,8 @@ from modelsync_protocol import caps, codecs
 from modelsync_protocol.ops import Frame, Op
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
-from modelsync_server.encode.encoder import Chunk, Encoded, Source
+from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.tensors.pieces import Chunk
 
 _TREES = TreeColumns()
 _MARKS = (b"n_node_samples", b"nodes_featureids", b"split_conditions")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.containers import safetensors
+from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError, UsageError
 
 _DOWN = re.compile(
@@ -103,7 +104,7 @@ def _configured(file: Path) -> dict[str, object]:
     return document if isinstance(document, dict) else {}
 
 
-def _matrix(file: Path, data: memoryview, tensor: safetensors.TensorRange) -> Matrix:
+def _matrix(file: Path, data: memoryview, tensor: TensorRange) -> Matrix:
     kind = numerals.BY_NAME.get(tensor.dtype or "")
     if kind is None or not kind.mantissa or len(tensor.shape) < 2:
         raise UsageError(f"{file}: {tensor.name!r} is no matrix of floats.")

@@ -8,7 +8,8 @@ factors are then rounded to as many bits as pay.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,12 +178,12 @@ def _seen_rank(pair: Pair) -> int:
             return 0
     if max(difference.shape) > _EXACT_SIDE:
         basis = _basis(difference, min(_MAX_SEEN_RANK, min(difference.shape) // 2) + _OVERSAMPLING)
-        difference = basis.T @ difference
+        difference = np.asarray(basis.T @ difference, np.float64)
     return _outstanding(np.linalg.svd(difference, compute_uv=False), units, _GAP)
 
 
-def _outstanding(values: NDArray[np.float64], units: Matrix, gap: float) -> int:
-    most = min(_MAX_SEEN_RANK, len(values) // 2)
+def _outstanding(values: NDArray[np.floating[Any]], units: Matrix, gap: float) -> int:
+    most = min(_MAX_SEEN_RANK, min(units.shape) // 2)
     variances = units * units / 6  # both matrices were rounded, evenly within a unit
     noise = np.sqrt(variances.sum(0).max()) + np.sqrt(variances.sum(1).max())
     count = int((values > _ABOVE_NOISE * noise).sum())
@@ -207,7 +208,7 @@ def _basis(matrix: Matrix, size: int) -> Matrix:
 def _leading(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix]:
     basis = _basis(matrix, rank + _OVERSAMPLING)
     left, values, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
-    roots = np.sqrt(values[:rank])
+    roots: NDArray[np.float64] = np.sqrt(values[:rank])
     return (basis @ left[:, :rank]) * roots, right[:rank] * roots[:, None]
 
 
@@ -222,7 +223,7 @@ def _solved(difference: Matrix, weights: Matrix, right: Matrix) -> Matrix:
     ridge = 1e-12 * np.trace(normal, axis1=1, axis2=2) / rank + 1e-300
     normal += ridge[:, None, None] * np.eye(rank)
     sides = (weights * difference) @ right.T
-    solved: Matrix = np.linalg.solve(normal, sides[..., None])[..., 0]
+    solved: Matrix = np.asarray(np.linalg.solve(normal, sides[..., None])[..., 0], np.float64)
     return solved
 
 
@@ -241,8 +242,13 @@ def _rounded(pair: Pair, weights: Matrix | None, left: Matrix, right: Matrix) ->
     `weights`: the right factor is fitted to what rounding left of the left one; None: it is exact as it is.
     """
     columns = np.sort(np.random.default_rng(2).permutation(right.shape[1])[: max(1, _SAMPLE_ELEMENTS // len(left))])
-    sampled = (a[:, columns] for a in (pair.old, pair.new, pair.difference, pair.units))
-    part = Pair(pair.kind, *sampled, pair.factors)
+    part = replace(
+        pair,
+        old=pair.old[:, columns],
+        new=pair.new[:, columns],
+        difference=pair.difference[:, columns],
+        units=pair.units[:, columns],
+    )
     scale = right.shape[1] / len(columns)
     sizes = [float(np.abs(factor).max()) for factor in (left, right)]
     if min(sizes) <= 0 or not all(np.isfinite(sizes)):

@@ -15,10 +15,11 @@ from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import MAX_GAP_BYTES
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.choice import clearly_best
-from modelsync_server.encode.encoder import PACK_BYTES, Chunk, Source, encode_run
+from modelsync_server.encode.encoder import PACK_BYTES, Source, encode_run
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
+from modelsync_server.tensors.pieces import Chunk
 
 _MIN_COPY_BYTES = 16 * caps.KIB
 """A repeated chunk shorter than this stays in its frame: cutting the frame there would cost more."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modelsync_protocol import codecs, update
-from modelsync_protocol.codecs import adapted, low_rank, numerals
+from modelsync_protocol.codecs import adapted, low_rank, numerals, tables
 from modelsync_protocol.codecs.adapted import Adapted, Merged, Product
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.errors import FormatError, UsageError
@@ -152,7 +152,7 @@ def test_a_frame_that_names_what_is_not_there_is_refused(pool: ThreadPoolExecuto
         with pytest.raises(FormatError):
             codecs.decode(codecs.LOW_RANK, front + payload[1:], frame.length, lean, b"", made.tables)
     with pytest.raises(FormatError):
-        codecs.decode(codecs.LOW_RANK, payload, frame.length, lean, b"", low_rank.tables.split(made.tables)[0])
+        codecs.decode(codecs.LOW_RANK, payload, frame.length, lean, b"", tables.split(made.tables)[0])
 
 
 @pytest.mark.parametrize(
