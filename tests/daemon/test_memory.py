@@ -25,14 +25,18 @@ from tests.support.shop import Shop
 MIB = 2**20
 
 
-def safetensors(seed: int, mebibytes: int, nudge: float) -> bytes:
-    """A float32 model of that size in 4 MiB tensors; `nudge` moves every weight a little."""
+def safetensors(seed: int, mebibytes: int, nudge: float, rank: int = 0) -> bytes:
+    """A float32 model of that size in 4 MiB tensors; `nudge` moves every weight a little, if `rank` by that rank."""
     generator = np.random.default_rng(seed)
     header: dict[str, object] = {}
     blobs = []
     for number in range(mebibytes // 4):
         weights = generator.standard_normal((1024, 1024), np.float32) * np.float32(0.02)
-        weights += np.float32(nudge) * generator.standard_normal((1024, 1024), np.float32) * np.float32(1e-5)
+        if rank:
+            up, down = (generator.standard_normal(shape, np.float32) for shape in ((1024, rank), (rank, 1024)))
+            weights += np.float32(nudge) * (up @ down) * np.float32(1e-4)
+        else:
+            weights += np.float32(nudge) * generator.standard_normal((1024, 1024), np.float32) * np.float32(1e-5)
         offset = number * 4 * MIB
         header[f"layer.{number:03}"] = {
             "dtype": "F32",
@@ -107,6 +111,16 @@ async def test_packed_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
 
 async def test_20_megabyte_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
     await check(tmp_path, lambda version: safetensors(1, 20, float(version - 1)), ".safetensors", 60, "20 MB update")
+
+
+@pytest.mark.long
+async def test_merged_adapter_of_large_rank_fits_in_32_mebibytes(tmp_path: Path) -> None:
+    """Encoding 6 has the factors in memory beside base and target."""
+
+    def model(version: int) -> bytes:
+        return safetensors(1, 20, float(version - 1), rank=60)
+
+    await check(tmp_path, model, ".safetensors", 120, "20 MB update of low rank")
 
 
 @pytest.mark.long
