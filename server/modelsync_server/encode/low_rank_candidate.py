@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 
+import numpy as np
+
 from modelsync_protocol.codecs import adapted
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
@@ -40,12 +42,15 @@ def _change(
     if match.count != tensor.count or match.numeral != tensor.numeral:
         return None
     old, new = (elements(s.stream, t.offset, t.count, t.numeral) for s, t in ((base, match), (target, tensor)))
-    pair = finder.pair_of(tensor.numeral, old, new, tensor.shape[0])
+    try:
+        return _found(finder.pair_of(tensor.numeral, old, new, tensor.shape[0]), tensor.name, adapter)
+    except np.linalg.LinAlgError:  # a decomposition that does not converge
+        return None
+
+
+def _found(pair: finder.Pair | None, name: str, adapter: Adapter | None) -> Change | None:
     if pair is None:
         return None
-    factors = adapter.factors(tensor.name, pair.difference) if adapter is not None else None
-    if factors is not None:
-        change = finder.known(pair, *factors)
-        if change is not None:
-            return change
-    return finder.found(pair)
+    factors = adapter.factors(name, pair.difference) if adapter is not None else None
+    known = None if factors is None else finder.known(pair, *factors)
+    return known or finder.found(pair)

@@ -22,8 +22,8 @@ from modelsync_server.tensors import fitter, prediction, symbol_writer, table_bu
 from modelsync_server.tensors.pieces import Piece
 from modelsync_server.tensors.prediction import Layout
 
-_MIN_SIDE, _MAX_ELEMENTS = 32, 1 << 27
-"""Sides of matrices that are looked at, and their size (1 GiB as float64)."""
+_MIN_SIDE, _MAX_ELEMENTS = 32, 1 << 25
+"""Sides of matrices that are looked at, and their size: 256 MiB as float64, of which five are held at a time."""
 
 _MAX_SEEN_RANK, _SAMPLE_SIDE, _EXACT_SIDE, _OVERSAMPLING = 64, 256, 512, 8
 _SEEN_GAP, _GAP, _ABOVE_NOISE = 1.2, 2.0, 1.15
