@@ -14,14 +14,14 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.tree_files import boosted_frames, onnx_arrays, onnx_frames, record_frames
+from modelsync_protocol.tree_files import boosted_frames, onnx_arrays, onnx_frames, record_frames, text_arrays, text_frames
 from modelsync_protocol.tree_files.boosted_arrays import Trees
 from modelsync_protocol.tree_files.record_frames import RecordCoder
 from modelsync_protocol.tree_files.scan import Found
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
 from modelsync_protocol.wire import Reader, write_varint
 
-_RECORDS, _ONNX, _BOOSTED = 1, 2, 3
+_RECORDS, _ONNX, _BOOSTED, _TEXT = 1, 2, 3, 4
 _MAX_CORRECTED = 1 << 14
 _MAX_DECISIONS = 1 << 27
 """Decisions of one frame: bounds the decoder's time."""
@@ -40,7 +40,7 @@ class TreeColumns:
 
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
-        for attempt in (_encode_records, _encode_onnx, _encode_boosted):
+        for attempt in (_encode_records, _encode_onnx, _encode_boosted, _encode_text):
             try:
                 with np.errstate(all="ignore"):
                     made = attempt(target, base, prefix)
@@ -62,7 +62,7 @@ class TreeColumns:
         kind = reader.take(1)[0]
         if kind == 0:
             return zstd.decompress(payload[1:], length, base + prefix)
-        decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx, _BOOSTED: _decode_boosted}.get(kind)
+        decode = _DECODERS.get(kind)
         if decode is None:
             raise FormatError(f"trees of kind {kind} are not known here; update this program.")
         try:
@@ -166,7 +166,7 @@ def _encode_boosted(target: bytes, base: bytes, prefix: bytes) -> Written | None
     return lambda corrections: _assembled(head, between, corrections, encoder)
 
 
-def _boosted_rest(base: bytes, found: Trees | None) -> bytes:
+def _boosted_rest(base: bytes, found: Trees | text_arrays.Trees | None) -> bytes:
     return _outside(base, [(a.begin, a.end) for tree in found.arrays for a in tree] if found is not None else [])
 
 
@@ -181,6 +181,36 @@ def _decode_boosted(reader: Reader, payload: bytes, length: int, base: bytes, pr
     written = boosted_frames.generated(booster, header.forms, header.binary, header.first_id)
     pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
     return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)
+
+
+def _encode_text(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    old, old_found = text_frames.old_trees(base)
+    made = text_frames.draft(target, base, old, old_found)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(made.trees.shape.count))
+    boosted_frames.layout(encoder, len(made.spans), len(made.names), len(old.rate), made)
+    text_frames.code(encoder, made.parameters, old, made.same, (made.trees, made.numbers))
+    head = bytearray([_TEXT])
+    text_frames.write_header(head, made)
+    gaps = _outside(target, [(array.begin, array.end) for tree in made.spans for array in tree])
+    between = zstd.compress(gaps, _boosted_rest(base, old_found) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _decode_text(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    header = text_frames.read_header(reader)
+    between, corrections, decoder = _parts(reader, payload)
+    old, old_found = text_frames.old_trees(base)
+    places, same = boosted_frames.layout(decoder, header.trees, len(header.names), len(old.rate), None)
+    trees, numbers = text_frames.code(decoder, header.parameters, old, same, None)
+    decoder.end()
+    written = text_frames.generated(trees, numbers, header.names)
+    pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
+    return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)
+
+
+_DECODERS = {_RECORDS: _decode_records, _ONNX: _decode_onnx, _BOOSTED: _decode_boosted, _TEXT: _decode_text}
 
 
 def _parts(reader: Reader, payload: bytes) -> tuple[bytes, bytes, Decoder]:

@@ -1,0 +1,332 @@
+"""LightGBM's trees as columns: all that is told of inner nodes follows from the leaves' gradients. No I/O here.
+
+A leaf with gradient G, hessian H and regularisation λ holds -η G / (H + λ); G and H are sums of float32 (`grids`).
+Trees grow at the leaf that gains most, and nodes are numbered as they grow, so gains give the numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.trees import columns, grids, records, splits
+from modelsync_protocol.trees.columns import Integers, stacked
+from modelsync_protocol.trees.digits import PER_EXPONENT, decimals
+from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
+from modelsync_protocol.trees.grids import Grids
+from modelsync_protocol.trees.lanes import Lanes, Learner
+from modelsync_protocol.trees.mixing import joined
+from modelsync_protocol.trees.shape import MAX_DEPTH, Shape
+from modelsync_protocol.trees.splits import Layout, SplitModel, Splits
+
+EPSILON = float(np.float32(1e-15))
+"""LightGBM's kEpsilon, which a leaf's hessian lacks again when it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is common to all trees of a frame.
+
+    `shifted`: thresholds are one unit in the last place above a mean. `penalty` is λ, `more` is added to it below
+    splits of categories. `share`: the gradient of leaves without the class, by their hessian; 0: unknown. `unit`: each
+    sample's hessian, 0 where it varies.
+    """
+
+    nested: bool
+    shifted: bool
+    feature_bits: int
+    penalty: float
+    more: float
+    share: float
+    unit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leafwise:
+    """Nodes wave by wave. `index`: each one's number in its tree, leaves and others counted apart.
+
+    `weight` and `value` are exact in leaves, elsewhere words of six digits, as `gain` is; `rate` has one element a tree.
+    """
+
+    shape: Shape
+    index: Integers
+    feature: Integers
+    threshold: Floats
+    decision: Integers
+    count: Integers
+    weight: Floats
+    value: Floats
+    gain_word: Integers
+    weight_word: Integers
+    value_word: Integers
+    rate: Floats
+
+
+class LeafwiseModel:
+    """Codes such trees after learning from the base's."""
+
+    def __init__(self, parameters: Parameters, old: Leafwise, elements: int) -> None:
+        self._parameters, self._old = parameters, old
+        inner = ~old.shape.leaf
+        self._thresholds = Drawn(
+            1 << parameters.feature_bits, (old.feature[inner], self._lowered(old.threshold[inner])), elements
+        )
+        self._elements = elements
+        self._hessians, self._gradients = Grids(elements), Grids(elements)
+        self._sides = columns.mixer(3, 1, elements)
+        self._weights, self._values = Residuals(elements), Residuals(elements)
+        self._decisions = columns.mixer(2, columns.NUMBER_SLOTS, elements)
+        self._digits = columns.mixer(3, columns.NUMBER_SLOTS, elements)
+        self._ranks = columns.mixer(2, columns.NUMBER_SLOTS, elements)
+
+    def _lowered(self, thresholds: Floats) -> Floats:
+        return floats_of(words_of(thresholds) - np.uint64(self._parameters.shifted))
+
+    def run(self, lanes: Lanes, rate: Floats, twins: Integers, known: Leafwise | None) -> Leafwise:
+        """Code a tree for each of `rate`; `twins` names the base's tree that each is likely to resemble, or -1."""
+        p = self._parameters
+        inner = None if known is None else ~known.shape.leaf
+        self._thresholds.prepare(
+            lanes, None if known is None else (known.feature[inner], self._lowered(known.threshold[inner]))
+        )
+        layout = Layout(p.feature_bits, 0, 1, 2, self._thresholds.entries.starts, p.nested)
+        model = SplitModel(layout, self._elements, self._thresholds.masses)
+        old, learner = self._old, Learner(lanes.count)
+        old_splits = None
+        if old.shape.count:
+            old_splits = self._splits(old)
+            if not p.nested or records.nested(old_splits):
+                model.run(learner, len(old.rate), old_splits, None)
+            self._rest(learner, old_splits, old.rate, old)
+        found = model.run(lanes, len(rate), None if known is None else self._splits(known), old_splits, twins)
+        return self._rest(lanes, found, rate, known)
+
+    def _splits(self, trees: Leafwise) -> Splits:
+        inner = ~trees.shape.leaf
+        place = np.full(trees.shape.count, -1, np.int64)
+        words = words_of(self._lowered(trees.threshold[inner]))
+        place[inner] = self._thresholds.entries.find(trees.feature[inner], words)
+        holds = np.stack([trees.count, np.zeros_like(trees.count)])
+        return Splits(trees.shape, np.where(inner, trees.feature, -1), place, holds)
+
+    def _rest(self, lanes: Lanes, found: Splits, rate: Floats, known: Leafwise | None) -> Leafwise:
+        p, shape = self._parameters, found.shape
+        leaf = shape.leaf
+        (inner,) = (~leaf).nonzero()
+        feature = np.where(leaf, 0, found.feature)
+        threshold = np.zeros(shape.count)
+        words = self._thresholds.entries.words[found.place[inner]]
+        threshold[inner] = floats_of(words + np.uint64(p.shifted))
+        decision = np.zeros(shape.count, np.int64)
+        decision[inner] = columns.numbers(
+            self._decisions,
+            lanes,
+            stacked(joined(feature[inner], 1), joined(shape.depths()[inner], 2)),
+            None if known is None else known.decision[inner],
+        )
+        count = found.holds[0]
+        penalty = np.full(shape.count, p.penalty)
+        below = shape.parent >= 0
+        penalty[below] += np.where(decision[shape.parent[below]] & 1 == 1, p.more, 0.0)
+        weight, value = np.zeros(shape.count), np.zeros(shape.count)
+        with np.errstate(all="ignore"):
+            self._leaves(lanes, shape, (count, penalty, rate[shape.tree]), (weight, value), known)
+            sums = followed(shape, weight, value, penalty, rate)
+            gain = self._told(lanes, sums[0][inner], shape, inner, 0, None if known is None else known.gain_word)
+            weights = self._told(lanes, sums[1][inner], shape, inner, 1, None if known is None else known.weight_word)
+            values = self._told(lanes, sums[2][inner], shape, inner, 2, None if known is None else known.value_word)
+        index = self._numbered(lanes, shape, gain, None if known is None else known.index)
+        return Leafwise(shape, index, feature, threshold, decision, count, weight, value, gain, weights, values, rate)
+
+    def _leaves(
+        self,
+        lanes: Lanes,
+        shape: Shape,
+        given: tuple[Integers, Floats, Floats],
+        fields: tuple[Floats, Floats],
+        known: Leafwise | None,
+    ) -> None:
+        """Hessians and values of leaves: those on the left first."""
+        p = self._parameters
+        count, penalty, rate = given
+        weight, value = fields
+        size, depth = splits.bucket(count), np.minimum(shape.depths(), 12)
+        for right in (False, True):
+            (nodes,) = (shape.leaf & (shape.right == right)).nonzero()
+            if not len(nodes):
+                continue
+            sister = np.full(len(nodes), -1, np.int64)
+            if right:
+                near = nodes - 1
+                share = weight[near] * count[nodes] / np.maximum(count[near], 1)
+                sister = np.where(shape.leaf[near], _magnitude(share), -1)
+            exact = None if known is None else known.weight[nodes]
+            context = size[nodes], sister
+            if p.unit:
+                guess = count[nodes] * p.unit
+            else:
+                amounts = None if exact is None else grids.quanta(exact, lambda amounts: amounts, exact)
+                guess = self._hessians.run(lanes, np.zeros(len(nodes)), context, amounts)
+            at = shape.right[nodes].astype(np.int64)
+            weight[nodes] = self._weights.run(lanes, guess, (at, depth[nodes]), exact)
+            self._leaf_values(lanes, nodes, (count, penalty, rate, size, depth), fields, known)
+
+    def _leaf_values(
+        self,
+        lanes: Lanes,
+        nodes: Integers,
+        given: tuple[Integers, Floats, Floats, Integers, Integers],
+        fields: tuple[Floats, Floats],
+        known: Leafwise | None,
+    ) -> None:
+        p = self._parameters
+        count, penalty, rate, size, depth = given
+        weight, value = fields
+        by = weight[nodes] + EPSILON + penalty[nodes]
+        step = rate[nodes]
+        centre = np.zeros(len(nodes))
+        if p.share:
+            samples = count[nodes].astype(np.float64)
+            root = 1.0 - 4.0 * p.share * weight[nodes] / samples
+            centre = np.where(root > 0, samples * (1.0 - np.sqrt(np.maximum(root, 0.0))) / 2.0, samples / 2.0)
+        exact = None if known is None else known.value[nodes]
+        positive = amounts = None
+        if exact is not None:
+            positive = (exact > 0).astype(np.int64)
+            sign = np.where(positive == 1, 1.0, -1.0)
+            amounts = grids.quanta(np.abs(exact) * by / step, lambda g: sign * g / by * step, exact)
+        near = _magnitude(weight[nodes])
+        twin = stacked(joined(size[nodes], 1), joined(near, 2), joined(size[nodes], near, depth[nodes], 3))
+        positive = columns.symbols(self._sides, lanes, twin, 1, positive)
+        gradient = self._gradients.run(lanes, centre, (near * 2 + positive, size[nodes] * 2 + positive), amounts)
+        guess = np.where(positive == 1, 1.0, -1.0) * gradient / by * step
+        value[nodes] = self._values.run(lanes, guess, (positive, near), exact)
+
+    def _told(
+        self, lanes: Lanes, guess: Floats, shape: Shape, inner: Integers, field: int, known: Integers | None
+    ) -> Integers:
+        """Words of six digits."""
+        expected = decimals(guess)
+        values = None if known is None else columns.signed(known[inner] - expected)
+        root = (shape.parent[inner] < 0).astype(np.int64)
+        scale = np.abs(expected) // PER_EXPONENT
+        context = stacked(joined(root, field, 1), joined(root, field, scale, 2), joined(field, scale, 3))
+        apart = columns.unsigned(columns.numbers(self._digits, lanes, context, values))
+        result = np.zeros(shape.count, np.int64)
+        result[inner] = expected + apart
+        return result
+
+    def _numbered(self, lanes: Lanes, shape: Shape, gain: Integers, known: Integers | None) -> Integers:
+        """Each node's number in its tree."""
+        count = int((~shape.leaf).sum())
+        ranks = None if known is None else numbering(shape, gain, None, known)[1]
+        context = stacked(np.full(count, 1), np.full(count, 2))
+        ranks = columns.numbers(self._ranks, lanes, context, ranks)
+        return numbering(shape, gain, ranks, None)[0]
+
+
+def _magnitude(values: Floats) -> Integers:
+    """Binary exponents, in halves."""
+    mantissa, exponent = np.frexp(values)
+    return np.where(np.isfinite(values), exponent.astype(np.int64) * 2 + (mantissa >= 0.75), 4096)
+
+
+def followed(shape: Shape, weight: Floats, value: Floats, penalty: Floats, rate: Floats) -> tuple[Floats, ...]:
+    """(gain, weight, value) of all nodes as they follow from leaves."""
+    step = rate[shape.tree]
+    total = weight.copy()
+    gradient = value * (weight + penalty) / step
+    left, right = shape.children()
+    for nodes in records.upwards(shape):
+        total[nodes] = total[left[nodes]] + total[right[nodes]]
+        gradient[nodes] = gradient[left[nodes]] + gradient[right[nodes]]
+    gain = gradient * gradient / (total + penalty)
+    won = np.zeros(shape.count)
+    (inner,) = (~shape.leaf).nonzero()
+    won[inner] = gain[left[inner]] + gain[right[inner]] - gain[inner]
+    return won, total, gradient / (total + penalty) * step
+
+
+def from_children(
+    sizes: Integers, left: Integers, right: Integers
+) -> tuple[Shape, Integers, Integers]:
+    """(shape, number of each node in its tree, place in the file's order) of trees whose children are named.
+
+    `sizes`: inner nodes of each tree; a child c < 0 is the leaf ~c. Places count inner nodes of all trees, or leaves.
+    FormatError if a tree does not hold together.
+    """
+    trees = len(sizes)
+    first = np.cumsum(sizes) - sizes
+    first_leaf = first + np.arange(trees)
+    waves: list[NDArray[np.int64]] = []
+    number, tree = np.zeros(trees, np.int64), np.arange(trees)
+    parent, side = np.full(trees, -1, np.int64), np.zeros(trees, bool)
+    total = 0
+    starts = [0]
+    while len(number):
+        if len(starts) > MAX_DEPTH or total + len(number) > 2 * int(sizes.sum()) + trees:
+            raise FormatError("a tree is too deep, or holds a node twice.")
+        inner = number >= 0
+        place = np.where(inner, first[tree] + number, first_leaf[tree] + ~number)
+        limit = np.where(inner, number < sizes[tree], ~number <= sizes[tree])
+        if not bool(limit.all()):
+            raise FormatError("a tree names a node that it lacks.")
+        waves.append(np.stack([number, tree, parent, side.astype(np.int64), place]))
+        at = np.flatnonzero(inner)
+        here = place[at]
+        parent = np.repeat(total + at, 2)
+        tree = np.repeat(tree[at], 2)
+        side = np.tile([False, True], len(at))
+        number = np.stack([left[here], right[here]], axis=1).ravel()
+        total += len(inner)
+        starts.append(total)
+    whole = np.concatenate(waves, axis=1) if waves else np.zeros((5, 0), np.int64)
+    leaf = whole[0] < 0
+    places = [np.sort(whole[4][some]) for some in (leaf, ~leaf)]
+    wanted = int(sizes.sum())
+    if any(not np.array_equal(p, np.arange(n)) for p, n in zip(places, (wanted + trees, wanted), strict=True)):
+        raise FormatError("a tree holds a node twice, or not at all.")
+    shape = Shape(tuple(starts), leaf, whole[2], whole[3] > 0, whole[1])
+    return shape, np.where(leaf, ~whole[0], whole[0]), whole[4]
+
+
+def numbering(
+    shape: Shape, gain: Integers, ranks: Integers | None, known: Integers | None
+) -> tuple[Integers, Integers]:
+    """(each node's number in its tree, ranks) from ranks, or from the numbers.
+
+    A rank says which of the nodes that might be split next is: 0 the one that gains most, the older leaf among equals.
+    """
+    left, right = (side.tolist() for side in shape.children())
+    words, leaf = gain.tolist(), shape.leaf.tolist()
+    result = np.zeros(shape.count, np.int64) if known is None else known
+    found: list[int] = []
+    given = iter(ranks.tolist()) if ranks is not None else None
+    numbers = None if known is None else known.tolist()
+    out = [0] * shape.count
+    for root in range(shape.starts[1] if len(shape.starts) > 1 else 0):
+        waiting = [(-words[root], 0, root)]
+        step = 0
+        while waiting:
+            if given is not None:
+                rank = next(given)
+            else:
+                assert numbers is not None
+                rank = next((r for r, item in enumerate(waiting) if numbers[item[2]] == step), -1)
+            if not 0 <= rank < len(waiting):
+                raise FormatError("a tree's nodes are numbered in no order in which it can have grown.")
+            _, slot, node = waiting.pop(rank)
+            found.append(rank)
+            out[node] = step
+            step += 1
+            for child, at in ((left[node], slot), (right[node], step)):
+                if leaf[child]:
+                    out[child] = at
+                else:
+                    insort(waiting, (-words[child], at, child))
+    result = np.array(out, np.int64)
+    return result, np.array(found, np.int64)
