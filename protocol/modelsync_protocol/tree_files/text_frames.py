@@ -267,6 +267,9 @@ def _numbers(lanes: Lanes, trees: int, known: Integers | None) -> Integers:
     """The trees' numbers."""
     model = columns.mixer(1, columns.NUMBER_SLOTS, 16)
     steps = None if known is None else columns.signed(np.diff(known, prepend=np.int64(-1)) - 1)
+    flag = None if steps is None else np.array([int((steps != 0).any())])
+    if not columns.symbols(model, lanes, np.full((1, 1), 7, np.uint32), 1, flag)[0]:
+        return np.arange(trees)
     found = columns.numbers(model, lanes, stacked(np.arange(trees) > 0), steps)
     return np.cumsum(columns.unsigned(found) + 1) - 1
 
