@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from modelsync_protocol.trees import columns, leafwise, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.digits import decimals, from_decimals
 from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
+from modelsync_protocol.trees.gradients import Regularisation
 from modelsync_protocol.trees.lanes import Lanes
 from modelsync_protocol.trees.leafwise import Leafwise, LeafwiseModel, Parameters
 from modelsync_protocol.trees.mixing import joined
@@ -26,6 +28,7 @@ from modelsync_protocol.wire import Reader, write_varint
 _PENALTIES = (0.0, 1.0, 0.1, 0.01, 0.001, 0.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _CLASSES = (0.0, 1.0, *(1.0 - 1.0 / k for k in range(2, 31)))
 _SAMPLE = 4096
+_ENOUGH = 0.97
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,34 +165,40 @@ def _parameters(trees: Leafwise, text: bytes) -> Parameters:
     unit = middle if middle > 0 and float((np.abs(ratio / middle - 1.0) < 1e-12).mean()) > 0.9 else 0.0
     if abs(unit - 1.0) < 1e-12:
         unit = 1.0
-    penalty, more = _penalties(trees, text)
-    plain = Parameters(nested, shifted, bits, penalty, more, 0.0, unit)
-    share = 0.0 if unit else _share(trees, penalty)
-    return Parameters(plain.nested, shifted, bits, penalty, more, share, unit)
+    absolute, penalty, more = _penalties(trees, text)
+    by = weight + penalty
+    gradient = np.abs(trees.value[leaf] * by / trees.rate[shape.tree[leaf]])
+    share = 0.0 if unit else share_of(gradient, weight, count)
+    return Parameters(nested, shifted, bits, penalty, more, Regularisation(share, unit, absolute, told=True))
 
 
-def _penalties(trees: Leafwise, text: bytes) -> tuple[float, float]:
+def _penalties(trees: Leafwise, text: bytes) -> tuple[float, float, float]:
+    """(absolute, of squares, more of squares below categories) with which most gains follow."""
     shape = trees.shape
     inner = np.flatnonzero(~shape.leaf)[:_SAMPLE]
     categories = bool((trees.decision[inner] & 1 == 1).any())
-    told = [float(x) for x in re.findall(rb"\[lambda_l2: ([0-9.e+-]{1,20})\]", text)[:1] if _number(x)]
-    extra = [float(x) for x in re.findall(rb"\[cat_l2: ([0-9.e+-]{1,20})\]", text)[:1] if _number(x)]
-    best = (-1.0, 0.0, 0.0)
+    told, extra, absolutes = (_told(name, text) for name in (b"lambda_l2", b"cat_l2", b"lambda_l1"))
+    best = (-1.0, (0.0, 0.0, 0.0))
     below = np.zeros(shape.count, bool)
     has = shape.parent >= 0
     below[has] = trees.decision[shape.parent[has]] & 1 == 1
-    for more in [0.0, *extra, *([10.0] if categories else [])]:
-        for penalty in [*told, *_PENALTIES]:
-            amounts = penalty + np.where(below, more, 0.0)
-            with np.errstate(all="ignore"):
-                gain = leafwise.followed(shape, trees.weight, trees.value, amounts, trees.rate)[0][inner]
-            # Gains lie in the file with six digits: those that follow to within some units are counted.
-            fit = float((np.abs(decimals(gain) - trees.gain_word[inner]) < 8).mean())
-            if fit > best[0] + 0.001:
-                best = fit, penalty, more
-        if not categories:
+    extras = [0.0, *extra, 10.0] if categories else [0.0]
+    for absolute, more, penalty in product([0.0, *absolutes], extras, [*told, *_PENALTIES]):
+        amounts = penalty + np.where(below, more, 0.0)
+        with np.errstate(all="ignore"):
+            gain = leafwise.followed(shape, trees.weight, trees.value, (amounts, absolute), trees.rate)[0][inner]
+        # Gains lie in the file with six digits: those that follow to within some units are counted.
+        fit = float((np.abs(decimals(gain) - trees.gain_word[inner]) < 8).mean())
+        if fit > best[0] + 0.001:
+            best = fit, (absolute, penalty, more)
+        if fit > _ENOUGH:
             break
-    return best[1], best[2]
+    return best[1]
+
+
+def _told(name: bytes, text: bytes) -> list[float]:
+    """What the parameters at the text's end say."""
+    return [float(x) for x in re.findall(rb"\[" + name + rb": ([0-9.e+-]{1,20})\]", text)[:1] if _number(x)]
 
 
 def _number(text: bytes) -> bool:
@@ -199,14 +208,10 @@ def _number(text: bytes) -> bool:
         return False
 
 
-def _share(trees: Leafwise, penalty: float) -> float:
-    """The share that puts most gradients near to what hessians say."""
-    leaf = np.flatnonzero(trees.shape.leaf)[:_SAMPLE]
-    weight, count = trees.weight[leaf], trees.count[leaf].astype(np.float64)
-    rate = trees.rate[trees.shape.tree[leaf]]
+def share_of(gradient: Floats, weight: Floats, count: Floats) -> float:
+    """The share that puts most gradients near to what hessians say. For encoders."""
     best = (np.inf, 0.0)
     with np.errstate(all="ignore"):
-        gradient = np.abs(trees.value[leaf] * (weight + penalty) / rate)
         for share in _CLASSES:
             root = np.maximum(1.0 - 4.0 * share * weight / count, 0.0)
             apart = np.abs(gradient - count * (1.0 - np.sqrt(root)) / 2.0)
@@ -221,7 +226,7 @@ def write_header(out: bytearray, made: Draft) -> None:
     p = made.parameters
     for value in (p.nested | p.shifted << 1, p.feature_bits, len(made.spans), len(made.names)):
         write_varint(out, value)
-    out += np.array([p.penalty, p.more, p.share, p.unit], "<f8").tobytes()
+    out += np.array([p.penalty, p.more, p.leaves.share, p.leaves.unit, p.leaves.absolute], "<f8").tobytes()
     out += bytes(made.names)
 
 
@@ -237,11 +242,12 @@ class Header:
 def read_header(reader: Reader) -> Header:
     """Read what `write_header` wrote; FormatError if out of bounds."""
     flags, bits, trees, count = reader.varint(3), reader.varint(16), reader.varint(MAX_TREES), reader.varint(len(NAMES))
-    numbers = np.frombuffer(reader.take(32), "<f8").tolist()
+    numbers = np.frombuffer(reader.take(40), "<f8").tolist()
     names = tuple(reader.take(count))
     if not all(0 <= number < 1e9 for number in numbers) or any(name >= len(NAMES) for name in names):
         raise FormatError("a frame of trees has parameters out of bounds.")
-    return Header(Parameters(bool(flags & 1), bool(flags & 2), bits, *numbers), trees, names)
+    leaves = Regularisation(*numbers[2:], told=True)
+    return Header(Parameters(bool(flags & 1), bool(flags & 2), bits, numbers[0], numbers[1], leaves), trees, names)
 
 
 def code(

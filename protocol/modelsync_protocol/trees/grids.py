@@ -24,6 +24,12 @@ _QUANTUM_BITS = 8
 _LONGEST = 1 << 53
 
 
+def amounts_of(quantum: Integers, multiple: Integers) -> Floats:
+    """The amounts that `quanta` found."""
+    amount = np.ldexp(multiple.astype(np.float64), (_HIGHEST - quantum).astype(np.int32))
+    return np.where(quantum == _NONE, 0.0, amount)
+
+
 class Grids:
     """Codes amounts (0 and more) that a caller corrects afterwards."""
 
@@ -55,12 +61,21 @@ class Grids:
         size = columns.numbers(self._lengths, lanes, context, None if apart is None else np.abs(apart))
         size = np.clip(size, 0, _LONGEST)
         half = near + np.where(sign == 1, -size, size)
-        amount = np.ldexp((2 * half + 1).astype(np.float64), exponent)
-        return np.where(quantum == _NONE, 0.0, amount)
+        return amounts_of(quantum, 2 * half + 1)
 
 
-def quanta(amounts: Floats, value: Callable[[Floats], Floats], exact: Floats) -> tuple[Integers, Integers]:
-    """(quantum, multiple) of each amount with which `value` of it is told in the fewest bits. For encoders."""
+def quanta(
+    amounts: Floats,
+    value: Callable[[Floats], Floats],
+    exact: Floats,
+    *,
+    exactly: bool = False,
+    slack: float = 1.0,
+) -> tuple[Integers, Integers]:
+    """(quantum, multiple) of each amount with which `value` of it is told in the fewest bits. For encoders.
+
+    `exactly`: values must come out as they are, if they can; `slack`: units in the last place that cost nothing.
+    """
     usable = np.isfinite(amounts) & (amounts > 1e-40) & (amounts < 1e18)
     safe = np.where(usable, amounts, 1.0)
     _, exponent = np.frexp(safe)
@@ -71,7 +86,9 @@ def quanta(amounts: Floats, value: Callable[[Floats], Floats], exact: Floats) ->
         step = (exponent - 53 + dropped).astype(np.int32)
         count = np.rint(np.ldexp(safe, -step)).astype(np.int64)
         apart = np.abs((words_of(value(np.ldexp(count.astype(np.float64), step))) - want).view(np.int64))
-        cost = 53.0 - dropped + 1.25 * np.log2(1.0 + 2.0 * np.abs(apart.astype(np.float64)))
+        cost = 53.0 - dropped + 1.25 * np.log2(1.0 + 2.0 * np.abs(apart.astype(np.float64)) / slack)
+        if exactly:
+            cost[apart != 0] = np.inf
         number = _HIGHEST - step.astype(np.int64)
         better = usable & (count & 1 == 1) & (number >= 0) & (number < _NONE) & (cost < best)
         best[better], quantum[better], multiple[better] = cost[better], number[better], count[better]

@@ -13,27 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.trees import columns, grids, records, splits
+from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.digits import PER_EXPONENT, decimals
-from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
-from modelsync_protocol.trees.grids import Grids
+from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
+from modelsync_protocol.trees.gradients import GradientLeaves, Regularisation, soft
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import MAX_DEPTH, Shape
 from modelsync_protocol.trees.splits import Layout, SplitModel, Splits
-
-EPSILON = float(np.float32(1e-15))
-"""LightGBM's kEpsilon, which a leaf's hessian lacks again when it is written."""
-
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """What is common to all trees of a frame.
 
     `shifted`: thresholds are one unit in the last place above a mean. `penalty` is λ, `more` is added to it below
-    splits of categories. `share`: the gradient of leaves without the class, by their hessian; 0: unknown. `unit`: each
-    sample's hessian, 0 where it varies.
+    splits of categories.
     """
 
     nested: bool
@@ -41,8 +36,7 @@ class Parameters:
     feature_bits: int
     penalty: float
     more: float
-    share: float
-    unit: float
+    leaves: Regularisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +70,7 @@ class LeafwiseModel:
             1 << parameters.feature_bits, (old.feature[inner], self._lowered(old.threshold[inner])), elements
         )
         self._elements = elements
-        self._hessians, self._gradients = Grids(elements), Grids(elements)
-        self._sides = columns.mixer(3, 1, elements)
-        self._weights, self._values = Residuals(elements), Residuals(elements)
+        self._leaves = GradientLeaves(parameters.leaves, elements)
         self._decisions = columns.mixer(2, columns.NUMBER_SLOTS, elements)
         self._digits = columns.mixer(3, columns.NUMBER_SLOTS, elements)
         self._ranks = columns.mixer(2, columns.NUMBER_SLOTS, elements)
@@ -132,79 +124,16 @@ class LeafwiseModel:
         penalty = np.full(shape.count, p.penalty)
         below = shape.parent >= 0
         penalty[below] += np.where(decision[shape.parent[below]] & 1 == 1, p.more, 0.0)
-        weight, value = np.zeros(shape.count), np.zeros(shape.count)
         with np.errstate(all="ignore"):
-            self._leaves(lanes, shape, (count, penalty, rate[shape.tree]), (weight, value), known)
-            sums = followed(shape, weight, value, penalty, rate)
+            given = count, penalty, rate[shape.tree]
+            leaves = self._leaves.run(lanes, shape, given, None if known is None else (known.weight, known.value))
+            weight, value = leaves.weight, leaves.value
+            sums = followed(shape, weight, value, (penalty, p.leaves.absolute), rate)
             gain = self._told(lanes, sums[0][inner], shape, inner, 0, None if known is None else known.gain_word)
             weights = self._told(lanes, sums[1][inner], shape, inner, 1, None if known is None else known.weight_word)
             values = self._told(lanes, sums[2][inner], shape, inner, 2, None if known is None else known.value_word)
         index = self._numbered(lanes, shape, gain, None if known is None else known.index)
         return Leafwise(shape, index, feature, threshold, decision, count, weight, value, gain, weights, values, rate)
-
-    def _leaves(
-        self,
-        lanes: Lanes,
-        shape: Shape,
-        given: tuple[Integers, Floats, Floats],
-        fields: tuple[Floats, Floats],
-        known: Leafwise | None,
-    ) -> None:
-        """Hessians and values of leaves: those on the left first."""
-        p = self._parameters
-        count, penalty, rate = given
-        weight, value = fields
-        size, depth = splits.bucket(count), np.minimum(shape.depths(), 12)
-        for right in (False, True):
-            (nodes,) = (shape.leaf & (shape.right == right)).nonzero()
-            if not len(nodes):
-                continue
-            sister = np.full(len(nodes), -1, np.int64)
-            if right:
-                near = nodes - 1
-                share = weight[near] * count[nodes] / np.maximum(count[near], 1)
-                sister = np.where(shape.leaf[near], _magnitude(share), -1)
-            exact = None if known is None else known.weight[nodes]
-            context = size[nodes], sister
-            if p.unit:
-                guess = count[nodes] * p.unit
-            else:
-                amounts = None if exact is None else grids.quanta(exact, lambda amounts: amounts, exact)
-                guess = self._hessians.run(lanes, np.zeros(len(nodes)), context, amounts)
-            at = shape.right[nodes].astype(np.int64)
-            weight[nodes] = self._weights.run(lanes, guess, (at, depth[nodes]), exact)
-            self._leaf_values(lanes, nodes, (count, penalty, rate, size, depth), fields, known)
-
-    def _leaf_values(
-        self,
-        lanes: Lanes,
-        nodes: Integers,
-        given: tuple[Integers, Floats, Floats, Integers, Integers],
-        fields: tuple[Floats, Floats],
-        known: Leafwise | None,
-    ) -> None:
-        p = self._parameters
-        count, penalty, rate, size, depth = given
-        weight, value = fields
-        by = weight[nodes] + EPSILON + penalty[nodes]
-        step = rate[nodes]
-        centre = np.zeros(len(nodes))
-        if p.share:
-            samples = count[nodes].astype(np.float64)
-            root = 1.0 - 4.0 * p.share * weight[nodes] / samples
-            centre = np.where(root > 0, samples * (1.0 - np.sqrt(np.maximum(root, 0.0))) / 2.0, samples / 2.0)
-        exact = None if known is None else known.value[nodes]
-        positive = amounts = None
-        if exact is not None:
-            positive = (exact > 0).astype(np.int64)
-            sign = np.where(positive == 1, 1.0, -1.0)
-            amounts = grids.quanta(np.abs(exact) * by / step, lambda g: sign * g / by * step, exact)
-        near = _magnitude(weight[nodes])
-        twin = stacked(joined(size[nodes], 1), joined(near, 2), joined(size[nodes], near, depth[nodes], 3))
-        positive = columns.symbols(self._sides, lanes, twin, 1, positive)
-        gradient = self._gradients.run(lanes, centre, (near * 2 + positive, size[nodes] * 2 + positive), amounts)
-        guess = np.where(positive == 1, 1.0, -1.0) * gradient / by * step
-        value[nodes] = self._values.run(lanes, guess, (positive, near), exact)
 
     def _told(
         self, lanes: Lanes, guess: Floats, shape: Shape, inner: Integers, field: int, known: Integers | None
@@ -229,21 +158,20 @@ class LeafwiseModel:
         return numbering(shape, gain, ranks, None)[0]
 
 
-def _magnitude(values: Floats) -> Integers:
-    """Binary exponents, in halves."""
-    mantissa, exponent = np.frexp(values)
-    return np.where(np.isfinite(values), exponent.astype(np.int64) * 2 + (mantissa >= 0.75), 4096)
-
-
-def followed(shape: Shape, weight: Floats, value: Floats, penalty: Floats, rate: Floats) -> tuple[Floats, ...]:
-    """(gain, weight, value) of all nodes as they follow from leaves."""
+def followed(
+    shape: Shape, weight: Floats, value: Floats, penalties: tuple[Floats, float], rate: Floats
+) -> tuple[Floats, ...]:
+    """(gain, weight, value) of all nodes as they follow from leaves; `penalties`: of squares at each node, absolute."""
+    penalty, absolute = penalties
     step = rate[shape.tree]
     total = weight.copy()
     gradient = value * (weight + penalty) / step
+    gradient += np.sign(gradient) * absolute
     left, right = shape.children()
     for nodes in records.upwards(shape):
         total[nodes] = total[left[nodes]] + total[right[nodes]]
         gradient[nodes] = gradient[left[nodes]] + gradient[right[nodes]]
+    gradient = soft(gradient, absolute)
     gain = gradient * gradient / (total + penalty)
     won = np.zeros(shape.count)
     (inner,) = (~shape.leaf).nonzero()
