@@ -56,6 +56,7 @@ _MOST_LEAVES = 1 << 18
 _LINE = re.compile(rb"(?<=\n)(" + b"|".join(name.encode() for name in NAMES) + rb")=([-+0-9.a-z ]*)(?=\n)")
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
+
 @dataclass(frozen=True, slots=True)
 class Array:
     """Where an array's text lies, and the number of its name."""

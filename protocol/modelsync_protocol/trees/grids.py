@@ -1,4 +1,4 @@
-"""Codes floats that are sums of short floats: a multiple of a power of two, and how far rounding led from it. No I/O here.
+"""Codes sums of short floats: a multiple of a power of two, which a caller corrects by what rounding did. No I/O here.
 
 A sum of float32 gradients in float64 has no bits below the smallest summand's last one. What remains of a number is
 k · 2^e with an odd k; e and the length of k are modelled, the lowest bits of k are raw.

@@ -23,6 +23,7 @@ from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import MAX_DEPTH, Shape
 from modelsync_protocol.trees.splits import Layout, SplitModel, Splits
 
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """What is common to all trees of a frame.
@@ -43,7 +44,7 @@ class Parameters:
 class Leafwise:
     """Nodes wave by wave. `index`: each one's number in its tree, leaves and others counted apart.
 
-    `weight` and `value` are exact in leaves, elsewhere words of six digits, as `gain` is; `rate` has one element a tree.
+    `weight` and `value` are exact in leaves, elsewhere words of six digits, as gains are; `rate`: one element a tree.
     """
 
     shape: Shape
@@ -179,9 +180,7 @@ def followed(
     return won, total, gradient / (total + penalty) * step
 
 
-def from_children(
-    sizes: Integers, left: Integers, right: Integers
-) -> tuple[Shape, Integers, Integers]:
+def from_children(sizes: Integers, left: Integers, right: Integers) -> tuple[Shape, Integers, Integers]:
     """(shape, number of each node in its tree, place in the file's order) of trees whose children are named.
 
     `sizes`: inner nodes of each tree; a child c < 0 is the leaf ~c. Places count inner nodes of all trees, or leaves.
