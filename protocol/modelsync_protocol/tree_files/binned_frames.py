@@ -95,7 +95,7 @@ def read(data: bytes, found: Found) -> Binned:
     inner = ~shape.leaf
     feature = nodes["feature"].astype(np.int64)
     count = np.where(shape.leaf, nodes["count"].astype(np.int64), 0)
-    usual = bool(np.isfinite(nodes["threshold"][inner]).all()) and bool((count[shape.leaf] > 0).all())
+    usual = not bool(np.isnan(nodes["threshold"][inner]).any()) and bool((count[shape.leaf] > 0).all())
     if not usual or int(feature.min()) < 0 or int(feature.max()) >= MAX_FEATURES or int(count.max()) >= 1 << 30:
         raise FormatError("a booster's arrays hold something unusual.")
     left, right = shape.children()
