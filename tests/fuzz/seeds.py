@@ -110,6 +110,7 @@ def _frames() -> Iterator[tuple[str, bytes]]:
         tree_files.booster,
         boosted_files.light,
         boosted_files.histogram,
+        boosted_files.tensor_ensemble,
     ):
         old, new = make(1, 1), make(2, 1)
         payload = codecs.ENCODINGS[codecs.TREE_COLUMNS].encode(new, old, b"")

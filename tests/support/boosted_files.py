@@ -1,11 +1,12 @@
-"""Makes small files as LightGBM and HistGradientBoosting write their trees, from a seed and with NumPy alone."""
+"""Makes small files as LightGBM, HistGradientBoosting and ONNX-ML 5 write their trees, with NumPy alone."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelsync_protocol.tree_files import binned_scan, text_arrays
+from modelsync_protocol.tree_files import binned_scan, onnx_arrays, text_arrays
+from modelsync_protocol.wire import write_varint
 from tests.support.tree_files import forest
 
 _RATE = 0.1
@@ -87,7 +88,7 @@ def _numbered(tree: _Boosted) -> tuple[NDArray[np.int64], NDArray[np.int64], NDA
 
 
 def histogram(seed: int, trees: int = 3, *, of: int = 0) -> bytes:
-    """The arrays of a HistGradientBoostingClassifier between opcodes like those of a pickle; edges are of `of` trees."""
+    """The arrays of a HistGradientBoostingClassifier between opcodes like those of a pickle, edges of `of` trees."""
     source = np.random.default_rng(seed)
     made = [_Boosted(source, seed * 100 + number) for number in range(max(of, trees))]
     features = max(int(tree.feature.max()) for tree in made) + 1
@@ -115,3 +116,55 @@ def histogram(seed: int, trees: int = 3, *, of: int = 0) -> bytes:
             nodes["depth"][tree.left[node]] = nodes["depth"][tree.right[node]] = nodes["depth"][node] + 1
         out += b"\x89B" + (56 * len(nodes)).to_bytes(4, "little") + nodes.tobytes() + b"\x94tb"
     return out + b"."
+
+
+def tensor_ensemble(seed: int, trees: int = 3, *, wide: bool = False) -> bytes:
+    """A TreeEnsemble's attributes (ai.onnx.ml 5), inner nodes and leaves depth first; `wide`: tensors of float64."""
+    made = forest(seed, trees, 2)
+    arrays: dict[str, list[float]] = {name: [] for name in _TENSOR_NAMES}
+    for tree in made:
+        arrays["tree_roots"].append(len(arrays["nodes_splits"]))
+        leaf = np.array(tree.leaf)
+        number = np.where(leaf, len(arrays["leaf_weights"]) + np.cumsum(leaf) - 1, 0)
+        number = np.where(leaf, number, len(arrays["nodes_splits"]) + np.cumsum(~leaf) - 1)
+        for node in range(len(leaf)):
+            if leaf[node]:
+                counts = tree.counts[node]
+                arrays["leaf_weights"].append(float(np.float32(counts[1] / counts.sum())))
+                continue
+            arrays["nodes_splits"].append(float(np.float32(tree.threshold[node])))
+            arrays["nodes_featureids"].append(tree.feature[node])
+            for side, child in (("true", tree.left[node]), ("false", tree.right[node])):
+                arrays[f"nodes_{side}nodeids"].append(int(number[child]))
+                arrays[f"nodes_{side}leafs"].append(int(leaf[child]))
+    out = b"\x08\x08"
+    for name, values in arrays.items():
+        body = b"\n" + bytes([len(name)]) + name.encode()
+        if name in ("nodes_splits", "leaf_weights"):
+            data = np.array(values, "<f8" if wide else "<f4").tobytes()
+            tensor = (
+                b"\x08" + _varint(len(values)) + b"\x10" + bytes([11 if wide else 1]) + b"J" + _varint(len(data)) + data
+            )
+            body += b"*" + _varint(len(tensor)) + tensor + b"\xa0\x01\x04"
+        else:
+            body += onnx_arrays.write(np.array(values, np.int64), onnx_arrays.INTS, False) + b"\xa0\x01\x07"
+        out += b"*" + _varint(len(body)) + body
+    return out
+
+
+_TENSOR_NAMES = (
+    "leaf_weights",
+    "nodes_falseleafs",
+    "nodes_falsenodeids",
+    "nodes_featureids",
+    "nodes_splits",
+    "nodes_trueleafs",
+    "nodes_truenodeids",
+    "tree_roots",
+)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    write_varint(out, value)
+    return bytes(out)

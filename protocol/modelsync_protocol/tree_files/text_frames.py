@@ -21,7 +21,7 @@ from modelsync_protocol.trees.gradients import Regularisation
 from modelsync_protocol.trees.lanes import Lanes
 from modelsync_protocol.trees.leafwise import Leafwise, LeafwiseModel, Parameters
 from modelsync_protocol.trees.mixing import joined
-from modelsync_protocol.trees.shape import Shape
+from modelsync_protocol.trees.shape import Shape, from_children
 from modelsync_protocol.trees.splits import MAX_NODES, Splits
 from modelsync_protocol.wire import Reader, write_varint
 
@@ -73,7 +73,7 @@ def read(data: bytes, found: Trees) -> tuple[Leafwise, Integers]:
             raise FormatError("a booster's trees are out of bounds.")
     sizes = np.array([len(part) for part in fields["left_child"]], np.int64)
     whole = {name: np.concatenate(parts) for name, parts in fields.items()}
-    shape, index, place = leafwise.from_children(sizes, whole["left_child"], whole["right_child"])
+    shape, index, place = from_children(sizes, whole["left_child"], whole["right_child"])
     leaf, inner = shape.leaf, ~shape.leaf
     zeros = np.zeros(int(sizes.sum()), np.int64)
 

@@ -21,6 +21,7 @@ PAIRS = {
     "ubjson": (tree_files.booster(27, binary=True), tree_files.booster(28, binary=True)),
     "lightgbm": (boosted_files.light(29), boosted_files.light(30)),
     "histogram": (boosted_files.histogram(31), boosted_files.histogram(32)),
+    "tensors": (boosted_files.tensor_ensemble(33), boosted_files.tensor_ensemble(34)),
 }
 
 

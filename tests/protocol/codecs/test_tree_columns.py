@@ -22,8 +22,13 @@ MAKERS: dict[str, Maker] = {
     "ubjson": lambda seed: tree_files.booster(seed, binary=True),
     "lightgbm": boosted_files.light,
     "histogram": boosted_files.histogram,
+    "tensors": boosted_files.tensor_ensemble,
+    "wide tensors": lambda seed: boosted_files.tensor_ensemble(seed, wide=True),
 }
-KINDS = {"pickle": 1, "regression": 1, "onnx": 2, "json": 3, "ubjson": 3, "lightgbm": 4, "histogram": 5}
+KINDS = {"pickle": 1, "regression": 1, "onnx": 2, "json": 3, "ubjson": 3, "lightgbm": 4, "histogram": 5} | {
+    "tensors": 2,
+    "wide tensors": 2,
+}
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 CODEC = TreeColumns()
 
