@@ -35,7 +35,7 @@ from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
-from tests.support import packed_models, tree_files
+from tests.support import boosted_files, packed_models, tree_files
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
@@ -115,7 +115,14 @@ def _frames() -> Iterator[tuple[str, bytes]]:
     for encoding, name in _ENCODINGS.items():
         payload = codecs.ENCODINGS[encoding].encode(text, other, b"")
         yield f"decode-{name}", carve(len(text), other, b"", b"", payload)
-    for make in (tree_files.pickled, tree_files.onnx_model, tree_files.booster):
+    for make in (
+        tree_files.pickled,
+        tree_files.onnx_model,
+        tree_files.booster,
+        boosted_files.light,
+        boosted_files.histogram,
+        boosted_files.tensor_ensemble,
+    ):
         old, new = make(1, 1), make(2, 1)
         payload = codecs.ENCODINGS[codecs.TREE_COLUMNS].encode(new, old, b"")
         yield "decode-tree-columns", carve(len(new), old, b"", b"", payload)

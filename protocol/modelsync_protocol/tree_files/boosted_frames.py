@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.tree_files import boosted_arrays
 from modelsync_protocol.tree_files.boosted_arrays import MAX_TREES, NAMES, Array, Trees
-from modelsync_protocol.trees import boosted, columns, records
+from modelsync_protocol.trees import boosted, records
 from modelsync_protocol.trees.boosted import Booster, BoosterModel, Parameters
-from modelsync_protocol.trees.columns import Integers, stacked
+from modelsync_protocol.trees.columns import Integers
 from modelsync_protocol.trees.floats import Drawn
 from modelsync_protocol.trees.lanes import Lanes
-from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import from_breadth_first
 from modelsync_protocol.trees.splits import MAX_NODES, Splits
 from modelsync_protocol.wire import Reader, write_varint
@@ -169,31 +168,6 @@ def read_header(reader: Reader) -> Header:
     if bool(flags & 2) != any(form for _, form in forms):
         raise FormatError("a frame of trees has parameters out of bounds.")
     return Header(Parameters(bool(flags & 1), bits, rate, penalty), bool(flags & 2), trees, first, forms)
-
-
-def layout(lanes: Lanes, trees: int, arrays: int, old: int, known: Draft | None) -> tuple[NDArray[np.int64], Integers]:
-    """(bytes between, before each array of each tree; the base's tree that each tree equals, or -1)."""
-    model = columns.mixer(2, columns.NUMBER_SLOTS, 1 << 12)
-    gaps = steps = None
-    if known is not None:
-        flat = [array for tree in known.spans for array in tree]
-        ends = [0, *(array.end for array in flat)]
-        table = np.array([a.begin - end for a, end in zip(flat, ends, strict=False)], np.int64).reshape(trees, arrays)
-        gaps = columns.signed(np.diff(table, axis=0, prepend=np.zeros((1, arrays), np.int64))).ravel()
-        index = np.arange(trees)
-        steps = np.where(known.same < 0, 0, 1 + columns.signed(known.same - index))
-    row, column = np.divmod(np.arange(trees * arrays), max(1, arrays))
-    context = stacked(joined(column, row == 0), joined(column, np.minimum(row, 2)))
-    found = columns.unsigned(columns.numbers(model, lanes, context, gaps)).reshape(trees, arrays)
-    places = np.cumsum(found, axis=0)
-    if places.size and (int(places.min()) < 0 or int(places.max()) >= 1 << 24):
-        raise FormatError("a frame of trees has arrays out of bounds.")
-    context = stacked(np.full(trees, 901), np.full(trees, 902))
-    steps = columns.numbers(model, lanes, context, steps)
-    same = np.where(steps == 0, -1, columns.unsigned(steps - 1) + np.arange(trees))
-    if bool((same < -1).any() or (same >= old).any()):
-        raise FormatError("a frame of trees names a tree that the base lacks.")
-    return places, same
 
 
 def code(lanes: Lanes, p: Parameters, old: Booster, same: Integers, known: Booster | None) -> Booster:

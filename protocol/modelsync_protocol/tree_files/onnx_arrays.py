@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,19 +36,31 @@ NAMES = (
     "target_nodeids",
     "target_ids",
     "target_weights",
+    "nodes_splits",
+    "nodes_trueleafs",
+    "nodes_falseleafs",
+    "tree_roots",
+    "leaf_weights",
 )
-FLOATS, INTS, STRINGS = 0, 1, 2
+FLOATS, INTS, STRINGS, TENSOR = 0, 1, 2, 3
 _TAGS = {0x3D: (FLOATS, False), 0x40: (INTS, False), 0x4A: (STRINGS, False), 0x3A: (FLOATS, True), 0x42: (INTS, True)}
+_TENSOR_TAG = 0x2A
+_TYPES = {1: ("<f4", False), 11: ("<f8", True)}
+"""TensorProto's float and double: as NumPy calls them, and whether `Array.packed` stands for it."""
+
 BRANCH, LEAF = b"\x4a\x0aBRANCH_LEQ", b"\x4a\x04LEAF"
 _ATTRIBUTE = re.compile(
-    rb"\*([\x80-\xff]{0,4}[\x00-\x7f])\n[\x05-\x40]((?:nodes|class|target)_[a-z_]{3,40})(?=[=@J:B])"
+    rb"\*([\x80-\xff]{0,4}[\x00-\x7f])\n[\x05-\x40]((?:nodes|class|target|tree|leaf)_[a-z_]{3,40})(?=[=@J:B*])"
 )
 _MAX_ARRAYS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """Where an array's elements lie (with their tags): name's number, kind of element, packed or not."""
+    """Where an array's elements lie (with their tags): name's number, kind of element, packed or not.
+
+    Of a tensor: its raw data; `packed` if they are float64, else float32.
+    """
 
     name: int
     kind: int
@@ -72,6 +85,13 @@ def _arrays(data: bytes) -> Iterator[Array]:
         end = match.end(1) + length
         if name not in NAMES or end > len(data) or data[match.end(1) + 1] != len(match[2]):
             continue
+        if data[position] == _TENSOR_TAG:
+            tensor = _raw_data(view, position, end)
+            if tensor is not None:
+                found += 1
+                yield Array(NAMES.index(name), TENSOR, *tensor)
+                position = tensor[2]
+            continue
         kind, packed = _TAGS[data[position]]
         begin = position
         if packed:
@@ -83,6 +103,29 @@ def _arrays(data: bytes) -> Iterator[Array]:
             found += 1
             yield Array(NAMES.index(name), kind, packed, begin, end)
             position = end
+
+
+def _raw_data(view: memoryview, position: int, end: int) -> tuple[bool, int, int] | None:
+    """(float64, begin, end) of a TensorProto's raw data, which an attribute's field at `position` is; None if not."""
+    wide: bool | None = None
+    try:
+        size, position = varint(view, position + 1, end)
+        end = min(end, position + size)
+        while position < end:
+            tag, position = varint(view, position, end)
+            value, position = varint(view, position, end)
+            if tag == 0x10:  # data_type
+                wide = _TYPES[value][1]
+            elif tag == 0x4A:  # raw_data
+                whole = position + value <= end and wide is not None and value % (8 if wide else 4) == 0 and value > 0
+                return (bool(wide), position, position + value) if whole else None
+            elif tag & 7 == 2:
+                position += value
+            elif tag & 7:
+                return None
+    except (FormatError, KeyError):
+        return None
+    return None
 
 
 def _run_end(data: bytes, begin: int, end: int, kind: int) -> int:
@@ -111,9 +154,11 @@ def _run_end(data: bytes, begin: int, end: int, kind: int) -> int:
     return min(position, end)
 
 
-def read(data: bytes, array: Array) -> NDArray[np.int64] | NDArray[np.float32]:
+def read(data: bytes, array: Array) -> NDArray[Any]:
     """An array's elements: integers, floats, or for strings 1 where it is LEAF and 0 where BRANCH_LEQ."""
     part = data[array.begin : array.end]
+    if array.kind == TENSOR:
+        return np.frombuffer(part, "<f8" if array.packed else "<f4")
     if array.kind == FLOATS:
         if len(part) % (4 if array.packed else 5):
             raise FormatError("an array of floats is cut short.")
@@ -141,8 +186,10 @@ def read(data: bytes, array: Array) -> NDArray[np.int64] | NDArray[np.float32]:
     return marks.astype(np.int64)
 
 
-def write(values: NDArray[np.int64] | NDArray[np.float32], kind: int, packed: bool) -> bytes:
+def write(values: NDArray[Any], kind: int, packed: bool) -> bytes:
     """Undo `read`; integers are from 0 to below 2^28."""
+    if kind == TENSOR:
+        return values.astype("<f8" if packed else "<f4").tobytes()
     if kind == FLOATS:
         if packed:
             return values.astype("<f4").tobytes()
@@ -169,6 +216,6 @@ def write(values: NDArray[np.int64] | NDArray[np.float32], kind: int, packed: bo
     return b"".join(LEAF if value else BRANCH for value in values.tolist())
 
 
-def kind_of(values: NDArray[np.int64] | NDArray[np.float32]) -> int:
+def kind_of(values: NDArray[Any]) -> int:
     """Kind of element that an array of these is."""
     return FLOATS if values.dtype.kind == "f" else INTS

@@ -1,20 +1,21 @@
-"""Kind 2 of tree frames: the attributes of ONNX-ML's TreeEnsembleClassifier and -Regressor. No I/O here.
+"""Kind 2 of tree frames: the attributes of ONNX-ML's TreeEnsembleClassifier, -Regressor and TreeEnsemble. No I/O here.
 
-Nodes stand depth first, tree by tree, as skl2onnx writes them; arrays that do not follow from splits and leaf weights
-stay among the bytes between.
+Nodes stand depth first, tree by tree, as skl2onnx writes them; TreeEnsemble (`onnx_ensemble`) counts leaves apart.
+Arrays that do not follow from splits and leaf weights stay among the bytes between.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.tree_files import onnx_arrays
+from modelsync_protocol.tree_files import onnx_arrays, onnx_ensemble
 from modelsync_protocol.tree_files.onnx_arrays import NAMES, Array
+from modelsync_protocol.tree_files.onnx_ensemble import Order
 from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
@@ -38,6 +39,7 @@ class Parameters:
     first_id: int
     nested: bool
     feature_bits: int
+    order: Order = Order.NODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,9 @@ def read(data: bytes, found: list[Array]) -> tuple[Ensemble, int] | None:
     try:
         for array in found:
             values.setdefault(NAMES[array.name].replace("target_", "class_"), onnx_arrays.read(data, array))
+        if "nodes_splits" in values:
+            made = onnx_ensemble.read(values)
+            return Ensemble(*made), 1
         leaf = values["nodes_modes"] == 1
         feature, threshold = values["nodes_featureids"], values["nodes_values"].astype(np.float64)
         weights = values["class_weights"].astype(np.float64)
@@ -112,6 +117,11 @@ def draft(target: bytes) -> Draft | None:
     place[inner] = places
     nested = records.nested(Splits(ensemble.shape, ensemble.feature, place, np.zeros((0, len(place)), np.int64)))
     parameters = Parameters(trees, width, first, nested, bits)
+    if any(NAMES[array.name] == "nodes_splits" for array in found):
+        parameters = max(
+            (replace(parameters, order=order) for order in (Order.DEPTH_FIRST, Order.BREADTH_FIRST)),
+            key=lambda p: sum(generated(p, ensemble, a) == target[a.begin : a.end] for a in found),
+        )
     kept, names = [], set()
     for array in found:
         made_of = generated(parameters, ensemble, array)
@@ -123,17 +133,17 @@ def draft(target: bytes) -> Draft | None:
 
 def write_header(out: bytearray, p: Parameters) -> None:
     """Append what `read_header` reads."""
-    for value in (int(p.nested), p.trees, p.width, p.first_id, p.feature_bits):
+    for value in (p.nested | p.order << 1, p.trees, p.width, p.first_id, p.feature_bits):
         write_varint(out, value)
 
 
 def read_header(reader: Reader) -> Parameters:
     """Read the parameters; FormatError if out of bounds."""
-    nested, trees, width = reader.varint(1), reader.varint(MAX_TREES), reader.varint(_MAX_WIDTH)
+    flags, trees, width = reader.varint(5), reader.varint(MAX_TREES), reader.varint(_MAX_WIDTH)
     first, bits = reader.varint(1 << 20), reader.varint(16)
     if not width or not trees:
         raise FormatError("a frame of trees has parameters out of bounds.")
-    return Parameters(trees, width, first, bool(nested), bits)
+    return Parameters(trees, width, first, bool(flags & 1), bits, Order(flags >> 1))
 
 
 def layout(lanes: Lanes, old: list[Array], known: list[Array] | None, count: int) -> list[tuple[int, int, bool, int]]:
@@ -154,7 +164,7 @@ def layout(lanes: Lanes, old: list[Array], known: list[Array] | None, count: int
     ).reshape(-1, 2)
     result = []
     for form, gap in found.tolist():
-        if not 0 <= form < len(NAMES) * 8 or form // 2 % 4 > 2 or not 0 <= gap < 1 << 24:
+        if not 0 <= form < len(NAMES) * 8 or not 0 <= gap < 1 << 24:
             raise FormatError("a frame of trees has arrays out of bounds.")
         result.append((form // 8, form // 2 % 4, bool(form & 1), gap))
     return result
@@ -250,7 +260,10 @@ def _weights_by_side(
 def generated(p: Parameters, ensemble: Ensemble, array: Array) -> bytes | None:
     """The bytes of an array as they follow from the ensemble; None where nothing follows."""
     values = _values(p, ensemble, NAMES[array.name].replace("target_", "class_"))
-    if values is None or (onnx_arrays.kind_of(values) != array.kind and array.kind != onnx_arrays.STRINGS):
+    if values is None:
+        return None
+    kind = onnx_arrays.FLOATS if array.kind == onnx_arrays.TENSOR else array.kind
+    if onnx_arrays.kind_of(values) != kind and kind != onnx_arrays.STRINGS:
         return None
     try:
         return onnx_arrays.write(values, array.kind, array.packed)
@@ -259,6 +272,8 @@ def generated(p: Parameters, ensemble: Ensemble, array: Array) -> bytes | None:
 
 
 def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None:
+    if p.order is not Order.NODES:
+        return onnx_ensemble.values(p.order, ensemble.shape, ensemble, name)
     shape = ensemble.shape
     place = shape.depth_first()
     order = np.argsort(place, kind="stable")

@@ -14,14 +14,23 @@ from modelsync_protocol import caps
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.tree_files import boosted_frames, onnx_arrays, onnx_frames, record_frames
+from modelsync_protocol.tree_files import (
+    binned_frames,
+    boosted_frames,
+    onnx_arrays,
+    onnx_frames,
+    record_frames,
+    text_arrays,
+    text_frames,
+)
 from modelsync_protocol.tree_files.boosted_arrays import Trees
+from modelsync_protocol.tree_files.layouts import Laid, layout
 from modelsync_protocol.tree_files.record_frames import RecordCoder
 from modelsync_protocol.tree_files.scan import Found
 from modelsync_protocol.trees.lanes import MAX_LANES, Decoder, Encoder
 from modelsync_protocol.wire import Reader, write_varint
 
-_RECORDS, _ONNX, _BOOSTED = 1, 2, 3
+_RECORDS, _ONNX, _BOOSTED, _TEXT, _BINNED = 1, 2, 3, 4, 5
 _MAX_CORRECTED = 1 << 14
 _MAX_DECISIONS = 1 << 27
 """Decisions of one frame: bounds the decoder's time."""
@@ -40,7 +49,7 @@ class TreeColumns:
 
     def encode_if(self, target: bytes, base: bytes, prefix: bytes) -> bytes | None:
         """The payload, or None if `target` holds no trees that this encoding knows."""
-        for attempt in (_encode_records, _encode_onnx, _encode_boosted):
+        for attempt in (_encode_records, _encode_onnx, _encode_boosted, _encode_text, _encode_binned):
             try:
                 with np.errstate(all="ignore"):
                     made = attempt(target, base, prefix)
@@ -62,7 +71,7 @@ class TreeColumns:
         kind = reader.take(1)[0]
         if kind == 0:
             return zstd.decompress(payload[1:], length, base + prefix)
-        decode = {_RECORDS: _decode_records, _ONNX: _decode_onnx, _BOOSTED: _decode_boosted}.get(kind)
+        decode = _DECODERS.get(kind)
         if decode is None:
             raise FormatError(f"trees of kind {kind} are not known here; update this program.")
         try:
@@ -157,7 +166,7 @@ def _encode_boosted(target: bytes, base: bytes, prefix: bytes) -> Written | None
         return None
     encoder = Encoder(1 << _lane_bits(made.booster.shape.count))
     count = int(old.shape.tree.max(initial=-1)) + 1
-    boosted_frames.layout(encoder, len(made.spans), len(made.forms), count, made)
+    layout(encoder, len(made.spans), len(made.forms), count, Laid(made.spans, made.same))
     boosted_frames.code(encoder, made.parameters, old, made.same, made.booster)
     head = bytearray([_BOOSTED])
     boosted_frames.write_header(head, made)
@@ -166,7 +175,7 @@ def _encode_boosted(target: bytes, base: bytes, prefix: bytes) -> Written | None
     return lambda corrections: _assembled(head, between, corrections, encoder)
 
 
-def _boosted_rest(base: bytes, found: Trees | None) -> bytes:
+def _boosted_rest(base: bytes, found: Trees | text_arrays.Trees | None) -> bytes:
     return _outside(base, [(a.begin, a.end) for tree in found.arrays for a in tree] if found is not None else [])
 
 
@@ -175,12 +184,84 @@ def _decode_boosted(reader: Reader, payload: bytes, length: int, base: bytes, pr
     between, corrections, decoder = _parts(reader, payload)
     old, old_found = boosted_frames.old_trees(base)
     count = int(old.shape.tree.max(initial=-1)) + 1
-    places, same = boosted_frames.layout(decoder, header.trees, len(header.forms), count, None)
+    places, same = layout(decoder, header.trees, len(header.forms), count, None)
     booster = boosted_frames.code(decoder, header.parameters, old, same, None)
     decoder.end()
     written = boosted_frames.generated(booster, header.forms, header.binary, header.first_id)
     pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
     return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)
+
+
+def _encode_text(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    old, old_found = text_frames.old_trees(base)
+    made = text_frames.draft(target, base, old, old_found)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(made.trees.shape.count))
+    layout(encoder, len(made.spans), len(made.names), len(old.rate), Laid(made.spans, made.same))
+    text_frames.code(encoder, made.parameters, old, made.same, (made.trees, made.numbers))
+    head = bytearray([_TEXT])
+    text_frames.write_header(head, made)
+    gaps = _outside(target, [(array.begin, array.end) for tree in made.spans for array in tree])
+    between = zstd.compress(gaps, _boosted_rest(base, old_found) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _decode_text(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    header = text_frames.read_header(reader)
+    between, corrections, decoder = _parts(reader, payload)
+    old, old_found = text_frames.old_trees(base)
+    places, same = layout(decoder, header.trees, len(header.names), len(old.rate), None)
+    trees, numbers = text_frames.code(decoder, header.parameters, old, same, None)
+    decoder.end()
+    written = text_frames.generated(trees, numbers, header.names)
+    pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
+    return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)
+
+
+def _encode_binned(target: bytes, base: bytes, prefix: bytes) -> Written | None:
+    old = binned_frames.old_trees(base)
+    made = binned_frames.draft(target, base, old)
+    if made is None:
+        return None
+    encoder = Encoder(1 << _lane_bits(made.trees.shape.count))
+    features = len(made.edge_spans)
+    layout(encoder, features, 1, 0, Laid(made.edge_spans, np.full(features, -1, np.int64)))
+    start = made.edge_spans[-1][0].end if features else 0
+    layout(encoder, len(made.spans), 1, old.count, Laid(made.spans, made.same, start))
+    binned_frames.code(encoder, made.parameters, features, old, made.same, (made.trees, made.edges))
+    head = bytearray([_BINNED])
+    binned_frames.write_header(head, made)
+    gaps = _outside(target, [(span.begin, span.end) for (span,) in made.edge_spans + made.spans])
+    between = zstd.compress(gaps, _outside(base, old.spans) + prefix)
+    return lambda corrections: _assembled(head, between, corrections, encoder)
+
+
+def _decode_binned(reader: Reader, payload: bytes, length: int, base: bytes, prefix: bytes) -> bytes:
+    header = binned_frames.read_header(reader)
+    between, corrections, decoder = _parts(reader, payload)
+    old = binned_frames.old_trees(base)
+    first, _ = layout(decoder, header.features, 1, 0, None)
+    second, same = layout(decoder, header.trees, 1, old.count, None)
+    trees, edges = binned_frames.code(decoder, header.parameters, header.features, old, same, None)
+    decoder.end()
+    if trees.shape.count * header.size > length:
+        raise FormatError("a frame of trees is longer than declared.")
+    fresh = iter(binned_frames.generated(trees, header.size))
+    pieces = list(zip(first.ravel().tolist(), binned_frames.edge_arrays(edges), strict=True))
+    for gap, twin in zip(second.ravel().tolist(), same.tolist(), strict=True):
+        span = old.found.trees[twin] if twin >= 0 and old.found is not None else None
+        pieces.append((gap, next(fresh) if span is None else base[span.begin : span.end]))
+    return _joined(pieces, between, _outside(base, old.spans) + prefix, length, corrections)
+
+
+_DECODERS = {
+    _RECORDS: _decode_records,
+    _ONNX: _decode_onnx,
+    _BOOSTED: _decode_boosted,
+    _TEXT: _decode_text,
+    _BINNED: _decode_binned,
+}
 
 
 def _parts(reader: Reader, payload: bytes) -> tuple[bytes, bytes, Decoder]:

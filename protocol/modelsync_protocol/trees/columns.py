@@ -187,9 +187,14 @@ def log2_of(values: Integers) -> Integers:
 class Masses:
     """How likely each entry of a dictionary is: more for one that must still come, and for one that came often."""
 
-    def __init__(self, old: Integers) -> None:
-        """`old`: how often the base uses each entry; those it never uses are there because the target does."""
+    def __init__(self, old: Integers, absent: NDArray[np.bool_] | None = None) -> None:
+        """`old`: how often the base uses each entry; those it never uses are there because the target does.
+
+        `absent`: entries that hardly come.
+        """
         self._masses = np.where(old > 0, 2 + 6 * np.minimum(old, 1000), 32)
+        if absent is not None:
+            self._masses[absent] = 1
         self._fresh = old == 0
 
     def sums(self) -> Integers:

@@ -80,6 +80,8 @@ class Drawn:
         self._mixer = columns.mixer(inputs, columns.RANGE_SLOTS, elements, extras=1)
         self.entries = Dictionary(np.zeros(1, np.int64), np.empty(0, np.uint64))
         self.masses = columns.Masses(np.zeros(0, np.int64))
+        self.fresh = np.zeros(0, bool)
+        """Which of the entries the base does not use."""
 
     def prepare(self, lanes: Lanes, known: tuple[Integers, Floats] | None) -> None:
         """Code what is new in the target."""
@@ -92,6 +94,7 @@ class Drawn:
         self.entries = dictionary.united(self._groups, self._old, new)
         uses = np.bincount(self.entries.find(*self._old), minlength=len(self.entries.words)).astype(np.int64)
         self.masses = columns.Masses(uses)
+        self.fresh = uses == 0
 
     def learn(self, lanes: Learner, context: Integers) -> None:
         """Learn from the base's floats in their order."""

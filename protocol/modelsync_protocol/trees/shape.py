@@ -133,3 +133,44 @@ def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
     waves = (0, *np.cumsum(np.bincount(depth)).tolist()) if count else (0,)
     right = (within % 2 == 0) & later
     return Shape(tuple(waves), leaf[order], higher, right[order], trees[order]), order
+
+
+def from_children(sizes: Integers, left: Integers, right: Integers) -> tuple[Shape, Integers, Integers]:
+    """(shape, number of each node in its tree, place in the file's order) of trees whose children are named.
+
+    `sizes`: inner nodes of each tree; a child c < 0 is the leaf ~c. Places count inner nodes of all trees, or leaves.
+    FormatError if a tree does not hold together.
+    """
+    trees = len(sizes)
+    first = np.cumsum(sizes) - sizes
+    first_leaf = first + np.arange(trees)
+    waves: list[NDArray[np.int64]] = []
+    number, tree = np.zeros(trees, np.int64), np.arange(trees)
+    parent, side = np.full(trees, -1, np.int64), np.zeros(trees, bool)
+    total = 0
+    starts = [0]
+    while len(number):
+        if len(starts) > MAX_DEPTH or total + len(number) > 2 * int(sizes.sum()) + trees:
+            raise FormatError("a tree is too deep, or holds a node twice.")
+        inner = number >= 0
+        place = np.where(inner, first[tree] + number, first_leaf[tree] + ~number)
+        limit = np.where(inner, number < sizes[tree], ~number <= sizes[tree])
+        if not bool(limit.all()):
+            raise FormatError("a tree names a node that it lacks.")
+        waves.append(np.stack([number, tree, parent, side.astype(np.int64), place]))
+        at = np.flatnonzero(inner)
+        here = place[at]
+        parent = np.repeat(total + at, 2)
+        tree = np.repeat(tree[at], 2)
+        side = np.tile([False, True], len(at))
+        number = np.stack([left[here], right[here]], axis=1).ravel()
+        total += len(inner)
+        starts.append(total)
+    whole = np.concatenate(waves, axis=1) if waves else np.zeros((5, 0), np.int64)
+    leaf = whole[0] < 0
+    places = [np.sort(whole[4][some]) for some in (leaf, ~leaf)]
+    wanted = int(sizes.sum())
+    if any(not np.array_equal(p, np.arange(n)) for p, n in zip(places, (wanted + trees, wanted), strict=True)):
+        raise FormatError("a tree holds a node twice, or not at all.")
+    shape = Shape(tuple(starts), leaf, whole[2], whole[3] > 0, whole[1])
+    return shape, np.where(leaf, ~whole[0], whole[0]), whole[4]

@@ -12,7 +12,7 @@ from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.tensors.pieces import Chunk
 
 _TREES = TreeColumns()
-_MARKS = (b"n_node_samples", b"nodes_featureids", b"split_conditions")
+_MARKS = (b"n_node_samples", b"nodes_featureids", b"split_conditions", b"split_feature=", b"num_threshold")
 """What files with trees that encoding 7 knows hold somewhere: others are not looked through."""
 
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB

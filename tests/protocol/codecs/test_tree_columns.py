@@ -11,7 +11,7 @@ from modelsync_protocol import codecs
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
-from tests.support import tree_files
+from tests.support import boosted_files, tree_files
 
 Maker = Callable[[int], bytes]
 MAKERS: dict[str, Maker] = {
@@ -20,6 +20,14 @@ MAKERS: dict[str, Maker] = {
     "onnx": tree_files.onnx_model,
     "json": tree_files.booster,
     "ubjson": lambda seed: tree_files.booster(seed, binary=True),
+    "lightgbm": boosted_files.light,
+    "histogram": boosted_files.histogram,
+    "tensors": boosted_files.tensor_ensemble,
+    "wide tensors": lambda seed: boosted_files.tensor_ensemble(seed, wide=True),
+}
+KINDS = {"pickle": 1, "regression": 1, "onnx": 2, "json": 3, "ubjson": 3, "lightgbm": 4, "histogram": 5} | {
+    "tensors": 2,
+    "wide tensors": 2,
 }
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 CODEC = TreeColumns()
@@ -52,6 +60,26 @@ def test_trees_cut_anywhere_come_back(kind: str) -> None:
 def test_it_is_smaller_than_a_patch(kind: str) -> None:
     old, new = MAKERS[kind](1), MAKERS[kind](2)
     assert len(encoded(new, old)) < 0.9 * len(zstd.compress(new, old))
+
+
+@EVERY
+def test_each_format_has_its_kind(kind: str) -> None:
+    assert encoded(MAKERS[kind](2), MAKERS[kind](1))[0] == KINDS[kind]
+
+
+def _grown(kind: str, seed: int, trees: int) -> bytes:
+    if kind == "lightgbm":
+        return boosted_files.light(seed, trees)
+    return boosted_files.histogram(seed, trees, of=13)
+
+
+@pytest.mark.parametrize("kind", ["lightgbm", "histogram"])
+def test_a_booster_trained_further_pays_for_its_new_trees(kind: str) -> None:
+    """The same seed makes the same first trees."""
+    old, grown = _grown(kind, 5, 12), _grown(kind, 5, 13)
+    alone = encoded(_grown(kind, 6, 1), b"")
+    assert len(encoded(grown, old)) < len(alone) + 400
+    assert len(encoded(old, old)) < 500
 
 
 def test_a_grown_forest_pays_for_its_new_trees() -> None:
