@@ -9,6 +9,7 @@ from itertools import islice
 
 from modelsync_protocol import caps
 from modelsync_protocol.containers import (
+    gguf,
     hdf5,
     numpy_files,
     onnx,
@@ -40,6 +41,7 @@ _READERS: dict[str, _Reader] = {
     ".joblib": pickles.tensors,
     ".h5": hdf5.tensors,
     ".hdf5": hdf5.tensors,
+    ".gguf": gguf.tensors,
 }
 
 _ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
