@@ -1,7 +1,7 @@
 """Tensors of a GGUF file, versions 2 and 3: a bounded walk over its header, without its library. No I/O here.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Tensors' bytes are never looked at, so a mapped file of
-many GB costs no more than its header.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Tensors' bytes are never looked at, so a
+mapped file of many GB costs no more than its header.
 """
 
 from __future__ import annotations
