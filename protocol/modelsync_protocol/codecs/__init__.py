@@ -19,14 +19,15 @@ RANS_DELTA = 4
 RANS_NEW = 5
 TREE_COLUMNS = 7
 TRANSPOSE = 8
+BLOCKS = 9
 
-FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2}
+FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2, BLOCKS: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
 """The newest version of the update's format (FORMAT.md §8) that is written and read here."""
 
-WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW})
+WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW, BLOCKS})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
 _MODULES = {
@@ -37,6 +38,7 @@ _MODULES = {
     RANS_NEW: ("rans_new", "RansNew"),
     TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
+    BLOCKS: ("modelsync_protocol.blocks.block_frames", "BlockFrames"),
 }
 
 

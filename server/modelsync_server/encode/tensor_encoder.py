@@ -66,7 +66,7 @@ def encode_tensors(
     finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
-    job = _Job(base, target, pool)
+    job = TensorJob(base, target, pool)
     fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
     coding, shared, fitted = job.settle(fitted)
     costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
@@ -105,7 +105,7 @@ def _plan(
     return steps
 
 
-class _Job:
+class TensorJob:
     """One target on one base: fits pieces, counts symbols, encodes frames."""
 
     def __init__(self, base: Source | None, target: Source, pool: Executor) -> None:
@@ -114,7 +114,8 @@ class _Job:
         self.target = target
         self.pool = pool
 
-    def _elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+    def elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+        """A piece's elements and their counterparts."""
         new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
         if piece.base_offset is None:
             return new, None
@@ -122,7 +123,7 @@ class _Job:
 
     def fit(self, piece: Piece) -> Fitted:
         """Choose how a piece is carried."""
-        new, old = self._elements(piece)
+        new, old = self.elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
             return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
         options = fitter.fits(piece, new, old)
@@ -138,13 +139,14 @@ class _Job:
             if group is None:
                 costs.append(float("inf"))
                 continue
-            found = self._symbols(item, option.segment)
+            found = self.symbols(item, option.segment)
             bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
             costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
         return replace(item, segment=item.options[int(np.argmin(costs))].segment)
 
-    def _symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
-        new, old = self._elements(item.piece)
+    def symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
+        """Symbols of a whole piece, carried as `segment` says."""
+        new, old = self.elements(item.piece)
         return symbol_writer.symbols_of(segment, new, None if segment.base_offset is None else old)
 
     def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
@@ -159,8 +161,10 @@ class _Job:
             coding, shared, fitted = self.make_tables(fitted)
         return coding, shared, fitted
 
-    def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
-        """Number the groups of alike segments, count their symbols and make their tables."""
+    def make_tables(
+        self, fitted: list[Fitted], most: int = tables.MAX_TABLES
+    ) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Number the groups of alike segments, count their symbols and make their tables, at most `most`."""
         keys = sorted({_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)})
         if not keys:
             return None, b"", fitted
@@ -174,13 +178,13 @@ class _Job:
         counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
         for group, cells in self.pool.map(self._count, fitted):
             counts[group] += cells
-        models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
+        models = [table_builder.build(cells, most // len(keys)) for cells in counts]
         return Coding.of(models), tables.write([model.group for model in models]), fitted
 
     def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
         if not isinstance(item.segment, Coded):
             return 0, 0
-        found = self._symbols(item, item.segment)
+        found = self.symbols(item, item.segment)
         cells = np.bincount(found.contexts.astype(np.intp) * 256 + found.symbols, minlength=tables.MAX_CONTEXTS * 256)
         return item.segment.group, cells.reshape(tables.MAX_CONTEXTS, 256)
 
@@ -203,7 +207,7 @@ class _Job:
         offsets = [int(edge) for edge in edges[first:last]]
         if not isinstance(item.segment, Coded) or coding is None:
             return [(offset, 4.0, int(n) * width) for offset, n in zip(offsets, counts, strict=True)]
-        found = self._symbols(item, item.segment)
+        found = self.symbols(item, item.segment)
         bits = coding.bits[coding.places(item.segment.group, found)] + found.counts
         sums = np.add.reduceat(bits, np.minimum([0, *inner], piece.count - 1), dtype=np.float64)
         side = _side_bytes(item.segment) / piece.count
@@ -227,10 +231,14 @@ class _Job:
 
     def make_opaque_frames(self, step: _Step, context: encoder.Context) -> None:
         """Encode a stretch without tensors."""
-        made = encoder.encode_units(encoder.cut_units(step.chunks), context, self.pool)
-        positions = accumulate((frame.length for frame, _ in made), initial=step.chunks[0][0])
+        step.made = self.opaque_frames(step.chunks, context)
+
+    def opaque_frames(self, chunks: list[Chunk], context: encoder.Context) -> list[Made]:
+        """Frames of a stretch without tensors."""
+        made = encoder.encode_units(encoder.cut_units(chunks), context, self.pool)
+        positions = accumulate((frame.length for frame, _ in made), initial=chunks[0][0])
         jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
-        step.made = list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
+        return list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
 
     def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
@@ -243,14 +251,14 @@ class _Job:
         if len(payload) > _MAX_PAYLOAD_BYTES and len(chunks) > 1:
             return self._halves(chunks, frames, coding)
         frame = Frame(end - begin, codecs.RANS_DELTA if base else codecs.RANS_NEW, len(payload), low, len(base))
-        return [self._smallest(frame, payload, data, base, begin)]
+        return [self.smallest(frame, payload, data, base, begin)]
 
     def _halves(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         middle = len(chunks) // 2
         parts = (chunks[:middle], chunks[middle:])
         return [made for part in parts for made in self._tensor_frame(part, frames, coding)]
 
-    def _smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
+    def smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
         made = frame, payload
         near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR

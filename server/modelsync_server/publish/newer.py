@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 
+from modelsync_server.blocks.candidate import encode_blocks
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.repeat_candidate import encode_repeats
@@ -17,7 +18,7 @@ from modelsync_server.plain.candidate import update_through_views
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
-CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats)
+CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks)
 
 
 def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:

@@ -23,6 +23,7 @@ _NAMES = {
     codecs.RANS_NEW: "rANS new",
     codecs.TREE_COLUMNS: "tree columns",
     codecs.TRANSPOSE: "transpose",
+    codecs.BLOCKS: "blocks",
 }
 
 
