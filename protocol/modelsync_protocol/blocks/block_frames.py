@@ -102,9 +102,7 @@ def _select(
         offset += run.count * run.layout.plane_bytes
 
 
-def _join(
-    found: list[Run], base: bytes, rest: bytes, offset: int, symbols: NDArray[np.uint8], out: bytearray
-) -> None:
+def _join(found: list[Run], base: bytes, rest: bytes, offset: int, symbols: NDArray[np.uint8], out: bytearray) -> None:
     done = 0
     for run in found:
         for first, last in run.slabs():

@@ -214,7 +214,8 @@ def _nibbles_k4(packed: Bytes) -> Bytes:
 
 def _packed_nibbles_k4(codes: Bytes) -> Bytes:
     rows = (codes & np.uint8(15)).reshape(-1, 4, 2, 32)
-    return (rows[:, :, 0] | (rows[:, :, 1] << np.uint8(4))).reshape(-1, 128)
+    packed: Bytes = rows[:, :, 0] | (rows[:, :, 1] << np.uint8(4))
+    return packed.reshape(-1, 128)
 
 
 def _split_q4(raw: Bytes) -> tuple[Planes, Bytes]:
@@ -272,9 +273,7 @@ LAYOUTS: Mapping[int, Layout] = {
         Layout(11, "q3_K", 256, 110, 16, 3, 4, False, (_D, _SIXTEEN), _split_q3, _join_q3, _scales_q3),
         Layout(12, "q4_K", 256, 144, 8, 4, 0, True, (_D, _D, _SIXTEEN), _split_q4, _join_q4, _scales_k4),
         Layout(13, "q5_K", 256, 176, 8, 5, 0, True, (_D, _D, _SIXTEEN), _split_q5, _join_q5, _scales_k4),
-        Layout(
-            14, "q6_K", 256, 210, 16, 6, 32, False, (_D, Field(numerals.I8, 16)), _split_q6, _join_q6, _scales_q6
-        ),
+        Layout(14, "q6_K", 256, 210, 16, 6, 32, False, (_D, Field(numerals.I8, 16)), _split_q6, _join_q6, _scales_q6),
     )
 }
 """By code."""

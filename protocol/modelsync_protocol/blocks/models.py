@@ -40,9 +40,9 @@ _LEVEL_EDGES = np.array([38, 45, 54, 64, 76, 91, 108], np.int64)
 _PLACES = 15
 
 _FRACTION_STEP = 8
-_FRACTION_OF = np.searchsorted(
-    _FRACTION_EDGES, np.arange(0, _HALF + 1, 1 << _FRACTION_STEP), side="right"
-).astype(np.uint8)
+_FRACTION_OF = np.searchsorted(_FRACTION_EDGES, np.arange(0, _HALF + 1, 1 << _FRACTION_STEP), side="right").astype(
+    np.uint8
+)
 
 
 @dataclass(frozen=True, slots=True)

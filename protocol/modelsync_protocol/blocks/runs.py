@@ -1,6 +1,6 @@
 """The head of an encoding-9 payload: the runs of blocks in a frame, and what is left of it without their quants.
 
-No I/O here. FORMAT.md §blocks. The rest of a frame is its bytes outside of runs, then, run by run, the fields of scales.
+No I/O here. FORMAT.md §blocks. The rest of a frame: its bytes outside of runs, then, run by run, the fields of scales.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HAS_BASE = 1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`count` blocks from byte `offset` of the frame on; on a base, their old ones from `base_offset` of the range on."""
+    """`count` blocks from byte `offset` of the frame on; `base_offset`: where in the base range their old ones begin."""
 
     layout: Layout
     offset: int
@@ -68,7 +68,7 @@ def write(runs: Sequence[Run]) -> bytes:
 
 
 def read(reader: Reader, length: int, base_length: int) -> list[Run]:
-    """Read the runs of a frame of `length` decoded bytes that leans on `base_length` bytes; FormatError if any is off."""
+    """Read the runs of a frame of `length` decoded bytes that leans on `base_length`; FormatError if any is off."""
     runs: list[Run] = []
     position = cursor = quants = 0
     for _ in range(reader.varint(MAX_RUNS)):

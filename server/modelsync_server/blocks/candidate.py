@@ -42,8 +42,8 @@ _KNOWING = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.BLOCKS)
 Changed = Sequence[tuple[bool, list[Chunk]]]
 
 
-def encode_blocks(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
-    """Encode `target` for a device that holds `base` (maybe the empty manifest)."""
+def encode_blocks(base: Source, target: Source, oldest: Encoded | None, pool: Executor) -> Encoded | None:
+    """Encode `target` for a device that holds `base` (maybe the empty manifest); `oldest` is not looked at."""
     tensors = block_tensors.find(target.manifest, target.stream)
     if not tensors:
         return None
@@ -191,8 +191,7 @@ class _Encoding:
             live = [step for step in steps if step.layouted is not None and (not step.made or _knows(step))]
             if not live:
                 return b""
-            known = self._coding(live, fitted)
-            results = list(self._pool.map(lambda step: self._frame(step, known), live))
+            known, results = self._made(live, fitted)
             settled = True
             for step, made in zip(live, results, strict=True):
                 if made is not None:
@@ -213,11 +212,17 @@ class _Encoding:
             step.made = []
         return b""
 
+    def _made(self, live: Sequence[Step], fitted: list[Fitted]) -> tuple[BlockCoding, list[Made | None]]:
+        known = self._coding(live, fitted)
+        return known, list(self._pool.map(lambda step: self._frame(step, known), live))
+
     def _coding(self, live: Sequence[Step], fitted: list[Fitted]) -> BlockCoding:
         """Tables of what stands in these frames; their layouts get the numbers of tables."""
         ranges = [(step.begin, step.end) for step in live]
         wanted = [item for item in fitted if self._stands_in(item, ranges)]
-        counted = coding.counted([step.layouted for step in live if step.layouted], self._base.stream, self._target, self._pool)
+        counted = coding.counted(
+            [step.layouted for step in live if step.layouted], self._base.stream, self._target, self._pool
+        )
         most = tables.MAX_TABLES - _TABLES_OF_QUANTS * sum(map(coding.group_count, counted))
         others, _, numbered = self._job.make_tables(wanted, most)
         self._framing = Framing(numbered, len(self._base.stream))

@@ -46,9 +46,7 @@ def group_count(key: GroupKey) -> int:
     return models.table_groups(LAYOUTS[key[0]], key[1])
 
 
-def counted(
-    layouted: Sequence[Layouted], base: memoryview, target: Source, pool: Executor
-) -> Counts:
+def counted(layouted: Sequence[Layouted], base: memoryview, target: Source, pool: Executor) -> Counts:
     """What symbols stand in which contexts of all frames."""
     total: Counts = {}
     for found in pool.map(lambda frame: frame_counts(frame, Contents.of(frame, target.stream, base)), layouted):
@@ -132,5 +130,3 @@ def _lane_bits(count: int, size: float) -> int:
 def bits_of(counts: NDArray[np.int64]) -> float:
     """What counted symbols cost with tables of their own, bits."""
     return table_builder.entropy_bits(counts.reshape(-1, 256)) + 4.5 * int((counts > 0).sum())
-
-

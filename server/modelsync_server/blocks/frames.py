@@ -16,7 +16,6 @@ from modelsync_protocol.codecs import tables
 from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Gap, Segment
 from modelsync_server.blocks.block_tensors import BlockTensor
 from modelsync_server.blocks.planes import Planes
-from modelsync_server.encode.encoder import Chunk
 from modelsync_server.encode.tensors.framer import Framing
 
 _SLACK_BYTES = caps.KIB
@@ -31,7 +30,7 @@ GroupKey = tuple[int, bool]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A run, the tensor that it is of, the number of its first block there, and its base offset in the base's stream."""
+    """A run, its tensor, the number of its first block there, and where in the base's stream the old ones begin."""
 
     run: Run
     tensor: BlockTensor
@@ -255,5 +254,3 @@ def cells(found: Quants) -> NDArray[np.int32]:
     """(group · 120 + context) · 256 + symbol of each quant."""
     rows = found.groups.astype(np.int32) * np.int32(tables.MAX_CONTEXTS) + found.contexts
     return rows * np.int32(256) + found.symbols
-
-

@@ -152,7 +152,12 @@ def _grouped(chunks: Sequence[Chunk], known: Mapping[int, Cost]) -> list[list[Ch
             groups.append([])
             payload, decoded, quants, runs, begin, end = float(_HEAD_BYTES), 0, 0, 0, cost.low, cost.high
         groups[-1].append(chunk)
-        payload, decoded, quants, runs = payload + cost.payload, decoded + chunk[1], quants + cost.quants, runs + cost.runs
+        payload, decoded, quants, runs = (
+            payload + cost.payload,
+            decoded + chunk[1],
+            quants + cost.quants,
+            runs + cost.runs,
+        )
         low, high = begin, end
     return groups
 

@@ -34,6 +34,13 @@ def through_views(base: Source, target: Source, pool: Executor) -> Encoded | Non
     return update_through_views(base, target, _smallest, pool)
 
 
+def first_installs(nothing: Source, target: Source, pool: Executor) -> Iterator[Encoded]:
+    """Yield what may be a smaller first install than packs; `nothing` is the empty manifest's source."""
+    for made in (through_views(nothing, target, pool), encode_blocks(nothing, target, None, pool)):
+        if made is not None:
+            yield made
+
+
 def _smallest(base: Source, target: Source, pool: Executor) -> Encoded:
     oldest = smallest_update(base, target, pool)
     return min([oldest, *newer_updates(base, target, oldest, pool)], key=lambda encoded: encoded.cost)
