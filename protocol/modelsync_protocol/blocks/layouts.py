@@ -209,13 +209,14 @@ def _packed_k4(fine: Bytes) -> Bytes:
 def _nibbles_k4(packed: Bytes) -> Bytes:
     """128 bytes → 256 nibbles: of each 32 bytes first the low ones, then the high ones."""
     rows = packed.reshape(-1, 4, 1, 32)
-    return np.concatenate([rows & np.uint8(15), rows >> np.uint8(4)], 2).reshape(-1, 256)
+    nibbles: Bytes = np.concatenate([rows & np.uint8(15), rows >> np.uint8(4)], 2)
+    return nibbles.reshape(-1, 256)
 
 
 def _packed_nibbles_k4(codes: Bytes) -> Bytes:
     rows = (codes & np.uint8(15)).reshape(-1, 4, 2, 32)
-    packed: Bytes = rows[:, :, 0] | (rows[:, :, 1] << np.uint8(4))
-    return packed.reshape(-1, 128)
+    packed: Bytes = (rows[:, :, 0] | (rows[:, :, 1] << np.uint8(4))).reshape(-1, 128)
+    return packed
 
 
 def _split_q4(raw: Bytes) -> tuple[Planes, Bytes]:

@@ -27,7 +27,7 @@ _HAS_BASE = 1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`count` blocks from byte `offset` of the frame on; `base_offset`: where in the base range their old ones begin."""
+    """`count` blocks from byte `offset` of the frame on; `base_offset`: where in the base range the old ones begin."""
 
     layout: Layout
     offset: int
