@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modelsync_protocol.blocks.layouts import Layout, Scales
 
 UNIT_BITS = 14
-GROUP = 32
+GROUP = 16
 """Sub-blocks that share a measure of how far scales moved."""
 
 CLASSES = 5
@@ -31,7 +31,7 @@ _CLASS_EDGES = np.array([1, 3, 7, 15], np.int32)
 _FRACTION_EDGES = np.array([1, 256, 1024, 2048, 3072, 4096, 5120, 6144, 7168], np.int64)
 _FRACTIONS = len(_FRACTION_EDGES) + 1
 _MOVE_BITS = 6
-_MOVE_EDGES = np.array([1, 2, 4, 8, 11, 16, 23, 32, 64, 256], np.int64)
+_MOVE_EDGES = np.array([2, 4, 8, 12, 20, 32, 64, 128, 256, 512], np.int64)
 """Mean movement of scales, in 2^-6 quants at the end of the range."""
 
 _LEVEL_EDGES = np.array([38, 45, 54, 64, 76, 91, 108], np.int64)
