@@ -65,13 +65,16 @@ def decode(payload: bytes, length: int, base: bytes, prefix: bytes, shared: byte
 
 def slab(run: Run, base: bytes, rest: bytes, offset: int, first: int, last: int) -> Slab:
     """Contexts of the quants of blocks [first, last) of a run whose scales begin at `offset` of `rest`."""
+    layout = run.layout
+    if run.base_offset is None and not layout.fields:
+        return models.plain((last - first) * layout.elements)
     new = runs.planes_of_rest(run, rest, offset, first, last)
     if run.base_offset is None:
-        return models.alone(run.layout, run.layout.scales(new))
-    planes, codes = run.layout.split(runs.raw(run, base, run.base_offset, first, last))
-    if not run.layout.fields:
-        return models.beside(run.layout, codes)
-    return models.on_base(run.layout, codes, run.layout.scales(planes), run.layout.scales(new))
+        return models.alone(layout, layout.scales(new))
+    planes, codes = layout.split(runs.raw(run, base, run.base_offset, first, last))
+    if not layout.fields:
+        return models.beside(codes)
+    return models.on_base(layout, codes, layout.scales(planes), layout.scales(new))
 
 
 def selected(run: Run, shared: tables.Tables, part: Slab) -> NDArray[np.uint8]:

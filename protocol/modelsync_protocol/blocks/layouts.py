@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 
+NIBBLES = 128
+"""Code of packed pairs of 4-bit quants whose scales stand elsewhere, or nowhere."""
+
 Bytes = NDArray[np.uint8]
 """(blocks, bytes) or (blocks, elements)."""
 
@@ -260,11 +263,24 @@ def _scales_q6(planes: Sequence[Bytes]) -> Scales:
     return a, _nothing(a)
 
 
+def _split_nibbles(raw: Bytes) -> tuple[Planes, Bytes]:
+    return [], _low_high(raw)
+
+
+def _join_nibbles(planes: Sequence[Bytes], codes: Bytes) -> Bytes:
+    return _packed(codes)
+
+
+def _scales_nibbles(planes: Sequence[Bytes]) -> Scales:
+    raise TypeError("nibbles without scales have none")
+
+
 _D, _SIXTEEN = Field(numerals.F16, 1), Field(numerals.U8, 16)
 
 LAYOUTS: Mapping[int, Layout] = {
     layout.code: layout
     for layout in (
+        Layout(NIBBLES, "u4", 2, 1, 1, 4, 0, False, (), _split_nibbles, _join_nibbles, _scales_nibbles),
         _simple(2, "q4_0", 4, affine=False),
         _simple(3, "q4_1", 4, affine=True),
         _simple(6, "q5_0", 5, affine=False),

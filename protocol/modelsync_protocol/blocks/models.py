@@ -119,10 +119,16 @@ def alone(layout: Layout, new: Scales) -> Slab:
     return Slab(contexts, zero, zero, np.zeros(len(contexts), bool))
 
 
-def beside(layout: Layout, codes: NDArray[np.uint8]) -> Slab:
+def beside(codes: NDArray[np.uint8]) -> Slab:
     """Contexts of quants whose scales are not known: the old quant itself."""
     flat = codes.reshape(-1)
     return Slab(flat, np.zeros(len(flat), np.uint8), flat, np.zeros(len(flat), bool))
+
+
+def plain(count: int) -> Slab:
+    """The one context of quants of which nothing is known."""
+    zero = np.zeros(count, np.uint8)
+    return Slab(zero, zero, zero, np.zeros(count, bool))
 
 
 def unfolded(layout: Layout, slab: Slab, symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -126,6 +126,15 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     return found if len(found) <= caps.MAX_TENSORS else []
 
 
+def nibbles(path: str, data: memoryview) -> frozenset[str]:
+    """Names of a model file's tensors of bytes that hold two quants of 4 bits each, though they are typed u8."""
+    if not path.lower().endswith(".onnx"):
+        return frozenset()
+    with suppress(FormatError):
+        return frozenset(islice(onnx.nibbles(data), caps.MAX_TENSORS))
+    return frozenset()
+
+
 def beside(path: str, data: memoryview) -> list[ExternalTensor]:
     """Tensors that fill whole files beside this one: those of an unpacked PyTorch archive by its `data.pkl`."""
     if path.rpartition("/")[2] != "data.pkl":

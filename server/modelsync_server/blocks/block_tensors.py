@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from modelsync_protocol import containers
@@ -39,16 +40,38 @@ class BlockTensor:
 
 
 def find(manifest: Manifest, stream: memoryview) -> list[BlockTensor]:
-    """All of a stream, ascending and disjoint."""
-    result = []
-    for file, start in zip(manifest.files, manifest.file_offsets, strict=False):
-        for tensor in containers.tensors(file.path, stream[start : start + file.size]):
-            layout = BY_NAME.get(tensor.dtype or "")
-            if layout is not None:
-                columns = tensor.shape[-1] if tensor.shape else layout.elements
-                count = tensor.length // layout.bytes
-                result.append(BlockTensor(file.path, tensor.name, start + tensor.offset, count, layout, columns))
+    """All of a stream, ascending and disjoint; those in files beside an ONNX model too."""
+    found: list[BlockTensor] = []
+    starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
+    sizes = {file.path: file.size for file in manifest.files}
+    for file in manifest.files:
+        start = starts[file.path]
+        data = stream[start : start + file.size]
+        packed = containers.nibbles(file.path, data)
+        for tensor in containers.tensors(file.path, data):
+            dtype = "u4" if tensor.dtype == "u8" and tensor.name in packed else tensor.dtype
+            found += _known(file.path, tensor.name, start + tensor.offset, tensor.length, dtype, tensor.shape)
+        for outside in containers.external_tensors(file.path, data):
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
+            dtype = "u4" if outside.dtype == "u8" and outside.name in packed else outside.dtype
+            length = outside.length or 0
+            if outside.offset + length <= sizes.get(place, -1):
+                found += _known(place, outside.name, starts[place] + outside.offset, length, dtype, outside.shape)
+    found.sort(key=lambda tensor: (tensor.offset, tensor.length))
+    result: list[BlockTensor] = []
+    for candidate in found:
+        if candidate.count and (not result or candidate.offset >= result[-1].end):
+            result.append(candidate)
     return result
+
+
+def _known(
+    path: str, name: str, offset: int, length: int, dtype: str | None, shape: tuple[int, ...]
+) -> Iterator[BlockTensor]:
+    layout = BY_NAME.get(dtype or "")
+    if layout is not None:
+        columns = shape[-1] if shape else layout.elements
+        yield BlockTensor(path, name, offset, length // layout.bytes, layout, columns)
 
 
 def pair(old: Sequence[BlockTensor], new: Sequence[BlockTensor]) -> dict[int, BlockTensor]:

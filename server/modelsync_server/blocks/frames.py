@@ -21,8 +21,8 @@ from modelsync_server.encode.tensors.framer import Framing
 _SLACK_BYTES = caps.KIB
 """How much of the base around the counterparts a frame leans on for the bytes between tensors."""
 
-MIN_BLOCKS = 8
-"""Fewer blocks are not worth a run."""
+_MIN_RUN_BYTES = 144
+"""Shorter runs are not worth it."""
 
 GroupKey = tuple[int, bool]
 """Runs that share tables: type of blocks, and whether there is a base."""
@@ -94,7 +94,7 @@ class Layouter:
             shared = match.count if match is not None else 0
             # What the old tensor is too short for stands alone.
             for low, high, old in ((first, min(last, shared), match), (max(first, shared), last, None)):
-                if high - low >= MIN_BLOCKS:
+                if (high - low) * tensor.layout.bytes >= _MIN_RUN_BYTES:
                     size = tensor.layout.bytes
                     base = old.offset + low * size if old is not None else None
                     run = Run(tensor.layout, tensor.offset + low * size - begin, high - low, base, 0)
