@@ -56,7 +56,7 @@ def gguf(
 def quantised(kind: str, weights: Floats) -> bytes:
     """Weights as blocks of q4_0, q4_1, q5_0, q5_1 or q8_0 (`quantize_row_*_ref` of ggml-quants.c)."""
     blocks = weights.reshape(-1, 32).astype(np.float32)
-    return _SIMPLE[kind](blocks).tobytes()
+    return SIMPLE[kind](blocks).tobytes()
 
 
 def _nibbles(codes: Codes) -> Codes:
@@ -116,7 +116,7 @@ def _q8_0(blocks: Floats) -> Codes:
     return np.hstack([_halves(scale), codes.view(np.uint8)])
 
 
-_SIMPLE = {"q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q8_0": _q8_0}
+SIMPLE = {"q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q8_0": _q8_0}
 
 
 def k_quantised(kind: str, weights: Floats) -> bytes:

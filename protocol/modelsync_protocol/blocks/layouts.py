@@ -30,10 +30,11 @@ Scales = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of scales: its element type and values a block."""
+    """A field of scales: its element type, values a block, and bits of a value that a block has room for."""
 
     numeral: Numeral
     count: int
+    bits: int
 
     @property
     def width(self) -> int:
@@ -134,7 +135,7 @@ def _simple(code: int, name: str, bits: int, *, affine: bool) -> Layout:
         a = halves(planes[0])
         return a, -halves(planes[1]) if affine else _nothing(a)
 
-    fields = (Field(numerals.F16, 1),) * (front // 2)
+    fields = (Field(numerals.F16, 1, 16),) * (front // 2)
     zero = 0 if affine else 1 << (bits - 1)
     return Layout(code, name, 32, front + high + 16, 1, bits, zero, affine, fields, split, join, scales)
 
@@ -275,7 +276,7 @@ def _scales_nibbles(planes: Sequence[Bytes]) -> Scales:
     raise TypeError("nibbles without scales have none")
 
 
-_D, _SIXTEEN = Field(numerals.F16, 1), Field(numerals.U8, 16)
+_D, _SIXTEEN = Field(numerals.F16, 1, 16), Field(numerals.U8, 16, 6)
 
 LAYOUTS: Mapping[int, Layout] = {
     layout.code: layout
@@ -286,11 +287,15 @@ LAYOUTS: Mapping[int, Layout] = {
         _simple(6, "q5_0", 5, affine=False),
         _simple(7, "q5_1", 5, affine=True),
         Layout(8, "q8_0", 32, 34, 1, 8, 128, False, (_D,), _split_q8_0, _join_q8_0, _scales_q8_0),
-        Layout(10, "q2_K", 256, 84, 16, 2, 0, True, (_D, _D, Field(numerals.U8, 32)), _split_q2, _join_q2, _scales_q2),
+        Layout(
+            10, "q2_K", 256, 84, 16, 2, 0, True, (_D, _D, Field(numerals.U8, 32, 4)), _split_q2, _join_q2, _scales_q2
+        ),
         Layout(11, "q3_K", 256, 110, 16, 3, 4, False, (_D, _SIXTEEN), _split_q3, _join_q3, _scales_q3),
         Layout(12, "q4_K", 256, 144, 8, 4, 0, True, (_D, _D, _SIXTEEN), _split_q4, _join_q4, _scales_k4),
         Layout(13, "q5_K", 256, 176, 8, 5, 0, True, (_D, _D, _SIXTEEN), _split_q5, _join_q5, _scales_k4),
-        Layout(14, "q6_K", 256, 210, 16, 6, 32, False, (_D, Field(numerals.I8, 16)), _split_q6, _join_q6, _scales_q6),
+        Layout(
+            14, "q6_K", 256, 210, 16, 6, 32, False, (_D, Field(numerals.I8, 16, 8)), _split_q6, _join_q6, _scales_q6
+        ),
     )
 }
 """By code."""

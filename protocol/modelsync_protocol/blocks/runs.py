@@ -134,6 +134,7 @@ def planes_of_rest(run: Run, data: bytes, offset: int, first: int, last: int) ->
     found = []
     for field in run.layout.fields:
         values = np.frombuffer(data, np.uint8, (last - first) * field.width, offset + first * field.width)
+        _check(field.bits >= 8 or not (values >> np.uint8(field.bits)).any(), "a scale has more bits than it may")
         found.append(values.reshape(-1, field.width))
         offset += run.count * field.width
     return found

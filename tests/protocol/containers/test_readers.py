@@ -8,6 +8,7 @@ import pickle
 import random
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def an_onnx() -> bytes:
     return data
 
 
-FILES = {
+FILES: dict[str, Callable[[], bytes]] = {
     "onnx": an_onnx,
     "safetensors": a_safetensors,
     "npy": an_npy,

@@ -19,12 +19,15 @@ from modelsync_protocol.plain import recipes, reference
 
 GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
-CODECS = GOLDEN / "codecs"
+FRAMES = ("codecs", "blocks")
+"""Folders of single frames."""
+
 PARCEL = GOLDEN / "parcels" / "parcel"
 RELEASE = GOLDEN / "releases" / "record"
 VIEWS = GOLDEN / "views"
 REPEATS = GOLDEN / "repeats"
 SEALS = {
+    "blocks": "c8db5bd33d277871dfddee079516526894d09a0995f909d7f01b259a65d5855b",
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
     "repeats": "360e095437627ad6f117e8c146b8c8d7837516ece0e4cc75ef38ae3515ac848f",
@@ -65,8 +68,11 @@ def damage_checks() -> list[tuple[str, Check]]:
 
 def frames() -> list[dict[str, Any]]:
     """The vectors of single frames: name, encoding, decoded length in bytes, SHA-256 of what they decode to."""
-    listed: list[dict[str, Any]] = json.loads((CODECS / "vectors.json").read_text(encoding="utf-8"))
-    return listed
+    return [
+        {**vector, "folder": folder}
+        for folder in FRAMES
+        for vector in json.loads((GOLDEN / folder / "vectors.json").read_text(encoding="utf-8"))
+    ]
 
 
 def named(vector: dict[str, Any]) -> str:
@@ -249,7 +255,7 @@ def zlib_is_the_reference() -> None:
 
 def part(vector: dict[str, Any], name: str) -> bytes:
     """A file of a frame's vector; empty if the frame needs none."""
-    path = CODECS / f"{vector['name']}.{name}"
+    path = GOLDEN / vector["folder"] / f"{vector['name']}.{name}"
     return path.read_bytes() if path.exists() else b""
 
 
