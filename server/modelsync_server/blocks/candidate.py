@@ -34,7 +34,7 @@ _SAMPLE_QUANTS = 1 << 17
 _TABLES_OF_QUANTS = 6
 """Tables that each group of quants has at least, if it needs as many."""
 
-_MOST_GROUPS = 24
+_MOST_GROUPS = 22
 """Groups of tables for quants; the rest is for scales and what lies between."""
 
 _KNOWING = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.BLOCKS)
@@ -191,7 +191,10 @@ class _Encoding:
             live = [step for step in steps if step.layouted is not None and (not step.made or _knows(step))]
             if not live:
                 return b""
-            known, results = self._made(live, fitted)
+            round_ = self._made(live, fitted)
+            if round_ is None:
+                break
+            known, results = round_
             settled = True
             for step, made in zip(live, results, strict=True):
                 if made is not None:
@@ -207,17 +210,19 @@ class _Encoding:
                 steps[place : place + 1] = halves
             if settled:
                 return known.shared
-        # A frame that is still too large has no payload: the caller goes without.
+        # A frame that is still too large, or without tables, has no payload: the caller goes without.
         for step in steps:
             step.made = []
         return b""
 
-    def _made(self, live: Sequence[Step], fitted: list[Fitted]) -> tuple[BlockCoding, list[Made | None]]:
+    def _made(self, live: Sequence[Step], fitted: list[Fitted]) -> tuple[BlockCoding, list[Made | None]] | None:
         known = self._coding(live, fitted)
+        if known is None:
+            return None
         return known, list(self._pool.map(lambda step: self._frame(step, known), live))
 
-    def _coding(self, live: Sequence[Step], fitted: list[Fitted]) -> BlockCoding:
-        """Tables of what stands in these frames; their layouts get the numbers of tables."""
+    def _coding(self, live: Sequence[Step], fitted: list[Fitted]) -> BlockCoding | None:
+        """Tables of what stands in these frames, whose layouts get their numbers; None if there are too many kinds."""
         ranges = [(step.begin, step.end) for step in live]
         wanted = [item for item in fitted if self._stands_in(item, ranges)]
         counted = coding.counted(
@@ -228,7 +233,10 @@ class _Encoding:
         self._framing = Framing(numbered, len(self._base.stream))
         for step in live:
             step.layouted = self._layouter.layout(step.begin, step.end, self._framing)
-        return coding.with_tables(counted, others.models if others is not None else ())
+        models = others.models if others is not None else ()
+        if len(models) + sum(map(coding.group_count, counted)) > tables.MAX_GROUPS:
+            return None
+        return coding.with_tables(counted, models)
 
     def _stands_in(self, item: Fitted, ranges: Sequence[tuple[int, int]]) -> bool:
         piece = item.piece

@@ -63,7 +63,7 @@ class Layouted:
             and quants <= MAX_QUANTS
             and len(self.runs) <= MAX_RUNS
             and len(self.segments) <= MAX_SEGMENTS
-            and self.high - self.low <= min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (self.end - self.begin))
+            and self.high - self.low <= _most_base(self.end - self.begin)
         )
 
 
@@ -102,7 +102,7 @@ class Layouter:
 
     def layout(self, begin: int, end: int, framing: Framing) -> Layouted:
         """The frame of bytes [begin, end) of the target."""
-        found = list(self.placed(begin, end))
+        found = _near(list(self.placed(begin, end)), _most_base(end - begin))
         outside: list[Segment] = []
         position = begin
         for placed in found:
@@ -131,8 +131,10 @@ class Layouter:
         if not spans:
             return 0, 0
         low, high = min(begin for begin, _ in spans), max(end for _, end in spans)
-        most = min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - length)
-        if high - low > most:
+        most = _most_base(length)
+        if high - low > most:  # what single elements lean on lies too far: they go without
+            spans = [(placed.base, placed.base + placed.run.length) for placed in found if placed.base is not None]
+            low, high = (min(a for a, _ in spans), max(b for _, b in spans)) if spans else (low, low + most)
             return low, high
         if any(isinstance(segment, Gap) for segment in outside):
             slack = min(_SLACK_BYTES, (most - (high - low)) // 2)
@@ -164,6 +166,27 @@ class Layouter:
             for segment in segments:
                 _append(result, _moved_inside(segment, areas))
         return result
+
+
+def _most_base(length: int) -> int:
+    """The longest base range that a frame of `length` decoded bytes may lean on."""
+    return min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - length)
+
+
+def _near(found: Sequence[Placed], most: int) -> list[Placed]:
+    """The runs; those whose old blocks lie too far from the largest run's stand alone."""
+    based = [(placed.base, placed.base + placed.run.length) for placed in found if placed.base is not None]
+    if not based or max(end for _, end in based) - min(begin for begin, _ in based) <= most:
+        return list(found)
+    begin, end = max(based, key=lambda span: span[1] - span[0])
+    room = (most - (end - begin)) // 2
+
+    def kept(placed: Placed) -> Placed:
+        if placed.base is None or (begin - room <= placed.base and placed.base + placed.run.length <= end + room):
+            return placed
+        return replace(placed, run=replace(placed.run, base_offset=None), base=None)
+
+    return [kept(placed) for placed in found]
 
 
 def _within(placed: Placed, low: int, high: int) -> Placed:
