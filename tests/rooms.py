@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain",
+        "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",
         "trees": "codecs ground",
@@ -36,10 +37,11 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "library": "provenance publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
-        "publish": "encode examination low_rank plain provenance store tensors trust",
+        "publish": "blocks encode examination low_rank plain provenance store tensors trust",
         "examination": "",
         "provenance": "",
         "plain": "encode store",
+        "blocks": "encode tensors",
         "trust": "store",
         "origin": "store",
         "hub": "iothub query store",

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 
 from modelsync_protocol import update
 from modelsync_protocol.plan import NOTHING
-from tests.support import packed_models
+from tests.support import block_pairs, packed_models
 
 CODE = sorted((Path(__file__).parent / "code").glob("*.tar.xz"))
 SCRIPTS = Path(sys.executable).parent
@@ -45,14 +45,14 @@ def _document(*command: str, cwd: Path, environment: dict[str, str] | None = Non
     return document
 
 
-def _publish(folder: Path, content: bytes) -> dict[str, Any]:
-    (folder / "model.npz").write_bytes(content)
-    command = (str(SCRIPTS / "modelsync"), "publish", "store", "packed", "model.npz", "--keys", "keys", "--json")
+def _publish(folder: Path, file: str, content: bytes) -> dict[str, Any]:
+    (folder / file).write_bytes(content)
+    command = (str(SCRIPTS / "modelsync"), "publish", "store", "packed", file, "--keys", "keys", "--json")
     return _document(*command, cwd=folder)
 
 
-def _model(folder: Path, device: str) -> bytes:
-    return (folder / device / "models" / "packed" / "current" / "model.npz").read_bytes()
+def _model(folder: Path, device: str, file: str) -> bytes:
+    return (folder / device / "models" / "packed" / "current" / file).read_bytes()
 
 
 def _one_moved(step: float) -> packed_models.Weights:
@@ -60,11 +60,29 @@ def _one_moved(step: float) -> packed_models.Weights:
     return packed_models.weights(5) | {"a": packed_models.weights(5, step)["a"]}
 
 
+def _in_blocks(step: float) -> bytes:
+    return block_pairs.model("q4_0", step, 128)
+
+
+MODELS: dict[str, Callable[[float], bytes]] = {
+    "model.npz": lambda step: packed_models.npz(_one_moved(step) if step else packed_models.weights(5)),
+    "model.gguf": _in_blocks,
+}
+"""Models whose updates need format 2 to be small, by file name: weights moved by so much."""
+
+
+@pytest.fixture(params=MODELS)
+def file(request: pytest.FixtureRequest) -> str:
+    """The model's file."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def origin(tmp_path: Path) -> Iterator[str]:
-    """The URL of a store with version 1 of a model whose update needs format 2 to be small."""
+def origin(tmp_path: Path, file: str) -> Iterator[str]:
+    """The URL of a store with version 1 of the model."""
     subprocess.run([SCRIPTS / "modelsync", "init", "store", "--keys", "keys"], cwd=tmp_path, check=True)
-    _publish(tmp_path, packed_models.npz(packed_models.weights(5)))
+    _publish(tmp_path, file, MODELS[file](0.0))
     server = subprocess.Popen([SCRIPTS / "modelsync", "serve", "store"], cwd=tmp_path, stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
@@ -88,7 +106,7 @@ def test_former_code_is_what_runs(former: Path, tmp_path: Path) -> None:
 
 
 def test_one_store_serves_a_former_daemon_format_1_and_a_new_one_format_2(
-    former: Path, origin: str, tmp_path: Path
+    former: Path, origin: str, file: str, tmp_path: Path
 ) -> None:
     where = ("pull", "packed", "--origin", origin, "--trust", "keys/root.json", "--json")
 
@@ -100,8 +118,8 @@ def test_one_store_serves_a_former_daemon_format_1_and_a_new_one_format_2(
         return _document(str(SCRIPTS / "modelsyncd"), *where, "--data", "new", *more, cwd=tmp_path)
 
     assert old()["version"] == new()["version"] == 1
-    content = packed_models.npz(_one_moved(1e-4))
-    price = _publish(tmp_path, content)["updates"][0]
+    content = MODELS[file](1e-4)
+    price = _publish(tmp_path, file, content)["updates"][0]
     objects = {
         path.suffix: path.read_bytes()
         for path in (tmp_path / "store" / "updates").glob("*/*")
@@ -116,10 +134,10 @@ def test_one_store_serves_a_former_daemon_format_1_and_a_new_one_format_2(
     for pulled, bytes_ in ((first, price["older"]["bytes"]), (second, price["bytes"])):
         assert (pulled["version"], pulled["state"]) == (2, "active")
         assert (pulled["plan"]["kind"], pulled["plan"]["bytes"]) == ("update", bytes_)
-    assert _model(tmp_path, "old") == _model(tmp_path, "new") == content
+    assert _model(tmp_path, "old", file) == _model(tmp_path, "new", file) == content
     # The device's program is updated: it goes on from what the former one built, in the newest format.
-    content = packed_models.npz(_one_moved(2e-4))
-    price = _publish(tmp_path, content)["updates"][0]
+    content = MODELS[file](2e-4)
+    price = _publish(tmp_path, file, content)["updates"][0]
     taken_over = _document(str(SCRIPTS / "modelsyncd"), *where, "--data", "old", cwd=tmp_path)
     assert taken_over["plan"] == {"kind": "update", "bytes": price["bytes"], "requests": 1}
-    assert price["bytes"] < price["older"]["bytes"] and _model(tmp_path, "old") == content
+    assert price["bytes"] < price["older"]["bytes"] and _model(tmp_path, "old", file) == content

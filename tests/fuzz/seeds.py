@@ -35,12 +35,13 @@ from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.containers import make_hdf5
 from tests.protocol.golden import check
-from tests.support import boosted_files, packed_models, tree_files
+from tests.support import boosted_files, gguf_files, packed_models, tree_files
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
 _ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns", codecs.LOW_RANK: "low-rank"}
-_VECTORS = (
+_ENCODINGS |= {codecs.BLOCKS: "blocks"}
+_VECTORS: tuple[str, ...] = (
     "dropped",
     "integers-i8",
     "integers-i16",
@@ -52,6 +53,7 @@ _VECTORS = (
     "bf16",
     "i8",
 )
+_VECTORS += ("tuned-q2_K-0", "hostile-q4_0", "hostile-q4_K", "hostile-q8_0", "hostile-alone-q5_1", "nibbles")
 _TWIN = {
     "$version": 3,
     "modelsync": {
@@ -133,6 +135,7 @@ def _frames() -> Iterator[tuple[str, bytes]]:
         yield f"decode-{_ENCODINGS[vector['encoding']]}", carve(vector["length"], base, b"", shared, payload)
         if shared:
             yield "tables", shared
+        if shared and vector["encoding"] != codecs.BLOCKS:
             reader = Reader(payload, "a head")
             reader.varint(1 << 30)
             reader.take(reader.varint(1 << 30))
@@ -242,6 +245,11 @@ def _files() -> Iterator[tuple[str, str, bytes]]:
     yield "joblib", "read-pickle", out.getvalue()
     yield "onnx", "read-onnx", _onnx()
     yield "tflite", "read-tflite", _tflite(raw)
+    pairs = {"general.tags": gguf_files.strings(["a", "ö"]), "n": struct.pack("<IIQ3B", 9, 0, 3, 1, 2, 3)}
+    for version, alignment in ((2, 32), (3, 8)):
+        parts = {"w": ("f32", (3, 4), raw), "q": ("q4_0", (2, 32), bytes(range(36)))}
+        made = gguf_files.gguf(parts, version=version, alignment=alignment, pairs=pairs)
+        yield "gguf", "read-gguf", made
 
 
 def _torch(raw: bytes) -> bytes:
@@ -267,6 +275,7 @@ def _onnx() -> bytes:
     graph = onnx.helper.make_graph(
         [
             onnx.helper.make_node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", scale=[1.5] * 4, counts=[1, 2]),
+            onnx.helper.make_node("MatMulNBits", ["x", "raw"], ["y"], domain="com.microsoft", bits=4),
             onnx.helper.make_node("If", ["x"], ["y"], then_branch=inner, value=onnx.numpy_helper.from_array(_ARRAY)),
         ],
         "g",

@@ -33,6 +33,7 @@ from modelsync_protocol import (
     twin,
     update,
 )
+from modelsync_protocol.blocks import block_frames
 from modelsync_protocol.codecs import low_rank, rans_delta, rans_new, segments, subtract, tables, transpose, zstd
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.manifest import Manifest
@@ -46,9 +47,23 @@ from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
 
-SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
+SUFFIXES: Final = (
+    "onnx",
+    "safetensors",
+    "tflite",
+    "npy",
+    "npz",
+    "pt",
+    "pkl",
+    "joblib",
+    "txt",
+    "h5",
+    "keras",
+    "f16",
+    "gguf",
+)
 REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
-LOADED: Final = (low_rank, rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
+LOADED: Final = (block_frames, low_rank, rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
 
 CARVED_BYTES: Final = 9
@@ -214,6 +229,7 @@ def model_file(suffix: str, data: bytes) -> None:
         end = tensor.offset + tensor.length
     assert end <= len(data)
     containers.external_tensors(f"model.{suffix}", memoryview(data))
+    containers.nibbles(f"model.{suffix}", memoryview(data))
 
 
 def members(data: bytes) -> None:
@@ -284,6 +300,7 @@ _ALL: Final[dict[str, Target]] = {
     "bundle": trust_bundle,
     "canonical": canonical_json,
     "chunks": chunks,
+    "decode-blocks": partial(frame, codecs.BLOCKS),
     "decode-low-rank": partial(frame, codecs.LOW_RANK),
     "decode-patch": partial(frame, codecs.ZSTD_PATCH),
     "decode-rans-delta": partial(frame, codecs.RANS_DELTA),
@@ -303,6 +320,7 @@ _ALL: Final[dict[str, Target]] = {
     "release-record": release,
     "members": members,
     "plain-views": plain_views,
+    "read-gguf": partial(model_file, "gguf"),
     "read-hdf5": partial(model_file, "h5"),
     "read-keras": partial(model_file, "keras"),
     "read-npy": partial(model_file, "npy"),

@@ -17,14 +17,15 @@ RANS_NEW = 5
 LOW_RANK = 6
 TREE_COLUMNS = 7
 TRANSPOSE = 8
+BLOCKS = 9
 
-FIRST_VERSIONS: Mapping[int, int] = {LOW_RANK: 2, TREE_COLUMNS: 2}
+FIRST_VERSIONS: Mapping[int, int] = {LOW_RANK: 2, TREE_COLUMNS: 2, BLOCKS: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
 """The newest version of the update's format (FORMAT.md §8) that is written and read here."""
 
-WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW, LOW_RANK})
+WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW, LOW_RANK, BLOCKS})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
 _MODULES = {
@@ -36,6 +37,7 @@ _MODULES = {
     LOW_RANK: ("low_rank", "LowRank"),
     TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
+    BLOCKS: ("modelsync_protocol.blocks.block_frames", "BlockFrames"),
 }
 
 

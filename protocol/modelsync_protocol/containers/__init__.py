@@ -9,6 +9,7 @@ from itertools import islice
 
 from modelsync_protocol import caps
 from modelsync_protocol.containers import (
+    gguf,
     hdf5,
     numpy_files,
     onnx,
@@ -40,6 +41,7 @@ _READERS: dict[str, _Reader] = {
     ".joblib": pickles.tensors,
     ".h5": hdf5.tensors,
     ".hdf5": hdf5.tensors,
+    ".gguf": gguf.tensors,
 }
 
 _ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
@@ -122,6 +124,15 @@ def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
     except FormatError:
         return []
     return found if len(found) <= caps.MAX_TENSORS else []
+
+
+def nibbles(path: str, data: memoryview) -> frozenset[str]:
+    """Names of a model file's tensors of bytes that hold two quants of 4 bits each, though they are typed u8."""
+    if not path.lower().endswith(".onnx"):
+        return frozenset()
+    with suppress(FormatError):
+        return frozenset(islice(onnx.nibbles(data), caps.MAX_TENSORS))
+    return frozenset()
 
 
 def beside(path: str, data: memoryview) -> list[ExternalTensor]:

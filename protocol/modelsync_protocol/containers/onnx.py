@@ -19,7 +19,8 @@ _MAX_NAME_BYTES = 512
 _MAX_LOCATION_BYTES = 1024
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15
-_NODE_ATTRIBUTE = 5
+_NODE_INPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 4, 5
+_ATTRIBUTE_INT = 3
 _ATTRIBUTE_NAME, _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS = 1, 5, 6, 7, 8
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 10, 11
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 8, 9, 13
@@ -44,7 +45,12 @@ _DTYPES = {
     18: "u8",
     19: "u8",
     20: "u8",
+    21: "u4",
+    22: "u4",
 }
+
+_PACKED_INPUTS = {"MatMulNBits": 1, "GatherBlockQuantized": 0}
+"""Operators of com.microsoft whose input of that number holds quants of `bits` bits, as bytes."""
 
 
 def tensors(data: memoryview) -> Iterator[TensorRange]:
@@ -55,6 +61,37 @@ def tensors(data: memoryview) -> Iterator[TensorRange]:
 def external_tensors(data: memoryview) -> Iterator[ExternalTensor]:
     """Yield every tensor whose bytes are in other files; raise FormatError if `data` is no ONNX model."""
     return (found for found in _walk(data) if isinstance(found, ExternalTensor))
+
+
+def nibbles(data: memoryview) -> Iterator[str]:
+    """Yield the names, as `tensors` gives them, of tensors of bytes that hold two quants of 4 bits each.
+
+    Only the main graph is looked at. Raises FormatError if `data` is no ONNX model.
+    """
+    for number, kind, begin, end, _ in fields(data, 0, len(data)):
+        if number == _MODEL_GRAPH and kind == BYTES:
+            for part in fields(data, begin, end):
+                if part.number == _GRAPH_NODE and part.kind == BYTES:
+                    yield from _packed_input(data, part.begin, part.end)
+
+
+def _packed_input(data: memoryview, start: int, end: int) -> Iterator[str]:
+    inputs: list[str] = []
+    operator, bits = "", 4
+    for number, kind, begin, stop, _ in fields(data, start, end):
+        if kind != BYTES:
+            continue
+        if number == _NODE_INPUT:
+            inputs.append(f":{_text(data, begin, stop)}")
+        elif number == _NODE_OPERATOR:
+            operator = _text(data, begin, stop)
+        elif number == _NODE_ATTRIBUTE:
+            found = list(fields(data, begin, stop))
+            if any(f.number == _ATTRIBUTE_NAME and _text(data, f.begin, f.end) == "bits" for f in found):
+                bits = next((f.value for f in found if f.number == _ATTRIBUTE_INT and f.kind == VARINT), bits)
+    place = _PACKED_INPUTS.get(operator)
+    if place is not None and bits == 4 and place < len(inputs):
+        yield inputs[place]
 
 
 def _walk(data: memoryview) -> Iterator[TensorRange | ExternalTensor]:

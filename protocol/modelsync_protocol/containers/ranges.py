@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class TensorRange:
     """A tensor's bytes: `length` from `offset` of the file on, elements of `dtype` in C order.
 
-    `dtype` is a name of `codecs.numerals` (f32, f16, bf16, f64, i8, u8, i16, i32, i64), or None if the elements are
-    something else or unknown; `shape` may be empty, and is a hint: nothing may rely on its product.
+    `dtype` is a name of `codecs.numerals` (f32, f16, bf16, f64, i8, u8, i16, i32, i64), of a type of blocks
+    (`gguf.TYPES`: q4_0, q6_K …) or u4 (two elements a byte), or None if the elements are something else or unknown;
+    `shape` may be empty, and is a hint: nothing may rely on its product.
     """
 
     name: str

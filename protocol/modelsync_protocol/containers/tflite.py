@@ -18,7 +18,20 @@ _TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME = 0, 1, 2, 3
 _BUFFER_DATA, _BUFFER_OFFSET, _BUFFER_SIZE = 0, 1, 2
 _MAX_NAME_BYTES = 1024
 _MAX_RANK = 32
-_DTYPES = {0: "f32", 1: "f16", 2: "i32", 3: "u8", 4: "i64", 6: "u8", 7: "i16", 9: "i8", 10: "f64", 12: "i64", 15: "i32"}
+_DTYPES = {
+    0: "f32",
+    1: "f16",
+    2: "i32",
+    3: "u8",
+    4: "i64",
+    6: "u8",
+    7: "i16",
+    9: "i8",
+    10: "f64",
+    12: "i64",
+    15: "i32",
+    17: "u4",
+}
 
 
 def tensors(data: memoryview) -> Iterator[TensorRange]:

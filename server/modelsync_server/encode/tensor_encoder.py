@@ -81,7 +81,7 @@ def encode_tensors(
     finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
-    job = _Job(base, target, pool, changes or {})
+    job = TensorJob(base, target, pool, changes)
     fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
     coding, shared, fitted = job.settle(fitted)
     costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
@@ -120,18 +120,21 @@ def _plan(
     return steps
 
 
-class _Job:
+class TensorJob:
     """One target on one base: fits pieces, counts symbols, encodes frames."""
 
-    def __init__(self, base: Source | None, target: Source, pool: Executor, changes: Mapping[int, Change]) -> None:
+    def __init__(
+        self, base: Source | None, target: Source, pool: Executor, changes: Mapping[int, Change] | None = None
+    ) -> None:
         self.base = base
         self.base_stream = base.stream if base is not None else memoryview(b"")
         self.target = target
         self.pool = pool
-        self.changes = {offset: (number, changes[offset]) for number, offset in enumerate(sorted(changes))}
+        self.changes = {at: (number, change) for number, (at, change) in enumerate(sorted((changes or {}).items()))}
         self.products = [product_writer.Parts.of(change) for _, change in self.changes.values()]
 
-    def _elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+    def elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
+        """A piece's elements and their counterparts."""
         new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
         if piece.base_offset is None:
             return new, None
@@ -139,7 +142,7 @@ class _Job:
 
     def fit(self, piece: Piece) -> Fitted:
         """Choose how a piece is carried."""
-        new, old = self._elements(piece)
+        new, old = self.elements(piece)
         if old is not None and piece.base_offset is not None and np.array_equal(new, old):
             return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
         found = self.changes.get(piece.offset - piece.first * piece.numeral.width)
@@ -165,13 +168,14 @@ class _Job:
             if group is None:
                 costs.append(float("inf"))
                 continue
-            found = self._symbols(item, option.segment)
+            found = self.symbols(item, option.segment)
             bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
             costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
         return replace(item, segment=item.options[int(np.argmin(costs))].segment)
 
-    def _symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
-        new, old = self._elements(item.piece)
+    def symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
+        """Symbols of a whole piece, carried as `segment` says."""
+        new, old = self.elements(item.piece)
         return symbol_writer.symbols_of(segment, new, None if segment.base_offset is None else old)
 
     def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
@@ -186,8 +190,10 @@ class _Job:
             coding, shared, fitted = self.make_tables(fitted)
         return coding, shared, fitted
 
-    def make_tables(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
-        """Number the groups of alike segments, count their symbols and make their tables."""
+    def make_tables(
+        self, fitted: list[Fitted], most: int = tables.MAX_TABLES
+    ) -> tuple[Coding | None, bytes, list[Fitted]]:
+        """Number the groups of alike segments, count their symbols and make their tables, at most `most`."""
         found = {_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)}
         if not found:
             return None, b"", fitted
@@ -206,7 +212,7 @@ class _Job:
         for parts in products:
             for symbols in parts.symbols():
                 counts[numbers[_FACTORS[parts.floats]]] += _cells(symbols)
-        models = [table_builder.build(cells, tables.MAX_TABLES // len(keys)) for cells in counts]
+        models = [table_builder.build(cells, most // len(keys)) for cells in counts]
         coding = Coding.of(models)
         shared = tables.write([model.group for model in models])
         return coding, low_rank.write_tables(shared, [parts.stored(coding) for parts in products]), fitted
@@ -214,7 +220,7 @@ class _Job:
     def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
         if not isinstance(item.segment, Coded):
             return 0, 0
-        return item.segment.group, _cells(self._symbols(item, item.segment))
+        return item.segment.group, _cells(self.symbols(item, item.segment))
 
     def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
         """Per chunk (by offset) what its tensor elements will cost."""
@@ -235,7 +241,7 @@ class _Job:
         offsets = [int(edge) for edge in edges[first:last]]
         if not isinstance(item.segment, Coded) or coding is None:
             return [(offset, 4.0, int(n) * width) for offset, n in zip(offsets, counts, strict=True)]
-        found = self._symbols(item, item.segment)
+        found = self.symbols(item, item.segment)
         bits = coding.bits[coding.places(item.segment.group, found)] + found.counts
         sums = np.add.reduceat(bits, np.minimum([0, *inner], piece.count - 1), dtype=np.float64)
         side = _side_bytes(item.segment) / piece.count
@@ -259,10 +265,14 @@ class _Job:
 
     def make_opaque_frames(self, step: _Step, context: encoder.Context) -> None:
         """Encode a stretch without tensors."""
-        made = encoder.encode_units(encoder.cut_units(step.chunks), context, self.pool)
-        positions = accumulate((frame.length for frame, _ in made), initial=step.chunks[0][0])
+        step.made = self.opaque_frames(step.chunks, context)
+
+    def opaque_frames(self, chunks: list[Chunk], context: encoder.Context) -> list[Made]:
+        """Frames of a stretch without tensors."""
+        made = encoder.encode_units(encoder.cut_units(chunks), context, self.pool)
+        positions = accumulate((frame.length for frame, _ in made), initial=chunks[0][0])
         jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
-        step.made = list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
+        return list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
 
     def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
@@ -279,14 +289,14 @@ class _Job:
         if any(isinstance(segment, Coded) and segment.adapted is not None for segment in parts):
             encoding, payload = codecs.LOW_RANK, low_rank.front(parts) + payload
         frame = Frame(end - begin, encoding, len(payload), low, len(base))
-        return [self._smallest(frame, payload, data, base, begin)]
+        return [self.smallest(frame, payload, data, base, begin)]
 
     def _halves(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         middle = len(chunks) // 2
         parts = (chunks[:middle], chunks[middle:])
         return [made for part in parts for made in self._tensor_frame(part, frames, coding)]
 
-    def _smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
+    def smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
         made = frame, payload
         near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 
+from modelsync_server.blocks.candidate import encode_blocks
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.low_rank_candidate import encode_low_rank
@@ -20,7 +21,7 @@ from modelsync_server.plain.candidate import update_through_views
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
-CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_low_rank)
+CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks, encode_low_rank)
 
 
 def newer_updates(
@@ -44,3 +45,10 @@ def through_views(base: Source, target: Source, pool: Executor, adapter: Adapter
         return min([oldest, *newer], key=lambda encoded: encoded.cost)
 
     return update_through_views(base, target, smallest, pool)
+
+
+def first_installs(nothing: Source, target: Source, pool: Executor) -> Iterator[Encoded]:
+    """Yield what may be a smaller first install than packs; `nothing` is the empty manifest's source."""
+    for made in (through_views(nothing, target, pool), encode_blocks(nothing, target, None, pool)):
+        if made is not None:
+            yield made

@@ -32,7 +32,7 @@ from modelsync_server.publish import price
 from modelsync_server.publish.advice import Advice, advise, advise_merged
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.closed import check_closed, check_hard_links
-from modelsync_server.publish.newer import newer_updates, through_views
+from modelsync_server.publish.newer import first_installs, newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
@@ -256,8 +256,8 @@ async def _write_objects(
     present = set().union(*sizes.values())
     if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
         nothing = Source(NOTHING, memoryview(b""))
-        alone = await asyncio.to_thread(through_views, nothing, target, pool)
-        data = b"" if alone is None else _object(nothing, target, alone)
+        alone = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool)])
+        data = min((_object(nothing, target, made) for made in alone), key=len, default=b"")
         if 0 < len(data) < WORTH * install:
             with suppress(AlreadyExists):
                 await store.create(names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data)

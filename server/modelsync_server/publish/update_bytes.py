@@ -24,6 +24,7 @@ _NAMES = {
     codecs.LOW_RANK: "low rank",
     codecs.TREE_COLUMNS: "tree columns",
     codecs.TRANSPOSE: "transpose",
+    codecs.BLOCKS: "blocks",
 }
 
 

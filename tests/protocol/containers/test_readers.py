@@ -8,6 +8,7 @@ import pickle
 import random
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from modelsync_protocol import containers
 from modelsync_protocol.containers.ranges import TensorRange
+from tests.support import gguf_files
 
-SUFFIXES = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pth", "bin", "pkl", "pickle", "joblib")
+SUFFIXES = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pth", "bin", "pkl", "pickle", "joblib", "gguf")
 MATRIX = np.arange(600, dtype="<f4").reshape(20, 30) / 7
 ARRAYS: dict[str, Any] = {
     "a": MATRIX,
@@ -95,7 +97,7 @@ def an_onnx() -> bytes:
     return data
 
 
-FILES = {
+FILES: dict[str, Callable[[], bytes]] = {
     "onnx": an_onnx,
     "safetensors": a_safetensors,
     "npy": an_npy,
@@ -104,6 +106,7 @@ FILES = {
     "pkl": lambda: pickle.dumps(ARRAYS, protocol=4),
     "pickle": lambda: pickle.dumps(ARRAYS, protocol=5),
     "joblib": a_joblib,
+    "gguf": lambda: gguf_files.gguf({"w": ("f32", MATRIX.shape, MATRIX.tobytes())}),
 }
 
 
@@ -178,7 +181,14 @@ def test_damaged_files_are_opaque_or_bounded(suffix: str) -> None:
 @given(st.sampled_from(SUFFIXES), st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_garbage_is_opaque_or_bounded(suffix: str, garbage: bytes) -> None:
-    for lead in (b"", b"PK\x05\x06", b"\x80\x04", b"\x93NUMPY\x01\x00", b"\x1c\x00\x00\x00TFL3"):
+    for lead in (
+        b"",
+        b"PK\x05\x06",
+        b"\x80\x04",
+        b"\x93NUMPY\x01\x00",
+        b"\x1c\x00\x00\x00TFL3",
+        b"GGUF\x03\x00\x00\x00",
+    ):
         data = lead + garbage
         for tensor in read(f"m.{suffix}", data):
             assert 0 <= tensor.offset <= tensor.offset + tensor.length <= len(data)
