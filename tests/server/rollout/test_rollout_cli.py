@@ -105,6 +105,7 @@ async def test_a_watched_rollout_that_stops_ends_with_three(world: World) -> Non
         (("plan", "{store}", MODEL, "--ring", "all:*", "--module", "a", "--edge-module", "b"), 2),
         (("start", "{store}", MODEL, "--ring", "none:tags.x = 1", "--yes"), 2),
         (("pause", MODEL), 2),
+        (("list", "--tier", "S9"), 2),
         (("abort", MODEL), 2),
         (("list", "--service", "HostName=x;SharedAccessKeyName=y;SharedAccessKey=eHg=;GatewayHostName=127.0.0.1:1"), 4),
     ],
