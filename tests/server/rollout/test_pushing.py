@@ -59,9 +59,11 @@ class Site:
         self.stack.push_async_callback(process.stop)
         if version is not None:
             await self.until(device, version)
-        while (await self.client.twin(device))["connectionState"] != "Connected":  # the test's own limit ends it
+        for _ in range(600):
+            if (await self.client.twin(device))["connectionState"] == "Connected":
+                return process
             await asyncio.sleep(0.05)
-        return process
+        raise AssertionError(f"{device} does not connect")
 
     def reported(self, device: str) -> dict[str, Any]:
         found: dict[str, Any] = self.hub.reported(device).get("modelsync", {}).get("models", {}).get(MODEL, {})
