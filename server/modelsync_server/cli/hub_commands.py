@@ -171,10 +171,12 @@ def device_add(
 
 
 def _add_many(directory: Path, devices: list[str], module: str | None, host: str | None, as_json: bool) -> None:
+    # Before anything is made on the disk: ids may be wrong.
+    identities = [Identity(device) for device in devices]
+    modules = [] if module is None else [Identity(device, module) for device in devices]
     with State(directory) as opened:
-        add_many(opened, [Identity(device) for device in devices])
-        if module is not None:
-            add_many(opened, [Identity(device, module) for device in devices])
+        for each in filter(None, (identities, modules)):
+            add_many(opened, each)
         for device in devices:
             text = connection_text(opened, Identity(device, module), host)
             line = {"device": device, "module": module, "connection_string": text}
