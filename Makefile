@@ -53,6 +53,7 @@ figures reliability: setup
 pages: setup
 	$(BIN)/python -m tests.support.cli_reference
 	$(BIN)/python -m tests.support.walks
+	$(BIN)/python -m tests.support.fleet_picture
 
 # The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
 test-runtimes: setup

@@ -248,6 +248,21 @@ def twin_set(
     _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
 
 
+@twin_app.command("tag")
+def twin_tag(
+    device: DeviceArgument,
+    patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the tags.")],
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+) -> None:
+    """Merge JSON into the tags (null deletes), by which rollouts choose, and print the new twin."""
+    value = _json_argument(patch)
+    if not isinstance(value, dict):
+        raise UsageError('a merge patch is a JSON object, such as {"ring": "canary"}.')
+    _echo(ask_hub(service, state, lambda client: client.update_twin(device, {"tags": value}, module)))
+
+
 @twin_app.command("invoke")
 def twin_invoke(
     device: DeviceArgument,

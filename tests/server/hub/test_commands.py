@@ -96,6 +96,22 @@ async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: 
     assert json.loads(shown.stdout)["properties"]["desired"]["$version"] == 2
 
 
+def test_tags_are_merged_and_null_deletes(running: Running) -> None:
+    assert run("hub", "device", "add", "pi", "--state", str(running.state)).returncode == 0
+    service = running.ready["service"]
+    for patch, tags in (
+        ('{"ring": "canary", "site": {"city": "Bern"}}', {"ring": "canary", "site": {"city": "Bern"}}),
+        ('{"ring": null, "site": {"floor": 2}}', {"site": {"city": "Bern", "floor": 2}}),
+    ):
+        done = run("twin", "tag", "pi", patch, service=service)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["tags"] == tags
+    shown = json.loads(run("twin", "get", "pi", service=service).stdout)
+    assert shown["tags"] == {"site": {"city": "Bern", "floor": 2}}
+    wrong = run("twin", "tag", "pi", '{"a.b": 1}', service=service)
+    assert (wrong.returncode, "tags has a key" in wrong.stderr) == (2, True), wrong.stderr
+
+
 async def test_an_edge_module_follows_its_twin_with_the_workload_option(
     tmp_path: Path, worker_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +200,8 @@ WRONG = [
     (["twin", "set", "nobody", "{"], 2, "not JSON"),
     (["twin", "set", "nobody", "[]"], 2, "merge patch"),
     (["twin", "set", "nobody", "@/nowhere/at/all"], 2, "can't be read"),
+    (["twin", "tag", "nobody", "[]"], 2, "merge patch"),
+    (["twin", "tag", "nobody", "{}"], 2, "check the device"),
     (["twin", "get", "no body"], 2, "device or module id"),
     (["twin", "get", "x", "--service", "nonsense"], 2, "connection string"),
     (["twin", "get", "x", "--service", "HostName=h;SharedAccessKeyName=p;SharedAccessKey=!"], 2, "not base64"),
