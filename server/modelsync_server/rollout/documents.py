@@ -167,6 +167,17 @@ def found(documents: Iterable[Mapping[str, Any]], model: str | None = None) -> l
     return ours
 
 
+def number(ring: Found) -> int:
+    """Which ring of its rollout a configuration is, by its id, which nobody can edit."""
+    text = ring.id.rpartition("-")[2]
+    return int(text) if text.isdecimal() and len(text) <= 3 else 0
+
+
+def ring_name(ring: Found) -> str:
+    """What a ring's configuration calls it."""
+    return str(_mapping(ring.document.get("labels")).get("ring", ""))[:31]
+
+
 def covers(where: str, other: str) -> bool:
     """Whether a wish for `where` makes an older one for `other` needless."""
     return where in (EVERYONE, other)
