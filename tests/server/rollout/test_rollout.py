@@ -253,46 +253,6 @@ async def test_a_record_made_nonsense_by_hand_is_said_and_stops_only_itself(worl
             await world.start(RINGS)
 
 
-@pytest.mark.parametrize("wish", [True, False])
-@pytest.mark.parametrize("fate", ["deleted", "nonsense"])
-async def test_a_rollout_whose_record_is_lost_is_seen_and_can_be_taken_back(
-    world: World, fate: str, wish: bool
-) -> None:
-    populate(world, version=2)
-    if wish:  # an older rollout's, for everybody: it is what is gone back to
-        await world.start(["all:*"], 2)
-        await world.go()
-    world.behave(lambda device, version: SLOW if version == 3 and device[0] == "r" else "active")
-    await world.start(RINGS)
-    await world.go()
-    assert len(world.puppets.held(3)) == 13
-    (there,) = [each for each in await world.client.configurations() if each["id"] == documents.record_id(MODEL)]
-    if fate == "deleted":
-        await world.client.delete_configuration(there["id"])
-    else:
-        body = {**there, "labels": {**there["labels"], "ring1": "{}"}}
-        await world.client.put_configuration(there["id"], body, etag=there["etag"])
-    said = (await reading.overview(world.client)).troubles[MODEL]
-    assert f"modelsync rollout abort {MODEL} --return" in said
-    assert fate == "nonsense" or all(f"-{number} asks for version 3" in said for number in range(3))
-    assert await world.go() == [], "it is not fought"
-    for act in (acting.pause, acting.resume):
-        with pytest.raises(UsageError, match="--return"):
-            await act(world.client, MODEL, by="bob")
-    with pytest.raises(UsageError, match="--return"):
-        await acting.abort(world.client, MODEL, by="bob", back=False)
-    await acting.abort(world.client, MODEL, by="bob", back=True)
-    await world.go()
-    assert len(world.puppets.held(2)) == 33
-    assert "ring" not in [each.mark for each in documents.found(await world.client.configurations())]
-    # And the model is free for the next one.
-    world.behave(lambda device, version: "active")
-    await world.start(RINGS)
-    await world.go()
-    assert len(world.puppets.held(3)) == 33
-    assert not (await reading.overview(world.client)).troubles
-
-
 async def test_a_ring_that_nobody_is_in_and_one_that_others_have_are_refused(world: World) -> None:
     populate(world)
     with pytest.raises(UsageError, match="'nobody' is empty: no device"):
