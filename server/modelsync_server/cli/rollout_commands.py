@@ -37,7 +37,7 @@ from modelsync_server.cli.options import (
 from modelsync_server.rollout import acting, planning, reading, running, starting
 from modelsync_server.rollout.gate import Gate, parse_gate
 from modelsync_server.rollout.pacing import DEFAULT_TIER, PacedHub, limits_of
-from modelsync_server.rollout.record import OVER
+from modelsync_server.rollout.record import OVER, Record, State
 from modelsync_server.rollout.rings import Ring, parse_options, read_file
 from modelsync_server.rollout.target import Kind, Target
 from modelsync_server.store import Store, open_store
@@ -338,11 +338,12 @@ def _act(
     state: Path | None,
     tier: str,
     as_json: bool,
-    act: Callable[[PacedHub], Awaitable[object]],
+    act: Callable[[PacedHub], Awaitable[Record]],
 ) -> None:
     async def ask(hub: PacedHub) -> reading.RolloutStatus:
-        await act(hub)
-        await running.settle(hub, None, name)
+        # Only what goes back is carried on here: to open a ring takes the store, which knows what was withdrawn.
+        if (await act(hub)).state is State.RETURNING:
+            await running.settle(hub, None, name)
         return await reading.status(hub, name, spending=False)
 
     found = _ask(service, state, tier, ask)
