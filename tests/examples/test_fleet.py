@@ -67,9 +67,10 @@ def check(out: Path, sizes: Iterable[int]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.timeout(300)
 async def test_nine_devices_and_it_stays_until_it_is_told_to_end(tmp_path: Path) -> None:
     async with running(tmp_path, "--small", "--keep") as process:
-        for _ in range(1000):
+        for _ in range(2400):
             if (tmp_path / "fleet-report.json").exists() or process.returncode is not None:
                 break
             await asyncio.sleep(0.1)

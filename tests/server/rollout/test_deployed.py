@@ -102,7 +102,7 @@ async def test_what_is_started_carries_a_rollout_on(world: World, tmp_path: Path
         assert process.stdout is not None
         out = b""
         while b"is open for 3 devices" not in out:
-            found = await asyncio.wait_for(process.stdout.readline(), 30)
+            found = await asyncio.wait_for(process.stdout.readline(), 90)
             assert found, "it ended"
             out += found
         process.terminate()

@@ -59,7 +59,7 @@ class Site:
         self.stack.push_async_callback(process.stop)
         if version is not None:
             await self.until(device, version)
-        for _ in range(600):
+        for _ in range(1200):
             if (await self.client.twin(device))["connectionState"] == "Connected":
                 return process
             await asyncio.sleep(0.05)
@@ -71,7 +71,7 @@ class Site:
 
     async def until(self, device: str, version: int) -> None:
         """Wait until a device reports that it serves a version."""
-        for _ in range(600):
+        for _ in range(1200):
             if (self.reported(device).get("version"), self.reported(device).get("state")) == (version, "active"):
                 return
             await asyncio.sleep(0.05)
@@ -121,6 +121,7 @@ async def site(tmp_path: Path, worker_id: str) -> AsyncIterator[Site]:
     await runner.cleanup()
 
 
+@pytest.mark.timeout(300)
 async def test_connected_daemons_of_the_ring_are_pushed_to_and_ask_the_origin_nothing(site: Site) -> None:
     await asyncio.gather(*(site.daemon(device, "first", 1) for device in ("near-1", "near-2")))
     away = await site.daemon("away", "first", 1)
