@@ -53,6 +53,7 @@ figures reliability: setup
 pages: setup
 	$(BIN)/python -m tests.support.cli_reference
 	$(BIN)/python -m tests.support.walks
+	$(BIN)/python -m tests.support.fleet_picture
 
 # The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
 test-runtimes: setup
@@ -141,6 +142,11 @@ format: setup
 demo: setup
 	$(BIN)/python -m examples.demo
 
+# A fleet of 30 and a rollout that stops itself, with the operator's page; KEEP=1 stays until Ctrl-C.
+.PHONY: fleet
+fleet: setup
+	$(BIN)/python -m examples.fleet $(if $(KEEP),--keep)
+
 .PHONY: bench-full bench-encodings
 # What an update costs with each way of doing it, with whatever peers are installed; it goes on from what BENCH_OUT holds.
 # CORPUS=DIR measures the pairs in DIR instead of the repository's own models. The other limited lines and the Python environment,
@@ -208,4 +214,4 @@ lock:
 	$(PIP_COMPILE) --strip-extras --allow-unsafe -o requirements/audit.txt requirements/audit.in
 
 clean:
-	rm -rf $(VENV) demo-run demo-report.json
+	rm -rf $(VENV) demo-run demo-report.json fleet-run fleet-report.json

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextlib.contextmanager
-def going(script: str, folder: Path) -> Iterator[None]:
+def going(script: str, folder: Path, seconds: float = 90) -> Iterator[None]:
     """Runs a script in `folder`, in a copy of what it needs, to its own end; ends what it left running afterwards."""
     (folder / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -35,7 +35,7 @@ def going(script: str, folder: Path) -> Iterator[None]:
         )
         try:
             # The script ends while its background processes go on, so its own end is what is waited for.
-            assert process.wait(timeout=90) == 0, (folder / "said").read_text()
+            assert process.wait(timeout=seconds) == 0, (folder / "said").read_text()
             yield
         finally:
             os.killpg(process.pid, signal.SIGKILL)

@@ -19,8 +19,9 @@ from rich.console import Console
 
 from examples.demo.load import LoadReport, LoadStream
 from examples.demo.relay import Counts, Relay
-from examples.demo.report import DemoReport, Promise, Update
+from examples.demo.report import DemoReport, Update
 from examples.demo.stage import Process, StageError, free_address, run
+from examples.demo.telling import Telling
 from modelsync_server.hub.certificates import ensure
 from modelsync_server.iothub.connection_string import parse_service
 from modelsync_server.iothub.service_client import ServiceClient
@@ -39,12 +40,11 @@ WAIT_SECONDS = 60.0
 Json = dict[str, Any]
 
 
-class Demo:
+class Demo(Telling):
     """The story's state: what runs, what was measured, which promises were seen to hold."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.promises: list[Promise] = []
+        super().__init__(console)
         self.updates: list[Update] = []
         self.refetched = 0
         self.store = str(WORK / "store")
@@ -54,15 +54,6 @@ class Demo:
         self.service: ServiceClient
         self.daemon: Process
         self.streams: dict[str, LoadStream] = {}
-
-    def say(self, text: str) -> None:
-        """Tell the watcher what happens now."""
-        self.console.print(f"[bold]»[/] {text}")
-
-    def promise(self, name: str, held: bool, detail: str) -> None:
-        """Note a promise and what was seen of it."""
-        self.promises.append(Promise(name, held, detail))
-        self.console.print(f"  {'[green]✓[/]' if held else '[bold red]✗[/]'} {name}: {detail}")
 
     async def publish(self, name: str, folder: str) -> Json:
         """Publish the example model in `folder` with its probe."""

@@ -37,6 +37,10 @@ class Promise:
     held: bool
     detail: str
 
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"name": self.name, "held": self.held, "detail": self.detail}
+
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
@@ -52,7 +56,7 @@ class DemoReport:
     @property
     def ok(self) -> bool:
         """Whether every promise held; a report without promises proves nothing and is not ok."""
-        return bool(self.promises) and all(promise.held for promise in self.promises)
+        return kept(self.promises)
 
     @property
     def exit_code(self) -> int:
@@ -78,12 +82,12 @@ class DemoReport:
                 for update in self.updates
             ],
             "refetched_bytes": self.refetched_bytes,
-            "promises": [{"name": p.name, "held": p.held, "detail": p.detail} for p in self.promises],
+            "promises": [promise.document() for promise in self.promises],
         }
 
     def write(self, path: Path) -> None:
         """Write demo-report.json to `path`, replacing what is there."""
-        path.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_json())
 
     def show(self, console: Console) -> None:
         """Print the updates, the promises and the verdict."""
@@ -102,16 +106,31 @@ class DemoReport:
                 f"{update.full_bytes:,}",
                 f"{update.body_bytes / update.full_bytes:.1%}" if update.full_bytes else "–",
             )
-        promises = Table(title="Promises", title_justify="left")
-        for heading in ("", "promise", "seen"):
-            promises.add_column(heading)
-        for promise in self.promises:
-            verdict = "[green]held[/]" if promise.held else "[bold red]BROKEN[/]"
-            promises.add_row(verdict, escape(promise.name), escape(promise.detail))
         console.print(updates)
-        console.print(promises)
+        console.print(promises_table(self.promises))
         console.print(
             f"{self.requests:,} requests, {self.failed:,} failed, {self.swaps} swaps, "
             f"{self.refetched_bytes:,} bytes fetched twice: "
             + ("[green]every promise held[/]" if self.ok else "[bold red]a promise broke[/]")
         )
+
+
+def kept(promises: Sequence[Promise]) -> bool:
+    """Whether all held; none at all prove nothing."""
+    return bool(promises) and all(promise.held for promise in promises)
+
+
+def promises_table(promises: Sequence[Promise]) -> Table:
+    """Each promise, its verdict and what was seen."""
+    table = Table(title="Promises", title_justify="left")
+    for heading in ("", "promise", "seen"):
+        table.add_column(heading)
+    for promise in promises:
+        verdict = "[green]held[/]" if promise.held else "[bold red]BROKEN[/]"
+        table.add_row(verdict, escape(promise.name), escape(promise.detail))
+    return table
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a report to `path`, replacing what is there."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

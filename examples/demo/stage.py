@@ -76,6 +76,11 @@ class Process:
 
 async def run(command: str, *arguments: str, environment: dict[str, str] | None = None) -> Any:
     """Run one of our commands to its end and return the JSON it prints; StageError with its own words if it fails."""
+    return json.loads(await said(command, *arguments, environment=environment))
+
+
+async def said(command: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Run one of our commands to its end and return what it prints; StageError with its own words if it fails."""
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name(command),
         *arguments,
@@ -87,7 +92,7 @@ async def run(command: str, *arguments: str, environment: dict[str, str] | None 
     out, err = await process.communicate()
     if process.returncode:
         raise StageError(f"`{command} {' '.join(arguments)}` failed: {err.decode(errors='replace').strip()}")
-    return json.loads(out)
+    return out.decode(errors="replace")
 
 
 def free_address(port: int) -> str:

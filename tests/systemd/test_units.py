@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.units import Unit, root_with, systemd_analyze
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICES = ("modelsyncd.service", "modelsync-infer@.service", "modelsync-scrub.service")
@@ -16,47 +16,15 @@ EXPOSURE = {"modelsyncd.service": "20", "modelsync-infer@.service": "20", "model
 """The highest exposure that `systemd-analyze security` may find, in tenths."""
 
 
-class _Unit(dict[str, dict[str, list[str]]]):
-    """A unit file's sections; a key that stands there several times has several values."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        section: dict[str, list[str]] = {}
-        for line in path.read_text().splitlines():
-            if line.startswith("["):
-                section = self.setdefault(line.strip("[]"), {})
-            elif line and not line.startswith("#"):
-                key, _, value = line.partition("=")
-                section.setdefault(key, []).append(value)
-
-
 @pytest.fixture(scope="module")
 def analyze() -> str:
-    found = shutil.which("systemd-analyze")
-    if found is None:
-        reason = "LOUD: the units are not checked: systemd-analyze is missing (Debian package systemd)."
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return systemd_analyze()
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Iterator[Path]:
     """The units as a root file system has them, with the commands that they start."""
-    root = tmp_path / "root"
-    shutil.copytree(UNITS, root / "usr/lib/systemd/system", ignore=shutil.ignore_patterns("*.d"))
-    units = root / "usr/lib/systemd/system"
-    for name in ("basic", "sysinit", "shutdown", "network", "multi-user", "timers", "local-fs"):
-        (units / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
-    for name in ("system", "-"):
-        (units / f"{name}.slice").write_text(f"[Unit]\nDescription={name}\nDefaultDependencies=no\n")
-    for command in ("modelsyncd", "modelsync-infer"):
-        path = root / "usr/bin" / command
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("#!/bin/sh\n")
-        path.chmod(0o755)
-    yield root
+    yield root_with(UNITS, tmp_path / "root", ("usr/bin/modelsyncd", "usr/bin/modelsync-infer"))
 
 
 def test_systemd_accepts_every_line(analyze: str, installed: Path) -> None:
@@ -92,7 +60,7 @@ def test_exposure_is_small(analyze: str, name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_unit_can_gain_rights_or_write_elsewhere(name: str) -> None:
     """The lines that the exposure does not weigh, or weighs little."""
-    service = _Unit(UNITS / name)["Service"]
+    service = Unit(UNITS / name)["Service"]
     for key, value in {
         "NoNewPrivileges": "yes",
         "CapabilityBoundingSet": "",
@@ -109,7 +77,7 @@ def test_no_unit_can_gain_rights_or_write_elsewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_nothing_waits_for_network_or_clock(name: str) -> None:
-    unit = _Unit(UNITS / name)["Unit"]
+    unit = Unit(UNITS / name)["Unit"]
     needed = {item for key in ("Requires", "Wants", "BindsTo", "Requisite") for item in unit.get(key, ())}
     after = {item for line in unit.get("After", ()) for item in line.split()}
     assert not needed
@@ -117,7 +85,7 @@ def test_nothing_waits_for_network_or_clock(name: str) -> None:
 
 
 def test_the_daemon_is_watched_and_comes_back() -> None:
-    unit = _Unit(UNITS / "modelsyncd.service")
+    unit = Unit(UNITS / "modelsyncd.service")
     assert unit["Service"]["Type"] == ["notify"] and unit["Service"]["NotifyAccess"] == ["main"]
     assert unit["Service"]["WatchdogSec"] and unit["Service"]["Restart"] == ["always"]
     assert unit["Service"]["OOMPolicy"] == ["continue"], "a worker that ran out of memory must not stop the daemon"
@@ -125,16 +93,16 @@ def test_the_daemon_is_watched_and_comes_back() -> None:
 
 
 def test_inference_comes_back_within_a_blink_and_needs_no_daemon() -> None:
-    unit = _Unit(UNITS / "modelsync-infer@.service")
+    unit = Unit(UNITS / "modelsync-infer@.service")
     assert unit["Service"]["RestartSec"] == ["100ms"] and unit["Service"]["Restart"] == ["always"]
     assert int(unit["Service"]["CPUWeight"][0]) > 10 * int(
-        _Unit(UNITS / "modelsyncd.service")["Service"]["CPUWeight"][0]
+        Unit(UNITS / "modelsyncd.service")["Service"]["CPUWeight"][0]
     )
 
 
 def test_inference_reaches_nothing_of_the_daemons_but_models_and_socket() -> None:
-    inference = _Unit(UNITS / "modelsync-infer@.service")["Service"]
-    daemon = _Unit(UNITS / "modelsyncd.service")["Service"]
+    inference = Unit(UNITS / "modelsync-infer@.service")["Service"]
+    daemon = Unit(UNITS / "modelsyncd.service")["Service"]
     hidden = {item.removeprefix("-") for line in inference["InaccessiblePaths"] for item in line.split()}
     data = "/var/lib/modelsync"
     assert hidden >= {"/etc/modelsync", *(f"{data}/{name}" for name in ("trust", "incoming", "state.db", "origin.sas"))}
@@ -143,17 +111,17 @@ def test_inference_reaches_nothing_of_the_daemons_but_models_and_socket() -> Non
 
 @pytest.mark.parametrize("name", ["modelsyncd.service", "modelsync-infer@.service"])
 def test_logs_are_bounded(name: str) -> None:
-    service = _Unit(UNITS / name)["Service"]
+    service = Unit(UNITS / name)["Service"]
     assert int(service["LogRateLimitBurst"][0]) <= 200 and service["LogRateLimitIntervalSec"] == ["1min"]
 
 
 def test_users_and_folders_agree_with_the_units() -> None:
     users = (UNITS / "sysusers.d/modelsync.conf").read_text()
     folders = (UNITS / "tmpfiles.d/modelsync.conf").read_text()
-    assert {_Unit(UNITS / name)["Service"]["User"][0] for name in SERVICES} == {"modelsync", "modelsync-infer"}
+    assert {Unit(UNITS / name)["Service"]["User"][0] for name in SERVICES} == {"modelsync", "modelsync-infer"}
     assert "u modelsync " in users and "u modelsync-infer -:modelsync" in users
-    state = _Unit(UNITS / "modelsyncd.service")["Service"]
+    state = Unit(UNITS / "modelsyncd.service")["Service"]
     path, mode = f"/var/lib/{state['StateDirectory'][0]}", state["StateDirectoryMode"][0]
     assert f"d {path} {mode} modelsync modelsync -" in [" ".join(line.split()) for line in folders.splitlines()]
-    writable = _Unit(UNITS / "modelsync-infer@.service")["Service"]["ReadWritePaths"]
+    writable = Unit(UNITS / "modelsync-infer@.service")["Service"]["ReadWritePaths"]
     assert writable == ["-/var/lib/modelsync/inference"] and "/var/lib/modelsync/inference 0770" in folders

@@ -171,10 +171,12 @@ def device_add(
 
 
 def _add_many(directory: Path, devices: list[str], module: str | None, host: str | None, as_json: bool) -> None:
+    # Before anything is made on the disk: ids may be wrong.
+    identities = [Identity(device) for device in devices]
+    modules = [] if module is None else [Identity(device, module) for device in devices]
     with State(directory) as opened:
-        add_many(opened, [Identity(device) for device in devices])
-        if module is not None:
-            add_many(opened, [Identity(device, module) for device in devices])
+        for each in filter(None, (identities, modules)):
+            add_many(opened, each)
         for device in devices:
             text = connection_text(opened, Identity(device, module), host)
             line = {"device": device, "module": module, "connection_string": text}
@@ -244,6 +246,21 @@ def twin_set(
         raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
     check_model_names(value)
     _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
+
+
+@twin_app.command("tag")
+def twin_tag(
+    device: DeviceArgument,
+    patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the tags.")],
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+) -> None:
+    """Merge JSON into the tags (null deletes), by which rollouts choose, and print the new twin."""
+    value = _json_argument(patch)
+    if not isinstance(value, dict):
+        raise UsageError('a merge patch is a JSON object, such as {"ring": "canary"}.')
+    _echo(ask_hub(service, state, lambda client: client.update_twin(device, {"tags": value}, module)))
 
 
 @twin_app.command("invoke")

@@ -16,10 +16,28 @@ import typer
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import rollout_text as text
 from modelsync_server.cli.hub_commands import ServiceOption, StateOption, open_hub
+from modelsync_server.cli.options import (
+    ActiveOption,
+    ByOption,
+    CurrencyOption,
+    EdgeOption,
+    FailuresOption,
+    FileOption,
+    KeepOption,
+    ModuleOption,
+    PriceOption,
+    RingOption,
+    SilentOption,
+    SoakOption,
+    StoreArgument,
+    TierOption,
+    VersionOption,
+    WaitOption,
+)
 from modelsync_server.rollout import acting, planning, reading, running, starting
 from modelsync_server.rollout.gate import Gate, parse_gate
-from modelsync_server.rollout.pacing import PacedHub
-from modelsync_server.rollout.record import OVER
+from modelsync_server.rollout.pacing import DEFAULT_TIER, PacedHub, limits_of
+from modelsync_server.rollout.record import OVER, Record, State
 from modelsync_server.rollout.rings import Ring, parse_options, read_file
 from modelsync_server.rollout.target import Kind, Target
 from modelsync_server.store import Store, open_store
@@ -29,32 +47,8 @@ rollout_app = typer.Typer(help="Bring a version to a fleet in rings that stop th
 
 _T = TypeVar("_T")
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ByOption = Annotated[str | None, typer.Option(help="Who does it, for the record; default: USER@HOST.")]
-VersionOption = Annotated[int | None, typer.Option(help="Default: the newest signed one.")]
-RingOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ring",
-        help="NAME:CONDITION on tags (query language), NAME:10%,50%,100% of a stable hash, or NAME:@FILE with a device "
-        "id per line; in the order in which they are asked.",
-    ),
-]
-FileOption = Annotated[Path | None, typer.Option("--rings", help="A TOML or JSON file with [[ring]] tables.")]
-ModuleOption = Annotated[str | None, typer.Option("--module", help="To modules of this name, by the modules' tags.")]
-EdgeOption = Annotated[
-    str | None, typer.Option("--edge-module", help="To IoT Edge modules of this name, by their devices' tags.")
-]
-ActiveOption = Annotated[str, typer.Option(help="Devices of a ring that must serve it: a number, or a share.")]
-FailuresOption = Annotated[str, typer.Option(help="Largest share that may refuse it or roll back.")]
-SoakOption = Annotated[str, typer.Option(help="Time that must pass when enough are active.")]
-WaitOption = Annotated[str, typer.Option(help="Longest wait for a ring; then the rollout stops.")]
-KeepOption = Annotated[bool, typer.Option("--keep-failed", help="A ring that fails keeps the version: only stop.")]
-PriceOption = Annotated[float | None, typer.Option(min=0, help="Price of a gigabyte (10⁹ bytes).")]
-CurrencyOption = Annotated[str, typer.Option(help="Of the price.")]
-SilentOption = Annotated[float, typer.Option(min=0, help="Days without contact after which a device counts as silent.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +75,7 @@ def plan(
     silent_days: SilentOption = planning.SILENT_DAYS,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a rollout will reach and cost, ring by ring. Nothing is changed."""
@@ -90,7 +85,7 @@ def plan(
     async def ask(hub: PacedHub) -> planning.RolloutPlan:
         return await _plan(hub, open_store(store), name, version, chosen, target, price_per_gb, currency, silent_days)
 
-    found = _ask(service, state, ask)
+    found = _ask(service, state, tier, ask)
     typer.echo(json.dumps(planning.document(found)) if as_json else text.plan(found))
 
 
@@ -117,6 +112,7 @@ def start(
     by: ByOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Plan, ask for approval, and open the first ring; `modelsync rollout run` (or `step`) carries it on."""
@@ -133,7 +129,7 @@ def start(
         current = reading.record_in(present, name) or started
         return await reading.status_in(hub, present, current, spending=False)
 
-    status = _ask(service, state, ask)
+    status = _ask(service, state, tier, ask)
     assert status is not None
     if as_json:
         typer.echo(json.dumps(reading.document(status)))
@@ -144,10 +140,14 @@ def start(
 
 @rollout_app.command("status")
 def status(
-    name: ModelArgument, service: ServiceOption = None, state: StateOption = None, as_json: JsonOption = False
+    name: ModelArgument,
+    service: ServiceOption = None,
+    state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a rollout: its rings, their gates, what was predicted and what was spent."""
-    found = _ask(service, state, lambda hub: reading.status(hub, name))
+    found = _ask(service, state, tier, lambda hub: reading.status(hub, name))
     typer.echo(json.dumps(reading.document(found)) if as_json else text.status(found))
 
 
@@ -157,6 +157,7 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 30.0,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Show a rollout each time it changes, until it is over; exit 3 if it stopped."""
@@ -184,7 +185,7 @@ def watch(
                 return False
             await asyncio.sleep(every)
 
-    if not _ask(service, state, ask):
+    if not _ask(service, state, tier, ask):
         raise typer.Exit(RefusedError.exit_code)
 
 
@@ -194,10 +195,11 @@ def pause(
     by: ByOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Ask no further ring until it is resumed."""
-    _act(name, service, state, as_json, lambda hub: acting.pause(hub, name, by=_by(by)))
+    _act(name, service, state, tier, as_json, lambda hub: acting.pause(hub, name, by=_by(by)))
 
 
 @rollout_app.command("resume")
@@ -206,10 +208,11 @@ def resume(
     by: ByOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Go on after a pause or a longest wait; what was changed by hand is put right."""
-    _act(name, service, state, as_json, lambda hub: acting.resume(hub, name, by=_by(by)))
+    _act(name, service, state, tier, as_json, lambda hub: acting.resume(hub, name, by=_by(by)))
 
 
 @rollout_app.command("abort")
@@ -220,18 +223,24 @@ def abort(
     by: ByOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """End a rollout. Rings that were not asked keep what they have; the others the new version, unless --return."""
     if not yes:
         _confirm(f"End the rollout of {name}" + (" and take it back?" if back else "?"))
-    _act(name, service, state, as_json, lambda hub: acting.abort(hub, name, by=_by(by), back=back))
+    _act(name, service, state, tier, as_json, lambda hub: acting.abort(hub, name, by=_by(by), back=back))
 
 
 @rollout_app.command("list")
-def list_(service: ServiceOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    service: ServiceOption = None,
+    state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
+    as_json: JsonOption = False,
+) -> None:
     """Show all rollouts of a hub, and which version of which model its fleet wants."""
-    found = _ask(service, state, reading.overview)
+    found = _ask(service, state, tier, reading.overview)
     typer.echo(json.dumps(text.overview_document(found)) if as_json else text.overview(found))
 
 
@@ -246,11 +255,12 @@ def step(
     store: StoreOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Do what can be done now for every rollout, and end: for cron, Azure Functions or a pipeline."""
     opened = None if store is None else open_store(store)
-    for event in _ask(service, state, lambda hub: running.settle(hub, opened, name))[0]:
+    for event in _ask(service, state, tier, lambda hub: running.settle(hub, opened, name))[0]:
         _tell(event, as_json)
 
 
@@ -262,6 +272,7 @@ def run(
     until_over: Annotated[bool, typer.Option("--until-over", help="End when no rollout can go on by itself.")] = False,
     service: ServiceOption = None,
     state: StateOption = None,
+    tier: TierOption = DEFAULT_TIER,
     as_json: JsonOption = False,
 ) -> None:
     """Carry rollouts on until SIGTERM; it may be killed at any time and started anywhere."""
@@ -272,7 +283,7 @@ def run(
             hub, opened, model=name, poll=poll, until_over=until_over, tell=lambda event: _tell(event, as_json)
         )
 
-    _ask(service, state, ask)
+    _ask(service, state, tier, ask)
 
 
 def _tell(event: running.Event, as_json: bool) -> None:
@@ -285,10 +296,12 @@ def _tell(event: running.Event, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _ask(service: str | None, state: Path | None, ask: Callable[[PacedHub], Awaitable[_T]]) -> _T:
+def _ask(service: str | None, state: Path | None, tier: str, ask: Callable[[PacedHub], Awaitable[_T]]) -> _T:
+    limits = limits_of(tier)
+
     async def call() -> _T:
         async with open_hub(service, state) as client:
-            return await ask(PacedHub(client))
+            return await ask(PacedHub(client, limits))
 
     return asyncio.run(call())
 
@@ -323,15 +336,17 @@ def _act(
     name: str,
     service: str | None,
     state: Path | None,
+    tier: str,
     as_json: bool,
-    act: Callable[[PacedHub], Awaitable[object]],
+    act: Callable[[PacedHub], Awaitable[Record]],
 ) -> None:
     async def ask(hub: PacedHub) -> reading.RolloutStatus:
-        await act(hub)
-        await running.settle(hub, None, name)
+        # Only what goes back is carried on here: to open a ring takes the store, which knows what was withdrawn.
+        if (await act(hub)).state is State.RETURNING:
+            await running.settle(hub, None, name)
         return await reading.status(hub, name, spending=False)
 
-    found = _ask(service, state, ask)
+    found = _ask(service, state, tier, ask)
     typer.echo(json.dumps(reading.document(found)) if as_json else text.status(found))
 
 

@@ -52,7 +52,7 @@ def status(found: RolloutStatus) -> str:
 def overview(found: Overview) -> str:
     """All rollouts and wishes."""
     lines = [status(each) for each in found.rollouts]
-    lines += [f"{model}: {printable(why)}" for model, why in found.damaged.items()]
+    lines += [f"{model}: {printable(why)}" for model, why in found.troubles.items()]
     lines += [
         f"{wish.model} {wish.version} ({wish.rollout}): finished {printable(wish.finished)}; wanted by {wish.where}"
         for wish in found.wishes
@@ -77,6 +77,7 @@ def overview_document(found: Overview) -> dict[str, Any]:
             for wish in found.wishes
         ],
         "damaged": dict(found.damaged),
+        "orphans": dict(found.orphans),
         "configurations": found.configurations,
     }
 

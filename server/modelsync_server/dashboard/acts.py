@@ -12,6 +12,7 @@ from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 from modelsync_server.rollout import acting, running
 from modelsync_server.rollout.port import FleetHub
+from modelsync_server.rollout.record import State
 
 DEVICE_ACTS = ("sync", "rollback", "hold", "release")
 ROLLOUT_ACTS = ("pause", "resume", "abort", "return")
@@ -73,5 +74,6 @@ async def _on_rollout(hub: FleetHub, what: str, model: str, who: str) -> str:
         found = await acting.abort(hub, model, by=who, back=what == "return")
     else:
         raise UsageError(f"{what!r:.20} is none of {', '.join(ROLLOUT_ACTS)}.")
-    await running.settle(hub, None, model)
+    if found.state is State.RETURNING:  # no ring is opened without the store, which knows what was withdrawn
+        await running.settle(hub, None, model)
     return f"the rollout of {found.name}: {found.state.value}."

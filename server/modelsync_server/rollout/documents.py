@@ -75,10 +75,21 @@ def before_tag(model: str) -> str:
     return f"tags.modelsync.before.{step(model)}"
 
 
+def asked_by(record: Record, number: int) -> str:
+    """The condition that a twin's tags hold what it had before this very ring.
+
+    A later ring's condition may hold for an earlier one's devices, which have passed and keep the version. Tags that
+    were written before they named the ring count for all.
+    """
+    tag = before_tag(record.model)
+    ring = f"({tag}.ring = {number} OR NOT is_defined({tag}.ring))"
+    return f"{tag}.rollout = {quoted(record.rollout)} AND {ring}"
+
+
 def back_body(record: Record, number: int, version: int) -> Json:
     """What gives the devices of a ring back the version (0: none) that they had."""
-    where, tag = record.rings[number].where, before_tag(record.model)
-    where = both(where, f"{tag}.rollout = {quoted(record.rollout)} AND {tag}.version = {version}")
+    had = f"{before_tag(record.model)}.version = {version}"
+    where = both(record.rings[number].where, had) + f" AND {asked_by(record, number)}"
     wish: Json = {"version": version} if version else {"state": "absent"}
     return {
         "content": record.target.content(record.model, wish),
@@ -154,6 +165,17 @@ def found(documents: Iterable[Mapping[str, Any]], model: str | None = None) -> l
         if model in (None, each.model):
             ours.append(each)
     return ours
+
+
+def number(ring: Found) -> int:
+    """Which ring of its rollout a configuration is, by its id, which nobody can edit."""
+    text = ring.id.rpartition("-")[2]
+    return int(text) if text.isdecimal() and len(text) <= 3 else 0
+
+
+def ring_name(ring: Found) -> str:
+    """What a ring's configuration calls it."""
+    return str(_mapping(ring.document.get("labels")).get("ring", ""))[:31]
 
 
 def covers(where: str, other: str) -> bool:

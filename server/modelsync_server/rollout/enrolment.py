@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.rollout.documents import before_tag
+from modelsync_server.rollout.documents import asked_by, before_tag
 from modelsync_server.rollout.fleet import Member, twins
 from modelsync_server.rollout.port import FleetHub, Json, rows
 from modelsync_server.rollout.record import Record
@@ -55,7 +55,7 @@ async def write_before(hub: FleetHub, record: Record, number: int) -> set[int]:
             _item(
                 member.device,
                 member.module if record.target.members_are_modules else None,
-                {"before": {record.model: {"rollout": record.rollout, "version": had(member)}}},
+                {"before": {record.model: {"rollout": record.rollout, "version": had(member), "ring": number}}},
             )
             for member in members
         ],
@@ -66,7 +66,7 @@ async def write_before(hub: FleetHub, record: Record, number: int) -> set[int]:
 async def befores(hub: FleetHub, record: Record, number: int) -> set[int]:
     """The versions that the devices of a ring had before this rollout."""
     tag = before_tag(record.model)
-    where = both(record.rings[number].where, f"{tag}.rollout = {quoted(record.rollout)}")
+    where = both(record.rings[number].where, asked_by(record, number))
     columns = f"{tag}.version AS version"
     if record.target.members_are_modules:
         found = await rows(hub, record.target.members(columns, where))

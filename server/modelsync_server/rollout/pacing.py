@@ -1,6 +1,7 @@
 """Keeps a rollout below the hub's rates: a wrapper of the port that waits before a call would be one too many.
 
-The rates are a share of Azure's for one unit, so that other clients of the hub have room. It wraps any FleetHub.
+The rates are a share of Azure's for one unit, so that other clients of the hub have room. It wraps any FleetHub. A hub
+without rates (the local one, unless it was started with some) is not waited for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from modelsync_protocol import near_names
+from modelsync_protocol.errors import UsageError
 from modelsync_server.iothub.service_client import MethodResult
 from modelsync_server.rollout.port import FleetHub, Json
 
@@ -24,6 +27,23 @@ LIMITS: Mapping[str, Limit] = {
     "methods": (20, 1.0),
 }
 """Four fifths of what one S1 unit allows (docs/fleet.md)."""
+
+TIERS: Mapping[str, Mapping[str, Limit]] = {
+    "S1": LIMITS,
+    "S2": {**LIMITS, "methods": (96, 1.0)},
+    "S3": {"queries": (800, 60.0), "configurations": (16, 60.0), "registry": (4000, 60.0), "methods": (4800, 1.0)},
+    "none": {},
+}
+"""The limits by the hub's tier, for one unit; `none`: a hub that has no rates."""
+DEFAULT_TIER = "S1"
+
+
+def limits_of(tier: str) -> Mapping[str, Limit]:
+    """The limits to keep to at a hub of this tier; UsageError for one that there is not."""
+    if tier not in TIERS:
+        meant = near_names.hint(tier, TIERS)
+        raise UsageError(f"{tier!r:.40} is no tier of a hub{meant}; take one of {', '.join(TIERS)}.")
+    return TIERS[tier]
 
 
 class PacedHub:

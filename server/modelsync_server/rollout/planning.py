@@ -82,7 +82,7 @@ class RingPlan:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """The plan of a whole rollout; `advice` are commands that would make it cheaper."""
+    """The plan of a whole rollout; `advice` is what its author should know, with commands."""
 
     model: str
     version: int
@@ -185,6 +185,15 @@ async def _ring_plan(ring: Ring, counted: Census, shared: int, prices: Prices) -
 
 
 def _advice(store: Store, model: str, version: int, plans: Sequence[RingPlan]) -> tuple[str, ...]:
+    unknown = [
+        f"ring {each.ring.name} lists {each.ring.listed} devices, and {each.devices + each.shared} are at this hub."
+        for each in plans
+        if each.ring.listed > each.devices + each.shared
+    ]
+    return (*unknown, *_missing_updates(store, model, version, plans))
+
+
+def _missing_updates(store: Store, model: str, version: int, plans: Sequence[RingPlan]) -> tuple[str, ...]:
     missing: dict[int, int] = {}
     for each in plans:
         for group in each.groups:

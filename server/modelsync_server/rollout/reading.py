@@ -6,7 +6,7 @@ Nothing here changes anything. Counts are the hub's metrics, as old as the hub's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelsync_protocol.errors import UsageError
@@ -78,12 +78,22 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of a hub's rollouts and wishes; `damaged` are models whose record can't be read, with the reason."""
+    """All of a hub's rollouts and wishes.
+
+    `damaged` are models whose record can't be read, `orphans` those whose rings still ask though there is no record,
+    each with a sentence that says so and what to do.
+    """
 
     rollouts: tuple[RolloutStatus, ...]
     wishes: tuple[Wish, ...]
     damaged: Mapping[str, str]
     configurations: int
+    orphans: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """What an operator should look at, by model."""
+        return {**self.orphans, **self.damaged}
 
 
 def record_in(present: Sequence[Json], model: str) -> Record | None:
@@ -108,7 +118,27 @@ async def overview(hub: FleetHub, *, spending: bool = False) -> Overview:
             damaged[str(labels.get("model", each.get("id")))[:63]] = str(error)
             continue
         rollouts.append(await status_in(hub, present, found, spending=spending))
-    return Overview(tuple(rollouts), tuple(_wishes(documents.found(present))), damaged, len(present))
+    ours = documents.found(present)
+    orphans = {}
+    for model in sorted({each.model for each in ours if each.mark == "ring"}):
+        if left := orphaned(present, model):
+            orphans[model] = _orphaned_text(left)
+    return Overview(tuple(rollouts), tuple(_wishes(ours)), damaged, len(present), orphans)
+
+
+def orphaned(present: Sequence[Json], model: str) -> list[Found]:
+    """Rings of a model that still ask though the model has no record: deleted, or another rollout's took its place."""
+    if any(each.get("id") == documents.record_id(model) for each in present):
+        return []
+    return [each for each in documents.found(present, model) if each.mark == "ring"]
+
+
+def _orphaned_text(left: Sequence[Found]) -> str:
+    asks = "; ".join(f"{each.id} asks for version {each.version} ({each.where})" for each in left)
+    return (
+        f"there is no record of a rollout, and yet {asks}. `modelsync rollout abort {left[0].model} --return` takes "
+        "that back; a later rollout to the same devices replaces it."
+    )
 
 
 async def status(hub: FleetHub, model: str, *, spending: bool = True) -> RolloutStatus:
@@ -116,8 +146,15 @@ async def status(hub: FleetHub, model: str, *, spending: bool = True) -> Rollout
     present = await hub.configurations()
     found = record_in(present, model)
     if found is None:
-        raise UsageError(f"no rollout of {model!r} is under way; `modelsync rollout list` shows what is.")
+        raise nothing(present, model)
     return await status_in(hub, present, found, spending=spending)
+
+
+def nothing(present: Sequence[Json], model: str) -> UsageError:
+    """Why there is no rollout to show or to act on."""
+    if left := orphaned(present, model):
+        return UsageError(_orphaned_text(left))
+    return UsageError(f"no rollout of {model!r} is under way; `modelsync rollout list` shows what is.")
 
 
 async def status_in(hub: FleetHub, present: Sequence[Json], found: Record, *, spending: bool) -> RolloutStatus:

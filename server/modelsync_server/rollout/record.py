@@ -188,9 +188,10 @@ def parse(labels: object, etag: str) -> Record:
         if not record.rings or not 0 <= record.ring <= len(record.rings):
             raise ValueError("no rings")
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError, ModelsyncError) as error:
+        model = str(labels.get("model", "NAME"))[:63] if isinstance(labels, Mapping) else "NAME"
         raise UsageError(
-            "the record of a rollout was edited by hand and can't be read any more; "
-            f"delete the configuration and what it left, or mend its labels ({error!r:.80})."
+            f"the record of a rollout was edited by hand and can't be read any more ({error!r:.80}): mend the labels "
+            f"of modelsync-{model}, or end it: `modelsync rollout abort {model} --return` takes its rings back."
         ) from error
     return record
 

@@ -39,12 +39,14 @@ class Ring:
     """One ring: its name, its condition in the query language ('*' is everyone), its gate.
 
     `devices` are the ids of a list that is too long for a condition; then `where` is a tag that they are given.
+    `listed` is how many a list names, short ones too.
     """
 
     name: str
     where: str
     gate: Gate
     devices: tuple[str, ...] = ()
+    listed: int = 0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -147,9 +149,9 @@ def _listed(name: str, gate: Gate, devices: Sequence[str]) -> Ring:
         Identity(each)
     where = f"deviceId IN [{', '.join(map(quoted, ids))}]"
     if len(ids) <= MAX_LISTED and len(where) <= MAX_CONDITION_CHARACTERS:
-        return Ring(name, where, gate)
+        return Ring(name, where, gate, listed=len(ids))
     digest = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
-    return Ring(name, f"tags.modelsync.lists.{step(name)} = {quoted(digest)}", gate, ids)
+    return Ring(name, f"tags.modelsync.lists.{step(name)} = {quoted(digest)}", gate, ids, len(ids))
 
 
 def list_tag(ring: Ring) -> str:
@@ -192,8 +194,10 @@ def _checked(rings: Sequence[Ring]) -> tuple[Ring, ...]:
 def _lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read: {error}.") from error
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no list of device ids, one a line: it is not UTF-8.") from error
 
 
 def _list(value: object) -> list[Any]:

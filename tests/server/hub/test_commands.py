@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from azure.iot.device import MethodResponse
-from azure.iot.device.aio import IoTHubModuleClient
+from azure.iot.device.aio import IoTHubDeviceClient, IoTHubModuleClient
 
 from modelsync_server.hub.__main__ import main
 from modelsync_server.hub.hub import add_device
@@ -95,6 +96,22 @@ async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: 
     assert json.loads(shown.stdout)["properties"]["desired"]["$version"] == 2
 
 
+def test_tags_are_merged_and_null_deletes(running: Running) -> None:
+    assert run("hub", "device", "add", "pi", "--state", str(running.state)).returncode == 0
+    service = running.ready["service"]
+    for patch, tags in (
+        ('{"ring": "canary", "site": {"city": "Bern"}}', {"ring": "canary", "site": {"city": "Bern"}}),
+        ('{"ring": null, "site": {"floor": 2}}', {"site": {"city": "Bern", "floor": 2}}),
+    ):
+        done = run("twin", "tag", "pi", patch, service=service)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["tags"] == tags
+    shown = json.loads(run("twin", "get", "pi", service=service).stdout)
+    assert shown["tags"] == {"site": {"city": "Bern", "floor": 2}}
+    wrong = run("twin", "tag", "pi", '{"a.b": 1}', service=service)
+    assert (wrong.returncode, "tags has a key" in wrong.stderr) == (2, True), wrong.stderr
+
+
 async def test_an_edge_module_follows_its_twin_with_the_workload_option(
     tmp_path: Path, worker_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,11 +157,51 @@ def test_what_was_answered_survives_a_kill(running: Running) -> None:
     assert (twin["properties"]["desired"]["n"], twin["properties"]["desired"]["$version"]) == (2, 2)
 
 
+async def test_many_devices_are_added_at_once_while_the_hub_runs(running: Running) -> None:
+    state = ("--state", str(running.state))
+    many = ("hub", "device", "add", "--count", "12", "--prefix", "car-", *state)
+    added = run(*many)
+    assert added.returncode == 0, added.stderr
+    names = [f"car-{number:04}" for number in range(1, 13)]
+    lines = added.stdout.splitlines()
+    assert [re.search(r"DeviceId=([^;]*);", line)[1] for line in lines] == names  # type: ignore[index]
+    assert len({line.partition("SharedAccessKey=")[2] for line in lines}) == 12, "each has a key of its own"
+    assert run(*many).stdout == added.stdout, "again: the same"
+    # Two more, in JSON, with a module each; the others stay as they are.
+    more = run("hub", "device", "add", "--count", "14", "--prefix", "car-", "--module", "modelsync", "--json", *state)
+    documents = [json.loads(line) for line in more.stdout.splitlines()]
+    assert [each["device"] for each in documents] == [*names, "car-0013", "car-0014"]
+    assert {each["module"] for each in documents} == {"modelsync"}
+    assert all("ModuleId=modelsync" in each["connection_string"] for each in documents)
+    listed = run("hub", "device", "list", *state).stdout.split()
+    assert listed == sorted(f"car-{n:04}{module}" for n in range(1, 15) for module in ("", "/modelsync"))
+    assert run("hub", "device", "add", "car-0007", *state).stdout.strip() == lines[6], (
+        "one by one it is the same device"
+    )
+    # The hub that runs knows them, and lets them in.
+    client: Any = IoTHubDeviceClient.create_from_connection_string(
+        lines[11], server_verification_cert=Path(running.ready["ca"]).read_text()
+    )
+    async with shut_down(client):
+        await within(client.connect())
+        await within(client.patch_twin_reported_properties({"here": True}))
+    shown = run("twin", "get", "car-0012", service=running.ready["service"])
+    assert json.loads(shown.stdout)["properties"]["reported"]["here"] is True
+
+
 WRONG = [
+    (["hub", "device", "add", "--count", "0"], 2, "1 to 100,000"),
+    (["hub", "device", "add", "--count", "100001"], 2, "1 to 100,000"),
+    (["hub", "device", "add", "pi", "--count", "3"], 2, "give one device id, or --count"),
+    (["hub", "device", "add"], 2, "give one device id, or --count"),
+    (["hub", "device", "add", "--count", "3", "--prefix", "a/b"], 2, "device or module id"),
+    (["hub", "device", "add", "--count", "3", "--x509", "folder"], 2, "--x509 goes with an id"),
     (["twin", "get", "nobody"], 2, "check the device"),
     (["twin", "set", "nobody", "{"], 2, "not JSON"),
     (["twin", "set", "nobody", "[]"], 2, "merge patch"),
     (["twin", "set", "nobody", "@/nowhere/at/all"], 2, "can't be read"),
+    (["twin", "tag", "nobody", "[]"], 2, "merge patch"),
+    (["twin", "tag", "nobody", "{}"], 2, "check the device"),
     (["twin", "get", "no body"], 2, "device or module id"),
     (["twin", "get", "x", "--service", "nonsense"], 2, "connection string"),
     (["twin", "get", "x", "--service", "HostName=h;SharedAccessKeyName=p;SharedAccessKey=!"], 2, "not base64"),

@@ -57,6 +57,15 @@ async def test_below_its_rates_no_call_is_refused_and_above_them_it_backs_off(wo
     assert 429 in {request.status for request in world.hub.traffic.log}
 
 
+@pytest.mark.parametrize("tier", sorted(pacing.TIERS))
+def test_a_tiers_limits_are_at_most_four_fifths_of_its_rates(tier: str) -> None:
+    rates, limits = TIERS[tier], pacing.limits_of(tier)
+    for kind, (most, seconds) in limits.items():
+        assert (most, seconds) == (rates[kind].count * 4 // 5 if kind != "methods" else most, rates[kind].seconds)
+        assert most <= rates[kind].count * 4 / 5
+    assert set(limits) == (set(pacing.LIMITS) if rates else set())
+
+
 async def test_a_hub_that_dies_in_mid_rollout_is_asked_again_and_the_rollout_goes_on(world: World) -> None:
     populate(world)
     await world.start(RINGS)

@@ -84,6 +84,23 @@ async def test_what_was_set_by_hand_comes_back_device_by_device(world: World) ->
     assert (await world.status()).record.state is State.RETURNED
 
 
+@pytest.mark.parametrize("wish", [True, False])
+async def test_a_ring_that_goes_back_takes_no_device_of_an_earlier_one_along(world: World, wish: bool) -> None:
+    """`rest:*` holds for the canary too: it has passed, and keeps the version."""
+    populate(world, wish=wish)
+    world.behave(lambda device, version: REFUSED if version == 3 and device == "r1" else "active")
+    await world.start(RINGS)
+    await world.go()
+    status = await world.status()
+    assert [ring.state for ring in status.rings] == ["passed", "passed", "returned"]
+    assert world.puppets.held(3) == sorted([*(f"c{n}" for n in range(3)), *(f"p{n}" for n in range(10))])
+    assert [ring.counts.active for ring in status.rings[:2]] == [3, 10]
+    # And back altogether, when an operator wants that.
+    await acting.abort(world.client, MODEL, by="ann", back=True)
+    await world.go()
+    assert world.puppets.held(3) == []
+
+
 async def test_after_a_return_the_next_release_goes_out_and_cleans_up(world: World) -> None:
     populate(world)
     world.behave(lambda device, version: REFUSED if version == 3 else "active")

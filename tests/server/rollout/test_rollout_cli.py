@@ -80,6 +80,22 @@ async def test_from_plan_to_finished(world: World) -> None:
     assert (code, "under way" in err) == (2, True)
 
 
+async def test_resume_opens_no_ring_of_a_version_that_was_withdrawn(world: World) -> None:
+    populate(world)
+    rings = ("--ring", "canary:tags.ring='canary'", "--ring", "rest:*")
+    await answered(world, "rollout", "start", world.store, MODEL, *rings, *FAST, "--yes")
+    world.puppets.answer()
+    await (await world.shop.repository()).withdraw(MODEL, 3)
+    code, out, _ = await modelsync(world, "rollout", "step", "--store", world.store)
+    assert (code, "was withdrawn" in out) == (0, True)
+    resumed = await answered(world, "rollout", "resume", MODEL)
+    assert [ring["state"] for ring in resumed["rings"]] == ["passed", "waiting"]
+    code, out, _ = await modelsync(world, "rollout", "step", "--store", world.store)
+    assert (code, "it pauses" in out) == (0, True)
+    back = await answered(world, "rollout", "abort", MODEL, "--return", "--yes")
+    assert (back["state"], [ring["state"] for ring in back["rings"]]) == ("returned", ["returned", "waiting"])
+
+
 async def test_a_watched_rollout_that_stops_ends_with_three(world: World) -> None:
     populate(world)
     world.behave(lambda device, version: REFUSED if version == 3 else "active")
@@ -105,6 +121,7 @@ async def test_a_watched_rollout_that_stops_ends_with_three(world: World) -> Non
         (("plan", "{store}", MODEL, "--ring", "all:*", "--module", "a", "--edge-module", "b"), 2),
         (("start", "{store}", MODEL, "--ring", "none:tags.x = 1", "--yes"), 2),
         (("pause", MODEL), 2),
+        (("list", "--tier", "S9"), 2),
         (("abort", MODEL), 2),
         (("list", "--service", "HostName=x;SharedAccessKeyName=y;SharedAccessKey=eHg=;GatewayHostName=127.0.0.1:1"), 4),
     ],
