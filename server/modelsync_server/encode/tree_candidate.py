@@ -23,7 +23,7 @@ _Made = list[tuple[Frame, bytes]]
 
 def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
-    if not _promising(target.stream):
+    if not promising(target.stream):
         return None
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
@@ -42,7 +42,7 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
     return Encoded(tuple(operations), tuple(payloads))
 
 
-def _promising(stream: memoryview) -> bool:
+def promising(stream: memoryview) -> bool:
     """Whether one of the marks stands in the stream, looked through a frame's size at a time."""
     step, overlap = caps.MAX_FRAME_BYTES, 64
     parts = (bytes(stream[begin : begin + step + overlap]) for begin in range(0, len(stream), step))
