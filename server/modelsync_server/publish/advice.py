@@ -23,8 +23,7 @@ from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.encode.tensors import pairs as pairing
 from modelsync_server.encode.tensors.pairs import Tensor
-from modelsync_server.encode.tree_candidate import promising
-from modelsync_server.encode.tree_counts import tree_counts
+from modelsync_server.encode.tree_candidate import promising, tree_counts
 
 _WORTH_BYTES = 64 * caps.KIB
 """Updates smaller than this are cheap enough as they are."""
