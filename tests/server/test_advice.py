@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support import boosted_files
 from tests.support.shop import Shop
 
 _ROWS, _COLUMNS = 512, 256
+TREES = [
+    (boosted_files.light, "m.txt", "init_model"),
+    (lambda seed, trees: boosted_files.histogram(seed, trees, of=66), "m.pkl", "warm_start"),
+]
 
 
 def model(weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
@@ -54,3 +60,18 @@ async def test_small_or_opaque_updates_get_no_advice(tmp_path: Path) -> None:
     shop = await Shop.open(tmp_path)
     await shop.publish_bytes("m", b"a" * 200_000 + bytes(range(256)) * 100)
     assert (await shop.publish_bytes("m", b"b" * 200_000 + bytes(range(256)) * 100)).advice == ()
+
+
+@pytest.mark.parametrize(("make", "name", "word"), TREES)
+async def test_retrained_trees_are_told_what_training_further_would_cost(
+    make: Callable[[int, int], bytes], name: str, word: str, tmp_path: Path
+) -> None:
+    shop = await Shop.open(tmp_path)
+    await shop.publish_bytes("m", make(1, 60), name)
+    published = await shop.publish_bytes("m", make(2, 60), name)
+    (item,) = published.advice
+    assert item.text.startswith("60 of 60 trees are new") and word in item.text
+    assert item.bytes is not None
+    further = await shop.publish_bytes("m", make(2, 66), name)
+    assert further.advice == ()
+    assert further.updates[0].bytes < item.bytes + 1500

@@ -101,15 +101,13 @@ def read(data: bytes, found: Found) -> Binned:
     left, right = shape.children()
     for some in records.upwards(shape):
         count[some] = count[left[some]] + count[right[some]]
+    missing, categorical, bitset, bin_ = (
+        np.where(inner, nodes[name].astype(np.int64), 0) for name in ("missing", "categorical", "bitset", "bin")
+    )
+    value, gain = nodes["value"].astype(np.float64), nodes["gain"].astype(np.float64)
+    threshold, weight = np.where(inner, nodes["threshold"], 0.0), np.zeros(shape.count)
     return Binned(
-        shape,
-        np.where(inner, feature, 0),
-        np.where(inner, nodes["threshold"], 0.0),
-        *(np.where(inner, nodes[name].astype(np.int64), 0) for name in ("missing", "categorical", "bitset", "bin")),
-        count,
-        nodes["value"].astype(np.float64),
-        nodes["gain"].astype(np.float64),
-        np.zeros(shape.count),
+        shape, np.where(inner, feature, 0), threshold, missing, categorical, bitset, bin_, count, value, gain, weight
     )
 
 

@@ -98,5 +98,6 @@ def values(order: Order, shape: Shape, ensemble: Ensemble, name: str) -> NDArray
             return np.searchsorted(shape.tree[inner], np.arange(int(shape.tree.max(initial=-1)) + 1))
         case "leaf_weights":
             row = np.cumsum(leaf) - 1
-            return ensemble.weights[0][row[leaves]]
+            weights: NDArray[Any] = ensemble.weights[0][row[leaves]]
+            return weights
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -246,8 +247,9 @@ def read_header(reader: Reader) -> Header:
     names = tuple(reader.take(count))
     if not all(0 <= number < 1e9 for number in numbers) or any(name >= len(NAMES) for name in names):
         raise FormatError("a frame of trees has parameters out of bounds.")
-    leaves = Regularisation(*numbers[2:], told=True)
-    return Header(Parameters(bool(flags & 1), bool(flags & 2), bits, numbers[0], numbers[1], leaves), trees, names)
+    penalty, more, share, unit, absolute = numbers
+    leaves = Regularisation(share, unit, absolute, told=True)
+    return Header(Parameters(bool(flags & 1), bool(flags & 2), bits, penalty, more, leaves), trees, names)
 
 
 def code(
@@ -309,7 +311,7 @@ def picked(trees: list[tuple[Leafwise, int]]) -> Leafwise:
         raise FormatError("a frame has more nodes of trees than any allowed.")
     depths = {key: source.shape.depths() for key, source in sources.items()}
     depth = np.concatenate([depths[id(source)][nodes] for source, nodes in parts])
-    tree = np.repeat(np.arange(len(parts)), [len(nodes) for _, nodes in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(nodes) for _, nodes in parts])
     # Within one tree nodes stand wave by wave, so that a stable sort by depth puts all waves together.
     order = np.argsort(depth, kind="stable")
     inverse = np.empty(len(order), np.int64)
@@ -324,16 +326,25 @@ def picked(trees: list[tuple[Leafwise, int]]) -> Leafwise:
     flat = np.where(flat >= 0, inverse[flat], -1)[order]
     starts_ = (0, *np.cumsum(np.bincount(depth)).tolist())
 
-    def column(name: str, inner: str | None = None) -> NDArray[Any]:
-        return np.concatenate(
-            [getattr(source.shape if inner else source, inner or name)[nodes] for source, nodes in parts]
-        )[order]
+    def column(get: Callable[[Leafwise], NDArray[Any]]) -> NDArray[Any]:
+        result: NDArray[Any] = np.concatenate([get(source)[nodes] for source, nodes in parts])[order]
+        return result
 
-    shape = Shape(starts_, column("", "leaf"), flat, column("", "right"), tree[order])
-    rate = np.array([source.rate[tree] for source, tree in trees])
-    names = ("index", "feature", "threshold", "decision", "count", "weight", "value")
-    words = ("gain_word", "weight_word", "value_word")
-    return Leafwise(shape, *(column(name) for name in names), *(column(name) for name in words), rate)
+    leaf, right = column(lambda some: some.shape.leaf), column(lambda some: some.shape.right)
+    return Leafwise(
+        shape=Shape(starts_, leaf, flat, right, owner[order]),
+        index=column(lambda some: some.index),
+        feature=column(lambda some: some.feature),
+        threshold=column(lambda some: some.threshold),
+        decision=column(lambda some: some.decision),
+        count=column(lambda some: some.count),
+        weight=column(lambda some: some.weight),
+        value=column(lambda some: some.value),
+        gain_word=column(lambda some: some.gain_word),
+        weight_word=column(lambda some: some.weight_word),
+        value_word=column(lambda some: some.value_word),
+        rate=np.array([source.rate[tree] for source, tree in trees]),
+    )
 
 
 def generated(trees: Leafwise, numbers: Integers, names: tuple[int, ...]) -> list[list[bytes]]:

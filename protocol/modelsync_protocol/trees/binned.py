@@ -141,7 +141,7 @@ class BinnedModel:
     def _ranks(self, member: NDArray[np.bool_], features: int) -> Integers:
         """The bin that each of the dictionary's entries is the edge of, as far as that is known."""
         entries = self._drawn.entries
-        before = np.cumsum(member) - member
+        before: Integers = np.cumsum(member) - member
         group = np.repeat(np.arange(len(entries.starts) - 1), np.diff(entries.starts))
         rank: Integers = before - before[np.minimum(entries.starts[group], len(member) - 1)]
         if features:

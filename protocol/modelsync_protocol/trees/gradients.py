@@ -91,7 +91,7 @@ class GradientLeaves:
         count, made = given
         size, depth = splits.bucket(count[nodes]), _depth(shape, nodes)
         if p.unit:
-            guess = count[nodes] * p.unit
+            guess = count[nodes].astype(np.float64) * p.unit
         else:
             amounts = None if exact is None else grids.quanta(exact, lambda some: some, exact, exactly=not p.told)
             guess = self._hessians.run(lanes, np.zeros(len(nodes)), (size, sister), amounts)
@@ -110,7 +110,7 @@ class GradientLeaves:
         exact: Floats | None,
     ) -> None:
         p = self._parameters
-        count, penalty, rate = (field[nodes] for field in given)
+        count, penalty, rate = given[0][nodes], given[1][nodes], given[2][nodes]
         weight = made.weight[nodes]
         size, near = splits.bucket(count), _magnitude(weight)
         by = weight + EPSILON + penalty
@@ -148,4 +148,5 @@ def _magnitude(values: Floats) -> Integers:
 
 def soft(gradient: Floats, absolute: float) -> Floats:
     """What the L1 penalty leaves of gradients."""
-    return np.sign(gradient) * np.maximum(np.abs(gradient) - absolute, 0.0)
+    result: Floats = np.sign(gradient) * np.maximum(np.abs(gradient) - absolute, 0.0)
+    return result

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.ops import Frame, Op
+from modelsync_protocol.tree_files import binned_scan, boosted_arrays, scan, text_arrays
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Encoded, Source
@@ -14,6 +17,9 @@ from modelsync_server.tensors.pieces import Chunk
 _TREES = TreeColumns()
 _MARKS = (b"n_node_samples", b"nodes_featureids", b"split_conditions", b"split_feature=", b"num_threshold")
 """What files with trees that encoding 7 knows hold somewhere: others are not looked through."""
+
+_CONTINUED = {"scikit-learn": "warm_start", "XGBoost": "xgb_model", "LightGBM": "init_model"}
+"""What libraries call growing an ensemble further."""
 
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _LEAST_BYTES = 1024
@@ -24,7 +30,7 @@ _Made = list[tuple[Frame, bytes]]
 
 def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
-    if not _promising(target.stream):
+    if not promising(target.stream):
         return None
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
@@ -43,7 +49,7 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
     return Encoded(tuple(operations), tuple(payloads))
 
 
-def _promising(stream: memoryview) -> bool:
+def promising(stream: memoryview) -> bool:
     """Whether one of the marks stands in the stream, looked through a frame's size at a time."""
     step, overlap = caps.MAX_FRAME_BYTES, 64
     parts = (bytes(stream[begin : begin + step + overlap]) for begin in range(0, len(stream), step))
@@ -77,3 +83,42 @@ def _base_range(begin: int, end: int, base: Source, target: Source) -> tuple[int
     middle = (begin + end) // 2 * size // max(1, target.manifest.size)
     offset = max(0, min(middle - room // 2, size - room))
     return offset, room
+
+
+@dataclass(frozen=True, slots=True)
+class TreeCounts:
+    """Trees of a version, how many of them the other one has too, and what a library calls growing them further."""
+
+    trees: int
+    shared: int
+    continued: str
+
+
+def tree_counts(base: bytes, target: bytes) -> TreeCounts | None:
+    """What `target` has of the trees of `base`; None where it holds no trees that can be told apart."""
+    found = _images(target)
+    if found is None:
+        return None
+    library, images = found
+    old = _images(base)
+    held = set(old[1]) if old is not None else set()
+    return TreeCounts(len(images), sum(image in held for image in images), _CONTINUED[library])
+
+
+def _images(data: bytes) -> tuple[str, list[bytes]] | None:
+    """(library, digest of each tree)."""
+    records = list(scan.trees(data))
+    if records:
+        return "scikit-learn", [_digest(data, [(tree.records, tree.records_end)]) for tree in records]
+    for library, found in (("XGBoost", boosted_arrays.trees(data)), ("LightGBM", text_arrays.trees(data))):
+        if found is not None:
+            whole = [[(array.begin, array.end) for array in tree if array.name] for tree in found.arrays]
+            return library, [_digest(data, spans) for spans in whole]
+    binned = binned_scan.find(data)
+    if binned is not None:
+        return "scikit-learn", [_digest(data, [(tree.begin, tree.end)]) for tree in binned.trees]
+    return None
+
+
+def _digest(data: bytes, spans: list[tuple[int, int]]) -> bytes:
+    return hashlib.sha256(b"\n".join(data[begin:end] for begin, end in spans)).digest()

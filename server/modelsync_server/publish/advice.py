@@ -21,6 +21,7 @@ from modelsync_protocol.codecs import low_rank, numerals
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.encode.tree_candidate import promising, tree_counts
 from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.tensors import pairs as pairing
 from modelsync_server.tensors.pairs import Tensor
@@ -30,6 +31,15 @@ _WORTH_BYTES = 64 * caps.KIB
 
 _MOST_BYTES = 256 * caps.MIB
 """Larger models are not simulated: it would double the publisher's time."""
+
+_WORTH_TREES = 4 * caps.KIB
+"""The same of ensembles of trees, which are smaller."""
+
+_MOST_TREES = 32 * caps.MIB
+"""Larger ensembles are not looked through."""
+
+_FEW_TREES = 10
+_MOSTLY_KEPT = 0.5
 
 _UNRELATED = 0.7
 """Relative RMS difference from which weights count as independent (√2 if they are)."""
@@ -53,6 +63,10 @@ class Advice:
 
 def advise(base: Source, target: Source, cost: int, pool: Executor) -> list[Advice]:
     """Advice on an update from `base` to `target` that costs `cost` bytes; empty if there is nothing to say."""
+    if cost >= _WORTH_TREES and max(base.manifest.size, target.manifest.size) <= _MOST_TREES:
+        trees = _grown_anew(base, target, cost)
+        if trees is not None:
+            return [trees]
     if cost < _WORTH_BYTES or target.manifest.size > _MOST_BYTES:
         return []
     new = pairing.tensors_of(target.manifest, target.stream)
@@ -98,6 +112,24 @@ def _tables(data: bytes, base: Manifest) -> bytes:
     if preamble is None:
         return b""
     return update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base).tables
+
+
+def _grown_anew(base: Source, target: Source, cost: int) -> Advice | None:
+    """What an ensemble would have cost that kept the last version's trees."""
+    if not promising(target.stream):
+        return None
+    counts = tree_counts(bytes(base.stream), bytes(target.stream))
+    if counts is None or counts.trees < _FEW_TREES or counts.shared > counts.trees * _MOSTLY_KEPT:
+        return None
+    added = max(1, counts.trees // 10)
+    new = counts.trees - counts.shared
+    each = cost / new
+    return Advice(
+        f"{new} of {counts.trees} trees are new, {each:,.0f} bytes each: retrained, they share "
+        f"nothing with the last version's; trained further ({counts.continued}), {added} trees more would cost "
+        f"{each * added / 1e3:,.1f} KB instead of {cost / 1e3:,.1f} KB",
+        round(each * added),
+    )
 
 
 def _weights(source: Source, tensor: Tensor) -> _Floats:
