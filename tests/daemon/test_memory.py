@@ -14,7 +14,7 @@ import pytest
 
 from examples.demo.stage import Process
 from modelsync_server.hub.hub import Hub, HubAddress
-from tests.support import packed_models
+from tests.support import block_pairs, packed_models
 from tests.support.addresses import loopback_address
 from tests.support.budgets import within
 from tests.support.corpus import corpus_folder
@@ -107,6 +107,14 @@ async def test_packed_update_fits_in_32_mebibytes(tmp_path: Path) -> None:
         return packed_models.npz(packed_models.weights(1, 1e-3 * (version - 1), rows=6000))
 
     await check(tmp_path, npz, ".npz", 60, "12 MB packed update")
+
+
+@pytest.mark.long
+async def test_update_in_blocks_fits_in_32_mebibytes(tmp_path: Path) -> None:
+    def model(version: int) -> bytes:
+        return block_pairs.model("q4_0", 2e-5 * (version - 1), 8192)
+
+    await check(tmp_path, model, ".gguf", 120, "4 MB update in blocks")
 
 
 async def test_20_megabyte_update_fits_in_32_mebibytes(tmp_path: Path) -> None:

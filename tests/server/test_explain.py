@@ -16,7 +16,19 @@ from modelsync_protocol.plain.view import Member, View
 from modelsync_server import Store, create_store
 from modelsync_server.cli.pictures import squarified
 from modelsync_server.publish.update_bytes import UpdateBytes
+from tests.support import block_pairs
 from tests.support.modelsync_command import runner
+
+
+def test_tensors_in_blocks_are_named(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "store", keys=tmp_path / "keys").store
+    for step in (0.0, 3e-4):
+        (tmp_path / "net.gguf").write_bytes(block_pairs.model("q4_0", step))
+        store.publish("net", tmp_path / "net.gguf")
+    found = store.explain("net", 1, 2)
+    assert found.bytes == found.header_bytes + sum(part.bytes for part in found.parts)
+    assert {part.tensor for part in found.parts} == {*block_pairs.tensors("q4_0", 0.0), None}
+    assert found.encodings["blocks"] > 0.9 * found.bytes
 
 
 def _publish(store: Store, folder: Path, *, packed: bool) -> None:

@@ -6,8 +6,10 @@ them; where a payload comes out too large its frame is halved, and tables are ma
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from operator import itemgetter
 
 import numpy as np
 
@@ -51,11 +53,17 @@ def encode_blocks(base: Source, target: Source, oldest: Encoded | None, pool: Ex
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     changed = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for is_changed, chunks in changed if is_changed]
-    touched = [tensor for tensor in tensors if any(a < tensor.end and tensor.offset < b for a, b in spans)]
+    touched = [tensor for tensor in tensors if _overlapping(spans, tensor.offset, tensor.end)]
     encoding = _Encoding(base, target, pool)
     matches = encoding.worthy(touched)
     touched = _few_groups(touched, matches)
     return encoding.encode(touched, matches, changed, spans, finder) if touched else None
+
+
+def _overlapping(spans: Sequence[tuple[int, int]], begin: int, end: int) -> Sequence[tuple[int, int]]:
+    """Those of ascending, disjoint spans that share bytes with [begin, end)."""
+    first = bisect_right(spans, begin, key=itemgetter(1))
+    return spans[first : bisect_left(spans, end, first, key=itemgetter(0))]
 
 
 def _few_groups(tensors: Sequence[BlockTensor], matches: Mapping[int, BlockTensor]) -> list[BlockTensor]:
@@ -143,7 +151,8 @@ class _Encoding:
         """How scales, and the tensors of single elements, are carried."""
         base, target = self._base, self._target
         floats = pairs.tensors_of(target.manifest, target.stream, guess=False)
-        floats = [one for one in floats if not any(t.offset < one.offset + one.length <= t.end for t in tensors)]
+        blocks = [(tensor.offset, tensor.end) for tensor in tensors]
+        floats = [one for one in floats if not _overlapping(blocks, one.offset, one.offset + one.length)]
         old_floats = pairs.tensors_of(base.manifest, base.stream, guess=False)
         matched = pairs.pair(old_floats, base.stream, floats, target.stream)
         pieces = cutter.pieces(floats, matched, spans)
@@ -152,7 +161,7 @@ class _Encoding:
         for tensor in tensors:
             for number, one in enumerate(tensor.layout.fields):
                 start = planes[1].start(tensor, number)
-                for begin, end in spans:
+                for begin, end in _overlapping(spans, tensor.offset, tensor.end):
                     first, last = tensor.inside(begin, end)
                     if first < last:
                         inside.append((start + first * one.width, start + last * one.width))
@@ -241,7 +250,7 @@ class _Encoding:
 
     def _stands_in(self, item: Fitted, ranges: Sequence[tuple[int, int]]) -> bool:
         piece = item.piece
-        return piece.offset >= len(self._target.stream) or any(a < piece.end and piece.offset < b for a, b in ranges)
+        return piece.offset >= len(self._target.stream) or bool(_overlapping(ranges, piece.offset, piece.end))
 
     def _frame(self, step: Step, known: BlockCoding) -> Made | None:
         """A step's frame, or what knows nothing of blocks if that is smaller; None if too large for one frame."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ class Layouter:
     def placed(self, begin: int, end: int) -> Iterator[Placed]:
         """The runs of a range; groups of tables are not chosen yet."""
         index = max(0, bisect_right(self._starts, begin) - 1)
-        for tensor in self._tensors[index:]:
+        for tensor in islice(self._tensors, index, None):
             if tensor.offset >= end:
                 break
             first, last = tensor.inside(begin, end)

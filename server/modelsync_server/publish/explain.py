@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelsync_protocol.errors import UsageError
+from modelsync_server.blocks import block_tensors
 from modelsync_server.encode.encoder import Source
 from modelsync_server.plain import view_builder
 from modelsync_server.publish import price
@@ -79,7 +80,7 @@ async def explain(store: Store, name: str, old: int, new: int) -> Explanation:
 
 def _parts(source: Source, spent: UpdateBytes) -> Iterator[Part]:
     """Tensors and rests of a source that the update's operations tile."""
-    tensors = pairs.tensors_of(source.manifest, source.stream)
+    tensors = _tensors(source)
     number = 0
     for file, start in zip(source.manifest.files, source.manifest.file_offsets, strict=False):
         path = view_builder.shown_path(file.path)
@@ -96,6 +97,19 @@ def _parts(source: Source, spent: UpdateBytes) -> Iterator[Part]:
         _add(rest, spent.laid_out_by_encoding(position, end - position))
         if file.size > held:
             yield Part(path, None, file.size - held, rest)
+
+
+def _tensors(source: Source) -> list[pairs.Tensor | block_tensors.BlockTensor]:
+    """All tensors, of single elements and in blocks, ascending and disjoint."""
+    blocks = block_tensors.find(source.manifest, source.stream)
+    found: list[pairs.Tensor | block_tensors.BlockTensor] = [*blocks]
+    found += pairs.tensors_of(source.manifest, source.stream, guess=not blocks)
+    found.sort(key=lambda tensor: tensor.offset)  # stable: blocks come before what else is said of the same bytes
+    result: list[pairs.Tensor | block_tensors.BlockTensor] = []
+    for tensor in found:
+        if not result or tensor.offset >= result[-1].offset + result[-1].length:
+            result.append(tensor)
+    return result
 
 
 def _files(target: Source, spent: UpdateBytes) -> Iterator[Part]:
