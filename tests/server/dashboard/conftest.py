@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +19,38 @@ from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
 from modelsync_server.dashboard.views import Views
+from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.service_client import ServiceClient
 from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout import planning, starting
 from modelsync_server.rollout.gate import Gate
 from modelsync_server.rollout.rings import parse_options
 from modelsync_server.store import open_store
-from tests.server.rollout.conftest import MODEL, World, world
+from tests.server.rollout.conftest import MODEL, World, stocked_shop
+from tests.support.addresses import loopback_address
 from tests.support.motley_fleet import HOSTILE
+from tests.support.puppet_fleet import Puppets, obedient
+from tests.support.shop import Shop
 
-__all__ = ["world"]
+Stock = tuple[Shop, dict[int, str], dict[tuple[int | None, int], int]]
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """A store with three versions, made once; tests get copies."""
+    return asyncio.run(stocked_shop(tmp_path_factory.mktemp("stock")))
+
+
+@pytest.fixture
+async def world(stock: Stock, tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
+    shop, digests, prices = stock
+    shutil.copytree(shop.root, tmp_path, dirs_exist_ok=True)
+    async with (
+        Hub(tmp_path / "hub", HubAddress(loopback_address(worker_id), service_port=0)) as hub,
+        ServiceClient(hub.service) as client,
+    ):
+        yield World(hub, client, Shop(tmp_path), Puppets(hub, MODEL, digests, prices, obedient))
 
 
 @dataclass
