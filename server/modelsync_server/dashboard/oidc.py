@@ -95,7 +95,10 @@ class Provider:
         if "error" in request.query:
             raise web.HTTPForbidden(text=f"the provider refused the sign-in: {request.query['error']:.100}")
         tokens = await self._exchanged(request.query.get("code", ""), str(flow["verifier"]))
-        name = self.name_in(await self._claims(str(tokens.get("id_token", ""))), str(flow["nonce"]))
+        claims = await self._claims(str(tokens.get("id_token", "")))
+        if self._settings.claim not in claims:
+            claims = await self._with_user_info(claims, str(tokens.get("access_token", "")))
+        name = self.name_in(claims, str(flow["nonce"]))
         response = web.Response(status=303, headers={"Location": str(flow["back"])})
         self._access.open_session(response, name)
         response.del_cookie(_COOKIE, path="/signin")
@@ -161,6 +164,16 @@ class Provider:
         except jwt.PyJWTError as error:
             raise web.HTTPForbidden(text=f"the provider's token is not believed: {error!s:.100}") from error
         return found
+
+    async def _with_user_info(self, claims: dict[str, Any], token: str) -> dict[str, Any]:
+        """What the provider says of the person beside the token, which it need not repeat in it (Core §5.4)."""
+        url = str((await self._described()).get("userinfo_endpoint", ""))
+        if not token or URL(url).scheme != URL(self._settings.issuer).scheme:
+            return claims
+        found = await self._fetched(url, headers={"Authorization": f"Bearer {token}"})
+        if found.get("sub") != claims["sub"]:
+            raise web.HTTPForbidden(text="the provider speaks of somebody else than its token does.")
+        return found | claims
 
     async def _key(self, name: str) -> jwt.PyJWK:
         """The provider's key of that name. For an unknown one they are fetched anew, but not at anybody's will."""
