@@ -111,8 +111,8 @@ def _misbehave(fleet: Motley, size: int) -> None:
     for number in range(8):
         fleet.report(f"truck-{number:02}", active | {"since": ago(minutes=5 + number)})
     for number, (state, code, text) in enumerate(ERRORS * 2):
-        error = {"state": state, "desired": 3, "since": ago(hours=number + 1), "error": {"code": code, "text": text}}
-        fleet.report(f"truck-{number + 8:02}", error)
+        told = {"state": state, "desired": 3, "since": ago(hours=number + 1), "error": {"code": code, "text": text}}
+        fleet.report(f"truck-{number + 8:02}", told)
     fleet.report(
         "truck-20", {"state": "fetching", "desired": 3, "progress": {"done": 40, "total": 90}, "since": ago(hours=7)}
     )
@@ -141,8 +141,8 @@ def _misbehave(fleet: Motley, size: int) -> None:
     for number in range(2):
         hub.add_device(f"gate-{number}", "modelsync")
         hub.set_desired(f"gate-{number}", {"modelsync": {"models": {MODEL: {"version": 2}}}}, "modelsync")
-        state = active | {"version": 2, "digest": digests[2], "desired": 2, "since": ago(days=3)}
-        fleet.report(f"gate-{number}", state, "modelsync", daemon={"version": "0.1.0"}, ledger=ledger)
+        serving = active | {"version": 2, "digest": digests[2], "desired": 2, "since": ago(days=3)}
+        fleet.report(f"gate-{number}", serving, "modelsync", daemon={"version": "0.1.0"}, ledger=ledger)
 
 
 async def main() -> None:

@@ -19,7 +19,7 @@ _MOST = 500
 """Answers that are kept: a view that nobody looks at goes first."""
 _PATIENCE_SECONDS = 0.5
 """So long a page waits for a newer answer than the one that it has."""
-_AT_ONCE = 6
+_AT_ONCE = 2
 """Questions at the hub at the same time."""
 
 T = TypeVar("T")

@@ -135,8 +135,7 @@ class Dashboard:
         if view is None:
             waiting = View("waiting.html", "One moment", {}, status=202)
             text = self._html(waiting, request.rel_url, request[_PERSON])
-            headers = {"Refresh": "2"}  # for a browser without scripts; live.js does it at once
-            return web.Response(text=text, status=202, content_type="text/html", charset="utf-8", headers=headers)
+            return web.Response(text=text, status=202, content_type="text/html", charset="utf-8")
         if wanted in ("json", "csv"):
             return self._data(view, wanted, request)
         text = self._html(view, request.rel_url, request[_PERSON])

@@ -241,7 +241,7 @@ async def total(hub: FleetHub) -> tuple[int, int]:
     return sum(by_state.values()), by_state.get("Connected", 0)
 
 
-AGES = ((3600, "the last hour"), (86400, "the last day"), (7 * 86400, "the last week"), (30 * 86400, "the last month"))
+AGES = ((86400, "the last day"), (7 * 86400, "the last week"), (30 * 86400, "the last month"))
 """How long ago a device was heard of last, seconds."""
 
 

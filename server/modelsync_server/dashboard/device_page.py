@@ -30,11 +30,12 @@ async def device(views: Views, identifier: str) -> View:
     where = f"deviceId = {quoted(identifier[:256])}"
 
     async def ask() -> tuple[Json, list[Json], tuple[history.Event, ...]]:
-        found, _ = await hub.query_page(f"SELECT * FROM devices WHERE {where}", page=1)
-        if not found:
-            raise UsageError(f"there is no device {shown(identifier, 64)!r}: see the list of devices.")
+        try:
+            found = await hub.twin(identifier)
+        except UsageError as error:
+            raise UsageError(f"there is no device {shown(identifier, 64)!r}: see the list of devices.") from error
         modules, _ = await hub.query_page(f"SELECT * FROM devices.modules WHERE {where}", page=_MOST_MODULES)
-        return found[0], modules, views.seen.look(identifier, [found[0], *modules], hub.now())
+        return found, modules, views.seen.look(identifier, [found, *modules], hub.now())
 
     document, modules, seen = await asked.of(("device", identifier), ask)
     found = twins.device(document, modules, hub.now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 from modelsync_protocol import names
@@ -14,6 +15,7 @@ from modelsync_server.rollout.target import Target, desired, quoted, reported
 
 PAGE = 50
 _MOST_TEXT = 256
+_MOST_MODELS = 100
 _LAST_OF_AN_ID = "~"
 """Sorts behind every character that a device id may have."""
 
@@ -179,6 +181,18 @@ async def devices(
     query = wanted.target.reporters("*", wanted.condition(now) or "*")
     found, following = await hub.query_page(query, page=most, token=token)
     return [_row(each, wanted.model) for each in found], following
+
+
+async def models_of_some(hub: FleetHub) -> set[str]:
+    """Names of models that the first devices of the fleet report or desire."""
+    found, _ = await hub.query_page("SELECT * FROM devices", page=PAGE)
+    known = set[str]()
+    for document in found:
+        for half in ("reported", "desired"):
+            for name in at(document, "properties", half, "modelsync", "models"):
+                with suppress(UsageError):
+                    known.add(names.check_model_name(name))
+    return set(sorted(known)[:_MOST_MODELS])
 
 
 def _row(document: Json, model: str) -> DeviceRow:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from modelsync_protocol.errors import ModelsyncError, UsageError
-from modelsync_server.dashboard import counting
+from modelsync_server.dashboard import counting, listing
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answer, Answers
 from modelsync_server.dashboard.counting import Groups
@@ -15,7 +15,7 @@ from modelsync_server.dashboard.history import Seen
 from modelsync_server.dashboard.tables import Table, View
 from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout import reading
-from modelsync_server.rollout.port import FleetHub
+from modelsync_server.rollout.port import FleetHub, Json
 from modelsync_server.rollout.reading import Overview
 from modelsync_server.rollout.target import Kind, Target
 
@@ -24,7 +24,14 @@ SLOWLY = 10.0
 """So many times as long an answer is kept that changes slowly or costs many queries."""
 
 T = TypeVar("T")
-Page = Callable[..., Awaitable[View]]
+
+
+class DeviceHub(FleetHub, Protocol):
+    """What the page needs of a hub beside what rollouts do: a twin by its id, which costs no query."""
+
+    async def twin(self, device: str, module: str | None = None) -> Json:
+        """The whole twin; UsageError for a device that there is not."""
+        ...
 
 
 @dataclass(slots=True)
@@ -34,7 +41,7 @@ class Views:
     `modules`: names under which modelsync runs as a module on devices, beside those that rollouts are for.
     """
 
-    hub: FleetHub
+    hub: DeviceHub
     store: AsyncStore | None
     answers: Answers
     price_per_gb: float | None = None
@@ -103,10 +110,12 @@ class Asked:
         return await self.of(("overview",), lambda: reading.overview(self.views.hub))
 
     async def names(self, overview: Overview) -> list[str]:
-        """Models by name: the store's, and those that rollouts are about."""
+        """Models by name: the store's (without one: those of the first devices), and those that rollouts are about."""
         known = {each.record.model for each in overview.rollouts} | {wish.model for wish in overview.wishes}
         if self.views.store is not None:
             known |= set(await self.of(("names",), self.views.store.names))
+        else:
+            known |= await self.of(("sample",), lambda: listing.models_of_some(self.views.hub), SLOWLY)
         return sorted(known)
 
     def modules(self, overview: Overview) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.server.dashboard.conftest import tables, text
 from tests.server.rollout.conftest import MODEL
@@ -96,7 +97,7 @@ async def test_a_long_list_is_had_page_by_page(fleet: Motley) -> None:
             async with client.get(address) as response:
                 seen += [row["device"] for row in (await response.json())["devices"]]
                 following = response.links.get("next")
-                address = str(following["url"].relative()) if following else ""
+                address = URL(str(following["url"])).raw_path_qs if following else ""
         assert len(seen) == len(set(seen)) == 40
 
 
@@ -115,7 +116,7 @@ async def test_nothing_that_a_device_reports_breaks_a_page(fleet: Motley) -> Non
                 assert wide <= width, f"{path} is {wide} wide on {width}"
             await watched.tab.evaluate(axe)
             for scheme in ("light", "dark"):
-                await watched.tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                await watched.tab.emulate_media(color_scheme=scheme)
                 found = await watched.tab.evaluate("axe.run()")
                 serious = [each["id"] for each in found["violations"] if each["impact"] in ("serious", "critical")]
                 assert not serious, f"{path} in {scheme}: {serious}"

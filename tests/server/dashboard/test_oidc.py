@@ -182,7 +182,7 @@ def _hmac(claims: dict[str, Any], forger: Forger) -> str:
 FORGERIES: dict[str, Callable[[dict[str, Any], Forger], str]] = {
     "another's key": lambda c, f: f.signed(c, rsa.generate_private_key(65537, 2048)),
     "a key that it does not show": lambda c, f: f.signed(c, kid="k9"),
-    "no signature": lambda c, f: jwt.encode(c, None, algorithm="none"),
+    "no signature": lambda c, f: jwt.encode(c, "", algorithm="none"),
     "the public key as a secret": _hmac,
     "another sign-in": lambda c, f: f.signed(c | {"nonce": "x"}),
     "another client": lambda c, f: f.signed(c | {"aud": "other"}),
