@@ -148,7 +148,9 @@ def _secret(file: Path | None) -> str | None:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise LocalError(f"the client's secret {file} can't be read: {error}.") from error
+        raise LocalError(
+            f"the client's secret {file} can't be read ({getattr(error, 'strerror', None) or error})."
+        ) from error
 
 
 def _context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
@@ -160,5 +162,5 @@ def _context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | Non
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise LocalError(f"the certificate {certificate} can't be used: {error}.") from error
+        raise LocalError(f"the certificate {certificate} can't be used ({error.strerror or error}).") from error
     return context

@@ -83,7 +83,9 @@ class Access:
         except ValueError:
             url = URL()
         if url.scheme not in ("http", "https") or not url.host or url.path not in ("", "/") or url.query_string:
-            raise UsageError(f"{self.site!r:.80} is not the page's address, such as https://fleet.example.com.")
+            raise UsageError(
+                f"{self.site!r:.80} is not the page's address: say how browsers call it (--site https://fleet.example.com)."
+            )
         if url.scheme == "http" and not _is_local(url.authority):
             raise UsageError("sessions travel only over https: give the page's address with https://.")
 

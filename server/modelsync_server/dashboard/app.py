@@ -16,11 +16,12 @@ from modelsync_server.dashboard import acts
 from modelsync_server.dashboard.access import COOKIE, FORM_TOKEN, Access, Person, SignInNeeded
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
+from modelsync_server.dashboard.asking import broken
 from modelsync_server.dashboard.oidc import CALLBACK, Provider
 from modelsync_server.dashboard.render import STATIC, environment, link, relative, static
 from modelsync_server.dashboard.tables import Table, View
 from modelsync_server.dashboard.text import moment, utc
-from modelsync_server.dashboard.views import Views, broken
+from modelsync_server.dashboard.views import Views
 from modelsync_server.rollout.port import FleetHub
 
 _HEADERS = {

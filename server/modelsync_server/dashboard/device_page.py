@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from modelsync_protocol.errors import UsageError
 from modelsync_server.dashboard import history, twins
+from modelsync_server.dashboard.asking import Asked, Sources
 from modelsync_server.dashboard.tables import Column, Row, Table, View
 from modelsync_server.dashboard.text import shown
-from modelsync_server.dashboard.views import Asked, Views
 from modelsync_server.rollout.port import Json
 from modelsync_server.rollout.target import quoted
 
@@ -24,7 +24,7 @@ _ACTS = (
 )  # fmt: skip
 
 
-async def device(views: Views, identifier: str) -> View:
+async def device(views: Sources, identifier: str) -> View:
     """A device's twin and its modules'. Its history is what the hub, the audit log and this process know."""
     asked, hub = Asked(views), views.hub
     where = f"deviceId = {quoted(identifier[:256])}"
@@ -57,7 +57,7 @@ async def device(views: Views, identifier: str) -> View:
     return asked.view("device.html", found.device, data, tables)
 
 
-async def acts(views: Views) -> View:
+async def acts(views: Sources) -> View:
     """What was done from this page, by whom, and what came of it."""
     found = [] if views.audit is None else views.audit.recent()
     rows: list[Row] = [tuple(each.get(name, "") for name in ("when", "who", "what", "on", "answer")) for each in found]

@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from modelsync_protocol.errors import ModelsyncError
-from modelsync_server.dashboard import charts, counting, listing
+from modelsync_server.dashboard import counting, listing
+from modelsync_server.dashboard.asking import SLOWLY, Asked, Sources
 from modelsync_server.dashboard.counting import Groups, Reason
 from modelsync_server.dashboard.listing import WHYS, Filter
 from modelsync_server.dashboard.render import link, path, whole
-from modelsync_server.dashboard.tables import Column, Row, Table, View
-from modelsync_server.dashboard.views import SLOWLY, Asked, Views
+from modelsync_server.dashboard.tables import Column, Row, Table, View, bar
 
 MODELS = 12
 """So many on a page of the fleet: each costs the hub a query or two."""
@@ -30,7 +30,7 @@ _STUCK = (
 )
 
 
-async def fleet(views: Views, query: Mapping[str, str]) -> View:
+async def fleet(views: Sources, query: Mapping[str, str]) -> View:
     """How many devices hold which version of which model, in which state, with which errors; MODELS a page."""
     asked, hub, start = Asked(views), views.hub, whole(query.get("from", "0"))
     total, overview = await asyncio.gather(
@@ -69,7 +69,7 @@ async def fleet(views: Views, query: Mapping[str, str]) -> View:
         "devices": total[0], "connected": total[1], "spent": spent, "overview": overview, "start": start,
         "money_of": {period: views.money(size) for period, size in spent.items()},
         "models": [_shown(name, sources, found, overview) for name in page],
-        "contact_bar": charts.bar([(each.value, each.devices) for each in contacts]),
+        "contact_bar": bar([(each.value, each.devices) for each in contacts]),
         "next": start + MODELS if start + MODELS < len(models) else None, "silent_days": SILENT_DAYS,
         "states": (*counting.STATES, counting.UNHEARD), "stuck_devices": sum(int(row[0] or 0) for row in stuck),
     }  # fmt: skip
@@ -113,7 +113,7 @@ def _shown(name: str, sources: list[str], found: Mapping[tuple[str, str], Groups
             {
                 "module": module,
                 "groups": found[name, module],
-                "bar": charts.bar([(group.value, group.devices) for group in found[name, module].versions]),
+                "bar": bar([(group.value, group.devices) for group in found[name, module].versions]),
                 "query": {"model": name} | ({"module": module} if module else {}),
             }
             for module in known
@@ -135,7 +135,7 @@ def _columns() -> tuple[Column, ...]:
     )
 
 
-async def devices(views: Views, query: Mapping[str, str]) -> View:
+async def devices(views: Sources, query: Mapping[str, str]) -> View:
     """One page of the devices that a filter finds; sorting orders that page."""
     asked, hub, wanted = Asked(views), views.hub, Filter.of(query)
     most = max(1, whole(query.get("page", str(listing.PAGE)), _MOST_ROWS))

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelsync_protocol.errors import ModelsyncError, UnreachableError, UsageError
-from modelsync_server.dashboard import charts
+from modelsync_server.dashboard.asking import SLOWLY, Asked, Sources
 from modelsync_server.dashboard.render import link, path
-from modelsync_server.dashboard.tables import Column, Row, Table, View
+from modelsync_server.dashboard.tables import Column, Row, Table, View, bar
 from modelsync_server.dashboard.text import shown
-from modelsync_server.dashboard.views import SLOWLY, Asked, Views
 from modelsync_server.library.async_store import AsyncStore, Price
 
 _MOST_HELD = 12
@@ -21,7 +20,7 @@ _MOST_VERSIONS = 50
 _MOST_PARTS = 200
 
 
-async def model(views: Views, name: str) -> View:
+async def model(views: Sources, name: str) -> View:
     """A model's versions in the store, what updates cost, and what the fleet would pay to get to the newest."""
     store = _store(views)
     asked = Asked(views)
@@ -62,7 +61,7 @@ async def model(views: Views, name: str) -> View:
     data = {
         "name": name, "found": found, "newest": newest, "live": len(live),
         "strangers": sum(n for version, n in held.items() if version not in {str(each.version) for each in live}),
-        "bar_segments": charts.bar([(version, n) for version, n in sorted(held.items(), key=lambda each: -each[1])]),
+        "bar_segments": bar([(version, n) for version, n in sorted(held.items(), key=lambda each: -each[1])]),
         "missing": sum(int(row[1] or 0) for row in missing), "command": _command(store, name, newest, missing),
         "rollout": next((each for each in overview.rollouts if each.record.model == name), None),
     }  # fmt: skip
@@ -75,7 +74,7 @@ async def model(views: Views, name: str) -> View:
     return asked.view("model.html", name, data, tables)
 
 
-def _store(views: Views) -> AsyncStore:
+def _store(views: Sources) -> AsyncStore:
     if views.store is None:
         raise UsageError("this page was started without --store, so it knows no versions.")
     return views.store
@@ -96,7 +95,7 @@ def _columns(name: str) -> tuple[Column, ...]:
     )
 
 
-def _update_columns(name: str, views: Views) -> tuple[Column, ...]:
+def _update_columns(name: str, views: Sources) -> tuple[Column, ...]:
     shown_money = "money" if views.price_per_gb is not None else "hidden"
     return (
         Column("version", href=lambda row: path("/model/", name) + f"/update/{row[1]}-{row[0]}", kind="text"),
@@ -109,7 +108,7 @@ def _update_columns(name: str, views: Views) -> tuple[Column, ...]:
     )
 
 
-def _newest_columns(views: Views) -> tuple[Column, ...]:
+def _newest_columns(views: Sources) -> tuple[Column, ...]:
     shown_money = "money" if views.price_per_gb is not None else "hidden"
     return (
         Column("base", "devices on version"),
@@ -122,7 +121,7 @@ def _newest_columns(views: Views) -> tuple[Column, ...]:
     )
 
 
-def _priced(views: Views, row: Row) -> Row:
+def _priced(views: Sources, row: Row) -> Row:
     base, devices, way, size, total, _, cheaper = row
     return base, devices, way, size, total, views.money(int(total or 0)), cheaper
 
@@ -193,7 +192,7 @@ def _share(part: int, whole: int | None) -> float | None:
     return None if not whole else round(100 * part / whole, 1)
 
 
-async def update(views: Views, name: str, pair: str) -> View:
+async def update(views: Sources, name: str, pair: str) -> View:
     """Where an update's bytes went: what a publisher looks at who wants the next one smaller."""
     store, asked = _store(views), Asked(views)
     old, _, new = pair.partition("-")
@@ -211,6 +210,6 @@ async def update(views: Views, name: str, pair: str) -> View:
     )  # fmt: skip
     data = {
         "name": name, "found": found, "cut": len(found.parts) > _MOST_PARTS,
-        "bar_segments": charts.bar(list(found.encodings.items())),
+        "bar_segments": bar(list(found.encodings.items())),
     }  # fmt: skip
     return asked.view("update.html", f"{name}: {old} to {new}", data, (Table("parts", columns, rows),))

@@ -7,11 +7,11 @@ import time
 from typing import Any
 
 from modelsync_protocol.errors import ModelsyncError
-from modelsync_server.dashboard import charts, counting
+from modelsync_server.dashboard import counting
+from modelsync_server.dashboard.asking import SLOWLY, Asked, Sources
 from modelsync_server.dashboard.render import link, path
-from modelsync_server.dashboard.tables import Column, Row, Table, View
+from modelsync_server.dashboard.tables import Column, Row, Table, View, bar
 from modelsync_server.dashboard.text import moment, utc
-from modelsync_server.dashboard.views import SLOWLY, Asked, Views
 from modelsync_server.rollout import documents, reading
 from modelsync_server.rollout.gate import span
 from modelsync_server.rollout.reading import RingStatus, RolloutStatus
@@ -21,7 +21,7 @@ from modelsync_server.rollout.target import Kind
 _MONEY = ("predicted_money", "spent_money", "money", "image_money", "saved_money")
 
 
-async def rollouts(views: Views) -> View:
+async def rollouts(views: Sources) -> View:
     """All rollouts, and what the fleet wants."""
     asked = Asked(views)
     found = await asked.overview()
@@ -50,7 +50,7 @@ async def rollouts(views: Views) -> View:
     return asked.view("rollouts.html", "Rollouts", data, tables)
 
 
-async def rollout(views: Views, name: str) -> View:
+async def rollout(views: Sources, name: str) -> View:
     """One rollout: rings as lanes, the gate with its numbers, predicted against spent."""
     asked, hub = Asked(views), views.hub
     found = await asked.of(("rollout", name), lambda: reading.status(hub, name, spending=False))
@@ -103,7 +103,7 @@ async def _with_spent(asked: Asked, found: RolloutStatus, times: float = 1.0) ->
     return list(await asyncio.gather(*(one(*each) for each in enumerate(found.rings))))
 
 
-def _lanes(views: Views, found: RolloutStatus, spending: list[int | None]) -> list[dict[str, Any]]:
+def _lanes(views: Sources, found: RolloutStatus, spending: list[int | None]) -> list[dict[str, Any]]:
     lanes = []
     for number, (ring, spent) in enumerate(zip(found.rings, spending, strict=True)):
         counts, reachable = ring.counts, ring.record.reachable
@@ -113,7 +113,7 @@ def _lanes(views: Views, found: RolloutStatus, spending: list[int | None]) -> li
         lanes.append(
             {
                 "ring": ring,
-                "bar": charts.bar(parts, whole),
+                "bar": bar(parts, whole),
                 "needed": needed,
                 "whole": whole,
                 "needed_x": min(1000, round(1000 * needed / whole)),
@@ -169,7 +169,7 @@ def _gate(ring: RingStatus, now: float) -> list[tuple[str, str]]:
     return lines
 
 
-async def cost(views: Views) -> View:
+async def cost(views: Sources) -> View:
     """Bytes and money of this day and month, and by model and ring, against the image pulls that were avoided."""
     asked, hub = Asked(views), views.hub
     spent = await asked.of(("spent",), lambda: counting.spent_bytes(hub, hub.now()), SLOWLY / 2)
@@ -220,7 +220,7 @@ async def cost(views: Views) -> View:
         "spent": spent, "periods": periods, "image_bytes": views.image_bytes, "priced": priced,
         "price": views.price_per_gb, "total_spent": total_spent, "total_image": total_image,
         "saved": max(0, total_image - total_spent), "saved_money": views.money(max(0, total_image - total_spent)),
-        "bar": charts.bar([("spent", total_spent)], total_image) if total_image else [],
+        "bar": bar([("spent", total_spent)], total_image) if total_image else [],
     }  # fmt: skip
     tables = (
         Table("cost", columns, rows, "No rollout has reached a device yet."),
@@ -231,7 +231,7 @@ async def cost(views: Views) -> View:
     return asked.view("cost.html", "Cost", data, tables)
 
 
-def _line(views: Views, model: str, version: int, rollout: str, ring: str, opened: float | None, active: int,
+def _line(views: Sources, model: str, version: int, rollout: str, ring: str, opened: float | None, active: int,
           predicted: int, size: int | None) -> Row:  # fmt: skip
     image = active * views.image_bytes
     saved = None if size is None else max(0, image - size)

@@ -1,4 +1,4 @@
-"""Pages and their tables as data: sorted, searched, as CSV and as JSON, all alike. No HTTP, no hub."""
+"""Pages as data: their tables, sorted, searched, as CSV and as JSON, all alike, and their bars. No HTTP, no hub."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from modelsync_protocol.errors import UsageError
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 Cell = str | int | float | bool | None
 Row = tuple[Cell, ...]
 
@@ -69,7 +70,9 @@ class Table:
         writer = csv.writer(out)
         writer.writerow(self.names)
         for row in self.rows:
-            writer.writerow(["'" + cell if isinstance(cell, str) and cell[:1] in "=+-@\t\r" else cell for cell in row])
+            writer.writerow(
+                ["'" + cell if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in row]
+            )
         return out.getvalue()
 
     def document(self) -> list[dict[str, Cell]]:
@@ -121,3 +124,34 @@ class View:
     def table(self, name: str) -> Table:
         """The table of that name."""
         return next(each for each in self.tables if each.name == name)
+
+
+# Bars. Colours are classes of the style sheet.
+
+COLOURS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a bar: `x` and `width` in per mille of the bar, `colour` a number of the style sheet's palette."""
+
+    label: str
+    value: int
+    x: float
+    width: float
+    colour: int
+
+
+def bar(parts: Sequence[tuple[str, int]], whole: int | None = None) -> list[Segment]:
+    """A stacked bar of `parts` (label, value), of their sum or of `whole`; more parts than colours end as one."""
+    positive = [(label, value) for label, value in parts if value > 0]
+    if len(positive) > COLOURS:
+        rest = sum(value for _, value in positive[COLOURS - 1 :])
+        positive = [*positive[: COLOURS - 1], ("others", rest)]
+    total = max(sum(value for _, value in positive), whole or 0)
+    segments, x = [], 0.0
+    for number, (label, value) in enumerate(positive):
+        width = 1000 * value / total
+        segments.append(Segment(label, value, round(x, 1), round(max(width, 1.5), 1), number))
+        x += width
+    return segments

@@ -22,7 +22,7 @@ from tests.server.rollout.conftest import MODEL
 
 
 class AzureLike:
-    """A hub that groups devices by one property and counts no modules, as Azure documents it. Keeps what it is asked."""
+    """A hub that groups devices by one property and counts no modules, as Azure documents it. Keeps questions."""
 
     def __init__(self, hub: ServiceClient) -> None:
         self._hub = hub

@@ -102,6 +102,7 @@ async def test_a_long_list_is_had_page_by_page(fleet: Motley) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 async def test_nothing_that_a_device_reports_breaks_a_page(fleet: Motley) -> None:
     axe = installed("axe-core", AXE_VERSION, "axe.min.js").read_text()
     async with chromium() as browser:
@@ -115,9 +116,9 @@ async def test_nothing_that_a_device_reports_breaks_a_page(fleet: Motley) -> Non
                 wide = await watched.tab.evaluate("document.documentElement.scrollWidth")
                 assert wide <= width, f"{path} is {wide} wide on {width}"
             await watched.tab.evaluate(axe)
-            for scheme in ("light", "dark"):
+            for scheme, rules in (("light", ""), ("dark", "{runOnly: ['color-contrast']}")):  # all that differs
                 await watched.tab.emulate_media(color_scheme=scheme)
-                found = await watched.tab.evaluate("axe.run()")
+                found = await watched.tab.evaluate(f"axe.run({rules})")
                 serious = [each["id"] for each in found["violations"] if each["impact"] in ("serious", "critical")]
                 assert not serious, f"{path} in {scheme}: {serious}"
             assert await watched.tab.title() != "taken"

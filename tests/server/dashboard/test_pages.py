@@ -72,8 +72,8 @@ async def test_a_filter_finds_who_is_stuck_and_says_why(client: aiohttp.ClientSe
 async def test_tables_are_csv_that_no_spreadsheet_takes_for_formulas(client: aiohttp.ClientSession) -> None:
     rows = list(csv.reader(io.StringIO(await text(client, "/devices?format=csv"))))
     assert rows[0][:2] == ["device", "connected"] and len(rows) == 6
-    table = Table("t", ("a",), [("=1+1",), ("@x",), ("fine",), (5,)])
-    assert [row[0] for row in csv.reader(io.StringIO(table.csv()))] == ["a", "'=1+1", "'@x", "fine", "5"]
+    table = Table("t", ("a",), [("=1+1",), ("@x",), ("fine",), (5,), ("",), (None,)])
+    assert [row[0] for row in csv.reader(io.StringIO(table.csv()))] == ["a", "'=1+1", "'@x", "fine", "5", "", ""]
     await text(client, "/devices?format=csv&table=none", 404)
 
 
