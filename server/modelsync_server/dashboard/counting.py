@@ -23,7 +23,7 @@ STATES = (
 )  # fmt: skip
 """The daemon's (docs/states.md)."""
 UNDER_WAY = ("resolving", "planning", "fetching", "assembling", "probing", "activating", "probation")
-LABEL = 40
+LABEL = 32
 """Characters of a group's name; what is longer is nonsense."""
 UNHEARD = "nothing reported"
 SLOW_SECONDS = 3600
@@ -63,7 +63,7 @@ _CODES: Mapping[str, str] = {
     "disk": "the disk has no room for the version.",
     "held": "somebody holds it; release it to go on.",
     "origin": "its twin names no origin: set modelsync.origin.",
-    "access": "the origin refuses its SAS; the method `secret` brings another.",
+    "access": "the origin refuses its SAS; the method “secret” brings another.",
     "refused": "trust or damage on the way: it does not believe what it fetched.",
     "worker": "the process that prepares the version died.",
     "probe": "the version failed its probe; the one before goes on serving.",

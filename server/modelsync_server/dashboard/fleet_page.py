@@ -22,10 +22,10 @@ _SILENT = f"not heard of for {SILENT_DAYS} days, or never: no power, no line, or
 _MOST_ROWS = 1000
 _STUCK = (
     Column("devices", "devices", "number", href=lambda row: str(row[5])),
-    Column("model"),
-    Column("module"),
     Column("why", "stuck because of", "error", href=lambda row: str(row[5])),
     Column("means", "which means", "words"),
+    Column("model"),
+    Column("module"),
     Column("list", "", "hidden"),
 )
 
@@ -51,14 +51,14 @@ async def fleet(views: Sources, query: Mapping[str, str]) -> View:
     stuck = [row for (model, module), groups in found.items() for row in _stuck(model, module, groups)]
     if contacts[-1].devices:
         address = link("/devices", silent=SILENT_DAYS)
-        stuck.append((contacts[-1].devices, "", "", "silent", _SILENT, address))
+        stuck.append((contacts[-1].devices, "silent", _SILENT, "", "", address))
     for module, number in zip(sources[1:], unheard, strict=True):
         if number:
             address = link("/devices", silent=SILENT_DAYS, module=module)
-            stuck.append((number, "", module, "silent", _SILENT, address))
+            stuck.append((number, "silent", _SILENT, "", module, address))
     if confused:
         address = link("/devices", why="confused")
-        stuck.append((confused, "", "", "wishes not understood", "its twin asks for what it can't read.", address))
+        stuck.append((confused, "wishes not understood", "its twin asks for what it can't read.", "", "", address))
     stuck.sort(key=lambda row: -int(row[0] or 0))
     rows: list[Row] = []
     for (model, module), groups in found.items():
@@ -89,7 +89,7 @@ async def _silent(asked: Asked, module: str) -> int:
 
 
 def _stuck(model: str, module: str, groups: Groups) -> list[Row]:
-    return [(r.devices, model, module, r.code or r.kind, r.means, _list(model, module, r)) for r in groups.reasons]
+    return [(r.devices, r.code or r.kind, r.means, model, module, _list(model, module, r)) for r in groups.reasons]
 
 
 def _list(model: str, module: str, reason: Reason) -> str:
