@@ -8,6 +8,8 @@ from typing import Any
 _MAX_TEXT = 300
 _REORDERS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _MOST = 2**53
+_LAST_MOMENT = 7_258_118_400.0
+"""The year 2200: later times are nonsense, and the last ones have no date."""
 
 
 def shown(value: object, most: int = _MAX_TEXT) -> str:
@@ -48,9 +50,10 @@ def seconds(value: object) -> float | None:
         return None
     try:
         found = datetime.fromisoformat(value)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        moment = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+    return moment if 0 <= moment < _LAST_MOMENT else None
 
 
 def utc(moment: float) -> str:
