@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -36,6 +37,7 @@ from tests.server.rollout.conftest import MODEL, stocked_shop
 from tests.support.puppet_fleet import Puppets, obedient
 from tests.support.shop import Shop
 
+Stock = tuple[Shop, dict[int, str], dict[tuple[int | None, int], int]]
 HOSTILE = "<script>document.title='taken'</script><img src=//elsewhere.example/x>\u202e" + "x" * 500
 ERRORS = (
     ("waiting", "offline", "the origin does not answer: connection refused."),
@@ -72,10 +74,13 @@ class Motley:
 
 @asynccontextmanager
 async def motley(
-    root: Path, host: str, *, port: int = 0, fresh: float = 5.0, live: float = 2.0
+    root: Path, host: str, stock: Stock | None = None, *, port: int = 0, fresh: float = 5.0, live: float = 2.0
 ) -> AsyncIterator[Motley]:
-    """The fleet, a rollout of version 3 in its second ring, and the page."""
-    shop, digests, prices = await stocked_shop(root)
+    """The fleet, a rollout of version 3 in its second ring, and the page. `stock`: a store that is copied."""
+    shop, digests, prices = stock or await stocked_shop(root)
+    if stock is not None:
+        shutil.copytree(shop.root, root, dirs_exist_ok=True)
+        shop = Shop(root)
     async with Hub(root / "hub", HubAddress(host, service_port=0)) as hub, ServiceClient(hub.service) as client:
         puppets = Puppets(hub, MODEL, digests, prices, obedient)
         puppets.add([f"depot-{number:02}" for number in range(4)], 2, wish=True, ring="canary")

@@ -74,7 +74,7 @@ class Access:
                 "who may look is not said: listen on loopback, or name the proxy that signs people in (--proxy), "
                 "or an OpenID provider (--oidc-issuer)."
             )
-        if self.provider:
+        if self.provider or self.site:
             self._check_site()
 
     def _check_site(self) -> None:
@@ -102,7 +102,8 @@ class Access:
     def person(self, request: web.Request) -> Person:
         """Who asks. Raises 403 for who may not even look, 421 for a name that is not this page's, SignInNeeded."""
         if request.remote in self.proxies:
-            name = request.headers.get(self.header, "").strip()
+            names = request.headers.getall(self.header, [])
+            name = names[0].strip() if len(names) == 1 else ""  # a second one may be the visitor's own
             if not usable_name(name):
                 raise web.HTTPForbidden(text=f"the proxy did not say who you are ({self.header}).")
             return self._named(name)

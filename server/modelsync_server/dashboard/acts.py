@@ -30,6 +30,7 @@ class Audit:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._kept: deque[dict[str, str]] = deque(maxlen=_KEPT)
+        self._known: tuple[tuple[int, int], list[dict[str, str]]] = (0, 0), []
 
     def write(self, who: str, what: str, on: str, answer: str) -> None:
         """One line; LocalError if it can't be written, which is noticed before the next act."""
@@ -58,12 +59,16 @@ class Audit:
     def _read(self) -> list[dict[str, str]]:
         assert self._path is not None
         try:
+            about = self._path.stat()
+            state = about.st_size, about.st_mtime_ns
+            if state == self._known[0]:
+                return self._known[1]
             with self._path.open("rb") as file:
-                file.seek(max(0, self._path.stat().st_size - _READ_BYTES))
+                file.seek(max(0, about.st_size - _READ_BYTES))
                 raw = file.read()
         except OSError:
             return []
-        found = []
+        found: list[dict[str, str]] = []
         for line in raw.splitlines():
             try:
                 entry = json.loads(line)
@@ -71,6 +76,7 @@ class Audit:
                 continue  # cut at the beginning, or by a crash
             if isinstance(entry, dict):
                 found.append({str(key): shown(value) for key, value in entry.items()})
+        self._known = state, found
         return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from aiohttp import web
 from yarl import URL
 
-from modelsync_protocol.errors import ModelsyncError, UnreachableError
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
 from modelsync_server.dashboard import acts
 from modelsync_server.dashboard.access import COOKIE, FORM_TOKEN, Access, Person, SignInNeeded
 from modelsync_server.dashboard.acts import Audit
@@ -175,10 +175,12 @@ class Dashboard:
         try:
             parts = [part for part in url.parts if part != "/"]
             return await self._views.page([part for part in parts if part], url.query)
-        except UnreachableError as error:
-            return broken(error, 503)
-        except ModelsyncError as error:
+        except UsageError as error:
             return broken(error, 404)
+        except RefusedError as error:
+            return broken(error, 403)
+        except ModelsyncError as error:
+            return broken(error, 503)
 
     def _html(self, view: View, url: URL, person: Person) -> str:
         """A page as a browser gets it."""

@@ -103,4 +103,5 @@ class Asked:
 
 def broken(error: ModelsyncError, status: int) -> View:
     """What is shown where nothing can be: the sentence."""
-    return View("trouble.html", "Not now" if status >= 500 else "Not found", {"text": str(error)}, status=status)
+    title = {404: "Not found", 403: "Not allowed"}.get(status, "Not now")
+    return View("trouble.html", title, {"text": str(error)}, status=status)

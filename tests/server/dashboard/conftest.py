@@ -29,11 +29,9 @@ from modelsync_server.rollout.rings import parse_options
 from modelsync_server.store import open_store
 from tests.server.rollout.conftest import MODEL, World, stocked_shop
 from tests.support.addresses import loopback_address
-from tests.support.motley_fleet import HOSTILE
+from tests.support.motley_fleet import HOSTILE, Stock
 from tests.support.puppet_fleet import Puppets, obedient
 from tests.support.shop import Shop
-
-Stock = tuple[Shop, dict[int, str], dict[tuple[int | None, int], int]]
 
 
 @pytest.fixture(scope="session")

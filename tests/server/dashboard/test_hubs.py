@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from modelsync_protocol.errors import LocalError, UsageError
+from modelsync_protocol.errors import LocalError, RefusedError, UsageError
 from modelsync_server.dashboard import acts, counting
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.iothub.identity import Identity
@@ -42,12 +42,12 @@ async def test_a_hub_that_groups_by_one_property_gives_the_same_counts(page: Pag
     hub, now = page.world.client, page.world.client.now()
     azure = AzureLike(hub)
     ours = await counting.grouped(hub, MODEL, Target(), now)
-    theirs = await counting.grouped(azure, MODEL, Target(), now)  # type: ignore[arg-type]
+    theirs = await counting.grouped(azure, MODEL, Target(), now)
     assert (ours.versions, ours.errors, ours.behind, ours.without) == (
         theirs.versions, theirs.errors, theirs.behind, theirs.without,
     )  # fmt: skip
     assert [(r.kind, r.code) for r in theirs.reasons] == [("error", "disk")]
-    assert await counting.silent_modules(azure, "modelsync", now, 60) == 0  # type: ignore[arg-type]
+    assert await counting.silent_modules(azure, "modelsync", now, 60) == 0
 
 
 async def test_no_view_reads_the_fleet(page: Page, client: aiohttp.ClientSession) -> None:
@@ -63,7 +63,7 @@ async def test_no_view_reads_the_fleet(page: Page, client: aiohttp.ClientSession
         return found, token
 
     counted.query_page = query_page  # type: ignore[method-assign]
-    page.dashboard._views.hub = counted  # type: ignore[assignment]
+    page.dashboard._views.hub = counted
     page.answers.seconds = 3600.0
     for path in ("/", "/devices", f"/devices?model={MODEL}&version=2", "/device/many-001", "/cost", "/rollouts"):
         await text(client, path)
@@ -177,6 +177,17 @@ async def test_readers_are_named_apart_from_actors(page: Page, client: aiohttp.C
     page.rule(loopback=False, proxies=frozenset({"127.0.0.1"}), readers=frozenset({"bob"}), actors=frozenset({"ada"}))
     for name, status in (("bob", 200), ("ada", 200), ("eve", 403), (" ", 403), ("x" * 200, 403)):
         await text(client, "/acts", status, headers={"X-Forwarded-User": name})
+    twice = [("X-Forwarded-User", "ada"), ("X-Forwarded-User", "bob")]
+    await text(client, "/acts", 403, headers=twice)
+
+
+async def test_a_hub_that_refuses_this_operator_is_said(page: Page, client: aiohttp.ClientSession) -> None:
+    async def refused(*_: Any, **__: Any) -> None:
+        raise RefusedError("the hub refuses these credentials.")
+
+    page.world.client.configurations = page.world.client.query_page = refused  # type: ignore[method-assign, assignment]
+    for path in ("/", "/devices", f"/rollout/{MODEL}", "/cost"):
+        assert "refuses these credentials" in await text(client, path, 403)
 
 
 async def test_a_page_without_a_store_knows_models_by_what_devices_say(

@@ -13,7 +13,7 @@ from tests.server.dashboard.conftest import tables, text
 from tests.server.rollout.conftest import MODEL
 from tests.support.addresses import loopback_address
 from tests.support.browser import Watched, chromium
-from tests.support.motley_fleet import Motley, motley
+from tests.support.motley_fleet import Motley, Stock, motley
 from tests.support.npm import installed
 
 PAGES = ("/", "/devices", "/devices?page=200&model=anomaly", "/device/truck-10", "/device/truck-23", "/device/truck-24",
@@ -23,8 +23,8 @@ AXE_VERSION = "4.14.1"
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path, worker_id: str) -> AsyncIterator[Motley]:
-    async with motley(tmp_path, loopback_address(worker_id)) as made:
+async def fleet(stock: Stock, tmp_path: Path, worker_id: str) -> AsyncIterator[Motley]:
+    async with motley(tmp_path, loopback_address(worker_id), stock) as made:
         yield made
 
 
@@ -117,7 +117,7 @@ async def test_nothing_that_a_device_reports_breaks_a_page(fleet: Motley) -> Non
                 assert wide <= width, f"{path} is {wide} wide on {width}"
             await watched.tab.evaluate(axe)
             for scheme, rules in (("light", ""), ("dark", "{runOnly: ['color-contrast']}")):  # all that differs
-                await watched.tab.emulate_media(color_scheme=scheme)
+                await watched.tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
                 found = await watched.tab.evaluate(f"axe.run({rules})")
                 serious = [each["id"] for each in found["violations"] if each["impact"] in ("serious", "critical")]
                 assert not serious, f"{path} in {scheme}: {serious}"

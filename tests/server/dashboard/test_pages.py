@@ -213,3 +213,22 @@ def test_the_audit_log_that_can_not_be_written_stops_the_act(tmp_path: Path) -> 
 
     with pytest.raises(LocalError, match="audit log"):
         Audit(tmp_path / "none" / "log").write("ada", "pause", "m", "begun")
+
+
+async def test_a_model_says_what_was_withdrawn_and_what_would_be_cheaper(
+    client: aiohttp.ClientSession, page: Page
+) -> None:
+    shop = page.world.shop
+    path = shop.root / "artifacts" / "model.bin"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(bytes(range(256)) * 450)
+    await shop.publish(MODEL, path, last=0)
+    await (await shop.repository()).withdraw(MODEL, 3)
+    found = await tables(client, f"/model/{MODEL}")
+    versions = {row["version"]: row for row in found["versions"]}
+    assert versions[3]["signed"] == "withdrawn" and versions[4]["signed"].startswith(MODEL)
+    assert versions[2]["devices"] == 2 and versions[1]["devices"] == 3
+    ways = {row["base"]: row for row in found["to_newest"]}
+    assert ways.keys() == {1, 2} and ways[1]["total"] == 3 * ways[1]["bytes"] and "update" in ways[1]["cheaper"]
+    body = await text(client, f"/model/{MODEL}")
+    assert f"{MODEL} PATH-OF-VERSION-4 --version 4 --bases 1,2" in body and "withdrawn: 3" in body
