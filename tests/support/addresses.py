@@ -36,3 +36,10 @@ def _free(address: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])

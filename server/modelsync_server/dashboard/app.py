@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from dataclasses import replace
-from importlib.resources import files
-from urllib.parse import quote
 
 from aiohttp import web
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from yarl import URL
 
-from modelsync_protocol.errors import ModelsyncError, UnreachableError, UsageError
+from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
 from modelsync_server.dashboard import acts
-from modelsync_server.dashboard.access import FORM_TOKEN, Access, Person
+from modelsync_server.dashboard.access import COOKIE, FORM_TOKEN, Access, Person, SignInNeeded
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
-from modelsync_server.dashboard.questions import Filter
-from modelsync_server.dashboard.views import View, Views, broken
+from modelsync_server.dashboard.asking import broken
+from modelsync_server.dashboard.oidc import CALLBACK, Provider
+from modelsync_server.dashboard.render import STATIC, environment, link, relative, static
+from modelsync_server.dashboard.tables import Table, View
+from modelsync_server.dashboard.text import moment, utc
+from modelsync_server.dashboard.views import Views
 from modelsync_server.rollout.port import FleetHub
 
 _HEADERS = {
@@ -30,222 +32,226 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_STATIC = {
-    "style.css": "text/css",
-    "htmx.min.js": "text/javascript",
-    "live.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
+_PERSON = web.RequestKey("person", Person)
+_OPEN = ("/signin", CALLBACK)
 _MAX_LIVE = 100
 _MAX_FORM_BYTES = 4096
 _MAX_SAID = 400
+_PATIENCE_SECONDS = 2.0
+"""So long a page waits for the hub before it says that it is waiting."""
+_STREAM_SECONDS = 600.0
+_SILENCE_SECONDS = 15.0
+"""An open page hears something at least so often, so that what stands between does not cut the line."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Dashboard:
-    """The application over one hub; `live_seconds`: how often an open page is looked at for changes."""
+    """The application over one hub; `live_seconds`: how often an open page is looked at for changes.
+
+    `provider` signs people in, if `access` says that one does. `patience`: seconds that a page waits for the hub.
+    """
 
     def __init__(
-        self, hub: FleetHub, views: Views, answers: Answers, access: Access, audit: Audit, live_seconds: float = 5.0
-    ) -> None:
+        self, hub: FleetHub, views: Views, answers: Answers, access: Access, audit: Audit, live_seconds: float = 5.0,
+        *, provider: Provider | None = None, patience: float = _PATIENCE_SECONDS,
+    ) -> None:  # fmt: skip
         self._hub, self._views, self._answers = hub, views, answers
         self._access, self._audit, self._live_seconds = access, audit, live_seconds
+        self._provider, self._patience = provider, patience
+        views.audit = audit
         self._live = 0
-        self._templates = Environment(
-            loader=PackageLoader("modelsync_server.dashboard"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters |= {"size": size, "number": number, "age": age, "money": money}
-        self._templates.globals |= {"link": link, "path": path}
-        static = files("modelsync_server.dashboard") / "static"
-        self._static = {name: (static / name).read_bytes() for name in _STATIC}
+        self._making: dict[str, asyncio.Task[View]] = {}
+        self._templates = environment(views.currency)
+        self._static = static()
 
     def application(self) -> web.Application:
         """Ready to be served."""
         app = web.Application(client_max_size=_MAX_FORM_BYTES, middlewares=[self._guard])
         app.router.add_get("/signin", self._sign_in)
+        app.router.add_get(CALLBACK, self._signed_in)
+        app.router.add_post("/signout", self._sign_out)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/live", self._events)
         app.router.add_post("/act", self._act)
-        for path in ("/", "/devices", "/device/{id}", "/model/{name}", "/rollouts", "/rollout/{name}", "/cost"):
-            app.router.add_get(path, self._page)
+        app.router.add_get("/{page:.*}", self._page)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path != "/signin" and not request.path.startswith("/static/"):
-                request["person"] = self._access.person(request)
-            response = await handler(request)
+            response = await self._answered(request, handler)
         except web.HTTPException as error:
             response = web.Response(status=error.status, text=error.text)
+        except ModelsyncError as error:
+            response = web.Response(status=503, text=str(error))
         if not response.prepared:
             response.headers.update(_HEADERS)
+            if not request.path.startswith("/static/"):
+                response.headers["Cache-Control"] = "no-store"
+            if self._access.secure:
+                response.headers["Strict-Transport-Security"] = "max-age=31536000"
         return response
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in _OPEN or request.path.startswith("/static/"):
+            return await handler(request)
+        try:
+            request[_PERSON] = self._access.person(request)
+        except SignInNeeded:
+            browses = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+            if self._provider is None or not browses:
+                raise web.HTTPUnauthorized(text="sign in first: open the page in a browser.") from None
+            return await self._provider.begin(relative(str(request.rel_url)))
+        return await handler(request)
+
+    # Sign-in
 
     async def _sign_in(self, request: web.Request) -> web.StreamResponse:
         return self._access.sign_in(request)
+
+    async def _signed_in(self, request: web.Request) -> web.StreamResponse:
+        if self._provider is None:
+            raise web.HTTPNotFound(text="there is no such page.")
+        return await self._provider.finish(request)
+
+    async def _sign_out(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        self._access.check_form(request, request[_PERSON], str(form.get(FORM_TOKEN, "")))
+        response = web.Response(text="You are signed out here.\n")
+        response.del_cookie(COOKIE, path="/")
+        return response
+
+    # Pages
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         if name not in self._static:
             raise web.HTTPNotFound(text="there is no such file.")
         headers = {"Cache-Control": "max-age=300"}
-        return web.Response(body=self._static[name], content_type=_STATIC[name], charset="utf-8", headers=headers)
+        return web.Response(body=self._static[name], content_type=STATIC[name], charset="utf-8", headers=headers)
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        status = 200
-        try:
-            view = await self._view(request.rel_url)
-        except ModelsyncError as error:
-            view, status = broken(error), 503 if isinstance(error, UnreachableError) else 404
         wanted = request.query.get("format", "")
+        view = await self._view(request.rel_url, None if wanted else self._patience)
+        if view is None:
+            waiting = View("waiting.html", "One moment", {}, status=202)
+            text = self._html(waiting, request.rel_url, request[_PERSON])
+            return web.Response(text=text, status=202, content_type="text/html", charset="utf-8")
+        if wanted in ("json", "csv"):
+            return self._data(view, wanted, request)
+        text = self._html(view, request.rel_url, request[_PERSON])
+        return web.Response(text=text, status=view.status, content_type="text/html", charset="utf-8")
+
+    def _data(self, view: View, wanted: str, request: web.Request) -> web.StreamResponse:
+        """A page's tables for programs; the next page of a list is in the header Link (RFC 8288)."""
+        headers = {"Age": str(int(view.age))}
+        if view.following is not None:
+            headers["Link"] = f'<{link(str(request.rel_url), after=view.following)}>; rel="next"'
         if wanted == "json":
-            return web.json_response({table.name: table.document() for table in view.tables}, status=status)
-        if wanted == "csv":
-            name = request.query.get("table", view.tables[0].name if view.tables else "")
-            table = next((each for each in view.tables if each.name == name), None)
-            if table is None:
-                raise web.HTTPNotFound(text="there is no such table on this page.")
-            headers = {"Content-Disposition": f'attachment; filename="{table.name}.csv"'}
-            return web.Response(text=table.csv(), content_type="text/csv", charset="utf-8", headers=headers)
-        text = self._render(view, request.rel_url, request["person"])
-        return web.Response(text=text, status=status, content_type="text/html", charset="utf-8")
+            tables = {table.name: table.document() for table in view.tables}
+            found = tables if view.status == 200 else {"error": view.data.get("text", "")}
+            return web.json_response(found, status=view.status, headers=headers)
+        if view.status != 200:
+            return web.Response(text=str(view.data.get("text", "")), status=view.status)
+        name = request.query.get("table", view.tables[0].name if view.tables else "")
+        found_table: Table | None = next((each for each in view.tables if each.name == name), None)
+        if found_table is None:
+            raise web.HTTPNotFound(text="there is no such table on this page.")
+        headers["Content-Disposition"] = f'attachment; filename="{found_table.name}.csv"'
+        return web.Response(text=found_table.csv(), content_type="text/csv", charset="utf-8", headers=headers)
 
-    def _render(self, view: View, url: URL, person: Person) -> str:
+    async def _view(self, url: URL, patience: float | None) -> View | None:
+        """A page; None if the hub takes longer than `patience` seconds. It goes on being asked then."""
+        key = str(url)
+        task = self._making.get(key)
+        if task is None:
+            task = self._making[key] = asyncio.ensure_future(self._made(url))
+            task.add_done_callback(lambda done: self._making.pop(key, None))
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(task), patience)
+        return None
+
+    async def _made(self, url: URL) -> View:
+        try:
+            parts = [part for part in url.parts if part != "/"]
+            return await self._views.page([part for part in parts if part], url.query)
+        except UsageError as error:
+            return broken(error, 404)
+        except RefusedError as error:
+            return broken(error, 403)
+        except ModelsyncError as error:
+            return broken(error, 503)
+
+    def _html(self, view: View, url: URL, person: Person) -> str:
+        """A page as a browser gets it."""
+        return self._rendered(view, url, person, url.query.get("said", "")[:_MAX_SAID], self._mark(view, url, person))
+
+    def _mark(self, view: View, url: URL, person: Person) -> str:
+        """Changes whenever what a page shows does; neither its age nor what was said after an act is a change."""
+        still = self._rendered(replace(view, age=0.0), url, person, "", "")
+        return hashlib.sha256(still.encode()).hexdigest()[:16]
+
+    def _rendered(self, view: View, url: URL, person: Person, said: str, mark: str) -> str:
+        here = link(relative(str(url)), said=None)
         return self._templates.get_template(view.template).render(
-            **view.data,
-            view=view,
-            person=person,
-            token=self._access.form_token(person),
-            here=str(url.without_query_params("said")),
-            said=url.query.get("said", "")[:_MAX_SAID],
-            currency=self._views.currency,
-        )
+            **view.data, view=view, person=person, token=self._access.form_token(person), here=here, said=said,
+            mark=mark, find=url.query.get("find", ""),
+        )  # fmt: skip
 
-    async def _view(self, url: URL) -> View:
-        query = url.query
-        match [part for part in url.parts if part not in ("", "/")]:
-            case []:
-                return await self._views.fleet(_whole(query.get("from", "0")))
-            case ["devices"]:
-                fields = {key: query.get(key, "") for key in ("model", "version", "state", "error", "device")}
-                after, sort = query.get("after") or None, query.get("sort", "device")
-                return await self._views.devices(Filter(**fields), after, sort)
-            case ["device", identifier]:
-                return await self._views.device(identifier)
-            case ["model", name]:
-                return await self._views.model(name)
-            case ["rollouts"]:
-                return await self._views.rollouts()
-            case ["rollout", name]:
-                return await self._views.rollout(name)
-            case ["cost"]:
-                return await self._views.cost()
-        raise UsageError("there is no such page.")
+    # Acts
 
     async def _act(self, request: web.Request) -> web.StreamResponse:
         form = {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
-        person: Person = request["person"]
+        person = request[_PERSON]
         self._access.may_act(request, person, form.get(FORM_TOKEN, ""))
         try:
-            said = await acts.act(self._hub, self._audit, person.name, form)
+            said, payload = await acts.act(self._hub, self._audit, person.name, form)
         except ModelsyncError as error:
-            said = str(error)
-        self._answers.forget()
-        back = form.get("back", "/")
-        if not back.startswith("/") or back.startswith("//"):
-            back = "/"
-        target = _relative(back).update_query(said=said)
-        return web.Response(status=303, headers={"Location": str(target)})
+            said, payload = str(error), None
+        device, model = form.get("device", ""), form.get("model", "")
+        if payload is not None:
+            self._answers.keep(("said", device), (moment(utc(self._hub.now())), payload))
+        self._answers.forget(lambda key: _concerned(key, device, model))
+        target = link(relative(form.get("back", "/")), said=said[:_MAX_SAID])
+        return web.Response(status=303, headers={"Location": target})
+
+    # Live
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: `changed` whenever the page at `path` would show something else."""
+        """Server-sent events: `changed` whenever the page at `path` would show something else than `mark`."""
         if self._live >= _MAX_LIVE:
             raise web.HTTPServiceUnavailable(text="too many pages are open: load this one by hand.")
-        page = _relative(request.query.get("path", "/"))
+        page = URL(relative(request.query.get("path", "/")))
+        shown = request.query.get("mark", "")
         response = web.StreamResponse(
             headers={**_HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
-        await response.prepare(request)
         self._live += 1
         try:
-            shown = b""
-            while True:
-                now = await self._fingerprint(page, request["person"])
-                if shown and now != shown:
-                    await response.write(b"event: changed\ndata: \n\n")
-                else:
-                    await response.write(b": \n\n")
+            await response.prepare(request)
+            for _ in range(
+                int(_STREAM_SECONDS / self._live_seconds)
+            ):  # then the browser comes again, and is asked who it is
+                view = await self._view(page, _SILENCE_SECONDS)
+                if view is None:
+                    await response.write(b": the hub is still asked\n\n")
+                    continue
+                now = self._mark(view, page, request[_PERSON])
+                said = f"event: changed\ndata: {now}\n\n" if now != shown else ": \n\n"
+                await response.write(said.encode())
                 shown = now
                 await asyncio.sleep(self._live_seconds)
+            return response
         except (ConnectionError, asyncio.CancelledError):
             return response
         finally:
             self._live -= 1
 
-    async def _fingerprint(self, page: URL, person: Person) -> bytes:
-        try:
-            view = await self._view(page)
-        except ModelsyncError as error:
-            view = broken(error)
-        return hashlib.sha256(self._render(replace(view, age=0.0), page, person).encode()).digest()
 
-
-def _relative(text: str) -> URL:
-    try:
-        url = URL(text)
-        return url.relative() if url.absolute else url
-    except ValueError:
-        raise web.HTTPBadRequest(text="that is no page of this site.") from None
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or len(text) > 6:
-        raise UsageError(f"{text!r:.20} is no number.")
-    return int(text)
-
-
-def size(value: int | None) -> str:
-    """Bytes for people, in the units of a bill: 10³."""
-    if value is None:
-        return "–"
-    amount, unit = float(value), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{value:,} B" if unit == "B" else f"{amount:,.3g} {unit}" if amount < 100 else f"{amount:,.0f} {unit}"
-
-
-def number(value: int | None) -> str:
-    """With separators."""
-    return "–" if value is None else f"{value:,}"
-
-
-def money(value: float | None, currency: str = "") -> str:
-    """An amount, to the cent or to two digits that say something."""
-    if value is None:
-        return "–"
-    text = f"{value:,.2f}" if value >= 0.01 or value == 0 else f"{value:.2g}"
-    return f"{text} {currency}".strip()
-
-
-def age(seconds: float) -> str:
-    """How old an answer is."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
-
-
-def link(address: str, **query: object) -> str:
-    """`address` with these parts of a query set, others kept."""
-    return str(URL(address).update_query({key: str(value) for key, value in query.items()}))
-
-
-def path(prefix: str, name: str) -> str:
-    """The address of something that somebody named: nothing in the name leads elsewhere."""
-    return prefix + quote(name, safe="")
+def _concerned(key: Hashable, device: str, model: str) -> bool:
+    """Whether an answer may be wrong after an act on a device, or on a model's rollout."""
+    if not isinstance(key, tuple):
+        return False
+    if device:
+        return bool(key[0] == "devices" or key[:2] == ("device", device))
+    return bool(key[0] in ("overview", "devices") or key[:2] in (("rollout", model), ("spent", model)))
