@@ -126,7 +126,7 @@ def export(
     for sentence in done.left:
         typer.echo(sentence)
     typer.echo(
-        f"{out}: {done.objects} objects, {tables.size(done.total)} bytes, {tables.size(done.bytes)} of them written now."
+        f"{out}: {done.objects} objects, {tables.size(done.total)} bytes; {tables.size(done.bytes)} were written now."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelsync_protocol import carried_report, names, twin
@@ -12,7 +12,7 @@ from modelsync_protocol.errors import FormatError, UsageError
 NOTHING = ""
 """A device that holds nothing of a model."""
 
-Held = list[Mapping[str, str]]
+Held = Sequence[Mapping[str, str]]
 """For each device, manifest digests by model."""
 
 

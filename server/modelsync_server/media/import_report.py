@@ -87,16 +87,14 @@ def _check_new(report: Report, document: Mapping[str, Any]) -> None:
     sequence, done = last.get("sequence"), bool(last.get("set"))
     if type(sequence) is int and (report.sequence < sequence or (report.sequence == sequence and done)):
         raise RefusedError(
-            f"report {report.sequence} of {report.device} was set here already, or a newer one was ({sequence}); write a "
-            "new one with `modelsyncd export-report`."
+            f"report {report.sequence} of {report.device} was set here already, or a newer one was ({sequence}); write "
+            "a new one with `modelsyncd export-report`."
         )
     if (done and last.get("version") == reported.get("$version")) or report.sequence == sequence:
         return  # nobody but reports that were carried here has said anything since
     said = _said(reported)
     if said and said > trust.parse_time(report.issued).timestamp():
-        raise RefusedError(
-            f"{report.device} has reported by itself since this report was written ({report.issued}); it is out of date."
-        )
+        raise RefusedError(f"{report.device} has reported by itself since this report was written ({report.issued}).")
 
 
 def _said(reported: Mapping[str, Any]) -> float:

@@ -85,8 +85,8 @@ async def select(store: Store, state: State, wanted: Wanted, room: int | None, b
             if room is not None and used(new.values()) > room:
                 if rank == 0:
                     raise UsageError(
-                        f"{name} version {piece.version} and what goes before it take {used(new.values()):,} bytes, and "
-                        f"{room:,} are allowed; choose fewer --models, or a larger medium."
+                        f"{name} version {piece.version} and what goes before it take {used(new.values()):,} bytes; "
+                        f"{room:,} are allowed: choose fewer --models, or a larger medium."
                     )
                 chosen.left.append(f"{name} version {piece.version} is left out: {sum(new.values()):,} bytes more.")
                 continue
