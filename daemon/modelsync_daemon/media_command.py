@@ -49,8 +49,6 @@ def run(
     Returns {"path","store","issued","models":{name:{"result","version","state","text","exit_code"}}}; see
     reconcile/imports.py for the results. Raises ModelsyncError for what concerns the whole medium.
     """
-    if trust_root is not None and not trust_root.is_file():
-        raise UsageError(f"--trust {trust_root} is not a readable file.")
     path = path.absolute()
     medium = medium_reader.read(path)
     listed = {name: list(versions) for name, versions in medium.models.items()}
@@ -88,6 +86,8 @@ def _here(
     stop_on_signals: bool,
     own_process: bool,
 ) -> dict[str, Any]:
+    if trust_root is not None and not trust_root.is_file():
+        raise UsageError(f"--trust {trust_root} is not a readable file.")
     with data.lock(), contextlib.closing(Database.open(data)) as database:
         data.clean()
         if own_process:
