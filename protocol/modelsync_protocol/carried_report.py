@@ -52,7 +52,7 @@ def decode(data: bytes) -> Report:
     """What a report says, believed or not: whose key to `check` it with. FormatError."""
     _, payload, _ = _parts(data)
     try:
-        document = json.loads(payload)
+        document = json.loads(payload, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise FormatError(
             "this report's content is not JSON; write it again with `modelsyncd export-report`."
@@ -92,6 +92,10 @@ def _parts(data: bytes) -> tuple[bytes, bytes, bytes]:
     if len(parts) != 3 or parts[0] != _HEADER:
         raise FormatError("this file is no report of `modelsyncd export-report`.")
     return b".".join(parts[:2]), _plain(parts[1]), _plain(parts[2])
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _plain(text: bytes) -> bytes:

@@ -7,7 +7,7 @@ it had come from an origin.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from modelsync_protocol import canonical, caps, names, trust
@@ -145,3 +145,31 @@ def read_header(block: bytes) -> tuple[str, int] | None:
     if not same:
         raise FormatError("the file is not an export of `modelsync export`, or is damaged; copy it again.")
     return (path if path == INDEX else check_object(path)), size
+
+
+def entries(read: Callable[[int, int], bytes], size: int) -> dict[str, tuple[int, int]]:
+    """Path → offset and bytes of every entry of a file of `size` bytes; `read(offset, count)` gives its bytes.
+
+    FormatError for anything but a whole file in its one spelling.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    position, last = 0, ""
+    while True:
+        if position + BLOCK_BYTES > size:
+            raise FormatError("the export is cut short; copy it again.")
+        entry = read_header(read(position, BLOCK_BYTES))
+        if entry is None:
+            break
+        path, length = entry
+        if (
+            len(places) >= caps.MAX_MEDIA_OBJECTS
+            or (path == INDEX) == bool(places)
+            or (len(places) > 1 and path <= last)
+        ):
+            raise FormatError("the file is not an export of `modelsync export`: its entries are disordered.")
+        last = path
+        places[path] = (position + BLOCK_BYTES, length)
+        position += BLOCK_BYTES + padded(length)
+    if not places or size - position != len(END):
+        raise FormatError("the export is cut short, or has bytes behind its end; copy it again.")
+    return places

@@ -147,27 +147,8 @@ class MediaOrigin:
 
     def _listed(self) -> dict[str, tuple[int, int]]:
         """Path → offset and bytes of every entry of the file. FormatError."""
-        places: dict[str, tuple[int, int]] = {}
-        content, position, last = _Content(self._path, os.dup(self._root), 0, self._size), 0, ""
-        with content:
-            while True:
-                if position + media.BLOCK_BYTES > self._size:
-                    raise FormatError(f"{self._path} is cut short; copy it again.")
-                entry = media.read_header(content.read(position, media.BLOCK_BYTES))
-                if entry is None:
-                    break
-                path, size = entry
-                first = not places
-                if len(places) >= caps.MAX_MEDIA_OBJECTS or (path == media.INDEX) != first or (last >= path):
-                    raise FormatError(
-                        f"{self._path} is not an export of `modelsync export`: its entries are disordered."
-                    )
-                last = "" if first else path
-                places[path] = (position + media.BLOCK_BYTES, size)
-                position += media.BLOCK_BYTES + media.padded(size)
-        if self._size - position != len(media.END):
-            raise FormatError(f"{self._path} is cut short, or has bytes behind its end; copy it again.")
-        return places
+        with _Content(self._path, os.dup(self._root), 0, self._size) as content:
+            return media.entries(content.read, self._size)
 
 
 class _Content:
