@@ -142,7 +142,9 @@ async def _piece(store: Store, catalogue: Catalogue, name: str, version: int, wa
     updates = {base: _updates(digest, base, offered) for base in bases or model.versions.values()}
     packs = await _packs(store, digest)
     if bases is None:
-        return _Piece(name, version, packs, {path: size for found in updates.values() for path, size in found.items()})
+        worth = sum(packs.values()) // 2  # an update only saves reading here, of a slow stick
+        found = {path: size for each in updates.values() for path, size in each.items() if size < worth}
+        return _Piece(name, version, packs, found)
     bases = bases - {digest}
     if not bases:
         return None

@@ -34,7 +34,7 @@ async def write_file(store: Store, chosen: Selection, out: Path, progress: Progr
             f"{out} would have {total:,} bytes and its FAT file system takes 4 GiB for one file; name a folder instead "
             "(without .tar), whose files are small, or give --size 4G."
         )
-    _check_room(out.parent, total - (out.stat().st_size if out.is_file() else 0))
+    _check_room(out.parent, total)  # the old file stays until the new one is whole
     done = 0
     with durable.replacing(out) as file, _sentences(out):
         file.write(media.header(media.INDEX, len(index)) + _filled(index))
