@@ -21,6 +21,7 @@ from modelsync_daemon import cli
 from modelsync_daemon.disk.database import Database, ModelRow, Quarantined
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.disk.states import State
 from modelsync_daemon.reconcile import imports
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer.media_origin import MediaOrigin
@@ -386,6 +387,8 @@ REFUSED = {"cd" * 32: Quarantined(NAME, "cd" * 32, 5, "its probe failed.", "")}
         ((5,), Wish(retry="again"), {"quarantined": REFUSED}, imports.COMING, 5),
         ((6,), Wish(), {"quarantined": REFUSED}, imports.COMING, 6),
         ((5,), Wish(), {"row": ModelRow(NAME, hold="operator")}, imports.LEFT, 5),
+        ((5,), Wish(), {"row": ModelRow(NAME, State.PROBING, target_version=5)}, imports.BROUGHT, 5),
+        ((6,), Wish(), {"row": ModelRow(NAME, State.PROBING, target_version=5)}, imports.COMING, 6),
     ],
 )
 def test_what_becomes_of_a_model(

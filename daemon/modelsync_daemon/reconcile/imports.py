@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from modelsync_daemon.disk.database import ModelRow, Quarantined
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.disk.states import SWITCHING
 from modelsync_daemon.reconcile.decision import holds
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.reconcile.device import Device
@@ -59,6 +60,8 @@ def choose(
         return Imported(LEFT, None, f"the twin asks for version {wish.version}, which is not on this medium")
     if serving is not None and (serving.version == target or (serving.version > target != wish.version)):
         return Imported(HERE, serving.version)
+    if row.state in SWITCHING and row.target_version == target:
+        return Imported(BROUGHT, target)  # it is just being activated
     if held or holds(row, replace(wish, version=target)):
         return Imported(LEFT, target, "a hold keeps it out; release it", 3)
     for refused in quarantined.values():
