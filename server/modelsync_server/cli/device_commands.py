@@ -101,6 +101,7 @@ def export(
     """Write what devices without a line need onto an offline medium; `modelsyncd import` takes it from there."""
     import asyncio
 
+    from modelsync_protocol import trust
     from modelsync_server.cli.progress import Bar
     from modelsync_server.media.export import export as run
     from modelsync_server.media.export import parse_size
@@ -118,6 +119,7 @@ def export(
         done = asyncio.run(run(open_store(store), out, wanted, size=most, since=since, progress=bar.update))
     if as_json:
         shown = {"out": str(out), "store": done.store, "issued": done.issued, "objects": done.objects}
+        shown["expires"] = trust.format_time(done.expires)
         found = {name: list(numbers) for name, numbers in done.models.items()}
         print_json({**shown, "models": found, "bytes": done.total, "written": done.bytes, "left_out": list(done.left)})
         return
@@ -127,6 +129,9 @@ def export(
         typer.echo(sentence)
     typer.echo(
         f"{out}: {done.objects} objects, {tables.size(done.total)} bytes; {tables.size(done.bytes)} were written now."
+    )
+    typer.echo(
+        f"devices believe it until {tables.day(done.expires)} UTC; `modelsync refresh` before an export renews that."
     )
 
 

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelsync_protocol import caps, media
-from modelsync_protocol.errors import FormatError, UsageError
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_server.media.selection import Selection, Wanted, select
 from modelsync_server.media.writers import Progress, block_bytes, write_file, write_folder
 from modelsync_server.publish.release_records import published_at
 from modelsync_server.store import Store, durable
 from modelsync_server.trust import Catalogue
-from modelsync_server.trust.metadata import catalogue_of, read_state
+from modelsync_server.trust.metadata import catalogue_of, now, read_state
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -23,11 +23,13 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: to `out`, `bytes` of it now, `objects` in all; versions by model; what was left out."""
+    """What was written: to `out`, `bytes` of it now, `objects` in all; versions by model; what was left out. Devices
+    believe it until `expires`."""
 
     out: Path
     store: str
     issued: str
+    expires: datetime
     models: Mapping[str, Sequence[int]]
     objects: int
     bytes: int
@@ -50,6 +52,9 @@ async def export(
     hold what was the newest then. UsageError, RefusedError for a store that does not verify, LocalError.
     """
     state = await read_state(store)
+    expires = state.timestamp.signed.expires
+    if expires <= now():
+        raise RefusedError("the store's metadata has expired, and no device would believe it: run `modelsync refresh`.")
     single = out.suffix == ".tar"
     if since is not None:
         earlier = await _since(store, catalogue_of(state), since)
@@ -63,7 +68,15 @@ async def export(
         raise durable.local_error(out, error) from error
     medium = chosen.medium
     return Exported(
-        out, medium.store, medium.issued, medium.models, len(chosen.objects), written, chosen.bytes, tuple(chosen.left)
+        out=out,
+        store=medium.store,
+        issued=medium.issued,
+        expires=expires,
+        models=medium.models,
+        objects=len(chosen.objects),
+        bytes=written,
+        total=chosen.bytes,
+        left=tuple(chosen.left),
     )
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +354,15 @@ async def test_a_blob_store_is_exported_like_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
 
 
+async def test_what_no_device_would_believe_any_more_is_not_written(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelsync_server.media.export.now", lambda: datetime.now(UTC) + timedelta(days=400))
+    with pytest.raises(RefusedError, match="run `modelsync refresh`"):
+        await write(shop, tmp_path / "stick")
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_an_empty_store_has_nothing_to_carry(tmp_path: Path) -> None:
     await initialise(create_store(str(tmp_path / "store")), str(tmp_path / "keys"))
     with pytest.raises(UsageError, match="nothing to export"):
@@ -401,18 +410,13 @@ def test_what_says_nothing_of_devices_is_refused(data: bytes) -> None:
         held.parse(data)
 
 
-@pytest.fixture
-async def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Any]:
-    yield runner(monkeypatch, capsys)
-
-
 def test_the_command(shop: Shop, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run = runner(monkeypatch, capsys)
     found = run("export", shop.path, tmp_path / "stick", "--models", "a:2, b", "--bases", "1,0", "--json").json
     assert found["models"] == {"a": [2], "b": [1]} and found["written"] == found["bytes"] and not found["left_out"]
     (tmp_path / "devices.json").write_text(json.dumps(SECTION))
     said = run("export", shop.path, tmp_path / "one.tar", "--devices", tmp_path / "devices.json", "--size", "10M")
-    assert said.code == 0 and said.out.startswith("a 3\nb 1\n") and "were written now" in said.out
+    assert said.code == 0 and said.out.startswith("a 3\nb 1\n") and "devices believe it until" in said.out
     for wrong in (
         ("--models", "a:x"),
         ("--models", "A"),
