@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,12 +280,13 @@ async def test_traps_on_a_stick_are_not_stepped_into(world: World, trap: str) ->
         (stick / "packs").symlink_to(world.root / "elsewhere")
     else:
         pack.unlink()
-        {
+        steps: dict[str, Callable[[], object]] = {
             "link": lambda: pack.symlink_to(secret),
             "fifo": lambda: os.mkfifo(pack),
             "folder": pack.mkdir,
             "huge": lambda: os.truncate(os.open(pack, os.O_CREAT | os.O_WRONLY), 1 << 40),
-        }[trap]()
+        }
+        steps[trap]()
     code, found = world.bring(stick)
     assert code in (3, 4) and found["result"] == "failed" and not (world.data / "models" / NAME / "current").exists()
 
@@ -294,13 +296,14 @@ async def test_traps_in_place_of_the_index(world: World, trap: str) -> None:
     stick = await world.stick()
     index = stick / media.INDEX
     shutil.move(index, world.root / "index")
-    {
+    steps: dict[str, Callable[[], object]] = {
         "link": lambda: index.symlink_to(world.root / "index"),
         "fifo": lambda: os.mkfifo(index),
         "missing": lambda: None,
         "huge": lambda: os.truncate(os.open(index, os.O_CREAT | os.O_WRONLY), 1 << 40),
         "empty": index.touch,
-    }[trap]()
+    }
+    steps[trap]()
     with pytest.raises(FormatError):
         MediaOrigin(stick)
     code, text = world.bring(stick)

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,7 +140,7 @@ async def test_within_a_size_the_newest_goes_first(shop: Shop, tmp_path: Path) -
             assert "are allowed" in str(error)
             break
         assert out.stat().st_size <= size
-        seen.append(done.models["a"])
+        seen.append(tuple(done.models["a"]))
         assert (done.left == ()) == (done.models["a"] == (3, 2, 1))
     assert seen[0] == (3, 2, 1) and seen[-1] == (3,) and seen == sorted(seen, reverse=True)
 
@@ -272,7 +273,7 @@ async def test_a_full_stick_is_said_before_anything_is_written(
     free.mkdir()
     usage = os.statvfs(tmp_path)
     assert usage.f_frsize
-    monkeypatch.setattr(writers.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     for out in (free, tmp_path / "one.tar"):
         with pytest.raises(LocalError, match="1,000 bytes free and the export needs"):
             await write(shop, out)
