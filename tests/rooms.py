@@ -31,9 +31,10 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "dashboard hub iothub library origin publish push rollout store triggers trust",
+        "cli": "dashboard hub iothub library media origin publish push rollout store triggers trust",
         "dashboard": "library rollout",
         "rollout": "iothub publish push query store trust",
+        "media": "hub iothub publish store trust",
         "library": "provenance publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",

@@ -100,6 +100,28 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print one JSON document")
         command.set_defaults(command=run_it)
 
+    brought = commands.add_parser(
+        "import",
+        help="bring what an offline medium has for this device",
+        description="Takes what `modelsync export` wrote, a folder or a file, through the same checks as a download. A "
+        "running daemon does it; where none runs, this process does, as pull.",
+    )
+    brought.add_argument("path", type=Path, metavar="PATH", help="the folder or file of the export")
+    _add_data(brought)
+    brought.add_argument("--trust", type=Path, metavar="FILE", help="root.json; needed for an empty data directory")
+    brought.add_argument("--json", action="store_true", help="print one JSON document")
+    brought.set_defaults(command=_import)
+
+    report = commands.add_parser(
+        "export-report",
+        help="write what this device would report, for a hub that it can't reach",
+        description="The file is signed with the device's key; `modelsync import-report` sets it at the hub, once.",
+    )
+    report.add_argument("out", type=Path, metavar="OUT", help="the file to write; - for stdout")
+    report.add_argument("--config", required=True, type=Path, metavar="FILE", help="the daemon's settings (TOML)")
+    report.add_argument("--json", action="store_true", help="print one JSON document")
+    report.set_defaults(command=_export_report)
+
     doctor = commands.add_parser(
         "doctor",
         help="look for what fails or soon will, and say which command mends it",
@@ -217,6 +239,32 @@ def _scrub(options: argparse.Namespace) -> None:
     else:
         _print(f"{result['versions']} installed version(s), {result['bytes']} bytes: {len(result['damaged'])} damaged.")
     scrub_command.check(result)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from modelsync_daemon import media_command
+
+    with _progress("import") as show:
+        found = media_command.run(
+            options.path, options.data, options.trust, show, stop_on_signals=True, own_process=True
+        )
+    if options.json:
+        _print_json(found)
+    for name, model in found["models"].items() if not options.json else ():
+        version = "" if model["version"] is None else f" {model['version']}"
+        said = f": {model['text']}" if model["text"] else ""
+        _print(f"{name}{version} {media_command.WORDS[model['result']]}, {model['state']}{said}")
+    return next((model["exit_code"] for model in found["models"].values() if model["exit_code"]), 0)
+
+
+def _export_report(options: argparse.Namespace) -> None:
+    from modelsync_daemon import config, report_command
+
+    document = report_command.run(options.out, config.load(options.config))
+    if options.json and str(options.out) != "-":
+        _print_json(document)
+    elif str(options.out) != "-":
+        _print(f"{options.out}: report {document['sequence']} of {document['device']}.")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
-from modelsync_daemon.reconcile import operations
+from modelsync_daemon.reconcile import carried_report, operations
 from modelsync_daemon.reconcile import status as documents
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_protocol import names, near_names
@@ -30,6 +30,15 @@ def status(root: Path) -> dict[str, Any]:
             return documents.build(data, database, Ledger(database), desired, {}, running=False, connected=False)
     except sqlite3.Error as error:
         raise LocalError(f"{data.state_db} can't be read ({error}); the next run or pull rebuilds it.") from error
+
+
+def report(root: Path) -> dict[str, Any]:
+    """What is to be carried to the hub. Raises LocalError if the directory is in use."""
+    data = DataDir(root)
+    with data.lock(), contextlib.closing(Database.open(data)) as database:
+        desired = DesiredState(database).now
+        now = documents.build(data, database, Ledger(database), desired.models, {}, running=False, connected=False)
+        return carried_report.build(database, now, desired.problems)
 
 
 def collect(root: Path) -> dict[str, Any]:

@@ -72,12 +72,13 @@ def pull(
         )
         if own_process:
             bounds.confine_all(job)
-        return _pull(job, data, database, show, stop_on_signals)
+        return install(job, data, database, show, stop_on_signals)
 
 
-def _pull(
+def install(
     job: Job, data: DataDir, database: Database, show: Callable[[int, int], None], stop_on_signals: bool
 ) -> dict[str, Any]:
+    """Carry out `job` and point at what it brings; the caller holds the lock. Returns and raises as of pull."""
     from modelsync_daemon.workers.job_runner import run  # the heavy imports
 
     begin = time.monotonic()
@@ -105,7 +106,7 @@ def _pull(
     finally:
         ledger.flush()
     database.withdraw(job.name, frozenset(outcome.withdrawn))
-    database.update(job.name, bytes=outcome.bytes, hold="")  # who pulls by hand wants this version
+    database.update(job.name, bytes=outcome.bytes * (job.media is None), hold="")  # who does it by hand wants it
     activation = Activation(data, database, Processes(), Patience())
     pointer = activation.point_at_once(job.name, Reference(outcome.version, outcome.digest))
     return {

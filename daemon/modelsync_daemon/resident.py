@@ -23,6 +23,7 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.reconcile.commands import Commands
 from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.reconcile.imports import Imports
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.reconcile.repair import Repairs
@@ -58,7 +59,8 @@ class Resident:
         self.processes = Processes()
         activation = Activation(data, database, self.processes, patience, signals.changed.set)
         pushed = PushedUpdates(device, preparer)
-        updates = Updates(device, preparer, pushed, activation, signals.changed.set, network, refused)
+        imports = Imports(device, preparer)
+        updates = Updates(device, preparer, pushed, imports, activation, signals.changed.set, network, refused)
         repairs = Repairs(device, preparer, signals.look.set, network)
         reconciler = Reconciler(device, updates, pushed, repairs, activation, signals, refused, first_pause)
         link, outbox = None, Outbox(database)
@@ -70,7 +72,9 @@ class Resident:
                 plane, outbox, device.ledger, settings.reconcile_seconds, hub, refused, check_in, first_pause
             )
         history = InferenceHistory(database, time.monotonic)
-        self.commands = Commands(device, reconciler, updates, pushed, repairs, activation, history, signals, link)
+        self.commands = Commands(
+            device, reconciler, updates, pushed, imports, repairs, activation, history, signals, link
+        )
         self.ledger, self._reconciler, self._repairs, self._link = device.ledger, reconciler, repairs, link
         self._reporter = (
             Reporter(device, reconciler, self.commands, outbox, link, signals) if link is not None else None

@@ -87,3 +87,12 @@ MAX_SHUFFLED_BYTES = 4 * MIB
 
 MAX_RELEASE_RECORD_BYTES = 64 * KIB
 """A release record (what a publisher says about a version), bytes. Devices fetch none."""
+
+MAX_MEDIA_INDEX_BYTES = 1 * MIB
+"""The index of an offline medium, bytes."""
+
+MAX_MEDIA_OBJECTS = 65_536
+"""Entries of an export in one file."""
+
+MAX_REPORT_BYTES = 64 * KIB
+"""A report that is carried by hand, bytes: a twin's half in base64, with room around it."""

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from modelsync_protocol import codecs, manifest, update
+from modelsync_protocol import carried_report, codecs, manifest, media, update
+from modelsync_protocol.carried_report import Report
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.plain import recipes, section
 from modelsync_protocol.plain.recipes import Recipe, Wrapping
@@ -77,6 +78,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield "manifest", document
         yield "skeleton", manifest.decode(document).skeleton
         yield "canonical", document
+    yield from _carried()
     yield "operations", _operations()
     yield "twin", json.dumps(_TWIN).encode()
     yield "pointer", _pointer()
@@ -87,6 +89,17 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         yield target, data
         yield "chunks", bytes([SUFFIXES.index(suffix)]) + data
     yield "chunks", bytes([SUFFIXES.index("txt")]) + b"".join(hashlib.sha256(bytes([i])).digest() for i in range(200))
+
+
+def _carried() -> Iterator[tuple[str, bytes]]:
+    index = media.encode(media.Medium("ab12", "2026-11-27T09:00:00Z", {"m": (3, 2), "n": (1,)}))
+    yield "media-index", index
+    digest = "ab" * 32
+    contents = {media.INDEX: index, f"manifests/{digest}": b"m", f"updates/{digest}/{digest}.v1": bytes(600)}
+    packed = [media.header(path, len(data)) + data + bytes(-len(data) % 512) for path, data in contents.items()]
+    yield "media-file", b"".join(packed) + media.END
+    shown = {"modelsync": {"models": {"m": {"version": 3}}}}
+    yield "carried-report", carried_report.sign(Report("h", "d", None, 5, "2026-11-27T09:00:00Z", shown), "YQ==")
 
 
 def _operations() -> bytes:

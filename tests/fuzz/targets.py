@@ -20,11 +20,13 @@ from modelsync_protocol import (
     bundle,
     canonical,
     caps,
+    carried_report,
     chunker,
     codecs,
     containers,
     index,
     manifest,
+    media,
     offers,
     ops,
     parcel,
@@ -191,6 +193,26 @@ def release(data: bytes) -> None:
     assert release_record.decode(release_record.encode(found)) == found
 
 
+def media_index(data: bytes) -> None:
+    """An index has one spelling only."""
+    assert media.encode(media.decode(data)) == data
+
+
+def media_file(data: bytes) -> None:
+    """Entries of an export lie inside it and do not overlap."""
+    end = 0
+    for offset, length in media.entries(lambda offset, count: data[offset : offset + count], len(data)).values():
+        assert offset >= end + media.BLOCK_BYTES
+        end = offset + length
+    assert end <= len(data) - len(media.END)
+
+
+def report(data: bytes) -> None:
+    """What is understood of a carried report can be signed, and reads the same."""
+    found = carried_report.decode(data)
+    assert carried_report.check(carried_report.sign(found, "YQ=="), ["YQ=="]) == found
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -299,6 +321,7 @@ def refusing(target: Target) -> Target:
 _ALL: Final[dict[str, Target]] = {
     "bundle": trust_bundle,
     "canonical": canonical_json,
+    "carried-report": report,
     "chunks": chunks,
     "decode-blocks": partial(frame, codecs.BLOCKS),
     "decode-low-rank": partial(frame, codecs.LOW_RANK),
@@ -312,6 +335,8 @@ _ALL: Final[dict[str, Target]] = {
     "head": head,
     "manifest": document,
     "manifest-object": manifest_object,
+    "media-file": media_file,
+    "media-index": media_index,
     "offers": offered,
     "operations": operations,
     "parcel": trust_parcel,

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_protocol import bundle, caps, chunker, codecs, manifest, offers, release_record, update, wire
+from modelsync_protocol import (
+    bundle,
+    caps,
+    carried_report,
+    chunker,
+    codecs,
+    manifest,
+    media,
+    offers,
+    release_record,
+    update,
+    wire,
+)
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
 from modelsync_protocol.plain import reference, section
@@ -210,6 +222,9 @@ def test_the_bundle_dictionary_stands_in_the_document() -> None:
         ("trust bundle, also unfolded; parcel | 1 MiB", caps.MAX_BUNDLE_BYTES == caps.MIB),
         ("probe file | 8 MiB", caps.MAX_PROBE_BYTES == 8 * caps.MIB),
         ("release record | 64 KiB", caps.MAX_RELEASE_RECORD_BYTES == 64 * caps.KIB),
+        ("index of an offline medium | 1 MiB", caps.MAX_MEDIA_INDEX_BYTES == caps.MIB),
+        ("entries of an export in one file | 65,536", caps.MAX_MEDIA_OBJECTS == 65_536),
+        ("carried report | 64 KiB", caps.MAX_REPORT_BYTES == 64 * caps.KIB),
     ],
 )
 def test_the_caps_of_the_document_are_those_of_the_code(row: str, value: bool) -> None:
@@ -228,3 +243,18 @@ def test_sections_that_the_code_names_exist() -> None:
     for path in protocol.glob("*.py"):
         for name in re.findall(r"FORMAT\.md §(\w+)", path.read_text(encoding="utf-8")):
             assert name in headings, f"{path.name} refers to §{name}"
+
+
+def test_an_index_and_its_header_are_the_bytes_that_the_document_says() -> None:
+    said = dict(fields(example("media")))
+    found = media.decode(said["index"].encode())
+    assert media.encode(found).decode() == said["index"] and found.models == {"anomaly": (3, 2)}
+    assert hashlib.sha256(media.header(media.INDEX, len(said["index"]))).hexdigest() == said["header"]
+
+
+def test_a_report_is_signed_as_the_document_says() -> None:
+    said = dict(fields(example("report")))
+    line = said["line"].encode() + b"\n"
+    found = carried_report.check(line, [said["key"]])
+    assert (found.hub, found.device, found.sequence) == ("hub.example", "pi", 7)
+    assert carried_report.sign(found, said["key"]) == line

@@ -14,7 +14,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from modelsync_daemon.activate import activation
@@ -29,8 +30,10 @@ from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer
 from modelsync_daemon.disk.states import State
 from modelsync_daemon.reconcile import reconciler
+from modelsync_daemon.reconcile.imports import COMING
 from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.resident import Resident
+from modelsync_daemon.transfer.media_origin import MediaBody
 from modelsync_daemon.transfer.range_body import Body
 from modelsync_daemon.trust import tuf_refresh
 from modelsync_daemon.trust.trust_store import TrustStore
@@ -81,6 +84,14 @@ EFFECTS: Mapping[State, Effect] = {
 }
 """Every state of the table has its effect; tests/reliability/test_kill_matrix.py fails for one that has none."""
 
+BY_MEDIUM: Mapping[State, Effect] = {
+    State.RESOLVING: EFFECTS[State.RESOLVING],
+    State.PLANNING: EFFECTS[State.PLANNING],
+    State.FETCHING: Effect((Executor, "run"), (MediaBody, "read"), call=3, error=UnreachableError),
+    State.ASSEMBLING: EFFECTS[State.ASSEMBLING],
+}
+"""The states in which an import differs from a download."""
+
 KINDS = ("error", "kill")
 MOMENTS = ("before", "in", "after")
 
@@ -88,6 +99,17 @@ MOMENTS = ("before", "in", "after")
 def cases() -> list[tuple[State, str, str]]:
     """The matrix: every state of the product's table x KINDS x MOMENTS."""
     return [(state, kind, moment) for state in State for kind in KINDS for moment in MOMENTS]
+
+
+def medium_cases() -> list[tuple[State, str, str]]:
+    """The same for an import: a kill at every moment, an error in the middle."""
+    return [
+        (state, kind, moment)
+        for state in BY_MEDIUM
+        for kind in KINDS
+        for moment in MOMENTS
+        if kind == "kill" or moment == "in"
+    ]
 
 
 class InlinePreparer:
@@ -112,13 +134,14 @@ class Fault:
     kind: str
     moment: str
     database: Database
+    effects: Mapping[State, Effect] = field(default_factory=lambda: EFFECTS)
     struck: bool = False
     _inside: bool = False
     _calls: int = 0
 
     def arm(self) -> None:
         """Put the fault around the effect's functions, in this process."""
-        effect = EFFECTS[self.state]
+        effect = self.effects[self.state]
         self._wrap(effect.inside, self._in, lambda: None)
         self._wrap(effect.at, self._before, self._after)
 
@@ -154,7 +177,7 @@ class Fault:
 
     def _in(self) -> None:
         self._calls += 1
-        if self._inside and self.moment == "in" and self._calls == EFFECTS[self.state].call:
+        if self._inside and self.moment == "in" and self._calls == self.effects[self.state].call:
             self._strike()
 
     def _after(self) -> None:
@@ -168,22 +191,28 @@ class Fault:
         self.struck = True
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise EFFECTS[self.state].error("a fault of the test.")
+        raise self.effects[self.state].error("a fault of the test.")
 
 
-async def live(world: World, data: DataDir, scenario: str, fault: tuple[State, str, str] | None) -> None:
-    """Run the daemon until the scenario's target is reached; with `fault`, (state, kind, moment) strikes on the way."""
+async def live(
+    world: World, data: DataDir, scenario: str, fault: tuple[State, str, str] | None, medium: Path | None = None
+) -> None:
+    """Run the daemon until the scenario's target is reached; with `fault`, (state, kind, moment) strikes on the way.
+
+    `medium`: nobody wishes for anything, and somebody inserts that stick again and again.
+    """
     with data.lock() as lock:
         database = Database.open(data)
         armed = None
         if fault is not None:
-            armed = Fault(*fault, database)
+            armed = Fault(*fault, database, EFFECTS if medium is None else BY_MEDIUM)
             armed.arm()
         preparer = InlinePreparer(database, offline=1 if scenario == "offline first" and fault else 0)
         settings = Settings(data=data.root, trust=world.shop.trust, stall_seconds=5)
         plane = MemoryControlPlane()
         wish = {"state": "absent"} if scenario == "removal" else {"version": 3}
-        plane.set_desired({"modelsync": {"origin": world.origin.url, "models": {NAME: wish}}})
+        models = {NAME: wish} if medium is None else {}
+        plane.set_desired({"modelsync": {"origin": world.origin.url, "models": models}})
         patience = Patience(probe=10.0, probation=0.1, settle=10.0)
         daemon = Resident(settings, data, database, preparer, plane, patience, QUICK, QUICK)
         pi = Device(daemon, data, database, cast(FakePreparer, preparer), plane, lock, _never())
@@ -193,10 +222,12 @@ async def live(world: World, data: DataDir, scenario: str, fault: tuple[State, s
             process.start()
         failing = _fail_on_3(pi) if scenario == "fallback" else _never()
         pi.task = asyncio.get_running_loop().create_task(daemon.run())
+        inserting = _never() if medium is None else _insert(daemon, medium)
         try:
             await pi.until(lambda: (armed is None or armed.struck) and reached(pi, scenario), scenario)
         finally:
             failing.cancel()
+            inserting.cancel()
             await pi.kill()
 
 
@@ -219,6 +250,16 @@ def _never() -> asyncio.Task[None]:
         await asyncio.Event().wait()
 
     return asyncio.get_running_loop().create_task(wait())
+
+
+def _insert(daemon: Resident, medium: Path) -> asyncio.Task[None]:
+    async def insert() -> None:
+        while True:
+            if not any(model["result"] == COMING for model in daemon.commands.imported().values()):
+                await daemon.commands.bring(str(medium), {NAME: [3]})
+            await asyncio.sleep(0.1)
+
+    return asyncio.get_running_loop().create_task(insert())
 
 
 def _fail_on_3(pi: Device) -> asyncio.Task[None]:
@@ -253,15 +294,15 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def run_case(world: World, data: DataDir, state: State, kind: str, moment: str) -> None:
+def run_case(world: World, data: DataDir, state: State, kind: str, moment: str, medium: Path | None = None) -> None:
     """One cell of the matrix, and every promise after it. Raises AssertionError."""
     scenario = EFFECTS[state].scenario
     before = world.origin.object_bytes()
-    ended = forked(lambda: asyncio.run(live(world, data, scenario, (state, kind, moment))))
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, (state, kind, moment), medium)))
     wanted = -signal.SIGKILL if kind == "kill" else 0
     assert ended == wanted, f"the child ended with {ended}: the fault never struck, or the target was not reached"
     _still_serves(data, scenario)
-    ended = forked(lambda: asyncio.run(live(world, data, scenario, None)))
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, None, medium)))
     assert ended == 0, "after the restart the target was not reached"
     pointer = _still_serves(data, scenario)
     if scenario in ("refusal", "fallback"):
@@ -272,7 +313,9 @@ def run_case(world: World, data: DataDir, state: State, kind: str, moment: str) 
     check_settled(data, NAME)
     check_no_garbage(data)
     spent = world.origin.object_bytes() - before
-    assert spent <= world.update_bytes + PAYLOADS, f"{spent} bytes were fetched for {world.update_bytes}"
+    assert spent <= (world.update_bytes + PAYLOADS if medium is None else 0), (
+        f"{spent} bytes were fetched for {world.update_bytes}"
+    )
 
 
 def _still_serves(data: DataDir, scenario: str) -> Pointer | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.build.carried import carried
 from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.plain_views import (
     ViewedLinks,
@@ -34,7 +35,6 @@ from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.transfer.origin_client import Origin, Traffic
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
-from modelsync_daemon.transfer.pushed_origin import PushedOrigin
 from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, codecs, index, names, plan, update
@@ -65,7 +65,7 @@ async def prepare(
     names.check_model_name(request.name)
     data = DataDir(request.data)
     data.create()
-    source = PushedOrigin(request.pushed) if request.pushed else _origin(request, listener, data)
+    source = carried(request) or _origin(request, listener, data)
     async with source as origin:
         listener.state("resolving")
         objects = _with_parcel(request, origin, data)
@@ -115,7 +115,7 @@ def _with_parcel(request: PrepareRequest, origin: ObjectSource, data: DataDir) -
     newest = max(held, key=lambda item: item.version, default=None)
     back = newest is not None and request.version is not None and request.version <= newest.version
     spent = request.byte_limit is not None and request.byte_limit < 2 * caps.MAX_ENCLOSED_BYTES
-    if request.pushed or request.repair is not None or request.quarantined or back or spent:
+    if not request.origin or request.repair is not None or request.quarantined or back or spent:
         return origin
     return ParcelOrigin(origin, request.name, None if newest is None else newest.digest)
 
@@ -132,8 +132,7 @@ async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) 
     def fetch(path: str, limit: int) -> bytes:
         return asyncio.run_coroutine_threadsafe(origin.get(path, limit), loop).result()
 
-    pushed = request.pushed is not None
-    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, bundle_only=pushed)
+    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, carried=not request.origin)
 
 
 class _Job:

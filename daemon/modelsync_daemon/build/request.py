@@ -18,8 +18,8 @@ class PrepareRequest:
     `rate_limit` is in bytes a second, `byte_limit` what the budget has left (None: no limit); digests in
     `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL, `read_secret`
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
-    nothing from the origin. `repair`: digest of the version, which
-    is installed and damaged; it is mended where it lies.
+    nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
+    the version, which is installed and damaged; it is mended where it lies.
     """
 
     name: str
@@ -35,6 +35,7 @@ class PrepareRequest:
     secrets: tuple[Path, ...] = ()
     proxy: str | None = None
     pushed: Path | None = None
+    media: Path | None = None
     repair: str | None = None
     read_secret: Callable[[Path], str | None] | None = None
 
@@ -102,5 +103,5 @@ class Trust(Protocol):
     def seed(self, root_json: bytes) -> None:
         """As TrustStore.seed."""
 
-    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, carried: bool = False) -> Resolved:
         """As TrustStore.resolve."""

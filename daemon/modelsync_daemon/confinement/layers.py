@@ -133,6 +133,13 @@ def confine_checker(pipe: int, writable: Path) -> list[str]:
     return _confine(checker, (*_TIME, "/etc/ssl/openssl.cnf"), [writable], ())
 
 
+def confine_reader(pipe: int, readable: Path) -> list[str]:
+    """Leave this process one file or folder to read and one pipe. As confine_checker."""
+    checker = plan().checker
+    inheritance.keep_descriptors([pipe])
+    return _confine(checker, [readable], (), ())
+
+
 def lacking(in_force: Sequence[str]) -> list[str]:
     """A sentence for each layer that is not among those in force."""
     names = {layer.split()[0] for layer in in_force}

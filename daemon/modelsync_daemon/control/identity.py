@@ -80,8 +80,8 @@ async def provision(settings: Settings, counter: SocketCounter) -> Assignment:
     Raises RefusedError if the service does not enrol this device; the SDK's own errors pass through.
     """
     scope, registration = settings.dps_scope or "", settings.dps_registration or ""
-    remembered = _remembered(settings.data / ASSIGNMENT_FILE)
-    if remembered is not None and (remembered.scope, remembered.registration) == (scope, registration):
+    remembered = remembered_assignment(settings)
+    if remembered is not None:
         return remembered
     options: dict[str, Any] = {"keep_alive": 60, **_line(settings)}
     ca = settings.read_ca()
@@ -110,6 +110,13 @@ async def provision(settings: Settings, counter: SocketCounter) -> Assignment:
 def forget_assignment(settings: Settings) -> None:
     """The assigned hub refuses this device: it may have been moved, so the service is asked again next time."""
     durable_unlink(settings.data / ASSIGNMENT_FILE)
+
+
+def remembered_assignment(settings: Settings) -> Assignment | None:
+    """What the provisioning service assigned these settings to, if it was ever asked."""
+    found = _remembered(settings.data / ASSIGNMENT_FILE)
+    wanted = (settings.dps_scope or "", settings.dps_registration or "")
+    return found if found is not None and (found.scope, found.registration) == wanted else None
 
 
 def _remembered(path: Path) -> Assignment | None:

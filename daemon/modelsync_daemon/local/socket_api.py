@@ -53,6 +53,9 @@ class SocketApi:
                 web.post("/v1/hold", self._hold),
                 web.post("/v1/gc", self._gc),
                 web.post("/v1/repair", self._repair),
+                web.post("/v1/import", self._import),
+                web.get("/v1/import", self._imported),
+                web.post("/v1/carried-report", self._carried_report),
                 web.get("/v1/models/{name}/watch", self._watch),
                 web.post("/v1/models/{name}/report", self._report),
             ]
@@ -122,6 +125,25 @@ class SocketApi:
             raise UsageError('the body names no version: {"model":"NAME","version":N,"digest":"…"}.')
         self._commands.repair(name, Reference(version, digest))
         return web.json_response({}, status=202)
+
+    async def _import(self, request: web.Request) -> web.Response:
+        document = await _json(request)
+        path, listed = (document.get("path"), document.get("models")) if isinstance(document, dict) else (None, None)
+        if not isinstance(path, str) or not path.startswith("/") or not isinstance(listed, dict):
+            raise UsageError('the body names no medium: {"path":"/…","models":{"NAME":[N,…]}}.')
+        for name, versions in listed.items():
+            names.check_model_name(name)
+            if not isinstance(versions, list) or not versions:
+                raise UsageError(f"{name} has no version on this medium; export again.")
+            for version in versions:
+                names.check_version(version)
+        return web.json_response(await self._commands.bring(path, listed), status=202)
+
+    async def _imported(self, _: web.Request) -> web.Response:
+        return web.json_response(self._commands.imported())
+
+    async def _carried_report(self, _: web.Request) -> web.Response:
+        return web.json_response(self._commands.carried_report())
 
     async def _report(self, request: web.Request) -> web.Response:
         name = names.check_model_name(request.match_info["name"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from modelsync_daemon.activate import inference_processes
@@ -11,8 +12,9 @@ from modelsync_daemon.activate.inference_processes import Report
 from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.disk.states import PREPARING, State
-from modelsync_daemon.reconcile import operations, status
+from modelsync_daemon.reconcile import carried_report, operations, status
 from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.reconcile.imports import Imports
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.reconcile.repair import Repairs
@@ -47,6 +49,7 @@ class Commands:
         reconciler: Reconciler,
         updates: Updates,
         pushed: PushedUpdates,
+        imports: Imports,
         repairs: Repairs,
         activation: Activation,
         history: InferenceHistory,
@@ -55,6 +58,7 @@ class Commands:
     ) -> None:
         self._device, self._data, self._database = device, device.data, device.database
         self._reconciler, self._updates, self._pushed, self._repairs = reconciler, updates, pushed, repairs
+        self._imports = imports
         self._activation, self._history, self._signals, self._hub = activation, history, signals, hub
 
     def status(self) -> dict[str, Any]:
@@ -117,6 +121,27 @@ class Commands:
         finally:
             self._signals.look.set()
         return {"model": outcome.name, "version": outcome.version, "digest": outcome.digest}
+
+    async def bring(self, path: str, listed: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Begin to bring what the medium at `path` lists of models' versions; what `imported` says. LocalError."""
+        async with self._reconciler.paused():
+            connected = self._hub is not None and self._hub.connected
+            for name in self._imports.begin(path, listed, connected):
+                await self._reconciler.stop(name)  # it may be fetching the same version over the line
+                self._database.update(name, retry_at=0)
+        self._signals.changed.set()
+        return self.imported()
+
+    def imported(self) -> dict[str, Any]:
+        """What became of each model of the last medium, and how it stands now."""
+        return {
+            name: {**found.document(), "state": self._database.model(name).state.value}
+            for name, found in self._imports.results.items()
+        }
+
+    def carried_report(self) -> dict[str, Any]:
+        """What is to be carried to the hub where there is no line. LocalError."""
+        return carried_report.build(self._database, self.status(), self._device.desired.now.problems)
 
     def keep_secret(self, query: str | None) -> str | None:
         """Keep the origin's new secret (a SAS; None: forget it); what waits for one goes on. Returns its expiry."""

@@ -144,7 +144,7 @@ class Reconciler:
     async def _reconcile(self) -> float | None:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
         deadlines = []
-        for name in sorted({row.name for row in self._database.models()} | set(self._device.desired.now.models)):
+        for name in sorted(self._names()):
             if self._pushed.busy(name) or self._repairs.busy(name):
                 continue
             wish = self._device.desired.of(name)
@@ -162,10 +162,17 @@ class Reconciler:
         ]
         return min(deadlines, default=None)
 
+    def _names(self) -> set[str]:
+        """Models that are here, desired, or on a medium."""
+        desired = self._device.desired
+        return {row.name for row in self._database.models()} | set(desired.now.models) | set(desired.carried)
+
     def _facts(self, name: str, wish: Wish) -> Facts:
         current = self._data.read_pointer(name)
         row = self._database.model(name)
-        staged = self._pushed.staged(name, wish.version) is not None  # needs neither origin nor time window
+        lies = self._pushed.staged(name, wish.version) is not None
+        # What lies here, or on a medium, needs neither origin nor time window.
+        local = lies or self._device.desired.medium(name, wish.version) is not None
         return Facts(
             row=row,
             wish=wish,
@@ -173,9 +180,9 @@ class Reconciler:
             serving=current.reference if current else None,
             present=bool(row.since) or current is not None or bool(self._data.installed(name)),
             quarantined=self._database.quarantined(name),
-            origin="pushed" if staged else self._device.origin(),
+            origin="here" if local else self._device.origin(),
             held_by_policy=self._device.policy().hold,
-            opens=0.0 if staged else self._device.seconds_to_open(),
+            opens=0.0 if local else self._device.seconds_to_open(),
             wrong_windows=self._device.wrong_windows(),
         )
 

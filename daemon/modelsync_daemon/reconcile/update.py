@@ -16,6 +16,7 @@ from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
 from modelsync_daemon.reconcile.decision import fingerprint
 from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.reconcile.imports import Imports
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.timing.backoff import NETWORK, REFUSED, Backoff
 from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
@@ -36,6 +37,7 @@ class Updates:
         device: Device,
         preparer: Preparer,
         pushed: PushedUpdates,
+        imports: Imports,
         activation: Activation,
         changed: Callable[[], None],
         network: Backoff = NETWORK,
@@ -43,7 +45,8 @@ class Updates:
     ) -> None:
         """`changed` is called when there is something new to report; `network` and `refused` space the attempts."""
         self._device, self._data, self._database, self._ledger = device, device.data, device.database, device.ledger
-        self._preparer, self._pushed, self._activation, self._changed = preparer, pushed, activation, changed
+        self._preparer, self._pushed, self._imports = preparer, pushed, imports
+        self._activation, self._changed = activation, changed
         self._network, self._refused = network, refused
         self._progress_told = 0.0
         self.progress: dict[str, tuple[int, int]] = {}
@@ -94,6 +97,9 @@ class Updates:
         await self._activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
 
     async def _prepare(self, name: str, wish: Wish, on_event: EventCallback) -> Outcome:
+        carried = await self._imports.prepare(name, wish.version, on_event)
+        if carried is not None:
+            return carried
         try:
             async with asyncio.timeout(self._device.seconds_to_close()):
                 return await self._preparer.prepare(self._device.job(name, wish.version), on_event)

@@ -37,7 +37,7 @@ class Question:
     root: bytes | None
     model: str
     version: int | None
-    bundle_only: bool
+    carried: bool
 
     def encode(self) -> bytes:
         """As a message."""
@@ -47,7 +47,7 @@ class Question:
             root=root,
             model=self.model,
             version=self.version,
-            bundle_only=self.bundle_only,
+            carried=self.carried,
         )
 
     @classmethod

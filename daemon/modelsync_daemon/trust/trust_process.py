@@ -53,10 +53,10 @@ class TrustChild:
         """As TrustStore.seed, carried out with `resolve`."""
         self._root = root_json
 
-    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, carried: bool = False) -> Resolved:
         """As TrustStore.resolve; the child has ended, and its memory is free, when this returns."""
         try:
-            self._pipe.send_bytes(Question(self._directory, self._root, model, version, bundle_only).encode())
+            self._pipe.send_bytes(Question(self._directory, self._root, model, version, carried).encode())
             return self._converse(fetch)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             raise RefusedError("checking the signed metadata failed; see whether memory ran out.") from error
@@ -110,7 +110,7 @@ def _answer(pipe: Connection, question: Question) -> None:
         store = TrustStore(question.directory)
         if question.root is not None:
             store.seed(question.root)
-        found = store.resolve(question.model, question.version, fetch, bundle_only=question.bundle_only)
+        found = store.resolve(question.model, question.version, fetch, carried=question.carried)
     except ModelsyncError as error:
         number = next((number for number, failure in enumerate(failures) if failure is error), None)
         pipe.send_bytes(messages.trouble(error, number))

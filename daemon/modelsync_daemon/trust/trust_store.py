@@ -80,13 +80,13 @@ class TrustStore:
                 "give the right root.json, or an empty data directory."
             )
 
-    def resolve(self, model: str, version: int | None, fetch: Fetch, *, bundle_only: bool = False) -> Resolved:
+    def resolve(self, model: str, version: int | None, fetch: Fetch, *, carried: bool = False) -> Resolved:
         """Bring the metadata up to date and say what `version` of `model` is; None means the newest.
 
         RefusedError: unknown or withdrawn, badly signed, older than seen before, expired, or too large.
         UnreachableError: the origin can't be reached or lacks metadata. LocalError: this machine. Nothing that did
-        not verify is kept; the call may be killed at any point and repeated. `bundle_only`: a bundle is all that
-        `fetch` has, so its word on the newest root must do for now (the question stays due).
+        not verify is kept; the call may be killed at any point and repeated. `carried`: `fetch` has only
+        what was pushed or carried here, so its word on the newest root must do for now (the question stays due).
         """
         from modelsync_daemon.trust import tuf_refresh
 
@@ -97,13 +97,13 @@ class TrustStore:
         bundle = tuf_refresh.fetch_bundle(model, fetch)
         missing_roots: set[str] = set()
         if bundle is None:
-            return self._resolve(model, version, fetch, None, missing_roots)
+            return self._resolve(model, version, fetch, None, missing_roots, carried)
         try:
-            return self._resolve(model, version, fetch, bundle, missing_roots, bundle_only)
+            return self._resolve(model, version, fetch, bundle, missing_roots, carried)
         except RefusedError as refusal:
             # A bundle is only a cache: a stale or damaged one must not stop what the origin's own metadata allows.
             try:
-                return self._resolve(model, version, fetch, None, missing_roots)
+                return self._resolve(model, version, fetch, None, missing_roots, carried)
             except UnreachableError:
                 raise refusal from None
 
@@ -114,14 +114,14 @@ class TrustStore:
         fetch: Fetch,
         bundle: Bundle | None,
         missing_roots: set[str],
-        bundle_only: bool = False,
+        carried: bool = False,
     ) -> Resolved:
         from modelsync_daemon.trust import tuf_refresh
 
         clock, wall = self._read_clock(), self._wall_clock()
 
         def session() -> tuf_refresh.Session:
-            seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall) and not bundle_only
+            seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall) and not carried
             return tuf_refresh.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots)
 
         current = session()
@@ -136,7 +136,7 @@ class TrustStore:
             current.refresh(clock.reference(wall))
         learned = max(BUILD_TIME, current.root_issued(), current.timestamp_issued())
         floor = max(clock.floor, learned) if current.timestamp_keys() == clock.keys else learned
-        asked = int(wall) if current.asked_root and not bundle_only else clock.root_asked
+        asked = int(wall) if current.asked_root and not carried else clock.root_asked
         self._write_clock(Clock(floor, current.timestamp_keys(), asked), clock)
         return current.resolved(version)
 

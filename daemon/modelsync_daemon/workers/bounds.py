@@ -38,7 +38,7 @@ def confine_all(job: Job) -> None:
 
 
 def _given(job: Job) -> list[Path]:
-    return [Path(path) for path in (job.origin_ca, job.trust_root, job.pushed) if path is not None]
+    return [Path(path) for path in (job.origin_ca, job.trust_root, job.pushed, job.media) if path is not None]
 
 
 def _ports(*urls: str | None) -> list[int]:

@@ -79,6 +79,7 @@ async def run(
         secrets=tuple(Path(path) for path in job.secrets),
         proxy=job.proxy,
         pushed=None if job.pushed is None else Path(job.pushed),
+        media=None if job.media is None else Path(job.media),
         repair=job.repair,
         read_secret=read_secret,
     )

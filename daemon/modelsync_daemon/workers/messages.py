@@ -38,6 +38,7 @@ class Job:
     proxy: str | None = None
     pushed: str | None = None
     repair: str | None = None
+    media: str | None = None
     require_confinement: bool = False
 
     def document(self) -> dict[str, Any]:

@@ -1,21 +1,27 @@
-"""`modelsync push` and `modelsync sas`: what goes from a store to a device through the hub. Presentation only."""
+"""`modelsync push|sas|export|import-report`: what goes from a store to devices, and back. Presentation only."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub
-from modelsync_server.cli.options import JsonOption, NameArgument, StoreArgument
+from modelsync_server.cli import tables
+from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub, connection
+from modelsync_server.cli.options import JsonOption, NameArgument, StoreArgument, print_json
+
+if TYPE_CHECKING:
+    from modelsync_server.media.held import Held
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     app.command("push")(push)
     app.command("sas")(sas)
+    app.command("export")(export)
+    app.command("import-report")(import_report)
 
 
 def push(
@@ -69,3 +75,127 @@ def sas(
             raise RefusedError(f"{device} does not take the secret (status {answer.status}): update its daemon.")
     document = {"origin": access.origin, "expires": access.expires.isoformat(), "device": device}
     typer.echo(json.dumps({**document, "file": None if out is None else str(out)}))
+
+
+def export(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder, such as a stick's; or one file: NAME.tar.")],
+    models: Annotated[
+        str, typer.Option(metavar="NAME[:VERSION],…", help="Which models; default: all, the newest version of each.")
+    ] = "",
+    versions: Annotated[int, typer.Option(min=1, help="How many of the newest versions of each model.")] = 1,
+    devices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only what these devices lack: twins, `modelsyncd status --json`, reports."),
+    ] = None,
+    bases: Annotated[
+        str | None, typer.Option(metavar="3,4,…", help="Only what devices lack that hold these versions; 0: nothing.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="3.8G", help="Most bytes in all; the newest goes first.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="EXPORT|DATE", help="Only what is newer than an earlier export, or than a day."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what devices without a line need onto an offline medium; `modelsyncd import` takes it from there."""
+    import asyncio
+
+    from modelsync_protocol import trust
+    from modelsync_server.cli.progress import Bar
+    from modelsync_server.media.export import export as run
+    from modelsync_server.media.export import parse_size
+    from modelsync_server.media.selection import Wanted
+    from modelsync_server.store import open_store
+
+    wanted = Wanted(
+        models=_models(models),
+        versions=versions,
+        bases=None if bases is None else _numbers(bases),
+        held=None if devices is None else _held(devices),
+    )
+    most = None if size is None else parse_size(size)
+    with Bar() as bar:
+        done = asyncio.run(run(open_store(store), out, wanted, size=most, since=since, progress=bar.update))
+    if as_json:
+        shown = {"out": str(out), "store": done.store, "issued": done.issued, "objects": done.objects}
+        shown["expires"] = trust.format_time(done.expires)
+        found = {name: list(numbers) for name, numbers in done.models.items()}
+        print_json({**shown, "models": found, "bytes": done.total, "written": done.bytes, "left_out": list(done.left)})
+        return
+    for name, numbers in done.models.items():
+        typer.echo(f"{name} {', '.join(map(str, numbers))}")
+    for sentence in done.left:
+        typer.echo(sentence)
+    typer.echo(
+        f"{out}: {done.objects} objects, {tables.size(done.total)} bytes; {tables.size(done.bytes)} were written now."
+    )
+    typer.echo(
+        f"devices believe it until {tables.day(done.expires)} UTC; `modelsync refresh` before an export renews that."
+    )
+
+
+def _models(text: str) -> list[tuple[str, int | None]]:
+    from modelsync_protocol import names
+    from modelsync_protocol.errors import UsageError
+
+    found: list[tuple[str, int | None]] = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, number = item.partition(":")
+        if colon and not number.isdecimal():
+            raise UsageError(f"--models takes names, and versions behind a colon (anomaly:3), not {item!r}.")
+        found.append((names.check_model_name(name), int(number) if colon else None))
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    from modelsync_protocol.errors import UsageError
+
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--bases takes version numbers divided by commas, not {text!r}.") from None
+
+
+def _held(path: Path) -> Held:
+    from modelsync_protocol.errors import UsageError
+    from modelsync_server.media import held
+
+    try:
+        return held.parse(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def import_report(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="What `modelsyncd export-report` wrote.")],
+    service: ServiceOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set reports that were carried here at the hub, each once, as their devices would have done."""
+    from modelsync_protocol import caps
+    from modelsync_protocol.errors import UsageError
+    from modelsync_server.media.import_report import import_report as run
+
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(caps.MAX_REPORT_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"{file} can't be read: {error.strerror}.") from error
+        told = ask_hub(service, state, lambda hub, data=data: run(hub, connection(service, state), data))  # type: ignore[misc]
+        if as_json:
+            print_json(
+                {
+                    "device": told.identity.device,
+                    "module": told.identity.module,
+                    "sequence": told.sequence,
+                    "issued": told.issued,
+                    "models": sorted(told.models),
+                }
+            )
+        else:
+            typer.echo(
+                f"{told.identity}: report {told.sequence} of {told.issued} is set ({len(told.models)} model(s))."
+            )

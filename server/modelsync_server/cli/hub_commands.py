@@ -296,17 +296,18 @@ def ask_hub(service: str | None, state: Path | None, ask: Callable[[ServiceClien
 @asynccontextmanager
 async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[ServiceClient]:
     """A client of the hub that the options name: a connection string, a host name (Entra ID), or a local state."""
-    connection = _connection(service, state)
+    found = connection(service, state)
     async with AsyncExitStack() as stack:
         bearer = None
-        if not connection.key:
+        if not found.key:
             from modelsync_server.iothub.entra import EntraSignIn
 
             bearer = await stack.enter_async_context(EntraSignIn())
-        yield await stack.enter_async_context(ServiceClient(connection, bearer=bearer))
+        yield await stack.enter_async_context(ServiceClient(found, bearer=bearer))
 
 
-def _connection(service: str | None, state: Path | None) -> ServiceConnection:
+def connection(service: str | None, state: Path | None) -> ServiceConnection:
+    """How to reach the hub that the options name; UsageError if they name none."""
     if service is not None:
         return (
             ServiceConnection(service.strip(), "", "") if _HOST.fullmatch(service.strip()) else parse_service(service)

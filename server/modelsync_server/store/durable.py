@@ -47,6 +47,36 @@ def write(path: Path, source: bytes | Path, *, create_only: bool = False, mode: 
         raise local_error(path, error) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to write what becomes `path` when the block ends; after an error in it, `path` is as it was.
+
+    Durable as `write` is. LocalError if this machine can't begin or end it; the block's own errors pass.
+    """
+    temp = path.with_name(TEMP_PREFIX + secrets.token_hex(8))
+    try:
+        try:
+            make_folder(path.parent)
+            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise local_error(path, error) from error
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            try:
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise local_error(path, error) from error
+        try:
+            temp.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise local_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # the medium may be gone
+            temp.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make `folder` and its missing parents, each synced into its parent; OSError if that fails."""
     if folder.is_dir():
