@@ -257,7 +257,7 @@ def _files() -> Iterator[tuple[str, str, bytes]]:
     joblib.dump({"a": _ARRAY, "b": _ARRAY.astype("i1")}, out)
     yield "joblib", "read-pickle", out.getvalue()
     yield "onnx", "read-onnx", _onnx()
-    yield "tflite", "read-tflite", _tflite(raw)
+    yield "tflite", "read-tflite", tflite_model(raw)
     pairs = {"general.tags": gguf_files.strings(["a", "ö"]), "n": struct.pack("<IIQ3B", 9, 0, 3, 1, 2, 3)}
     for version, alignment in ((2, 32), (3, 8)):
         parts = {"w": ("f32", (3, 4), raw), "q": ("q4_0", (2, 32), bytes(range(36)))}
@@ -305,8 +305,8 @@ def _onnx() -> bytes:
     return data
 
 
-def _tflite(raw: bytes) -> bytes:
-    """A model of one tensor in the second of two buffers, with the fields that the reader looks at."""
+def tflite_model(raw: bytes, kind: int = 0) -> bytes:
+    """A model of one tensor of that type in the second of two buffers, with the fields that the reader looks at."""
     flatbuffers: Any = importlib.import_module("flatbuffers")
     builder = flatbuffers.Builder(256)
     name, data = builder.CreateString("w"), builder.CreateByteVector(raw)
@@ -327,7 +327,7 @@ def _tflite(raw: bytes) -> bytes:
         return int(builder.EndVector())
 
     buffers = vector([table(3, {}, {}), table(3, {0: data}, {})])
-    graphs = vector([table(1, {0: vector([table(4, {0: shape, 3: name}, {2: 1})])}, {})])
+    graphs = vector([table(1, {0: vector([table(4, {0: shape, 3: name}, {1: kind, 2: 1})])}, {})])
     builder.Finish(table(5, {2: graphs, 4: buffers}, {0: 3}), file_identifier=b"TFL3")
     return bytes(builder.Output())
 

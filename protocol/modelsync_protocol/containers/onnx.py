@@ -81,7 +81,7 @@ def _packed_input(data: memoryview, start: int, end: int) -> Iterator[str]:
     for number, kind, begin, stop, _ in fields(data, start, end):
         if kind != BYTES:
             continue
-        if number == _NODE_INPUT:
+        if number == _NODE_INPUT and len(inputs) <= max(_PACKED_INPUTS.values()):
             inputs.append(f":{_text(data, begin, stop)}")
         elif number == _NODE_OPERATOR:
             operator = _text(data, begin, stop)

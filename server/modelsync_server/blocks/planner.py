@@ -13,8 +13,14 @@ from modelsync_protocol import caps
 from modelsync_protocol.blocks.runs import MAX_QUANTS, MAX_RUNS
 from modelsync_server.blocks import coding
 from modelsync_server.blocks.coding import Counts
+<<<<<<< HEAD
 from modelsync_server.blocks.frames import Contents, GroupKey, Layouted, Layouter
 from modelsync_server.encode.encoder import Source
+from modelsync_server.tensors.pieces import Chunk
+=======
+from modelsync_server.blocks.frames import Contents, Layouted, Layouter
+from modelsync_server.encode.encoder import Chunk, Source
+>>>>>>> gguf
 from modelsync_server.encode.tensor_encoder import Made
 from modelsync_server.tensors.framer import Estimate, Framing
 from modelsync_server.tensors.pieces import Chunk
@@ -27,7 +33,11 @@ _GAP_RATIO = 0.6
 _ABSORBED_BYTES = 48 * caps.KIB
 """Opaque stretches shorter than this stay inside the frames around them."""
 
-_Sparse = Mapping[GroupKey, tuple[NDArray[np.int64], NDArray[np.int64]]]
+_SAMPLE_CHUNKS = 64
+"""So many chunks say what symbols cost."""
+
+_UNSEEN_BITS = 12.0
+"""What a symbol is taken to cost that the sample lacks."""
 
 
 @dataclass(slots=True)
@@ -74,37 +84,40 @@ def costs(
     """Estimates for each of a target's changed chunks. `scale_ratio`: how far scales shrink."""
     target, base = streams
 
-    def look(chunk: Chunk) -> tuple[Layouted, _Sparse]:
+    def look(chunk: Chunk) -> tuple[Layouted, Counts]:
         frame = layouter.layout(chunk[0], chunk[0] + chunk[1], framing)
-        counts = coding.frame_counts(frame, Contents.of(frame, target.stream, base))
-        return frame, {key: (found := np.flatnonzero(cells), cells[found]) for key, cells in counts.items()}
+        return frame, coding.frame_counts(frame, Contents.of(frame, target.stream, base))
 
-    looked = list(pool.map(look, chunks))
     total: Counts = {}
-    for _, sparse in looked:
-        for key, (places, numbers) in sparse.items():
-            if key not in total:
-                total[key] = np.zeros(coding.group_count(key) * coding.CELLS, np.int64)
-            total[key][places] += numbers
+    for _, counts in pool.map(look, chunks[:: max(1, len(chunks) // _SAMPLE_CHUNKS)]):
+        for key, cells in counts.items():
+            total[key] = total[key] + cells if key in total else cells
     bits = {key: _bits(cells) for key, cells in total.items()}
-    result = []
-    for chunk, (frame, sparse) in zip(chunks, looked, strict=True):
-        payload = sum(float((bits[key][places] * numbers).sum()) for key, (places, numbers) in sparse.items()) / 8
+
+    def cost(chunk: Chunk) -> Cost:
+        frame, counts = look(chunk)
+        payload = 0.0
+        for key, cells in counts.items():
+            found = np.flatnonzero(cells)
+            known = bits[key][found] if key in bits else _UNSEEN_BITS
+            payload += float((cells[found] * known).sum()) / 8
         scales = sum(placed.run.count * placed.run.layout.plane_bytes for placed in frame.runs)
         blocks = sum(placed.run.length for placed in frame.runs)
         rest = floats[chunk[0]]
         unknown = chunk[1] - blocks - rest.covered
         payload += scales * scale_ratio + rest.payload + unknown * _GAP_RATIO + _CHUNK_BYTES
         quants = sum(placed.run.quants for placed in frame.runs)
-        result.append(Cost(payload, 2 * unknown <= chunk[1], quants, len(frame.runs), frame.low, frame.high))
-    return result
+        return Cost(payload, 2 * unknown <= chunk[1], quants, len(frame.runs), frame.low, frame.high)
+
+    return list(pool.map(cost, chunks))
 
 
-def _bits(cells: NDArray[np.int64]) -> NDArray[np.float64]:
+def _bits(cells: NDArray[np.int64]) -> NDArray[np.float32]:
     rows = cells.reshape(-1, 256).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = np.nan_to_num(-np.log2(rows / rows.sum(1, keepdims=True)), posinf=0.0)
-    return found.reshape(-1)
+        found = np.nan_to_num(-np.log2(rows / rows.sum(1, keepdims=True)), nan=_UNSEEN_BITS, posinf=_UNSEEN_BITS)
+    costs: NDArray[np.float32] = found.astype(np.float32).reshape(-1)
+    return costs
 
 
 def plan(chunks: Sequence[Chunk], known: Mapping[int, Cost], layouter: Layouter, framing: Framing) -> list[Step]:

@@ -17,10 +17,12 @@ from modelsync_protocol.ops import Frame
 from modelsync_server.blocks import block_tensors
 from modelsync_server.blocks.candidate import encode_blocks
 from modelsync_server.encode.encoder import Source
+from tests.fuzz.seeds import tflite_model
 from tests.server.tensors.worlds import carried_out, source
 from tests.support import block_pairs
 
 ROWS, COLUMNS = 96, 512
+TFLITE_INT4 = 17
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,19 @@ def test_an_update_of_packed_quants_costs_less_than_a_patch(pool: ThreadPoolExec
     made = encode_blocks(base, target, None, pool)
     assert made is not None and carried_out(made, base) == new
     assert made.cost < 0.75 * len(zstd.compress(new, old))
+
+
+def test_int4_of_tflite_is_coded_against_the_old_quants(pool: ThreadPoolExecutor) -> None:
+    rows = [block_pairs.weights(1, ROWS, COLUMNS, step) for step in (0.0, 3e-4)]
+    files = []
+    for matrix in rows:
+        codes = np.rint(matrix / np.abs(rows[0]).max(1, keepdims=True) * 7).astype(np.int8) & 15
+        files.append(tflite_model((codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8).tobytes(), TFLITE_INT4))
+    base, target = (source({"m.tflite": data}) for data in files)
+    assert [tensor.layout.name for tensor in block_tensors.find(target.manifest, target.stream)] == ["u4"]
+    made = encode_blocks(base, target, None, pool)
+    assert made is not None and carried_out(made, base) == files[1]
+    assert made.cost < 0.75 * len(zstd.compress(files[1], files[0]))
 
 
 def test_external_data_counts_too(pool: ThreadPoolExecutor, tmp_path: Path) -> None:
