@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.reconcile.imports import Imported
 from modelsync_daemon.workers import bounds, medium_reader
 from modelsync_daemon.workers.messages import Job
+from modelsync_protocol import caps
 from modelsync_protocol.errors import ModelsyncError, UnreachableError, UsageError
 from modelsync_protocol.media import Medium
 from modelsync_protocol.twin import Wish
@@ -30,6 +32,9 @@ WORDS = {
     imports.FAILED: "is refused",
 }
 """What a person is told of each result."""
+
+_MAX_LISTED_BYTES = 60 * caps.KIB
+"""What the daemon's socket takes in one request, less room for the path: two thousand models."""
 
 _LOOK_SECONDS = 0.25
 _UNDER_WAY = {str(state) for state in PREPARING | {State.PROBING, State.ACTIVATING}}
@@ -52,6 +57,8 @@ def run(
     path = path.absolute()
     medium = medium_reader.read(path)
     listed = {name: list(versions) for name, versions in medium.models.items()}
+    if len(json.dumps(listed)) > _MAX_LISTED_BYTES:
+        raise UsageError(f"{path} lists too many models for one import; export it with fewer --models.")
     socket = data_root / "daemon.sock"
     try:
         found = socket_client.call(socket, "POST", "/v1/import", {"path": str(path), "models": listed})

@@ -17,6 +17,7 @@ from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import PREPARING, State
+from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.transfer.origin_secret import FILE_NAME
 from modelsync_daemon.workers import bounds
@@ -107,6 +108,8 @@ def install(
         ledger.flush()
     database.withdraw(job.name, frozenset(outcome.withdrawn))
     database.update(job.name, bytes=outcome.bytes * (job.media is None), hold="")  # who does it by hand wants it
+    if job.media is None:
+        DesiredState(database).drop(job.name)  # this counts now, not what a medium once brought
     activation = Activation(data, database, Processes(), Patience())
     pointer = activation.point_at_once(job.name, Reference(outcome.version, outcome.digest))
     return {

@@ -1,7 +1,7 @@
 """A device's report that somebody carries to the hub: what it says, and its signature with the device's hub key.
 
 A JSON Web Signature in compact form (RFC 7515) with HMAC-SHA256 (RFC 7518 §3.2), whose key is the symmetric key that
-the hub's registry has. No I/O, no clock here. FORMAT.md §17.
+the hub's registry has. No I/O, no clock here. FORMAT.md §18.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Offline media: the index of an export, and the ustar headers of one that is a single file (FORMAT.md §16). No I/O.
+"""Offline media: the index of an export, and the ustar headers of one that is a single file (FORMAT.md §17). No I/O.
 
 A medium proves nothing: it is a part of a store in a file or folder, and its reader checks what it finds there as if
 it had come from an origin.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from modelsync_daemon import cli
+from modelsync_daemon import cli, oneshot
 from modelsync_daemon.disk.database import Database, ModelRow, Quarantined
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Reference
@@ -122,6 +123,11 @@ async def test_a_medium_brings_a_device_from_nothing_and_then_further(world: Wor
     small = await world.stick(f"small-{out}", since=str(world.root / out))
     assert world.bring(small)[1] == {**first, "version": 2} and world.content() == MIXED
     assert world.bring(small)[1]["result"] == "here"
+    async with ScriptedOrigin(world.shop.path) as origin:
+        show = lambda done, total: None  # noqa: E731 - nobody looks
+        await asyncio.to_thread(oneshot.pull, NAME, origin.url, world.data, world.shop.trust, None, 1, show)
+    with contextlib.closing(Database(world.data / "state.db")) as database:
+        assert DesiredState(database).carried == {}, "who pulls another version by hand wants that one now"
 
 
 async def test_what_came_by_medium_is_never_downloaded_again_and_what_was_downloaded_is_gone_on_with(

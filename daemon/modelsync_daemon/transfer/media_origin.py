@@ -1,4 +1,4 @@
-"""An origin on an offline medium: an export in a folder or in one file (FORMAT.md §16). No network here.
+"""An origin on an offline medium: an export in a folder or in one file (FORMAT.md §17). No network here.
 
 What lies there is somebody's who had the stick in his hands: paths are checked, links and what is no regular file are
 not followed, and what is read is as unverified as what is fetched.
