@@ -46,7 +46,7 @@ until modelsyncd status --data car-5 --json 2>/dev/null | grep -q '"state": "act
             assert installed.read_bytes() == (MODELS / "v2" / "model.onnx").read_bytes(), number
         # The rings were asked in their order, as the page prints it.
         order = [
-            "ring canary passed: 1 devices",
+            "ring canary passed: 1 device is active",
             "ring rest-50 is open for 2 devices",
             "ring rest-50 passed",
             "ring rest-100 passed",

@@ -156,17 +156,23 @@ def judge(gate: Gate, counts: Counts, reachable: int, opened: float, ripe: float
         kinds = f"{counts.refused} refused, {counts.rolled_back} rolled back"
         nonsense = counts.failed - counts.refused - counts.rolled_back
         kinds += f", {nonsense} report nonsense" if nonsense > 0 else ""
-        return Judgement(Verdict.BREAK, f"{counts.failed} devices failed ({kinds}) and {allowed} may.", ripe)
+        return Judgement(Verdict.BREAK, f"{devices(counts.failed)} failed ({kinds}) and {allowed} may.", ripe)
     if counts.active < needed:
         if now - opened >= gate.wait:
             why = f"only {counts.active} of the {needed} devices that it takes are active after {span(gate.wait)}."
             return Judgement(Verdict.EXPIRE, why, None)
         return Judgement(Verdict.WAIT, f"{counts.active} of the {needed} devices that it takes are active.", None)
     ripe = now if ripe is None else min(ripe, now)
+    active = f"{devices(counts.active)} {'is' if counts.active == 1 else 'are'} active"
     left = gate.soak - (now - ripe)
     if left > 0:
-        return Judgement(Verdict.WAIT, f"{counts.active} devices are active; it soaks for {span(left)} more.", ripe)
-    return Judgement(Verdict.ADVANCE, f"{counts.active} devices are active, {counts.failed} failed.", ripe)
+        return Judgement(Verdict.WAIT, f"{active}; it soaks for {span(left)} more.", ripe)
+    return Judgement(Verdict.ADVANCE, f"{active}, {counts.failed} failed.", ripe)
+
+
+def devices(number: int) -> str:
+    """`1 device`, `7 devices`."""
+    return f"{number} device" if number == 1 else f"{number} devices"
 
 
 def span(seconds: float) -> str:

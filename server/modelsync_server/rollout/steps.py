@@ -17,7 +17,7 @@ from modelsync_server.rollout import documents
 from modelsync_server.rollout.documents import Found
 from modelsync_server.rollout.enrolment import befores, write_before, write_buckets
 from modelsync_server.rollout.fleet import spent
-from modelsync_server.rollout.gate import Verdict
+from modelsync_server.rollout.gate import Verdict, devices
 from modelsync_server.rollout.planning import signed_digest
 from modelsync_server.rollout.port import FleetHub, Json
 from modelsync_server.rollout.pushing import push_ring
@@ -98,7 +98,7 @@ async def _open(hub: FleetHub, store: Store | None, found: Record, ours: dict[st
             _log.info("%s is there: an earlier step was cut short", identifier)
     opened = replace(ring, opened=hub.now())
     await write(hub, found.with_ring(number, opened), found.etag)
-    return Stepped(found, True, f"ring {ring.name} is open for {ring.devices} devices.")
+    return Stepped(found, True, f"ring {ring.name} is open for {devices(ring.devices)}.")
 
 
 async def _judge(hub: FleetHub, found: Record, status: RolloutStatus) -> Stepped:
