@@ -39,7 +39,8 @@ class Filter:
     """Which devices of a list; empty: all. `version`, `wanted`, `state`, `error` and most of `why` are of `model`.
 
     `device`: how the id begins. `connected`: yes or no. `silent`: days without a sign. `module`: modules of that name
-    instead of devices. `ring`: the configuration of a rollout's ring whose wish was written.
+    instead of devices. `ring`: the configuration of a rollout's ring whose wish was written; `stamp`: the same of Edge
+    modules, whose wishes name it.
     """
 
     model: str = ""
@@ -53,6 +54,7 @@ class Filter:
     silent: str = ""
     module: str = ""
     ring: str = ""
+    stamp: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filter:
@@ -84,7 +86,7 @@ class Filter:
         return " AND ".join(parts)
 
     def _of_no_model(self) -> list[str]:
-        for name in ("version", "wanted", "state", "error"):
+        for name in ("version", "wanted", "state", "error", "stamp"):
             if getattr(self, name):
                 raise UsageError(f"choose a model: {name} is asked of one.")
         if self.why in ("confused", "unconfined"):
@@ -104,6 +106,8 @@ class Filter:
             parts.append(f"{base}.state = {quoted(self.state)}")
         if self.error:
             parts.append(f"{base}.error.code = {quoted(self.error)}")
+        if self.stamp:
+            parts.append(f"{wish}.ring = {quoted(self.stamp)}")
         if self.why:
             parts.append(self._reason(base, wish, now))
         return parts or [f"(is_defined({base}) OR is_defined({wish}))"]
