@@ -16,6 +16,7 @@ from modelsync_server.rollout.target import Target, desired, quoted, reported
 PAGE = 50
 _MOST_TEXT = 256
 _MOST_MODELS = 100
+_MAX_WORD = 60
 _LAST_OF_AN_ID = "~"
 """Sorts behind every character that a device id may have."""
 
@@ -207,7 +208,7 @@ def _row(document: Json, model: str) -> DeviceRow:
         (model,) = known
     of_model = at(models, model) if model else {}
     error = at(of_model, "error")
-    version, wish = shown(of_model.get("version")), shown(at(wishes, model).get("version"))
+    version, wish = shown(of_model.get("version"), _MAX_WORD), shown(at(wishes, model).get("version"), _MAX_WORD)
     if not model:
         troubled = [name for name in known if at(models, name, "error")]
         error = at(models, troubled[0], "error") if troubled else {}
@@ -219,8 +220,8 @@ def _row(document: Json, model: str) -> DeviceRow:
         moment(document.get("lastActivityTime")),
         wish,
         version,
-        shown(of_model.get("state")),
+        shown(of_model.get("state"), _MAX_WORD),
         moment(of_model.get("since")),
-        shown(error.get("code")),
+        shown(error.get("code"), _MAX_WORD),
         shown(error.get("text")),
     )
