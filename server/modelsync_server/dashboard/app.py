@@ -93,6 +93,8 @@ class Dashboard:
         return response
 
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not _asked_from_here(request):
+            raise web.HTTPForbidden(text="another site asked for this.")
         if request.path in _OPEN or request.path.startswith("/static/"):
             return await handler(request)
         try:
@@ -246,6 +248,16 @@ class Dashboard:
             return response
         finally:
             self._live -= 1
+
+
+def _asked_from_here(request: web.Request) -> bool:
+    """Whether a request may be answered at all: other sites may lead a person here, not load or open anything of ours.
+
+    Source: web.dev, resource isolation policies. Browsers say who asks; other programs say nothing.
+    """
+    if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
+        return True
+    return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 def _concerned(key: Hashable, device: str, model: str) -> bool:

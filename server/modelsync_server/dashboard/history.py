@@ -111,11 +111,11 @@ def _when(metadata: Mapping[str, Any]) -> str:
 
 def _sentence(told: Mapping[str, Any]) -> str:
     parts = [
-        f"{'about version' if key == 'desired' else key} {shown(told[key])}"
+        f"{'about version' if key == 'desired' else key} {shown(told[key], 60)}"
         for key in _TOLD
         if told.get(key) is not None
     ]
     error = at(told, "error")
     if error:
-        parts.append(f"error {shown(error.get('code'))}: {shown(error.get('text'))}")
+        parts.append(f"error {shown(error.get('code'), 60)}: {shown(error.get('text'))}")
     return ", ".join(parts)

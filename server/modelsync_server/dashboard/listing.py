@@ -16,6 +16,7 @@ from modelsync_server.rollout.target import Target, desired, quoted, reported
 PAGE = 50
 _MOST_TEXT = 256
 _MOST_MODELS = 100
+_MAX_WORD = 60
 _LAST_OF_AN_ID = "~"
 """Sorts behind every character that a device id may have."""
 
@@ -39,7 +40,8 @@ class Filter:
     """Which devices of a list; empty: all. `version`, `wanted`, `state`, `error` and most of `why` are of `model`.
 
     `device`: how the id begins. `connected`: yes or no. `silent`: days without a sign. `module`: modules of that name
-    instead of devices. `ring`: the configuration of a rollout's ring whose wish was written.
+    instead of devices. `ring`: the configuration of a rollout's ring whose wish was written; `stamp`: the same of Edge
+    modules, whose wishes name it.
     """
 
     model: str = ""
@@ -53,6 +55,7 @@ class Filter:
     silent: str = ""
     module: str = ""
     ring: str = ""
+    stamp: str = ""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Filter:
@@ -84,7 +87,7 @@ class Filter:
         return " AND ".join(parts)
 
     def _of_no_model(self) -> list[str]:
-        for name in ("version", "wanted", "state", "error"):
+        for name in ("version", "wanted", "state", "error", "stamp"):
             if getattr(self, name):
                 raise UsageError(f"choose a model: {name} is asked of one.")
         if self.why in ("confused", "unconfined"):
@@ -104,6 +107,8 @@ class Filter:
             parts.append(f"{base}.state = {quoted(self.state)}")
         if self.error:
             parts.append(f"{base}.error.code = {quoted(self.error)}")
+        if self.stamp:
+            parts.append(f"{wish}.ring = {quoted(self.stamp)}")
         if self.why:
             parts.append(self._reason(base, wish, now))
         return parts or [f"(is_defined({base}) OR is_defined({wish}))"]
@@ -203,7 +208,7 @@ def _row(document: Json, model: str) -> DeviceRow:
         (model,) = known
     of_model = at(models, model) if model else {}
     error = at(of_model, "error")
-    version, wish = shown(of_model.get("version")), shown(at(wishes, model).get("version"))
+    version, wish = shown(of_model.get("version"), _MAX_WORD), shown(at(wishes, model).get("version"), _MAX_WORD)
     if not model:
         troubled = [name for name in known if at(models, name, "error")]
         error = at(models, troubled[0], "error") if troubled else {}
@@ -215,8 +220,8 @@ def _row(document: Json, model: str) -> DeviceRow:
         moment(document.get("lastActivityTime")),
         wish,
         version,
-        shown(of_model.get("state")),
+        shown(of_model.get("state"), _MAX_WORD),
         moment(of_model.get("since")),
-        shown(error.get("code")),
+        shown(error.get("code"), _MAX_WORD),
         shown(error.get("text")),
     )

@@ -128,11 +128,11 @@ def _lanes(views: Sources, found: RolloutStatus, spending: list[int | None]) -> 
 
 
 def _lists(found: RolloutStatus, number: int) -> dict[str, str]:
-    """Addresses of the lists of a ring's devices. Edge modules' wishes leave no mark that a list could ask for."""
+    """Addresses of the lists of a ring's devices."""
     record = found.record
-    if record.target.kind is Kind.EDGE:
-        return {}
-    base = link("/devices", model=record.model, ring=documents.ring_id(record, number))
+    edge = record.target.kind is Kind.EDGE
+    asked = {"stamp": record.stamp(number)} if edge else {"ring": documents.ring_id(record, number)}
+    base = link("/devices", model=record.model, **asked)
     base = link(base, module=record.target.module) if record.target.module else base
     return {
         "asked": base,

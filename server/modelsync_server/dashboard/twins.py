@@ -12,6 +12,8 @@ from modelsync_server.dashboard.text import at, moment, seconds, shown, utc, who
 from modelsync_server.rollout.port import Json
 
 _MOST_MODELS = 100
+_MAX_WORD = 60
+"""Characters of what is a word or a number where a device is in its senses."""
 _MOST_LINES = 50
 _TOLERATED_SECONDS = 120
 
@@ -143,15 +145,15 @@ def _model(name: str, reported: Mapping[str, Any], desired: Mapping[str, Any]) -
     return ModelOnDevice(
         shown(name),
         wish,
-        shown(reported.get("version")),
-        shown(reported.get("state")),
+        shown(reported.get("version"), _MAX_WORD),
+        shown(reported.get("state"), _MAX_WORD),
         moment(reported.get("since")),
         shown(reported.get("generation")),
         shown(reported.get("digest")),
         reported.get("hold") is True,
         whole(reported.get("bytes")),
         f"{100 * done // total} %" if done is not None and total else shown(reported.get("progress")),
-        shown(error.get("code")),
+        shown(error.get("code"), _MAX_WORD),
         shown(error.get("text")),
         ", ".join(f"{shown(key)}: {shown(value)}" for key, value in list(_flat(inference))[:8]),
         manageable,

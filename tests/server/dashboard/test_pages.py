@@ -116,6 +116,13 @@ async def test_the_operator_pauses_and_resumes_and_it_is_written_down(
     ]  # fmt: skip
 
 
+async def test_another_site_leads_here_and_loads_nothing(client: aiohttp.ClientSession) -> None:
+    for site in ("cross-site", "same-site"):
+        await text(client, "/", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"})
+        for path in ("/", "/live?path=/", "/static/live.js"):
+            await text(client, path, 403, headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors"})
+
+
 @pytest.mark.parametrize(
     "changes",
     [
