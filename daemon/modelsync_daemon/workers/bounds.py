@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import CONFINED_BY, Job
 from modelsync_protocol.errors import RefusedError
 
@@ -23,8 +24,14 @@ def confine(job: Job, database: Database) -> None:
     data = DataDir(Path(job.data))
     data.create()
     kept = [data.models, data.root / "incoming", data.zlib_verdict.parent]
+    given, ports = _given(job), _ports(job.origin, job.proxy)
+    if job.site is not None:
+        access = SiteAccess.parse(job.site)
+        kept.append(Path(access.folder))
+        given += access.files
+        ports += [int(peer.rpartition(":")[2]) for peer in (access.me, *access.peers)]
     kept += [data.state_db.with_name(data.state_db.name + suffix) for suffix in ("", "-wal", "-shm")]
-    in_force = layers.confine_worker(_given(job), kept, _ports(job.origin, job.proxy))
+    in_force = layers.confine_worker(given, kept, ports)
     database.remember(CONFINED_BY, json.dumps(in_force))
     if job.require_confinement and (lacking := layers.lacking(in_force)):
         raise RefusedError(f"require_confinement is set, and {' '.join(lacking)}")
