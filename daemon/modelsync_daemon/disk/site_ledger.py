@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Final
 
 from modelsync_daemon.disk.database import Database
 
@@ -18,6 +19,8 @@ class SiteLedger:
 
     They stay in memory until `flush`, as the ledger's do.
     """
+
+    NOTHING: Final = {period: dict.fromkeys(_KEYS, 0) for period in ("day", "month")}
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -219,7 +219,9 @@ class Spool:
                     entry.unlink(missing_ok=True)
             known.write_text(boot, encoding="ascii")
         except OSError as error:
-            raise LocalError(f"{self._folder} can't be used for neighbours ({error.strerror}); check the disk.") from error
+            raise LocalError(
+                f"{self._folder} can't be used for neighbours ({error.strerror}); check the disk."
+            ) from error
 
     def open(self, target: str) -> Entry | None:
         """The object's entry, if anything of it is here."""

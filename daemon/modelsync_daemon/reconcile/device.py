@@ -5,16 +5,20 @@ It decides nothing and starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.disk.site_ledger import SiteLedger
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer import origin_secret
+from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol.twin import NEVER, Policy
 
@@ -28,11 +32,21 @@ class Device:
     database: Database
     ledger: Ledger
     desired: DesiredState
+    site_ledger: SiteLedger
+    neighbours: Callable[[], SiteAccess | None] = lambda: None
+    """How neighbours are reached now, if there are any."""
 
     @classmethod
-    def of(cls, settings: Settings, data: DataDir, database: Database) -> Device:
+    def of(
+        cls,
+        settings: Settings,
+        data: DataDir,
+        database: Database,
+        neighbours: Callable[[], SiteAccess | None] = lambda: None,
+    ) -> Device:
         """The device of that directory, with what its database remembers."""
-        return cls(settings, data, database, Ledger(database), DesiredState(database))
+        ledger, desired = Ledger(database), DesiredState(database)
+        return cls(settings, data, database, ledger, desired, SiteLedger(database), neighbours)
 
     def origin(self) -> str | None:
         """Where artifacts come from: the twin's origin, else the local one."""
@@ -57,7 +71,7 @@ class Device:
 
     def job(self, name: str, version: int | None) -> Job:
         """The worker's job that brings that version onto the disk, with the limits in force now."""
-        policy, settings = self.policy(), self.settings
+        policy, settings, access = self.policy(), self.settings, self.neighbours()
         return Job(
             name=name,
             version=version,
@@ -72,7 +86,15 @@ class Device:
             secrets=tuple(map(str, self._secrets())),
             proxy=settings.proxy,
             require_confinement=settings.require_confinement,
+            site=None if access is None else access.document(),
         )
+
+    def site(self) -> dict[str, Any] | None:
+        """What neighbours have exchanged, and how many there are; None if there never were any."""
+        access, counted = self.neighbours(), self.site_ledger.document()
+        if access is None and counted is None:
+            return None
+        return {"neighbours": 0 if access is None else len(access.peers), **(counted or SiteLedger.NOTHING)}
 
     def _secrets(self) -> list[Path]:
         """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -41,6 +42,16 @@ class SiteAccess:
     def files(self) -> list[Path]:
         """What has to be readable."""
         return [Path(name) for name in (self.cert, self.key, self.ca) if name]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the site's CA certificate (DER), hex; empty without TLS. UsageError."""
+        if not self.ca:
+            return ""
+        try:
+            der = ssl.PEM_cert_to_DER_cert(Path(self.ca).read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.ca} (site_ca) is not a PEM file of one certificate.") from error
+        return hashlib.sha256(der).hexdigest()
 
     @property
     def port(self) -> int:

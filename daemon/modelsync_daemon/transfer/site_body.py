@@ -12,7 +12,6 @@ from typing import Protocol
 import aiohttp
 
 from modelsync_daemon.disk.spool import Writer
-
 from modelsync_daemon.transfer.errors import Distrusted
 from modelsync_daemon.transfer.neighbours import MOST_ATTEMPTS, NeighbourFailed, Neighbours, Waiting
 from modelsync_daemon.transfer.origin_client import Origin
