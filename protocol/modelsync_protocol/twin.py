@@ -214,7 +214,7 @@ class _Reader:
         known = [field.name for field in fields(SitePolicy)]
         for key in sorted(map(str, value.keys() - set(known))):
             self._problem(f"policy/site/{key}", f"is no key of a site; these are: {', '.join(known)}.")
-        peers, name, key, off = (value.get(name) for name in known)
+        peers, name, key, off = (value.get(word) for word in ("peers", "name", "key", "off"))
         if peers is not None and not (
             isinstance(peers, list | tuple) and len(peers) <= site.MAX_PEERS and all(map(is_peer, peers))
         ):
@@ -229,7 +229,7 @@ class _Reader:
         if key is not None and not names.is_digest(key):
             self._problem("policy/site/key", "is not the SHA-256 of a certificate in lower-case hex.")
             off = True
-        if off is not None and type(off) is not bool:
+        if off not in (None, True, False):
             self._problem("policy/site/off", "is neither true nor false.")
             off = True
         if off:

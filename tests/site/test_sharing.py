@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.neighbours import Site, all_pull, noise
-from tests.support.scripted_origin import Answer, Exchange, ScriptedOrigin
+from tests.support.scripted_origin import Answer, Exchange, Fault, ScriptedOrigin
 from tests.support.shop import Shop
 
 KIB = 1024
 
 
-def slow(seconds: float) -> object:
+def slow(seconds: float) -> Fault:
     """A fault that sends each answer of packs and updates in pieces of 1 KiB with `seconds` between them."""
 
     def fault(exchange: Exchange, answer: Answer, whole: bytes) -> Answer:
@@ -27,7 +27,7 @@ def slow(seconds: float) -> object:
 @pytest.mark.parametrize("parcels", [True, False])
 async def test_a_first_install_crosses_the_uplink_once(tmp_path: Path, parcels: bool) -> None:
     shop = await Shop.open(tmp_path)
-    data = noise(900 * KIB)
+    data = noise(600 * KIB)
     await shop.publish_bytes("m", data)
     async with ScriptedOrigin(shop.path, parcels=parcels) as origin:
         async with Site(tmp_path / "alone", shop.trust, 1) as (alone,):
@@ -46,14 +46,14 @@ async def test_a_first_install_crosses_the_uplink_once(tmp_path: Path, parcels: 
 
 async def test_an_update_crosses_the_uplink_once_and_is_served_as_it_grows(tmp_path: Path) -> None:
     shop = await Shop.open(tmp_path)
-    old = noise(600 * KIB)
+    old = noise(300 * KIB)
     await shop.publish_bytes("m", old)
     async with ScriptedOrigin(shop.path, parcels=True) as origin, Site(tmp_path / "site", shop.trust, 4) as neighbours:
         await all_pull(neighbours, "m", origin.url)
-        new = noise(400 * KIB) + old[400 * KIB :]
+        new = noise(200 * KIB) + old[200 * KIB :]
         await shop.publish_bytes("m", new)
         origin.exchanges.clear()
-        origin.fault = slow(0.004)  # 1.6 s for the update
+        origin.fault = slow(0.008)  # 1.6 s for the update
         begin = asyncio.get_running_loop().time()
         done = await all_pull(neighbours, "m", origin.url)
         took = asyncio.get_running_loop().time() - begin

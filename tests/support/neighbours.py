@@ -66,11 +66,10 @@ class Site:
     def __init__(self, root: Path, trust: Path, count: int, strangers: Sequence[str] = (), **access: Any) -> None:
         ports = [free_port() for _ in range(count)]
         addresses = [f"127.0.0.1:{port}" for port in ports]
-        self.neighbours = [
-            Neighbour(root / f"device{number}", trust, port, [*addresses[:number], *addresses[number + 1 :], *strangers],
-                      **access)
-            for number, port in enumerate(ports)
-        ]  # fmt: skip
+        self.neighbours = []
+        for number, port in enumerate(ports):
+            peers = [*addresses[:number], *addresses[number + 1 :], *strangers]
+            self.neighbours.append(Neighbour(root / f"device{number}", trust, port, peers, **access))
 
     async def __aenter__(self) -> list[Neighbour]:
         for neighbour in self.neighbours:
@@ -82,7 +81,9 @@ class Site:
             await neighbour.__aexit__(None, None, None)
 
 
-async def all_pull(neighbours: Sequence[Neighbour], name: str, origin: str, version: int | None = None) -> list[Prepared]:
+async def all_pull(
+    neighbours: Sequence[Neighbour], name: str, origin: str, version: int | None = None
+) -> list[Prepared]:
     """All at once."""
     return list(await asyncio.gather(*(neighbour.pull(name, origin, version) for neighbour in neighbours)))
 

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -34,7 +35,6 @@ _BURST_SECONDS = 10.0
 _HEAD_BYTES = 120
 """An answer's status line and headers, about."""
 
-_SENT = "modelsync bytes sent"
 _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{1,19})")
 
 Elsewhere = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,6 +42,13 @@ Elsewhere = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 Site = Callable[[], "tuple[str, str] | None"]
 """The site's name and this device's address in it; None while it does without."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """Bytes of one answer, so far."""
+
+    total: int = _HEAD_BYTES
 
 
 class SiteServer:
@@ -92,14 +99,15 @@ class SiteServer:
         now = self._now()
         if now is None or name != now[0] or request.method != "GET" or request.remote is None:
             return web.Response(status=404)  # another site's, or nobody's business
+        sent = Sent()
         own = request.remote == now[1].rpartition(":")[0].strip("[]")
         try:
             response = (
-                self._question(request) if request.path == f"/{site.LEASE_PATH}" else await self._limited(request)
+                self._question(request) if request.path == f"/{site.LEASE_PATH}" else await self._limited(request, sent)
             )
         finally:
             if not own:  # to oneself costs nobody anything
-                self._count(_length(request), request.get(_SENT, _HEAD_BYTES))
+                self._count(_length(request), sent.total)
         return response
 
     def _question(self, request: web.Request) -> web.Response:
@@ -127,18 +135,18 @@ class SiteServer:
         self._asked[remote] = (level if fits else level - 1, now)
         return fits
 
-    async def _limited(self, request: web.Request) -> web.StreamResponse:
+    async def _limited(self, request: web.Request, sent: Sent) -> web.StreamResponse:
         remote = str(request.remote)
         if self._sending[remote] >= _MOST_OF_ONE or self._sending.total() >= _MOST_AT_ONCE:
             return web.Response(status=503)
         self._sending[remote] += 1
         try:
-            return await self._object(request)
+            return await self._object(request, sent)
         finally:
             self._sending[remote] -= 1
             self._sending += Counter()  # drop those at zero
 
-    async def _object(self, request: web.Request) -> web.StreamResponse:
+    async def _object(self, request: web.Request, sent: Sent) -> web.StreamResponse:
         target = request.path_qs.removeprefix("/")
         entry = self._spool.open(target) if site.is_target(target) else None
         if entry is None:
@@ -147,30 +155,30 @@ class SiteServer:
             if "?" in target and not -1 <= time.time() - entry.begun <= site.MUTABLE_SECONDS:
                 return web.Response(status=404)
             if "Range" not in request.headers:
-                return await send_whole(request, entry)
+                return await send_whole(request, entry, sent)
             match = _RANGE.fullmatch(request.headers["Range"])
             if match is None or int(match[1]) > int(match[2]):
                 return web.Response(status=416)
-            return await send_range(request, entry, int(match[1]), int(match[2]) + 1)
+            return await send_range(request, entry, int(match[1]), int(match[2]) + 1, sent)
 
 
-async def send_whole(request: web.Request, entry: Entry) -> web.StreamResponse:
+async def send_whole(request: web.Request, entry: Entry, sent: Sent) -> web.StreamResponse:
     """An object whose length the asker doesn't know: once it is here whole."""
     until = time.monotonic() + _LONGEST_WAIT_SECONDS
     while not entry.view().whole:
-        if entry.gone() or not entry.growing() or time.monotonic() > until:
-            if not entry.view().whole:  # its writer may just have ended
-                return web.Response(status=404)
+        over = entry.gone() or not entry.growing() or time.monotonic() > until
+        if over and not entry.view().whole:  # its writer may just have ended
+            return web.Response(status=404)
         await asyncio.sleep(_LOOK_SECONDS)
     size = entry.view().size or 0
     response = web.StreamResponse(status=200)
     response.content_length = size
     await response.prepare(request)
-    await _send(request, response, entry, 0, size)
+    await _send(request, response, entry, 0, size, sent)
     return response
 
 
-async def send_range(request: web.Request, entry: Entry, begin: int, end: int) -> web.StreamResponse:
+async def send_range(request: web.Request, entry: Entry, begin: int, end: int, sent: Sent) -> web.StreamResponse:
     """A range, of which some may still be on its way; 404 if it is not."""
     view = entry.view()
     if not view.available(begin) and not (entry.growing() and view.coming(begin)):
@@ -179,14 +187,15 @@ async def send_range(request: web.Request, entry: Entry, begin: int, end: int) -
     response.content_length = end - begin
     response.headers["Content-Range"] = f"bytes {begin}-{end - 1}/{'*' if view.size is None else view.size}"
     await response.prepare(request)
-    await _send(request, response, entry, begin, end)
+    await _send(request, response, entry, begin, end, sent)
     return response
 
 
-async def _send(request: web.Request, response: web.StreamResponse, entry: Entry, begin: int, end: int) -> None:
+async def _send(
+    request: web.Request, response: web.StreamResponse, entry: Entry, begin: int, end: int, sent: Sent
+) -> None:
     """Send what is here, and wait for what comes; if nothing comes any more, the connection ends."""
     moved = time.monotonic()
-    request[_SENT] = _HEAD_BYTES
     while begin < end:
         view = entry.view()
         count = min(view.available(begin), end - begin, _BLOCK_BYTES)
@@ -196,7 +205,7 @@ async def _send(request: web.Request, response: web.StreamResponse, entry: Entry
                     await response.write(entry.read(begin, count))
             except TimeoutError:
                 raise ConnectionResetError("nobody reads") from None
-            request[_SENT] += count
+            sent.total += count
             begin, moved = begin + count, time.monotonic()
             continue
         over = time.monotonic() - moved > _LONGEST_WAIT_SECONDS

@@ -1,4 +1,4 @@
-"""How a device reaches its neighbours, as data that a worker is told: addresses, name, keys, quota. No requests here."""
+"""How a device reaches its neighbours, as a worker is told: addresses, name, keys, quota. No requests here."""
 
 from __future__ import annotations
 
