@@ -105,6 +105,10 @@ class SiteServer:
             response = (
                 self._question(request) if request.path == f"/{site.LEASE_PATH}" else await self._limited(request, sent)
             )
+        except ConnectionError:  # it is nobody's business any more
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
         finally:
             if not own:  # to oneself costs nobody anything
                 self._count(_length(request), sent.total)

@@ -23,8 +23,11 @@ from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.site import Question, Verb
 
-_PRESENT_SECONDS = 0.5
+_PRESENT_SECONDS = 1.0
 _ASK_SECONDS = 1.0
+_ASKED = 2
+"""So many keep in mind who fetches an object."""
+
 _CONNECT_SECONDS = 1.0
 _FIRST_WAIT_SECONDS, _RANK_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 0.25, 5.5
 _ALL_WAITING_SECONDS, _LEAST_WAIT_SECONDS = 7.0, 1.0
@@ -94,17 +97,24 @@ class Neighbours:
         await asyncio.sleep(0)
 
     def ranked(self, key: str) -> list[str]:
-        """All who are here, this device too, in the order in which they answer for the object."""
-        return site.ranked(key, {*self.present, self._access.me})
+        """All of the site, this device too, in the order in which they answer for the object."""
+        return site.ranked(key, {*self._access.peers, self._access.me})
+
+    def _reachable(self, member: str) -> bool:
+        return member in self.present or member == self._access.me
 
     async def who(self, key: str, excluded: frozenset[str], attempt: int) -> str | None:
         """Who has the object or fetches it; None: this device is to fetch it.
 
-        The device that is asked is the first in the object's order; after each failure, the next one.
+        The device that is asked is the first in the object's order; after each failure, the next one. Who is told to
+        fetch asks one more, for the first may have started just now, or be gone soon.
         """
         question = Question(Verb.WANT, key, self._access.port, frozenset(sorted(excluded)[: site.MAX_EXCLUDED]))
+        told = 0
         for member in self.ranked(key)[attempt:]:
-            if member in excluded:
+            if told == _ASKED:
+                break
+            if member in excluded or not self._reachable(member):
                 continue
             try:
                 holder = site.parse_answer(await self._ask(member, question))
@@ -113,14 +123,15 @@ class Neighbours:
             except NeighbourFailed:
                 self.present.discard(member)
                 continue
-            usable = holder not in excluded and holder != self._access.me
-            return holder if usable else None
+            if holder is not None and holder not in excluded and holder != self._access.me:
+                return holder
+            told += 1
         return None
 
     async def tell(self, verb: Verb, key: str, attempt: int) -> None:
         """Say what has become of an object to those who may be asked about it."""
         question = Question(verb, key, self._access.port)
-        for member in self.ranked(key)[: attempt + 1]:
+        for member in filter(self._reachable, self.ranked(key)[: attempt + _ASKED]):
             with contextlib.suppress(NeighbourFailed):
                 await self._ask(member, question)
 

@@ -224,6 +224,9 @@ class SiteBody:
             self._stream = None
 
     def _use_line(self) -> None:
+        for offset, data, _ in self._pending:  # who follows us now needs what we have, judged or not
+            if self._writer is not None:
+                self._writer.write(offset, data)
         self._site.lease(self.path, self._attempt)
         self._site.origin.complete()  # what a neighbour made us wait is not the origin's
         self._own = self._site.origin.open(self.path, self.position, self._end, whole=self._whole, etag=self.etag)

@@ -22,6 +22,9 @@ from modelsync_daemon.transfer.site_body import SiteBody
 from modelsync_protocol import site
 from modelsync_protocol.site import Verb
 
+_NEXT_ROOT = ".root.json"
+"""Asked for to hear that there is none, once a day: a neighbour's word for that is worth nothing."""
+
 _SHARED_BYTES = 64 * 1024
 """Who took so much from a neighbour, and found it sound, says that it has it too."""
 
@@ -164,7 +167,7 @@ class SiteOrigin:
     def alone(self, path: str) -> bool:
         """Whether this object is to come from the origin."""
         lonely = not self.neighbours.present
-        return lonely or path in self._alone or (self.access.fresh and site.is_mutable(path))
+        return lonely or path in self._alone or path.endswith(_NEXT_ROOT) or (self.access.fresh and site.is_mutable(path))
 
     def waiting(self, path: str) -> Waiting:
         """How long neighbours are waited for with this object."""
@@ -181,7 +184,8 @@ class SiteOrigin:
     def strike(self, path: str, holder: str, error: BaseException | str, wasted: int) -> None:
         """A neighbour failed: it is not asked for this object again. `wasted`: bytes of it that are worth nothing."""
         why = "it took too long" if isinstance(error, TimeoutError) else str(error)
-        _log.warning("%s is not taken from %s any more: %s", named(path), holder, why)
+        level = logging.WARNING if wasted else logging.INFO
+        _log.log(level, "%s is not taken from %s any more: %s", named(path), holder, why)
         self.refused_by(path).add(holder)
         self._wasted += wasted
         self._tell()
