@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from modelsync_daemon.build.request import Prepared
 from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.site.server import SiteServer
+from modelsync_daemon.transfer.errors import Misled
 from modelsync_daemon.transfer.site_access import SiteAccess
 from tests.support.pulling import Device
 
@@ -36,6 +38,7 @@ class Neighbour:
         )  # fmt: skip
         self.spool = Spool(self.folder, self.access.quota)
         self.served = [0, 0]
+        self.misled = 0
         self.server = SiteServer(
             self.spool, lambda: (self.access.name, self.access.me), self._count, self.access.server_context()
         )
@@ -52,8 +55,12 @@ class Neighbour:
         await self.server.stop()
 
     async def pull(self, name: str, origin: str, version: int | None = None, **options: Any) -> Prepared:
-        """Prepare a version together with the others."""
-        return await self.device.pull(name, origin, version, site=self.access, **options)
+        """Prepare a version together with the others; misled by them, once more without (as worker_client does)."""
+        try:
+            return await self.device.pull(name, origin, version, site=self.access, **options)
+        except Misled:
+            self.misled += 1
+            return await self.device.pull(name, origin, version, site=replace(self.access, fresh=True), **options)
 
     def _count(self, received: int, sent: int) -> None:
         self.served[0] += received

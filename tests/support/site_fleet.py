@@ -180,7 +180,9 @@ async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any
         stack.callback(_end, serving)
         assert serving.stdout is not None
         url = json.loads(await asyncio.to_thread(serving.stdout.readline))["url"]
-        origin_host.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", RATE, "burst", "16kb", "latency", "200ms")
+        origin_host.run(
+            "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", RATE, "burst", "16kb", "latency", "200ms"
+        )
         made = Fleet(root, shop, hub, origin_host, url)
         addresses = [f'"10.77.0.{number + 10}:{PORT}"' for number in range(devices)]
         for number in range(devices):

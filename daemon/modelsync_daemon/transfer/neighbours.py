@@ -143,7 +143,8 @@ class Neighbours:
             response.close()
             raise NeighbourFailed(f"{holder} answers {response.status}.")
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if end is not None and not (match and int(match[1]) == begin and int(match[2]) == end - 1):
+        other = end is not None and not (match and int(match[1]) == begin and int(match[2]) == end - 1)
+        if other or response.content_length is None or (end is not None and response.content_length != end - begin):
             response.close()
             raise NeighbourFailed(f"{holder} answers another range.")
         return response
@@ -153,11 +154,11 @@ class Neighbours:
         response = await self.open(holder, target, 0, None)
         try:
             data = bytearray()
+            if (response.content_length or 0) > limit:
+                raise NeighbourFailed(f"{holder} has more than was asked for.")
             while part := await self.read(holder, response, READ_BYTES):
                 data += part
-                if len(data) > limit:
-                    raise NeighbourFailed(f"{holder} sends more than was asked for.")
-            if response.content_length is None or response.content_length != len(data):
+            if response.content_length != len(data):
                 raise NeighbourFailed(f"{holder} sends no whole object.")
             return bytes(data)
         finally:

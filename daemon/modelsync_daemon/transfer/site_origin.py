@@ -147,6 +147,7 @@ class SiteOrigin:
         givers = self._givers.pop(path, set())
         for giver in givers:
             self.refused_by(path).add(giver)
+            self.neighbours.present.discard(giver)
         if givers:
             wasted = self._taken.pop(path, 0)
             self._wasted += wasted
@@ -167,7 +168,9 @@ class SiteOrigin:
     def alone(self, path: str) -> bool:
         """Whether this object is to come from the origin."""
         lonely = not self.neighbours.present
-        return lonely or path in self._alone or path.endswith(_NEXT_ROOT) or (self.access.fresh and site.is_mutable(path))
+        return (
+            lonely or path in self._alone or path.endswith(_NEXT_ROOT) or (self.access.fresh and site.is_mutable(path))
+        )
 
     def waiting(self, path: str) -> Waiting:
         """How long neighbours are waited for with this object."""
@@ -188,6 +191,8 @@ class SiteOrigin:
         _log.log(level, "%s is not taken from %s any more: %s", named(path), holder, why)
         self.refused_by(path).add(holder)
         self._wasted += wasted
+        if wasted or isinstance(error, TimeoutError):
+            self.neighbours.present.discard(holder)  # for all that this visit is about
         self._tell()
 
     def took(self, path: str, holder: str, count: int) -> None:
