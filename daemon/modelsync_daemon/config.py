@@ -5,7 +5,6 @@ The table in docs/daemon.md is held against the dataclass by a test.
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,8 +13,7 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
-from modelsync_protocol.site import check_name
-from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, is_peer, parse_window
+from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
@@ -129,7 +127,7 @@ class Settings:
             raise UsageError(f"a setting is wrong: {error}") from error
 
     def _check_site(self) -> None:
-        check_name(self.site_name)
+        check_site_name(self.site_name)
         if self.site_address is not None:
             parse_listening(self.site_address)
         for peer in self.site_peers:
@@ -194,6 +192,8 @@ def _check_proxy(url: str) -> None:
 
 def parse_listening(text: str) -> tuple[str, int]:
     """Host and port of site_address; ValueError."""
+    import ipaddress  # only devices of a site carry it
+
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:

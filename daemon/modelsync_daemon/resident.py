@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_history import InferenceHistory
@@ -30,11 +31,13 @@ from modelsync_daemon.reconcile.repair import Repairs
 from modelsync_daemon.reconcile.signals import Signals
 from modelsync_daemon.reconcile.update import Updates
 from modelsync_daemon.timing.backoff import HUB, NETWORK, REFUSED, Backoff
-from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import Preparer
 from modelsync_protocol.errors import LocalError
 
 _FLUSH_SECONDS = 3600.0
+
+if TYPE_CHECKING:
+    from modelsync_daemon.transfer.site_access import SiteAccess
 
 
 class Resident:

@@ -22,9 +22,6 @@ LEASE_PATH = "site/v1/lease"
 NAME_HEADER = "Site"
 """The request's header that names the site: a neighbour of another site is refused."""
 
-MAX_PEERS = 64
-"""Neighbours that a device knows, at the most."""
-
 MAX_EXCLUDED = 8
 """Neighbours that a question may exclude."""
 
@@ -41,7 +38,6 @@ MUTABLE_SECONDS = 30.0
 """So long a neighbour's copy of what changes in a store (trust metadata, bundles, parcels) is offered."""
 
 _KEY = re.compile(r"[0-9a-f]{16}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MUTABLE = ("metadata/", "bundles/")
 _OBJECT = re.compile(
     r"(?:manifests|packs)/[0-9a-f]{64}|updates/[0-9a-f]{64}/[0-9a-f]{64}\.v[1-9]"
@@ -118,13 +114,6 @@ def address(ip: str, port: int) -> str:
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
     return f"[{found}]:{port}" if found.version == 6 else f"{found}:{port}"
-
-
-def check_name(name: object) -> str:
-    """Return a site's name, or raise ValueError."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.80} is not a site's name: use 1 to 63 letters, digits, '.', '_' and '-'.")
-    return name
 
 
 def is_mutable(path: str) -> bool:

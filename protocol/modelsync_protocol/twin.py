@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from modelsync_protocol import caps, names, site
+from modelsync_protocol import caps, names
 from modelsync_protocol.errors import ModelsyncError
 
 SECTION = "modelsync"
@@ -24,6 +24,10 @@ MAX_INTEGER = 2**52 - 1
 _MAX_TEXT = 240
 _MAX_PROBLEMS = 16
 _WINDOW = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])")
+MAX_PEERS = 64
+"""Neighbours that a device knows, at the most."""
+
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _PEER = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[1-9][0-9]{0,4}")
 _BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
 
@@ -83,6 +87,13 @@ class Desired:
     models: Mapping[str, Wish] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_site_name(name: object) -> str:
+    """Return a site's name, or raise ValueError."""
+    if not isinstance(name, str) or not _SITE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is not a site's name: use 1 to 63 letters, digits, '.', '_' and '-'.")
+    return name
 
 
 def is_peer(value: object) -> bool:
@@ -212,17 +223,15 @@ class _Reader:
             self._problem("policy/site", 'is not an object such as {"peers":["10.0.0.2:8444"]}.')
             return SitePolicy(off=True)
         known = [field.name for field in fields(SitePolicy)]
-        for key in sorted(map(str, value.keys() - set(known))):
-            self._problem(f"policy/site/{key}", f"is no key of a site; these are: {', '.join(known)}.")
+        for extra in sorted(map(str, value.keys() - set(known))):
+            self._problem(f"policy/site/{extra}", f"is no key of a site; these are: {', '.join(known)}.")
         peers, name, key, off = (value.get(word) for word in ("peers", "name", "key", "off"))
-        if peers is not None and not (
-            isinstance(peers, list | tuple) and len(peers) <= site.MAX_PEERS and all(map(is_peer, peers))
-        ):
-            self._problem("policy/site/peers", f'is not a list of at most {site.MAX_PEERS} such as ["10.0.0.2:8444"].')
+        if peers is not None and not (isinstance(peers, list) and len(peers) <= MAX_PEERS and all(map(is_peer, peers))):
+            self._problem("policy/site/peers", f'is not a list of at most {MAX_PEERS} such as ["10.0.0.2:8444"].')
             off = True
         if name is not None:
             try:
-                site.check_name(name)
+                check_site_name(name)
             except ValueError as error:
                 self._problem("policy/site/name", str(error))
                 off = True

@@ -44,12 +44,12 @@ async def _play(tmp_path: Path, lie: Lie, *, parcels: bool) -> float:
                 await device.pull("m", origin.url)
                 longest = max(longest, time.monotonic() - begin)
                 assert device.device.files("m") == {"model.bin": data}
+                assert device.device.listener.site_received < 1_500_000
                 wasted += device.device.listener.wasted
             assert device.device.leftovers() == []
         assert liar.asked, "it was believed to have it"
         if lie.__name__ in GARBLED:
             assert wasted > 0, "what it sent in vain is counted"
-        assert liar.sent < 2_000_000
     return longest
 
 

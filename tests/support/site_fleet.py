@@ -116,6 +116,10 @@ class Machine:
         self.daemon.send_signal(signal.SIGKILL)
         self.daemon.wait()
 
+    def end(self) -> None:
+        """Stop its daemon, if it runs."""
+        _end(self.daemon)
+
     def has(self, version: int) -> bool:
         """Whether that version is in service."""
         pointer = DataDir(self.data).read_pointer(NAME)
@@ -173,10 +177,7 @@ async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any
         await shop.publish_bytes(NAME, _noise(1, 20_000))
         origin_host = Host(2)
         stack.callback(origin_host.close)
-        serving = subprocess.Popen(
-            origin_host.wrap(sys.executable, "-c", SERVER, "serve", str(shop.path), "--host", ORIGIN),
-            stdout=subprocess.PIPE,
-        )
+        serving = _started(origin_host.wrap(sys.executable, "-c", SERVER, "serve", str(shop.path), "--host", ORIGIN))
         stack.callback(_end, serving)
         assert serving.stdout is not None
         url = json.loads(await asyncio.to_thread(serving.stdout.readline))["url"]
@@ -198,10 +199,14 @@ async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any
                 lines += ["[site]", f'address = "0.0.0.0:{PORT}"', f"peers = [{', '.join(addresses)}]"]
             config.write_text("\n".join(lines) + "\n")
             machine = Machine(number, host, config, data)
-            stack.callback(lambda machine=machine: _end(machine.daemon))
+            stack.callback(machine.end)
             machine.start()
             made.machines.append(machine)
         yield made
+
+
+def _started(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:
@@ -261,8 +266,9 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
 
 async def _connected(made: Fleet) -> None:
     """Wait until every device listens to its hub."""
-    while not all(made.hub.reported(machine.id).get("modelsync") for machine in made.machines):
-        await asyncio.sleep(0.1)
+    for machine in made.machines:
+        while not made.hub.reported(machine.id).get("modelsync"):  # noqa: ASYNC110 - another process does it
+            await asyncio.sleep(0.1)
     await asyncio.sleep(0.5)
 
 
@@ -277,13 +283,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
     os.environ.pop("http_proxy", None)
-    print(
-        json.dumps(
-            asyncio.run(
-                play(arguments.root, arguments.scenario, arguments.devices, alone=arguments.alone, size=arguments.size)
-            )
-        )
-    )
+    played = play(arguments.root, arguments.scenario, arguments.devices, alone=arguments.alone, size=arguments.size)
+    sys.stdout.write(json.dumps(asyncio.run(played)) + "\n")
 
 
 if __name__ == "__main__":

@@ -337,8 +337,7 @@ class _Job:
         made = manifests.complete(target.skeleton, iter(digests))
         if made.digest == self._digest:
             return made
-        doubtful = {request.path: self._origin.mistrust(request.path) for request in steps.requests}
-        if any(doubtful.values()):
+        if True in {self._origin.mistrust(request.path) for request in steps.requests}:
             raise Distrusted("what neighbours gave of the update builds another version.")
         manifest, found, data = await self._manifest()
         if manifest.skeleton != target.skeleton:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk import ledger as budget
@@ -18,9 +18,11 @@ from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.site_ledger import SiteLedger
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer import origin_secret
-from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol.twin import NEVER, Policy
+
+if TYPE_CHECKING:
+    from modelsync_daemon.transfer.site_access import SiteAccess
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, UsageError
-from modelsync_protocol.twin import SitePolicy
+from modelsync_protocol.twin import MAX_PEERS, SitePolicy
 
 _KNOWN_SECONDS = 60.0
 """An interface may come or go: which address is ours is looked at again so often."""
@@ -54,7 +54,7 @@ class Membership:
         peers = {address for name in wanted if (address := self._address(name)) is not None}
         peers |= found
         own = self._own(peers)
-        others = tuple(sorted(peers - {own}))[: site.MAX_PEERS]
+        others = tuple(sorted(peers - {own}))[:MAX_PEERS]
         name = policy.name if policy is not None and policy.name else self._local.name
         local = self._local
         return SiteAccess(name, own, others, local.folder, local.quota, local.cert, local.key, local.ca)

@@ -20,6 +20,7 @@ from modelsync_daemon.site.leases import Leases
 from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, LocalError
 from modelsync_protocol.site import Verb
+from modelsync_protocol.twin import MAX_PEERS
 
 _BLOCK_BYTES = 64 * 1024
 _LOOK_SECONDS = 0.05
@@ -133,7 +134,7 @@ class SiteServer:
         now = time.monotonic()
         level, at = self._asked.get(remote, (0.0, now))
         level = max(0.0, level - (now - at) * _MOST_QUESTIONS) + 1
-        if len(self._asked) > 4 * site.MAX_PEERS:
+        if len(self._asked) > 4 * MAX_PEERS:
             self._asked.clear()
         fits = level <= _MOST_QUESTIONS * _BURST_SECONDS
         self._asked[remote] = (level if fits else level - 1, now)

@@ -22,6 +22,7 @@ from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, ModelsyncError
 from modelsync_protocol.site import Question, Verb
+from modelsync_protocol.twin import MAX_PEERS
 
 _PRESENT_SECONDS = 1.0
 _ASK_SECONDS = 1.0
@@ -84,7 +85,7 @@ class Neighbours:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         )
-        peers = [peer for peer in self._access.peers if peer != self._access.me][: site.MAX_PEERS]
+        peers = [peer for peer in self._access.peers if peer != self._access.me][:MAX_PEERS]
         found = await asyncio.gather(*map(_answers, peers))
         self.present = {peer for peer, there in zip(peers, found, strict=True) if there}
         return self

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import CONFINED_BY, Job
 from modelsync_protocol.errors import RefusedError
 
@@ -26,6 +25,8 @@ def confine(job: Job, database: Database) -> None:
     kept = [data.models, data.root / "incoming", data.zlib_verdict.parent]
     given, ports = _given(job), _ports(job.origin, job.proxy)
     if job.site is not None:
+        from modelsync_daemon.transfer.site_access import SiteAccess  # only devices of a site carry it
+
         access = SiteAccess.parse(job.site)
         kept.append(Path(access.folder))
         given += access.files
