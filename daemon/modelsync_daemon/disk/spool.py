@@ -147,10 +147,10 @@ class Writer:
         """Say how long the object is."""
         self._record(_SIZE, 0, size)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Keep bytes, and show them to readers. What the disk doesn't take is not kept: the object ends there."""
-        if self._data < 0 or not data:
-            return
+    def write(self, offset: int, data: bytes) -> bool:
+        """Keep bytes, and show them to readers; False if the disk doesn't take them: the object then ends there."""
+        if self._data < 0:
+            return False
         try:
             if self._room < len(data):
                 self._room = self._spool.make_room(len(data), self._name)
@@ -159,9 +159,10 @@ class Writer:
                 done += os.pwrite(self._data, view[done:], offset + done)
         except OSError:
             self.close()
-            return
+            return False
         self._room -= len(data)
         self._record(_HERE, offset, len(data))
+        return True
 
     def settle(self, *, durable: bool = False) -> None:
         """Nothing more is to come. `durable`: what is here survives a power cut, and is believed after one."""

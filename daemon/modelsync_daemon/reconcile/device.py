@@ -85,7 +85,7 @@ class Device:
             rate_limit=policy.rate_limit,
             byte_limit=self.ledger.left(policy),
             quarantined=tuple(self.database.quarantined(name)),
-            secrets=tuple(map(str, self._secrets())),
+            secrets=tuple(map(str, self.secrets())),
             proxy=settings.proxy,
             require_confinement=settings.require_confinement,
             site=None if access is None else access.document(),
@@ -98,7 +98,7 @@ class Device:
             return None
         return {"neighbours": 0 if access is None else len(access.peers), **(counted or SiteLedger.NOTHING)}
 
-    def _secrets(self) -> list[Path]:
+    def secrets(self) -> list[Path]:
         """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""
         mounted = self.settings.origin_sas_file
         return [*([mounted] if mounted else []), self.data.root / origin_secret.FILE_NAME]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 from modelsync_daemon.config import Settings, parse_listening
 from modelsync_daemon.disk.datadir import DataDir
@@ -12,8 +13,13 @@ from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.site.membership import Membership
 from modelsync_daemon.site.server import SiteServer
+from modelsync_daemon.transfer.origin_client import Origin
+from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
+
+if TYPE_CHECKING:
+    from modelsync_daemon.site.gateway import Gateway
 
 _AGE_SECONDS = 6 * 3600.0
 """A neighbour's copy that nobody has asked for in so long is removed."""
@@ -34,6 +40,7 @@ class Neighbourhood:
         self._server: SiteServer | None = None
         self._device: Device | None = None
         self._tidying: asyncio.Task[None] | None = None
+        self._parent: Gateway | None = None
 
     def access(self) -> SiteAccess | None:
         """How a worker reaches the neighbours; None before `start`, and where the twin says so."""
@@ -45,7 +52,10 @@ class Neighbourhood:
         local = self._local(self._port)
         context = local.server_context()
         local.client_context()
-        server = SiteServer(self._spool, self._now, device.site_ledger.add, context)
+        elsewhere = None
+        if self._settings.site_role == "gateway":
+            elsewhere = self._gateway(device).answer
+        server = SiteServer(self._spool, self._now, device.site_ledger.add, context, elsewhere)
         self._port = await server.start(self._host, self._port)
         self._server, self._device = server, device
         self._members = Membership(self._local(self._port), self._settings.site_peers, lambda: device.policy().site)
@@ -62,8 +72,29 @@ class Neighbourhood:
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
+        if self._parent is not None:
+            await self._parent.stop()
         if self._server is not None:
             await self._server.stop()
+
+    def _gateway(self, device: Device) -> Gateway:
+        from modelsync_daemon.site.gateway import Gateway  # costs memory only where children ask
+
+        settings = self._settings
+
+        def visit() -> Origin:
+            return Origin(
+                device.origin() or "",
+                settings.origin_ca,
+                stall_seconds=settings.stall_seconds,
+                rate_limit=device.policy().rate_limit,
+                on_traffic=device.ledger.add,
+                access=Access(device.secrets()),
+                proxy=settings.proxy,
+            )
+
+        self._parent = Gateway(self._spool, device.origin, visit, device.site_ledger.add)
+        return self._parent
 
     def _local(self, port: int) -> SiteAccess:
         settings = self._settings

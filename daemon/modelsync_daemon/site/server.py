@@ -112,7 +112,7 @@ class SiteServer:
             return web.Response()
         finally:
             if not own:  # to oneself costs nobody anything
-                self._count(_length(request), sent.total)
+                self._count(length(request), sent.total)
         return response
 
     def _question(self, request: web.Request) -> web.Response:
@@ -179,7 +179,7 @@ async def send_whole(request: web.Request, entry: Entry, sent: Sent) -> web.Stre
     response = web.StreamResponse(status=200)
     response.content_length = size
     await response.prepare(request)
-    await _send(request, response, entry, 0, size, sent)
+    await send(request, response, entry, 0, size, sent)
     return response
 
 
@@ -192,11 +192,11 @@ async def send_range(request: web.Request, entry: Entry, begin: int, end: int, s
     response.content_length = end - begin
     response.headers["Content-Range"] = f"bytes {begin}-{end - 1}/{'*' if view.size is None else view.size}"
     await response.prepare(request)
-    await _send(request, response, entry, begin, end, sent)
+    await send(request, response, entry, begin, end, sent)
     return response
 
 
-async def _send(
+async def send(
     request: web.Request, response: web.StreamResponse, entry: Entry, begin: int, end: int, sent: Sent
 ) -> None:
     """Send what is here, and wait for what comes; if nothing comes any more, the connection ends."""
@@ -230,6 +230,6 @@ async def _short(_: web.Request, response: web.StreamResponse) -> None:
         response.headers.pop(name, None)
 
 
-def _length(request: web.Request) -> int:
-    """A request's bytes."""
+def length(request: web.Request) -> int:
+    """A request's bytes, about."""
     return sum(len(name) + len(value) + 4 for name, value in request.raw_headers) + len(request.path_qs) + 16
