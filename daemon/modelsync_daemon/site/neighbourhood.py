@@ -50,7 +50,7 @@ class Neighbourhood:
         """Serve; the port. Raises UsageError for wrong keys, LocalError."""
         self._spool.create()
         local = self._local(self._port)
-        context = local.server_context()
+        context = local.server_context(children=self._settings.site_role == "gateway")
         local.client_context()
         elsewhere = None
         if self._settings.site_role == "gateway":

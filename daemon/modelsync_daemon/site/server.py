@@ -98,7 +98,8 @@ class SiteServer:
         if name is None and self._elsewhere is not None:
             return await self._elsewhere(request)
         now = self._now()
-        if now is None or name != now[0] or request.method != "GET" or request.remote is None:
+        known = self._context is None or (request.transport and request.transport.get_extra_info("peercert"))
+        if not known or now is None or name != now[0] or request.method != "GET" or request.remote is None:
             return web.Response(status=404)  # another site's, or nobody's business
         sent = Sent()
         own = request.remote == now[1].rpartition(":")[0].strip("[]")

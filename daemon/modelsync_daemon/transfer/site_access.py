@@ -65,9 +65,17 @@ class SiteAccess:
         """
         return None if not self.ca else _context(ssl.PROTOCOL_TLS_CLIENT, self.ca, self.cert, self.key)
 
-    def server_context(self) -> ssl.SSLContext | None:
-        """For connections of neighbours, who have to show the site's certificate too. UsageError."""
-        return None if not self.ca else _context(ssl.PROTOCOL_TLS_SERVER, self.ca, self.cert, self.key)
+    def server_context(self, *, children: bool = False) -> ssl.SSLContext | None:
+        """For connections of neighbours, who have to show the site's certificate too. UsageError.
+
+        `children`: whoever comes without one is let in, but is no neighbour (see site/server.py).
+        """
+        if not self.ca:
+            return None
+        context = _context(ssl.PROTOCOL_TLS_SERVER, self.ca, self.cert, self.key)
+        if children:
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context
 
 
 def _context(protocol: int, ca: str, cert: str, key: str) -> ssl.SSLContext:
