@@ -84,7 +84,6 @@ class Settings:
     site_peers: tuple[str, ...] = ()
     site_name: str = "site"
     site_role: str = "neighbour"
-    site_discovery: str | None = None
     site_cert: Path | None = None
     site_key: Path | None = None
     site_ca: Path | None = None
@@ -135,12 +134,10 @@ class Settings:
                 raise ValueError(f"site_peers holds {peer!r:.60}, which is not of the form host:port.")
         if self.site_role not in ("neighbour", "gateway"):
             raise ValueError(f"site_role = {self.site_role!r:.40} is neither neighbour nor gateway.")
-        if self.site_discovery not in (None, "mdns"):
-            raise ValueError(f"site_discovery = {self.site_discovery!r:.40} is not mdns.")
         keys = [self.site_cert, self.site_key, self.site_ca]
         if any(keys) and not all(keys):
             raise ValueError("site_cert, site_key and site_ca belong together: set all or none.")
-        others = self.site_peers or self.site_discovery or any(keys) or self.site_role != "neighbour"
+        others = self.site_peers or any(keys) or self.site_role != "neighbour"
         if others and self.site_address is None:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
 
