@@ -1,7 +1,6 @@
 """What neighbours of one site ask of each other: who fetches an object, and in which order they are asked. No I/O here.
 
-The contract is in FORMAT.md, "Neighbours of a site". What comes from a neighbour is hostile input: all of it is bounded
-before it is read.
+The contract is FORMAT.md §16. What comes from a neighbour is hostile input: all of it is bounded before it is read.
 """
 
 from __future__ import annotations
