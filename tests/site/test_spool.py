@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -100,7 +101,7 @@ def test_what_was_used_longest_ago_makes_room_and_never_what_is_in_use(tmp_path:
         fill(spool, f"packs/{number}", MIB)
         os.utime(tmp_path / "site" / f"{spools._name(f'packs/{number}')}.data", (1000 + number, 1000 + number))
     held = os.open(tmp_path / "site" / f"{spools._name('packs/0')}.data", os.O_RDONLY)
-    assert spools._try_lock(held, spools.fcntl.LOCK_SH)
+    assert spools._try_lock(held, fcntl.LOCK_SH)
     fill(spool, "packs/new", 3 * MIB)
     assert spool.open("packs/0") is not None, "somebody is reading it"
     assert spool.open("packs/1") is None

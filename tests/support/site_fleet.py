@@ -28,7 +28,9 @@ from modelsync_server.hub.hub import Hub, HubAddress
 from tests.support.shop import Shop
 
 NAME = "anomaly"
-RATE = "2mbit"
+RATE = 250_000
+"""Bytes a second of the uplink, each way."""
+
 HUB, ORIGIN = "10.77.0.1", "10.77.0.2"
 PORT = 8444
 DAEMON = "from modelsync_daemon.cli import main; main()"
@@ -165,8 +167,8 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any:
-    """`devices` daemons; `alone`: without neighbours. `more`: lines for each daemon's configuration."""
+async def fleet(root: Path, devices: int, *, alone: bool, rate: int) -> Any:
+    """`devices` daemons behind `rate` bytes a second; `alone`: without neighbours."""
     async with AsyncExitStack() as stack:
         run("ip", "link", "add", "br0", "type", "bridge")
         run("ip", "addr", "add", f"{HUB}/24", "dev", "br0")
@@ -182,7 +184,19 @@ async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any
         assert serving.stdout is not None
         url = json.loads(await asyncio.to_thread(serving.stdout.readline))["url"]
         origin_host.run(
-            "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", RATE, "burst", "16kb", "latency", "200ms"
+            "tc",
+            "qdisc",
+            "add",
+            "dev",
+            "eth0",
+            "root",
+            "tbf",
+            "rate",
+            f"{rate * 8}bit",
+            "burst",
+            "16kb",
+            "latency",
+            "200ms",
         )
         made = Fleet(root, shop, hub, origin_host, url)
         addresses = [f'"10.77.0.{number + 10}:{PORT}"' for number in range(devices)]
@@ -193,7 +207,7 @@ async def fleet(root: Path, devices: int, *, alone: bool, more: str = "") -> Any
             config = root / f"device{number}.toml"
             lines = [
                 f'data = "{data}"', f'trust = "{shop.trust}"', f'ca = "{hub.ca_path}"', "probation_seconds = 0",
-                "startup_spread_seconds = 0", f'connection_string = "{hub.add_device(f"device{number}")}"', more,
+                "startup_spread_seconds = 0", f'connection_string = "{hub.add_device(f"device{number}")}"',
             ]  # fmt: skip
             if not alone:
                 lines += ["[site]", f'address = "0.0.0.0:{PORT}"', f"peers = [{', '.join(addresses)}]"]
@@ -219,9 +233,9 @@ def _noise(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: int) -> dict[str, Any]:
+async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: int, rate: int = RATE) -> dict[str, Any]:
     """Play `scenario`: install, update, tiny, killed (the fetching one, amid a first install), idle."""
-    async with fleet(root, devices, alone=alone) as made:
+    async with fleet(root, devices, alone=alone, rate=rate) as made:
         version, data = 1, _noise(2, size)
         if scenario in ("install", "killed"):
             await made.shop.publish_bytes(NAME, data)
@@ -247,9 +261,9 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
         begin = time.monotonic()
         if scenario == "killed":
             victim = await made.fetching()
-            await asyncio.sleep(size / 250_000 / 3)
+            await asyncio.sleep(size / rate / 3)
             victim.kill()
-        await made.until_all_have(version, 40 + 8 * size / 250_000, but=victim)
+        await made.until_all_have(version, 120 + 2 * size / rate, but=victim)
         took = time.monotonic() - begin
         if victim is not None:
             victim.start()
@@ -279,11 +293,19 @@ def main() -> None:
     parser.add_argument("scenario", choices=("install", "update", "tiny", "killed", "idle"))
     parser.add_argument("devices", type=int)
     parser.add_argument("--size", type=int, default=5_000_000, help="bytes of the model; seconds for idle")
+    parser.add_argument("--rate", type=int, default=RATE, help="bytes a second of the uplink")
     parser.add_argument("--alone", action="store_true")
     arguments = parser.parse_args()
     arguments.root.mkdir(parents=True, exist_ok=True)
     os.environ.pop("http_proxy", None)
-    played = play(arguments.root, arguments.scenario, arguments.devices, alone=arguments.alone, size=arguments.size)
+    played = play(
+        arguments.root,
+        arguments.scenario,
+        arguments.devices,
+        alone=arguments.alone,
+        size=arguments.size,
+        rate=arguments.rate,
+    )
     sys.stdout.write(json.dumps(asyncio.run(played)) + "\n")
 
 
