@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,7 @@ def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:
 
 def _neighbourhood(settings: Settings, data: DataDir) -> Neighbourhood | None:
     if settings.site_address is None:
+        shutil.rmtree(data.root / "site", ignore_errors=True)  # of when there was one
         return None
     from modelsync_daemon.site.neighbourhood import Neighbourhood  # nothing of it is awake where there is no site
 

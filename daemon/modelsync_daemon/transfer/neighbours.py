@@ -25,13 +25,13 @@ from modelsync_protocol.site import Question, Verb
 from modelsync_protocol.twin import MAX_PEERS
 
 _PRESENT_SECONDS = 1.0
-_ASK_SECONDS = 1.0
+_ASK_SECONDS = 2.0
 _ASKED = 2
 """So many keep in mind who fetches an object."""
 
 _CONNECT_SECONDS = 1.0
 _FIRST_WAIT_SECONDS, _RANK_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 0.25, 5.5
-_ALL_WAITING_SECONDS, _LEAST_WAIT_SECONDS = 7.0, 1.0
+_ALL_WAITING_SECONDS, _LEAST_WAIT_SECONDS = 6.5, 1.0
 
 MOST_ATTEMPTS = 3
 """So many neighbours are tried for an object before this device fetches it itself."""
@@ -42,6 +42,10 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(?:\d{1,19}|\*)")
 
 class NeighbourFailed(ModelsyncError):
     """A neighbour did not do what a neighbour does."""
+
+
+class NeighbourLies(NeighbourFailed):
+    """A neighbour did what no honest one does: it is not spoken to again on this visit."""
 
 
 class Waiting:
@@ -147,7 +151,7 @@ class Neighbours:
         other = end is not None and not (match and int(match[1]) == begin and int(match[2]) == end - 1)
         if other or response.content_length is None or (end is not None and response.content_length != end - begin):
             response.close()
-            raise NeighbourFailed(f"{holder} answers another range.")
+            raise NeighbourLies(f"{holder} answers another range.")
         return response
 
     async def fetch(self, holder: str, target: str, limit: int) -> bytes:
@@ -156,7 +160,7 @@ class Neighbours:
         try:
             data = bytearray()
             if (response.content_length or 0) > limit:
-                raise NeighbourFailed(f"{holder} has more than was asked for.")
+                raise NeighbourLies(f"{holder} has more than was asked for.")
             while part := await self.read(holder, response, READ_BYTES):
                 data += part
             if response.content_length != len(data):
@@ -180,7 +184,7 @@ class Neighbours:
                         raise NeighbourFailed(f"{member} answers {response.status}.")
                     answer = await response.content.read(site.MAX_ANSWER_BYTES + 1)
                     if not response.content.at_eof() and await response.content.read(1):
-                        raise NeighbourFailed(f"{member} answers at length.")
+                        raise NeighbourLies(f"{member} answers at length.")
                     return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NeighbourFailed(f"{member} does not answer.") from error

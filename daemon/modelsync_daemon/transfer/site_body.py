@@ -27,6 +27,9 @@ _MOST_LOST_SECONDS = 5.0
 _PIECE_SHARE, _PIECE_LEAST, _PIECE_MOST = 512, 4 * 1024, 128 * 1024
 """Such a part of the rest is fetched to compare, and at least and at most so many bytes."""
 
+_MOST_HIDDEN_BYTES = 512 * 1024
+"""So much of what is not judged yet is kept in memory."""
+
 _LINE_KNOWN_SECONDS = 60.0
 """So long what was measured of our own line holds."""
 
@@ -88,7 +91,11 @@ class SiteBody:
         self._opened = False
         self._attempt = 0
         self._waiting = shared.waiting(path)
-        self._pending: list[tuple[int, bytes, str]] = []
+        self._pending: list[tuple[int, int, str]] = []
+        """Offset, length and giver of what was read and is not judged yet."""
+        self._hidden: list[tuple[int, bytes]] = []
+        """What of it neighbours are not shown yet."""
+        self._hidden_bytes = 0
         self._marked, self._came = 0.0, 0
         self._line, self._line_until = 0.0, 0.0
 
@@ -126,9 +133,7 @@ class SiteBody:
 
     def accept(self) -> None:
         """All that was read is sound as far as its reader can tell: neighbours may have it."""
-        for offset, data, _ in self._pending:
-            if self._writer is not None:
-                self._writer.write(offset, data)
+        self._show()
         self._pending.clear()
 
     async def again(self, begin: int, count: int) -> bytes | None:
@@ -136,23 +141,28 @@ class SiteBody:
 
         Raises Distrusted if what told how to read them came from a neighbour too.
         """
-        early = {holder for offset, data, holder in self._pending if offset + len(data) <= begin}
-        givers = {holder for offset, data, holder in self._pending if offset + len(data) > begin}
-        headed = early if self.path.startswith("updates/") else set()
-        givers |= headed
-        if not givers:
+        if not self._pending:
             return None
-        for giver in givers:
-            wasted = sum(len(data) for _, data, holder in self._pending if holder == giver)
-            self._site.strike(self.path, giver, "what it sends is not what it should be.", wasted)
-        if headed:
+        if self.path.startswith("updates/") and any(offset < begin for offset, _, _ in self._pending):
             self._site.mistrust(self.path)
             raise Distrusted("an update whose head a neighbour gave does not decode.")
+        for giver in {holder for _, _, holder in self._pending}:
+            wasted = sum(length for _, length, holder in self._pending if holder == giver)
+            self._site.strike(self.path, giver, "what it sends is not what it should be.", wasted)
         self._pending.clear()
+        self._hidden.clear()
+        self._hidden_bytes = 0
         self._attempt += 1
         self._drop_streams()
         self._ahead, self.position = b"", begin
         return await self.read(count)
+
+    def _show(self) -> None:
+        for offset, data in self._hidden:
+            if self._writer is not None:
+                self._writer.write(offset, data)
+        self._hidden.clear()
+        self._hidden_bytes = 0
 
     def close(self) -> None:
         """Drop what is open; reading goes on with new requests."""
@@ -224,9 +234,7 @@ class SiteBody:
             self._stream = None
 
     def _use_line(self) -> None:
-        for offset, data, _ in self._pending:  # who follows us now needs what we have, judged or not
-            if self._writer is not None:
-                self._writer.write(offset, data)
+        self._show()  # who follows us now needs what we have, judged or not
         self._site.lease(self.path, self._attempt)
         self._site.origin.complete()  # what a neighbour made us wait is not the origin's
         self._own = self._site.origin.open(self.path, self.position, self._end, whole=self._whole, etag=self.etag)
@@ -242,7 +250,11 @@ class SiteBody:
             self._left(self._holder, error)
             return b""
         self._came += len(part)
-        self._pending.append((self.position, part, self._holder))
+        self._pending.append((self.position, len(part), self._holder))
+        self._hidden.append((self.position, part))
+        self._hidden_bytes += len(part)
+        if self._hidden_bytes > _MOST_HIDDEN_BYTES:  # a long head: memory is dearer
+            self._show()
         self._site.took(self.path, self._holder, len(part))
         if _now() - self._marked >= self._waiting.first:
             await self._compare(self.position + len(part))

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from modelsync_daemon.disk.spool import Spool, Writer
 from modelsync_daemon.transfer.download import named
-from modelsync_daemon.transfer.neighbours import MOST_ATTEMPTS, NeighbourFailed, Neighbours, Waiting
+from modelsync_daemon.transfer.neighbours import MOST_ATTEMPTS, NeighbourFailed, NeighbourLies, Neighbours, Waiting
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.transfer.site_body import SiteBody
@@ -191,7 +191,7 @@ class SiteOrigin:
         _log.log(level, "%s is not taken from %s any more: %s", named(path), holder, why)
         self.refused_by(path).add(holder)
         self._wasted += wasted
-        if wasted or isinstance(error, TimeoutError):
+        if wasted or isinstance(error, TimeoutError | NeighbourLies):
             self.neighbours.present.discard(holder)  # for all that this visit is about
         self._tell()
 
