@@ -54,7 +54,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "iothub": "",
     },
     "daemon": {
-        "front": "activate build config confinement control disk doctor local reconcile timing transfer workers",
+        "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",
+        "site": "config disk reconcile transfer trust",
         "doctor": "config confinement disk local transfer trust",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",

@@ -13,10 +13,13 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
-from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, parse_window
+from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
+
+_LISTS = frozenset({"windows", "site_peers"})
+"""Settings that are lists of strings."""
 
 _SECRET = frozenset({"connection_string", "proxy", "origin"})
 """Settings whose value is, or may hold, a secret: an error never repeats it."""
@@ -32,6 +35,9 @@ _PATHS = frozenset(
         "x509_cert",
         "x509_key",
         "dps_key_file",
+        "site_cert",
+        "site_key",
+        "site_ca",
     }
 )
 
@@ -74,6 +80,14 @@ class Settings:
     rate_limit: int | None = None
     windows: tuple[str, ...] = ()
     require_confinement: bool = False
+    site_address: str | None = None
+    site_peers: tuple[str, ...] = ()
+    site_name: str = "site"
+    site_role: str = "neighbour"
+    site_cert: Path | None = None
+    site_key: Path | None = None
+    site_ca: Path | None = None
+    site_cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -95,6 +109,7 @@ class Settings:
             "bytes_per_day": (0, MAX_INTEGER),
             "bytes_per_month": (0, MAX_INTEGER),
             "rate_limit": (1, MAX_INTEGER),
+            "site_cache_bytes": (1024 * 1024, MAX_INTEGER),
         }
         for key, (lowest, highest) in limits.items():
             value = getattr(self, key)
@@ -106,8 +121,25 @@ class Settings:
             _ = self.policy
             if self.proxy is not None:
                 _check_proxy(self.proxy)
+            self._check_site()
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
+
+    def _check_site(self) -> None:
+        check_site_name(self.site_name)
+        if self.site_address is not None:
+            parse_listening(self.site_address)
+        for peer in self.site_peers:
+            if not is_peer(peer):
+                raise ValueError(f"site_peers holds {peer!r:.60}, which is not of the form host:port.")
+        if self.site_role not in ("neighbour", "gateway"):
+            raise ValueError(f"site_role = {self.site_role!r:.40} is neither neighbour nor gateway.")
+        keys = [self.site_cert, self.site_key, self.site_ca]
+        if any(keys) and not all(keys):
+            raise ValueError("site_cert, site_key and site_ca belong together: set all or none.")
+        others = self.site_peers or any(keys) or self.site_role != "neighbour"
+        if others and self.site_address is None:
+            raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
 
     @property
     def policy(self) -> Policy:
@@ -155,6 +187,21 @@ def _check_proxy(url: str) -> None:
         raise ValueError("proxy is not of the form http://[user:password@]host:port.")
 
 
+def parse_listening(text: str) -> tuple[str, int]:
+    """Host and port of site_address; ValueError."""
+    import ipaddress  # only devices of a site carry it
+
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        host = ""
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"site_address = {text!r:.60} is not of the form ip:port, such as 0.0.0.0:8444.")
+    return host, int(port)
+
+
 def load(path: Path) -> Settings:
     """Read settings from the TOML file `path`; relative paths in it are relative to its folder. Raises UsageError."""
     try:
@@ -180,6 +227,10 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
     """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
     types = get_type_hints(Settings)
+    table = document.get("site")
+    if isinstance(table, Mapping):  # [site] address = … is site_address = …
+        rest = {key: value for key, value in document.items() if key != "site"}
+        document = {**rest, **{f"site_{key}": value for key, value in table.items()}}
     unknown = sorted(set(document) - set(types))
     if unknown:
         raise UsageError(f"{where} has unknown settings: {', '.join(unknown)}; known are {', '.join(types)}.")
@@ -191,10 +242,10 @@ def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Setting
 def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
     if key in _PATHS and isinstance(value, str) and value:
         return base / value
-    if key == "windows":
+    if key in _LISTS:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise UsageError(f"the setting windows = {value!r:.60} is not a list of strings.")
+        raise UsageError(f"the setting {key} = {value!r:.60} is not a list of strings.")
     kinds = [kind for kind in (get_args(expected) or (expected,)) if kind in (str, int, bool)]
     if type(value) not in kinds:
         wanted = " or ".join(
@@ -207,7 +258,7 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
 
 def _from_text(name: str, text: str, expected: Any) -> Any:
     kinds = get_args(expected) or (expected,)
-    if name == "windows":
+    if name in _LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     if bool in kinds:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_history import InferenceHistory
@@ -35,6 +37,9 @@ from modelsync_protocol.errors import LocalError
 
 _FLUSH_SECONDS = 3600.0
 
+if TYPE_CHECKING:
+    from modelsync_daemon.transfer.site_access import SiteAccess
+
 
 class Resident:
     """One data directory's daemon. The caller holds the lock and owns database, plane and preparer."""
@@ -51,10 +56,11 @@ class Resident:
         refused: Backoff = REFUSED,
         hub: Backoff = HUB,
         first_pause: float = 0.0,
+        neighbours: Callable[[], SiteAccess | None] = lambda: None,
     ) -> None:
-        """`first_pause`: seconds until hub and origin are first asked."""
+        """`first_pause`: seconds until hub and origin are first asked; `neighbours`: who shares them, now."""
         patience = patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds)
-        self.signals, device = Signals(), Device.of(settings, data, database)
+        self.signals, device = Signals(), Device.of(settings, data, database, neighbours)
         signals = self.signals
         self.processes = Processes()
         activation = Activation(data, database, self.processes, patience, signals.changed.set)
@@ -75,6 +81,7 @@ class Resident:
         self.commands = Commands(
             device, reconciler, updates, pushed, imports, repairs, activation, history, signals, link
         )
+        self.device = device
         self.ledger, self._reconciler, self._repairs, self._link = device.ledger, reconciler, repairs, link
         self._reporter = (
             Reporter(device, reconciler, self.commands, outbox, link, signals) if link is not None else None
@@ -96,9 +103,11 @@ class Resident:
             await self._repairs.stop()
             with contextlib.suppress(LocalError):
                 self.ledger.flush()
+                self.device.site_ledger.flush()
 
     async def _flush_hourly(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             with contextlib.suppress(LocalError):  # it is still counted, and flushed later
                 self.ledger.flush()
+                self.device.site_ledger.flush()

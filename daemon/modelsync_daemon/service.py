@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
+from typing import TYPE_CHECKING
 
 from modelsync_daemon.config import Settings
 from modelsync_daemon.confinement import layers
@@ -21,6 +23,9 @@ from modelsync_daemon.workers.worker_client import ChildPreparer
 from modelsync_daemon.workers.zygote import Zygote
 from modelsync_protocol.errors import RefusedError, UsageError
 
+if TYPE_CHECKING:
+    from modelsync_daemon.site.neighbourhood import Neighbourhood
+
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +40,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
     _check_confinement(settings)
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
+        neighbourhood = _neighbourhood(settings, data)
         resident = Resident(
             settings,
             data,
@@ -42,7 +48,10 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             ChildPreparer(lock, zygote=zygote),
             _plane(settings),
             first_pause=start_spread.first_pause(settings.startup_spread_seconds, start_spread.machine_uptime()),
+            neighbours=neighbourhood.access if neighbourhood is not None else lambda: None,
         )
+        if neighbourhood is not None:
+            await neighbourhood.start(resident.device)
         api = SocketApi(resident.commands, resident.processes, data.socket, settings.socket_group, settings.metrics)
         await api.start()
         scraped = _metrics(resident, settings)
@@ -66,6 +75,8 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
             await api.stop()
             if scraped is not None:
                 await scraped.stop()
+            if neighbourhood is not None:
+                await neighbourhood.stop()
 
 
 def _check_confinement(settings: Settings) -> None:
@@ -86,6 +97,15 @@ def _metrics(resident: Resident, settings: Settings) -> MetricsHttp | None:
         return metrics.render(resident.commands.status(), resident.processes)
 
     return MetricsHttp(render, settings.metrics_address)
+
+
+def _neighbourhood(settings: Settings, data: DataDir) -> Neighbourhood | None:
+    if settings.site_address is None:
+        shutil.rmtree(data.root / "site", ignore_errors=True)  # of when there was one
+        return None
+    from modelsync_daemon.site.neighbourhood import Neighbourhood  # nothing of it is awake where there is no site
+
+    return Neighbourhood(settings, data)
 
 
 def _plane(settings: Settings) -> ControlPlane | None:

@@ -24,6 +24,11 @@ MAX_INTEGER = 2**52 - 1
 _MAX_TEXT = 240
 _MAX_PROBLEMS = 16
 _WINDOW = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])")
+MAX_PEERS = 64
+"""Neighbours that a device knows, at the most."""
+
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_PEER = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[1-9][0-9]{0,4}")
 _BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
 
 
@@ -51,6 +56,17 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class SitePolicy:
+    """What the twin says of a device's neighbours: who they are (`host:port`), the site's name, the SHA-256 of its CA
+    certificate, or that there are none (`off`). Empty: what the device's settings say."""
+
+    peers: tuple[str, ...] = ()
+    name: str = ""
+    key: str = ""
+    off: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Limits of a device's use of the network; None and () mean no limit. Budgets in bytes, rate in bytes/s."""
 
@@ -59,6 +75,7 @@ class Policy:
     rate_limit: int | None = None
     windows: tuple[Window, ...] = ()
     hold: bool = False
+    site: SitePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,18 @@ class Desired:
     models: Mapping[str, Wish] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_site_name(name: object) -> str:
+    """Return a site's name, or raise ValueError."""
+    if not isinstance(name, str) or not _SITE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is not a site's name: use 1 to 63 letters, digits, '.', '_' and '-'.")
+    return name
+
+
+def is_peer(value: object) -> bool:
+    """Whether this is a neighbour's `host:port`."""
+    return isinstance(value, str) and _PEER.fullmatch(value) is not None
 
 
 def parse_window(text: object) -> Window:
@@ -183,7 +212,38 @@ class _Reader:
             rate_limit=self._amount("policy/rate_limit", value.get("rate_limit"), 1),
             windows=self._windows(value.get("windows")),
             hold=bool(hold),
+            site=self._site(value.get("site")),
         )
+
+    def _site(self, value: object) -> SitePolicy | None:
+        """What can be read of it. A wrong list of neighbours, name or key keeps all out: a site is a convenience."""
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            self._problem("policy/site", 'is not an object such as {"peers":["10.0.0.2:8444"]}.')
+            return SitePolicy(off=True)
+        known = [field.name for field in fields(SitePolicy)]
+        for extra in sorted(map(str, value.keys() - set(known))):
+            self._problem(f"policy/site/{extra}", f"is no key of a site; these are: {', '.join(known)}.")
+        peers, name, key, off = (value.get(word) for word in ("peers", "name", "key", "off"))
+        if peers is not None and not (isinstance(peers, list) and len(peers) <= MAX_PEERS and all(map(is_peer, peers))):
+            self._problem("policy/site/peers", f'is not a list of at most {MAX_PEERS} such as ["10.0.0.2:8444"].')
+            off = True
+        if name is not None:
+            try:
+                check_site_name(name)
+            except ValueError as error:
+                self._problem("policy/site/name", str(error))
+                off = True
+        if key is not None and not names.is_digest(key):
+            self._problem("policy/site/key", "is not the SHA-256 of a certificate in lower-case hex.")
+            off = True
+        if off not in (None, True, False):
+            self._problem("policy/site/off", "is neither true nor false.")
+            off = True
+        if off:
+            return SitePolicy(off=True)
+        return SitePolicy(tuple(map(str, peers or ())), str(name or ""), str(key or ""))
 
     def _amount(self, path: str, value: object, lowest: int) -> int | None:
         if value is None:
@@ -247,6 +307,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         "daemon": {key: status["daemon"][key] for key in ("version", "formats") if key in status["daemon"]}
         | _unconfined(status["daemon"].get("confined_by")),
         "ledger": status["ledger"],
+        **({"site": status["site"]} if "site" in status else {}),
     }
     if problems:
         section["problems"] = dict(problems)

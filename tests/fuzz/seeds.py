@@ -81,6 +81,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield from _carried()
     yield "operations", _operations()
     yield "twin", json.dumps(_TWIN).encode()
+    yield "site", b"afrom 10.0.0.7:8444"
+    yield "site", b"qs=want&k=0123456789abcdef&p=8444&x=10.0.0.7:8444,[fe80::1]:8444"
+    yield "site", b"tbundles/anomaly.new.v2?o=01234567"
     yield "pointer", _pointer()
     yield from _frames()
     yield from _plain()

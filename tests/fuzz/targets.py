@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import urllib.parse
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Final
@@ -32,6 +33,7 @@ from modelsync_protocol import (
     parcel,
     references,
     release_record,
+    site,
     twin,
     update,
 )
@@ -213,6 +215,22 @@ def report(data: bytes) -> None:
     assert carried_report.check(carried_report.sign(found, "YQ=="), ["YQ=="]) == found
 
 
+def neighbour(data: bytes) -> None:
+    """What neighbours ask and answer, and the objects they name: what is accepted says the same when written again."""
+    kind, rest = data[:1], data[1:]
+    if kind == b"a":
+        holder = site.parse_answer(rest)
+        assert len(rest) <= site.MAX_ANSWER_BYTES and site.parse_answer(site.encode_answer(holder)) == holder
+        return
+    if kind == b"q":
+        question = site.parse_question(dict(urllib.parse.parse_qsl(rest.decode("latin-1"), max_num_fields=8)))
+        assert site.parse_question(question.query()) == question and len(question.excluded) <= site.MAX_EXCLUDED
+        return
+    target = rest.decode("latin-1")
+    if site.is_target(target):
+        assert ".." not in target.partition("?")[0].split("/") and target.isascii() and len(site.key_of(target)) == 16
+
+
 def desired(data: bytes) -> None:
     """Reading a twin never raises, whatever the hub's JSON holds."""
     try:
@@ -358,6 +376,7 @@ _ALL: Final[dict[str, Target]] = {
     "skeleton": skeleton,
     "tables": shared_tables,
     "twin": desired,
+    "site": neighbour,
     "unpack": unpack,
     "update": whole_update,
     **services.TARGETS,

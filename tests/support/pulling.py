@@ -24,6 +24,7 @@ class Silent:
     def __init__(self) -> None:
         self.states: list[str] = []
         self.received = self.sent = 0
+        self.site_received = self.site_sent = self.wasted = 0
 
     def state(self, state: str) -> None:
         self.states.append(state)
@@ -34,6 +35,11 @@ class Silent:
     def wire(self, received_delta: int, sent_delta: int) -> None:
         self.received += received_delta
         self.sent += sent_delta
+
+    def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
+        self.site_received += received_delta
+        self.site_sent += sent_delta
+        self.wasted += wasted_delta
 
 
 class Device:

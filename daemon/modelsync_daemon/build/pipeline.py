@@ -9,11 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from modelsync_daemon.build import zlib_trust
+from modelsync_daemon.build import sources, zlib_trust
 from modelsync_daemon.build.carried import carried
 from modelsync_daemon.build.closed import refusal_of
+from modelsync_daemon.build.hearsay import Judge, worth_its_manifest
 from modelsync_daemon.build.plain_views import (
     ViewedLinks,
     ViewedTarget,
@@ -31,15 +33,13 @@ from modelsync_daemon.disk.datadir import DataDir, Installed
 from modelsync_daemon.disk.garbage import REPAIR
 from modelsync_daemon.disk.journal import Build, Recipe
 from modelsync_daemon.transfer.download import ObjectChanged, ObjectReader, ObjectSource
-from modelsync_daemon.transfer.errors import NotClosed
+from modelsync_daemon.transfer.errors import Distrusted, Misled, NotClosed
 from modelsync_daemon.transfer.origin_client import Origin, Traffic
-from modelsync_daemon.transfer.origin_secret import Access
-from modelsync_daemon.transfer.parcel_origin import ParcelOrigin
 from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, codecs, index, names, plan, update
 from modelsync_protocol import manifest as manifests
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plan import Kind, Plan, UpdateChoice
@@ -65,11 +65,16 @@ async def prepare(
     names.check_model_name(request.name)
     data = DataDir(request.data)
     data.create()
-    source = carried(request) or _origin(request, listener, data)
-    async with source as origin:
+    source = carried(request) or sources.origin(request, listener, data)
+    async with source as origin, sources.shared(origin, request, listener) as common:
         listener.state("resolving")
-        objects = _with_parcel(request, origin, data)
-        resolved = await _resolve(request, open_trust(data.trust), objects)
+        objects = sources.with_parcel(request, common, data)
+        try:
+            resolved = await _resolve(request, open_trust(data.trust), objects)
+        except (RefusedError, UnreachableError) as error:
+            if objects.hearsay:
+                raise Misled(f"what a neighbour has of the store does not do: {error}") from error
+            raise
         if request.repair not in (None, resolved.digest):
             raise RefusedError(
                 f"the publisher has another {request.name} version {resolved.version} than what is damaged here; "
@@ -94,30 +99,6 @@ async def prepare(
         Wire(traffic.received, traffic.sent, traffic.requests),
         resolved.withdrawn,
     )
-
-
-def _origin(request: PrepareRequest, listener: Listener, data: DataDir) -> Origin:
-    return Origin(
-        request.origin,
-        request.origin_ca,
-        stall_seconds=request.stall_seconds,
-        rate_limit=request.rate_limit,
-        on_traffic=listener.wire,
-        access=Access(request.secrets, request.read_secret),
-        proxy=request.proxy,
-        ticket=data.tls_session,
-    )
-
-
-def _with_parcel(request: PrepareRequest, origin: ObjectSource, data: DataDir) -> ObjectSource:
-    """Ask for a parcel, unless it is likely to bring more than is wanted or may be spent."""
-    held = [item for item in data.all_installed() if item.name == request.name]
-    newest = max(held, key=lambda item: item.version, default=None)
-    back = newest is not None and request.version is not None and request.version <= newest.version
-    spent = request.byte_limit is not None and request.byte_limit < 2 * caps.MAX_ENCLOSED_BYTES
-    if not request.origin or request.repair is not None or request.quarantined or back or spent:
-        return origin
-    return ParcelOrigin(origin, request.name, None if newest is None else newest.digest)
 
 
 async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) -> Resolved:
@@ -196,7 +177,12 @@ class _Job:
             self._check_budget(choice.bytes)
             try:
                 return await self._begin_update(choice)
+            except Distrusted:
+                continue
             except (FormatError, ObjectMissing, ObjectChanged) as error:
+                if self._origin.mistrust(names.update_object(self._digest, choice.base, choice.version)):
+                    continue
+                self._doubt(str(error))
                 _log.warning("the update object does not serve, so another or chunks are fetched instead: %s", error)
             formats = choice.version - 1
         return await self._begin_chunks()
@@ -234,7 +220,14 @@ class _Job:
         finally:
             body.close()
 
+    def _doubt(self, why: str) -> None:
+        """What a neighbour offers may leave the cheapest way out: before another is taken, the origin is asked."""
+        if self._origin.hearsay:
+            raise Misled(f"what a neighbour offers does not do: {why}")
+
     async def _begin_chunks(self) -> PlanSummary:
+        if self._installed:
+            self._doubt("it offers no update.")
         manifest, found, data = await self._manifest()
         seeds = [seed for item in self._installed if (seed := self._seed(item.digest)) is not None]
         steps = plan.plan_chunks(manifest, found, len(data), [seed.manifest for seed in seeds])
@@ -310,12 +303,13 @@ class _Job:
             self._origin,
             journal=self._build.advance,
             progress=lambda fetched: self._listener.progress(fetched, total),
+            check=Judge(partial(self._signed_digests, steps, target)).check if views is None else None,
         )
         await executor.run(done, body, links)
         self._listener.state("assembling")
         if self._viewed is not None:
             await self._viewed.pack()
-        manifest = await self._verify(assembly, target)
+        manifest = await self._verify(assembly, target, steps)
         refusal = await asyncio.to_thread(refusal_of, manifest, assembly.root)
         if refusal is not None:
             self._build.drop()
@@ -330,12 +324,20 @@ class _Job:
         self._build.drop()
         return PlanSummary(steps.kind, steps.bytes, steps.http_requests)
 
-    async def _verify(self, assembly: Assembly, target: Manifest) -> Manifest:
+    async def _signed_digests(self, steps: Plan, target: Manifest) -> Manifest | None:
+        """The target's manifest with its digests, if that is known or costs little beside what is fetched."""
+        if steps.kind != Kind.UPDATE:
+            return target
+        return (await self._manifest())[0] if worth_its_manifest(steps.bytes, self._resolved.length) else None
+
+    async def _verify(self, assembly: Assembly, target: Manifest, steps: Plan) -> Manifest:
         """Hash what is on the disk; fetch damaged chunks once more from packs. Raises RefusedError if that fails."""
         digests = list(assembly.reader.digests())
         made = manifests.complete(target.skeleton, iter(digests))
         if made.digest == self._digest:
             return made
+        if True in {self._origin.mistrust(request.path) for request in steps.requests}:
+            raise Distrusted("what neighbours gave of the update builds another version.")
         manifest, found, data = await self._manifest()
         if manifest.skeleton != target.skeleton:
             self._build.drop()
@@ -362,8 +364,15 @@ class _Job:
         return manifest
 
     async def _manifest(self) -> tuple[Manifest, index.Index, bytes]:
-        data = await self._origin.get(names.manifest_object(self._digest), caps.MAX_MANIFEST_OBJECT_BYTES)
-        manifest, found = index.decode_object(data, self._digest)
+        path = names.manifest_object(self._digest)
+        data = await self._origin.get(path, caps.MAX_MANIFEST_OBJECT_BYTES)
+        try:
+            manifest, found = index.decode_object(data, self._digest)
+        except FormatError:
+            if not self._origin.mistrust(path):
+                raise
+            data = await self._origin.get(path, caps.MAX_MANIFEST_OBJECT_BYTES)
+            manifest, found = index.decode_object(data, self._digest)
         if len(manifest.encoded) != self._resolved.length:
             raise RefusedError("the manifest's length is not the signed one.")
         return manifest, found, data

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 Advance = Callable[[int, int], None]
 """`advance(steps, payload bytes)`: so much is durably on the disk."""
+
+Check = Callable[[int, bytes], Awaitable[bool]]
+"""Whether decoded bytes for a place of the target may be right: False only if its signed digests say otherwise."""
 
 
 class Readable(Protocol):
@@ -71,13 +74,15 @@ class Executor:
         *,
         journal: Advance | None,
         progress: Callable[[int], None],
+        check: Check | None = None,
     ) -> None:
+        """`check` is asked about what came from a neighbour."""
         self._plan = plan
         self._assembly = assembly
         self._seeds = seeds
         self._origin = origin
         self._journal = journal
-        self._progress = progress
+        self._progress, self._check = progress, check
         self._bodies: OrderedDict[int, ObjectReader] = OrderedDict()
 
     async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Links | None = None) -> None:
@@ -97,7 +102,7 @@ class Executor:
                     self._record(number, fetched)
                     pending = 0
                 payload = await self._payload(step)
-                self._decode(step, payload)
+                await self._place(step, payload)
                 fetched += len(payload)
                 pending += len(payload)
                 self._progress(fetched)
@@ -133,16 +138,32 @@ class Executor:
         await body.skip_to(request.offset + step.place)
         return await body.read(step.frame.payload_length)
 
-    def _decode(self, step: FrameStep, payload: bytes) -> None:
+    async def _place(self, step: FrameStep, payload: bytes) -> None:
+        """Decode a payload into its place. What a neighbour sent wrong is fetched again, from others."""
+        body, begin = self._bodies[step.request], self._plan.requests[step.request].offset + step.place
+        while True:
+            data = self._decode(step, payload)
+            sound = data is not None
+            if data is not None and body.hearsay and self._check is not None:
+                sound = await self._check(step.target, data)
+            again = None if sound else await body.again(begin, len(payload))
+            if again is None:
+                break
+            payload = again
+        body.accept()
+        if data is not None:
+            self._assembly.write(step.target, data)
+
+    def _decode(self, step: FrameStep, payload: bytes) -> bytes | None:
+        """The frame's bytes; None if it is damaged."""
         frame = step.frame
         base = self._seeds[0].read(frame.base_offset, frame.base_length) if frame.base_length else b""
         prefix = self._assembly.reader.read(step.target - frame.prefix, frame.prefix) if frame.prefix else b""
         try:
-            data = codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
+            return codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
         except FormatError as error:
             _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
-            return
-        self._assembly.write(step.target, data)
+            return None
 
 
 class Linked:

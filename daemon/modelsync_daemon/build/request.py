@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.trust.resolved import Fetch, Resolved
 
 
@@ -19,7 +20,7 @@ class PrepareRequest:
     `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL, `read_secret`
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
     nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
-    the version, which is installed and damaged; it is mended where it lies.
+    the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the origin with.
     """
 
     name: str
@@ -38,6 +39,7 @@ class PrepareRequest:
     media: Path | None = None
     repair: str | None = None
     read_secret: Callable[[Path], str | None] | None = None
+    site: SiteAccess | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,9 @@ class Listener(Protocol):
 
     def wire(self, received_delta: int, sent_delta: int) -> None:
         """TCP payload since the last call."""
+
+    def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
+        """The same exchanged with neighbours, which is no uplink's; and how much of it was not what it should be."""
 
 
 class OverBudget(BudgetExceeded):

@@ -61,4 +61,8 @@ def _load(text: str | None) -> dict[str, Any]:
 
 def _without_ledger(document: Mapping[str, Any]) -> dict[str, Any]:
     section = document.get(twin.SECTION)
-    return {key: value for key, value in section.items() if key != "ledger"} if isinstance(section, Mapping) else {}
+    return (
+        {key: value for key, value in section.items() if key not in ("ledger", "site")}
+        if isinstance(section, Mapping)
+        else {}
+    )

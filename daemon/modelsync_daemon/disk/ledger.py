@@ -112,6 +112,7 @@ def stricter(local: Policy, twin: Policy) -> Policy:
         rate_limit=_lower(local.rate_limit, twin.rate_limit),
         windows=_overlap(local.windows, twin.windows),
         hold=local.hold or twin.hold,
+        site=twin.site,
     )
 
 

@@ -84,3 +84,15 @@ class _Collector:
             for direction, value in amount.items():
                 wire.add_metric([period, direction], value)
         yield wire
+        if "site" not in self._status:
+            return
+        yield GaugeMetricFamily(
+            "modelsync_site_neighbours", "Devices of this site.", self._status["site"]["neighbours"]
+        )
+        shared = GaugeMetricFamily(
+            "modelsync_site_bytes", "Bytes exchanged with neighbours.", labels=["period", "direction"]
+        )
+        for period in ("day", "month"):
+            for direction, value in self._status["site"][period].items():
+                shared.add_metric([period, direction], value)
+        yield shared

@@ -73,6 +73,7 @@ class Commands:
             self._updates.progress,
             running=True,
             connected=self._hub is not None and self._hub.connected,
+            site=self._device.site(),
         )
 
     def sync(self) -> None:

@@ -5,18 +5,24 @@ It decides nothing and starts nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.disk.site_ledger import SiteLedger
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol.twin import NEVER, Policy
+
+if TYPE_CHECKING:
+    from modelsync_daemon.transfer.site_access import SiteAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +34,21 @@ class Device:
     database: Database
     ledger: Ledger
     desired: DesiredState
+    site_ledger: SiteLedger
+    neighbours: Callable[[], SiteAccess | None] = lambda: None
+    """How neighbours are reached now, if there are any."""
 
     @classmethod
-    def of(cls, settings: Settings, data: DataDir, database: Database) -> Device:
+    def of(
+        cls,
+        settings: Settings,
+        data: DataDir,
+        database: Database,
+        neighbours: Callable[[], SiteAccess | None] = lambda: None,
+    ) -> Device:
         """The device of that directory, with what its database remembers."""
-        return cls(settings, data, database, Ledger(database), DesiredState(database))
+        ledger, desired = Ledger(database), DesiredState(database)
+        return cls(settings, data, database, ledger, desired, SiteLedger(database), neighbours)
 
     def origin(self) -> str | None:
         """Where artifacts come from: the twin's origin, else the local one."""
@@ -57,7 +73,7 @@ class Device:
 
     def job(self, name: str, version: int | None) -> Job:
         """The worker's job that brings that version onto the disk, with the limits in force now."""
-        policy, settings = self.policy(), self.settings
+        policy, settings, access = self.policy(), self.settings, self.neighbours()
         return Job(
             name=name,
             version=version,
@@ -69,12 +85,20 @@ class Device:
             rate_limit=policy.rate_limit,
             byte_limit=self.ledger.left(policy),
             quarantined=tuple(self.database.quarantined(name)),
-            secrets=tuple(map(str, self._secrets())),
+            secrets=tuple(map(str, self.secrets())),
             proxy=settings.proxy,
             require_confinement=settings.require_confinement,
+            site=None if access is None else access.document(),
         )
 
-    def _secrets(self) -> list[Path]:
+    def site(self) -> dict[str, Any] | None:
+        """What neighbours have exchanged, and how many there are; None if there never were any."""
+        access, counted = self.neighbours(), self.site_ledger.document()
+        if access is None and counted is None:
+            return None
+        return {"neighbours": 0 if access is None else len(access.peers), **(counted or SiteLedger.NOTHING)}
+
+    def secrets(self) -> list[Path]:
         """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""
         mounted = self.settings.origin_sas_file
         return [*([mounted] if mounted else []), self.data.root / origin_secret.FILE_NAME]

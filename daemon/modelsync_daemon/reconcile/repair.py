@@ -90,3 +90,5 @@ class Repairs:
     def _on_event(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "wire":
             self._ledger.add(event["received"], event["sent"])
+        elif event["event"] == "site":
+            self._device.site_ledger.add(event["received"], event["sent"], event["wasted"])

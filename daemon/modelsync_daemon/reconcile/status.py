@@ -35,8 +35,9 @@ def build(
     progress: Progress,
     running: bool,
     connected: bool,
+    site: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The document; `running` tells whether this process is the resident daemon."""
+    """The document; `running` tells whether this process is the resident daemon; `site` of neighbours, if there are."""
     rows = {row.name: row for row in database.models()}
     for name in (*wishes, *data.model_names()):
         if not wishes.get(name, Wish()).absent:
@@ -54,6 +55,7 @@ def build(
             "confined_by": json.loads(database.document(CONFINED_BY) or "null"),
         },
         "ledger": ledger.document(),
+        **({} if site is None else {"site": site}),
     }
 
 

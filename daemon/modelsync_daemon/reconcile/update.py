@@ -110,6 +110,8 @@ class Updates:
         """Take in a worker's event; True if the fetch moved on."""
         if event["event"] == "wire":
             self._ledger.add(event["received"], event["sent"])
+        elif event["event"] == "site":
+            self._device.site_ledger.add(event["received"], event["sent"], event["wasted"])
         elif event["event"] == "state":
             self._changed()
         elif event["event"] == "progress":

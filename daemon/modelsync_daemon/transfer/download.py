@@ -64,6 +64,16 @@ class ObjectReader(Protocol):
     position: int
     etag: str
 
+    @property
+    def hearsay(self) -> bool:
+        """Whether bytes that were read since the last `accept` came from a neighbour, not from the origin."""
+
+    def accept(self) -> None:
+        """What was read so far is sound, as far as its reader can tell."""
+
+    async def again(self, begin: int, count: int) -> bytes | None:
+        """Bytes that were not sound once more, from somebody else; None if nobody else is known. Reading goes on."""
+
     async def read(self, count: int) -> bytes:
         """Exactly the next `count` bytes."""
 
@@ -88,6 +98,13 @@ class ObjectSource(Protocol):
 
     def open(self, path: str, offset: int, end: int, *, whole: bool, etag: str = "") -> ObjectReader:
         """A reader of bytes `offset` to `end` of an object."""
+
+    @property
+    def hearsay(self) -> bool:
+        """Whether trust metadata or offers came from a neighbour: signed or not, they may be stale."""
+
+    def mistrust(self, path: str) -> bool:
+        """An object is not what it should be; True if asking for it again is of use, since a neighbour gave it."""
 
     def newer_offers(self) -> bytes | None:
         """Offers of updates in newer versions of their format (FORMAT.md §12.4); None: whoever knows was not asked."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
+from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError, UnreachableError
 
 
 class AccessRefused(UnreachableError):
@@ -15,6 +15,14 @@ class OriginBusy(UnreachableError):
     def __init__(self, text: str, after: float = 0.0) -> None:
         super().__init__(text)
         self.after = after
+
+
+class Misled(UnreachableError):
+    """What neighbours said of a store is stale or false: it may work with what the origin says."""
+
+
+class Distrusted(FormatError):
+    """An object that began, or was made of, what a neighbour sent wrong: asked for again, it comes from others."""
 
 
 class BudgetExceeded(ModelsyncError):

@@ -14,6 +14,15 @@ class MemoryBody:
         self._data = data
         self.position = position
 
+    hearsay = False
+
+    def accept(self) -> None:
+        """Nothing: only what neighbours bring is asked about."""
+
+    async def again(self, begin: int, count: int) -> bytes | None:
+        """Nobody else is known."""
+        return None
+
     async def read(self, count: int) -> bytes:
         """Exactly the next `count` bytes; FormatError if there are fewer."""
         part = self._data[self.position : self.position + count]

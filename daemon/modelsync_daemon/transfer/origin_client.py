@@ -26,9 +26,9 @@ from modelsync_daemon.transfer import tls_session
 from modelsync_daemon.transfer.connector import connector
 from modelsync_daemon.transfer.download import AccessDenied, Garbled, Rate, Transient, check_status, named, reason
 from modelsync_daemon.transfer.errors import AccessRefused, OriginBusy
+from modelsync_daemon.transfer.meter import CountedSocket, Meter
 from modelsync_daemon.transfer.origin_secret import Access, joined
 from modelsync_daemon.transfer.range_body import Body
-from modelsync_daemon.transfer.tcp_info import carried
 from modelsync_daemon.transfer.whole_object import Whole
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
@@ -53,18 +53,6 @@ class Traffic:
     received: int
     sent: int
     requests: int
-
-
-class _CountedSocket(socket.socket):
-    """A socket that hands its byte counts to `account` when it is closed."""
-
-    account: Callable[[_CountedSocket], None] | None = None
-
-    def close(self) -> None:
-        account, self.account = self.account, None
-        if account is not None and self.fileno() >= 0:
-            account(self)
-        super().close()
 
 
 class Origin:
@@ -101,9 +89,7 @@ class Origin:
         self._context = _tls(ca) if self._parts.scheme == "https" else None
         if self._context is not None and ticket is not None:
             self._context.remember(ticket, self._parts.hostname, self._parts.port or 443, ca)
-        self._live: set[_CountedSocket] = set()
-        self._closed = [0, 0]
-        self._told = [0, 0]
+        self._meter = Meter()
         self._requests = 0
         self._session: aiohttp.ClientSession | None = None
 
@@ -133,18 +119,12 @@ class Origin:
     @property
     def traffic(self) -> Traffic:
         """What the wire has carried so far."""
-        received, sent = self._closed
-        for live in self._live:
-            more_received, more_sent = carried(live)
-            received, sent = received + more_received, sent + more_sent
-        return Traffic(received, sent, self._requests)
+        return Traffic(*self._meter.carried, self._requests)
 
     def tell(self) -> None:
         """Hand new traffic to `on_traffic`."""
-        now = self.traffic
-        received, sent = now.received - self._told[0], now.sent - self._told[1]
+        received, sent = self._meter.news()
         if received or sent:
-            self._told = [now.received, now.sent]
             self._on_traffic(received, sent)
 
     async def get(self, path: str, limit: int) -> bytes:
@@ -167,6 +147,12 @@ class Origin:
         size = await self.persist(attempt)
         self.complete()
         return size
+
+    hearsay = False
+
+    def mistrust(self, path: str) -> bool:
+        """Nobody else is known."""
+        return False
 
     def newer_offers(self) -> bytes | None:
         """Only a parcel says."""
@@ -282,21 +268,12 @@ class Origin:
         with self._patience.suspended():
             await self._rate.spend(count)
 
-    def _socket(self, address: tuple[int, int, int, str, tuple[object, ...]]) -> socket.socket:
-        family, kind, protocol, _, _ = address
-        sock = _CountedSocket(family, kind, protocol)
+    def _socket(self, address: tuple[int, int, int, str, tuple[object, ...]]) -> CountedSocket:
+        sock = self._meter.socket(address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         with contextlib.suppress(OSError):  # acknowledgements ride on what is sent next, for the first packets too
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-        sock.account = self._account
-        self._live.add(sock)
         return sock
-
-    def _account(self, sock: _CountedSocket) -> None:
-        received, sent = carried(sock)
-        self._closed[0] += received
-        self._closed[1] += sent
-        self._live.discard(sock)
 
 
 def _tls(ca: Path | None) -> tls_session.TicketContext:

@@ -36,7 +36,7 @@ class ParcelOrigin:
             for version in range(codecs.NEWEST_VERSION, 0, -1):
                 try:
                     wanted = names.parcel_object(self._model, self._base, version)
-                    self._parcel = parcel.decode(await self._origin.get(wanted, caps.MAX_BUNDLE_BYTES))
+                    self._parcel = await self._read(wanted)
                     if version > 1:
                         self._newer_offers = self._parcel.newer_offers
                     return self._parcel.bundle
@@ -45,6 +45,14 @@ class ParcelOrigin:
         found = None if path in self._given else self._find(path)
         self._given.add(path)
         return await self._origin.get(path, limit) if found is None or len(found) > limit else found
+
+    async def _read(self, path: str) -> Parcel:
+        try:
+            return parcel.decode(await self._origin.get(path, caps.MAX_BUNDLE_BYTES))
+        except FormatError:
+            if not self._origin.mistrust(path):
+                raise
+            return parcel.decode(await self._origin.get(path, caps.MAX_BUNDLE_BYTES))
 
     async def size(self, path: str) -> int | None:
         """As of ObjectSource."""
@@ -57,6 +65,15 @@ class ParcelOrigin:
         if found is not None and (len(found) == end if whole else len(found) >= end):
             return MemoryBody(found[:end], offset)
         return self._origin.open(path, offset, end, whole=whole, etag=etag)
+
+    @property
+    def hearsay(self) -> bool:
+        """As of ObjectSource."""
+        return self._origin.hearsay
+
+    def mistrust(self, path: str) -> bool:
+        """As of ObjectSource."""
+        return self._origin.mistrust(path)
 
     def newer_offers(self) -> bytes | None:
         """As of ObjectSource."""

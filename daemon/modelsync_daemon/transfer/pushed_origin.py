@@ -78,6 +78,12 @@ class PushedOrigin:
             raise ObjectMissing(f"{path} was not pushed and must be fetched.")
         return MemoryBody(self._pushed.update[:end], offset)
 
+    hearsay = False
+
+    def mistrust(self, path: str) -> bool:
+        """Nobody else is known."""
+        return False
+
     def newer_offers(self) -> bytes | None:
         """None come with a push."""
         return b""

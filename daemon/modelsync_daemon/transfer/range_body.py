@@ -28,6 +28,15 @@ class Body:
         self._name = named(path)
         self._response: aiohttp.ClientResponse | None = None
 
+    hearsay = False
+
+    def accept(self) -> None:
+        """Nothing: only what neighbours bring is asked about."""
+
+    async def again(self, begin: int, count: int) -> bytes | None:
+        """Nobody else is known."""
+        return None
+
     async def read(self, count: int) -> bytes:
         """Return exactly the next `count` bytes. Raises ObjectMissing, ObjectChanged, FormatError, UnreachableError."""
         parts = [self._ahead[:count]] if self._ahead else []

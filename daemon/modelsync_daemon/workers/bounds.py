@@ -23,8 +23,16 @@ def confine(job: Job, database: Database) -> None:
     data = DataDir(Path(job.data))
     data.create()
     kept = [data.models, data.root / "incoming", data.zlib_verdict.parent]
+    given, ports = _given(job), _ports(job.origin, job.proxy)
+    if job.site is not None:
+        from modelsync_daemon.transfer.site_access import SiteAccess  # only devices of a site carry it
+
+        access = SiteAccess.parse(job.site)
+        kept.append(Path(access.folder))
+        given += access.files
+        ports += [int(peer.rpartition(":")[2]) for peer in (access.me, *access.peers)]
     kept += [data.state_db.with_name(data.state_db.name + suffix) for suffix in ("", "-wal", "-shm")]
-    in_force = layers.confine_worker(_given(job), kept, _ports(job.origin, job.proxy))
+    in_force = layers.confine_worker(given, kept, ports)
     database.remember(CONFINED_BY, json.dumps(in_force))
     if job.require_confinement and (lacking := layers.lacking(in_force)):
         raise RefusedError(f"require_confinement is set, and {' '.join(lacking)}")

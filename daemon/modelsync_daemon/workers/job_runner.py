@@ -12,6 +12,7 @@ from typing import Any
 from modelsync_daemon.build.pipeline import prepare
 from modelsync_daemon.build.request import Listener, PrepareRequest, Trust
 from modelsync_daemon.disk.database import Database
+from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_daemon.workers.messages import Job, Outcome
 
@@ -32,6 +33,9 @@ class _Listener:
     def wire(self, received_delta: int, sent_delta: int) -> None:
         self._emit({"event": "wire", "received": received_delta, "sent": sent_delta})
 
+    def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
+        self._emit({"event": "site", "received": received_delta, "sent": sent_delta, "wasted": wasted_delta})
+
 
 class _Quiet:
     """Tells nobody."""
@@ -45,6 +49,9 @@ class _Quiet:
     def wire(self, received_delta: int, sent_delta: int) -> None:
         """Nothing."""
 
+    def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
+        """Nothing."""
+
 
 class _Counting(_Quiet):
     """Passes on what the wire carried, and nothing else."""
@@ -55,6 +62,10 @@ class _Counting(_Quiet):
     def wire(self, received_delta: int, sent_delta: int) -> None:
         """The increments."""
         self._emit({"event": "wire", "received": received_delta, "sent": sent_delta})
+
+    def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
+        """The increments."""
+        self._emit({"event": "site", "received": received_delta, "sent": sent_delta, "wasted": wasted_delta})
 
 
 async def run(
@@ -82,6 +93,7 @@ async def run(
         media=None if job.media is None else Path(job.media),
         repair=job.repair,
         read_secret=read_secret,
+        site=None if job.site is None else SiteAccess.parse(job.site),
     )
     # What is only staged or mended leaves the model's state alone: it goes on as it is.
     listener: Listener = _Listener(job.name, database, emit)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, Misled, NotClosed, OriginBusy
 from modelsync_protocol import errors, names
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
@@ -40,6 +40,8 @@ class Job:
     repair: str | None = None
     media: str | None = None
     require_confinement: bool = False
+    site: Mapping[str, Any] | None = None
+    """A SiteAccess as JSON: neighbours to share the origin with."""
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""
@@ -116,6 +118,7 @@ _KINDS: dict[str, type[ModelsyncError]] = {
     "refused": errors.RefusedError,
     "access": AccessRefused,
     "busy": OriginBusy,
+    "misled": Misled,
     "unreachable": errors.UnreachableError,
     "local": errors.LocalError,
     "budget": BudgetExceeded,

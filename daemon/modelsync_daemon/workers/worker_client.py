@@ -8,11 +8,13 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from modelsync_daemon.disk.datadir import Lock
 from modelsync_daemon.transfer import origin_secret
+from modelsync_daemon.transfer.errors import Misled
 from modelsync_daemon.workers.messages import EventCallback, Job, Outcome, WorkerDied, error_of
 from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 
@@ -53,7 +55,19 @@ class ChildPreparer:
         self._one = asyncio.Semaphore(1)
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
-        """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError."""
+        """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError.
+
+        Where neighbours misled it, it is done again with what the origin says.
+        """
+        try:
+            return await self._prepare(job, on_event)
+        except Misled as error:
+            if job.site is None:
+                raise
+            _log.warning("%s It is asked of the origin.", error)
+            return await self._prepare(replace(job, site={**job.site, "fresh": True}), on_event)
+
+    async def _prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         async with self._one:
             try:
                 child = await self._start()

@@ -13,14 +13,8 @@ from modelsync_protocol import caps
 from modelsync_protocol.blocks.runs import MAX_QUANTS, MAX_RUNS
 from modelsync_server.blocks import coding
 from modelsync_server.blocks.coding import Counts
-<<<<<<< HEAD
-from modelsync_server.blocks.frames import Contents, GroupKey, Layouted, Layouter
-from modelsync_server.encode.encoder import Source
-from modelsync_server.tensors.pieces import Chunk
-=======
 from modelsync_server.blocks.frames import Contents, Layouted, Layouter
-from modelsync_server.encode.encoder import Chunk, Source
->>>>>>> gguf
+from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import Made
 from modelsync_server.tensors.framer import Estimate, Framing
 from modelsync_server.tensors.pieces import Chunk
