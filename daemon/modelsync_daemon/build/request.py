@@ -20,7 +20,8 @@ class PrepareRequest:
     `quarantined` are refused. `secrets` are files that may hold the secret query of the origin's URL, `read_secret`
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
     nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
-    the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the origin with.
+    the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the
+    origin with.
     """
 
     name: str

@@ -84,6 +84,12 @@ class MediaOrigin:
             raise FormatError(f"{named(path)} has {found.size} bytes on this medium; {end} were announced.")
         return MediaBody(found, offset)
 
+    hearsay = False
+
+    def mistrust(self, path: str) -> bool:
+        """Nobody else is known."""
+        return False
+
     def newer_offers(self) -> bytes | None:
         """None are there; sizes are asked."""
         return None
@@ -194,6 +200,15 @@ class MediaBody:
     def __init__(self, content: _Content, position: int) -> None:
         self._content = content
         self.position = position
+
+    hearsay = False
+
+    def accept(self) -> None:
+        """Nothing: only what neighbours bring is asked about."""
+
+    async def again(self, begin: int, count: int) -> bytes | None:
+        """Nobody else is known."""
+        return None
 
     async def read(self, count: int) -> bytes:
         """Exactly the next `count` bytes."""
