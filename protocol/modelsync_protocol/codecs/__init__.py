@@ -19,8 +19,10 @@ RANS_DELTA = 4
 RANS_NEW = 5
 TREE_COLUMNS = 7
 TRANSPOSE = 8
+RECORDS = 10
+STORED = 11
 
-FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2}
+FIRST_VERSIONS: Mapping[int, int] = {TREE_COLUMNS: 2, RECORDS: 2, STORED: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
@@ -37,6 +39,8 @@ _MODULES = {
     RANS_NEW: ("rans_new", "RansNew"),
     TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
+    RECORDS: ("records", "Records"),
+    STORED: ("zstd", "Stored"),
 }
 
 

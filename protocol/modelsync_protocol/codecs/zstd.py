@@ -1,10 +1,12 @@
-"""Encodings 1 (zstd) and 2 (zstd with a base range and earlier target bytes as raw prefix). No I/O here.
+"""Encodings 1 (zstd), 2 (zstd with a base range and earlier target bytes as raw prefix) and 11 (stored). No I/O here.
 
 Frames are magicless (RFC 8878 without the magic number), without content size, checksum and dictionary id: the
 index and the manifest's digest already say all that.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import zstandard
 
@@ -51,6 +53,20 @@ class Plain:
         return decompress(payload, length, b"")
 
 
+class Stored:
+    """Encoding 11: the bytes themselves. Leans on nothing."""
+
+    def encode(self, target: bytes, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return target
+
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+        """See codecs.port.Encoding."""
+        if len(payload) != length:
+            raise FormatError(f"a stored frame has {len(payload)} bytes where {length} were declared.")
+        return bytes(payload)
+
+
 class PatchFrom:
     """Encoding 2: the dictionary is base range followed by prefix, so the nearest bytes have the shortest offsets."""
 
@@ -71,12 +87,46 @@ def compress(data: bytes, dictionary: bytes) -> bytes:
     return best
 
 
+def compress_sections(sections: Sequence[bytes]) -> bytes:
+    """Compress sections, one behind the other, into one magicless frame whose blocks don't mix what is unlike.
+
+    Literals of a block share a Huffman table: planes of noise beside planes of few values would cost both.
+    """
+    data = b"".join(sections)
+    whole = compress(data, b"")
+    parts = _alike([section for section in sections if section])
+    if len(parts) < 2:
+        return whole
+    return min(whole, *(_compress(data, b"", tuning, parts) for tuning in _TUNINGS), key=len)
+
+
+def _alike(sections: Sequence[bytes]) -> list[bytes]:
+    """The sections with neighbours joined where one block for both is no dearer than two."""
+    sizes = [_block_size(section) for section in sections]
+    joined: list[tuple[int, bytes]] = []
+    for size, section in zip(sizes, sections, strict=True):
+        joined.append((size, section))
+        while len(joined) > 1:
+            (one, first), (other, second) = joined[-2:]
+            both = _block_size(first + second)
+            if both > one + other:
+                break
+            joined[-2:] = [(both, first + second)]
+    return [section for _, section in joined]
+
+
+def _block_size(data: bytes) -> int:
+    """About what a block of `data` costs, its header included."""
+    return len(_compress(data, b"", _TUNINGS[0])) - 2
+
+
 def estimate(data: bytes, dictionary: bytes) -> int:
     """Size in bytes that a single attempt gives: to compare dictionaries by."""
     return len(_compress(data, dictionary, _TUNINGS[0]))
 
 
-def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int]) -> bytes:
+def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int], parts: Sequence[bytes] = ()) -> bytes:
+    """One attempt; blocks end where `parts` (which make up `data`) do, if there are any."""
     reach = max(_MIN_WINDOW_LOG, (len(data) + len(dictionary) - 1).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _LEVEL,
@@ -89,6 +139,14 @@ def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int]) -> bytes:
         write_dict_id=False,
         **tuning,
     )
+    if parts:
+        packing = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        out = bytearray()
+        for number, part in enumerate(parts):
+            out += packing.compress(part)
+            last = number == len(parts) - 1
+            out += packing.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH if last else zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        return bytes(out)
     if not dictionary:
         return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
     raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)

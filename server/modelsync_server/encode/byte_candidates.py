@@ -13,7 +13,7 @@ from modelsync_protocol.ops import Frame
 from modelsync_server.encode.encoder import Encoded, Source
 
 _SUBTRACT, _TRANSPOSE = Subtract(), Transpose()
-_MAX_SUBTRACT_BYTES = 8 * caps.MIB
+MAX_SUBTRACT_BYTES = 8 * caps.MIB
 """Frame and base range together, up to which alignments are looked for."""
 
 _HOPE = 0.95
@@ -45,8 +45,8 @@ def best(frame: Frame, payload: bytes, position: int, base: Source | None, targe
     data = bytes(target.stream[position : position + frame.length])
     found = [(frame, payload)]
     if base is not None:
-        offset, length = _base_range(frame, position, base, target)
-        if length and length + frame.length <= _MAX_SUBTRACT_BYTES:
+        offset, length = base_range(frame, position, base, target)
+        if length and length + frame.length <= MAX_SUBTRACT_BYTES:
             lean = bytes(base.stream[offset : offset + length])
             other = _SUBTRACT.encode_if(data, lean, quick_size(data, lean))
             if other is not None:
@@ -57,11 +57,12 @@ def best(frame: Frame, payload: bytes, position: int, base: Source | None, targe
     return min(found, key=lambda item: len(item[1]) + (4 if item[0].base_length else 0))
 
 
-def _base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+def base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+    """(offset, length) of the base that a frame at `position` leans on, or might."""
     if frame.base_length:
         return frame.base_offset, frame.base_length
     size = base.manifest.size
-    if size + frame.length <= _MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
+    if size + frame.length <= MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
         return 0, size
     begin = min(position * size // max(1, target.manifest.size), size)
     begin = max(0, begin - caps.MIB)

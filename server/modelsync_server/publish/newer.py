@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.encode.frame_refiner import refined
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.plain.candidate import update_through_views
@@ -22,10 +23,15 @@ CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats)
 
 def newer_updates(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Iterator[Encoded]:
     """Yield what the candidates make of `target` for a device that holds `base`."""
+    smallest = oldest
     for candidate in CANDIDATES:
         made = candidate(base, target, oldest, pool)
         if made is not None:
             yield made
+            smallest = min(smallest, made, key=lambda encoded: encoded.cost)
+    smaller = refined(base, target, smallest, pool)
+    if smaller is not None:
+        yield smaller
 
 
 def through_views(base: Source, target: Source, pool: Executor) -> Encoded | None:

@@ -23,6 +23,8 @@ _NAMES = {
     codecs.RANS_NEW: "rANS new",
     codecs.TREE_COLUMNS: "tree columns",
     codecs.TRANSPOSE: "transpose",
+    codecs.RECORDS: "records",
+    codecs.STORED: "stored",
 }
 
 

@@ -1,0 +1,170 @@
+"""Makes frames of plain bytes smaller that version 1 of the format can't: encodings 10 and 11, and cuts at every byte.
+
+A frame of an update of version 1 begins and ends where chunks do, so two edits of a few bytes cost the bytes between them
+once more. Here such a frame becomes copies with small frames between. No I/O here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+
+from modelsync_protocol import caps, codecs, ops
+from modelsync_protocol.codecs import alignment, records, zstd
+from modelsync_protocol.codecs.quick_size import quick_size
+from modelsync_protocol.ops import Copy, Frame, Op
+from modelsync_protocol.plain.section import Views
+from modelsync_server.encode import byte_candidates, record_finder
+from modelsync_server.encode.encoder import Encoded, Source
+
+_PLAIN = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH, codecs.SUBTRACT, codecs.TRANSPOSE})
+_LEAST_EQUAL_BYTES = (16, 48, 192, 1024, 8192)
+"""Equal bytes that become a copy: each of these is tried, as what a cut spares depends on what is around it."""
+
+_MOST_CUTS = 2048
+_SPARSE = 0.25
+"""A frame whose payload is a larger share of its bytes has too few equal ones to be cut."""
+
+_AROUND_BYTES = 256
+"""So much of the base around a small frame's counterpart is offered to it."""
+
+_WORTH_BYTES = 8
+"""A frame is replaced for so many bytes: the version of the format costs one or two itself."""
+
+Made = list[tuple[Op, bytes]]
+"""Operations with their payloads (of copies: none)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    op: Op
+    payload: bytes
+    position: int
+
+
+def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> Encoded | None:
+    """The same update with smaller frames, between the same views; None if there are none. It takes format 2."""
+    payloads = iter(encoded.payloads)
+    starts = accumulate((op.length for op in encoded.operations), initial=0)
+    jobs = [
+        _Job(op, next(payloads) if isinstance(op, Frame) else b"", at)
+        for op, at in zip(encoded.operations, starts, strict=False)
+    ]
+    results = list(pool.map(lambda job: _refined(job, base, target), jobs))
+    if not any(results):
+        return None
+    made: Made = []
+    for job, better in zip(jobs, results, strict=True):
+        for op, payload in better or [(job.op, job.payload)]:
+            last = made[-1][0] if made else None
+            if isinstance(op, Copy) and isinstance(last, Copy) and not (op.own or last.own):
+                if last.offset + last.length == op.offset:
+                    made[-1] = Copy(last.length + op.length, last.offset), b""
+                    continue
+            made.append((op, payload))
+    cut = any(better and len(better) > 1 for better in results)
+    views = encoded.views
+    if cut and views is None:
+        views = Views.streams(base.manifest.size, target.manifest.size)
+    operations = tuple(op for op, _ in made)
+    return replace(
+        encoded,
+        operations=operations,
+        payloads=tuple(payload for op, payload in made if isinstance(op, Frame)),
+        views=views,
+    )
+
+
+def _refined(job: _Job, base: Source, target: Source) -> Made | None:
+    """What stands in for the operation; None where nothing is smaller."""
+    frame = job.op
+    if not isinstance(frame, Frame) or frame.encoding not in _PLAIN:
+        return None
+    data = bytes(target.stream[job.position : job.position + frame.length])
+    found: list[Made] = [[(frame, job.payload)]]
+    if len(job.payload) >= len(data) and len(data) <= caps.MAX_PAYLOAD_BYTES:
+        found.append([(Frame(len(data), codecs.STORED, len(data)), data)])
+    offset, length = byte_candidates.base_range(frame, job.position, base, target)
+    lean = bytes(base.stream[offset : offset + length])
+    if len(data) + len(lean) <= byte_candidates.MAX_SUBTRACT_BYTES:
+        found += _as_records(frame, job.payload, data, lean, offset)
+        if len(job.payload) <= _SPARSE * len(data):
+            found += _cut_up(data, lean, offset)
+    best = min(found, key=_cost)
+    return None if _cost(best) + _WORTH_BYTES > _cost(found[0]) else best
+
+
+def _cost(made: Made) -> int:
+    """Bytes of operations and payloads."""
+    out = bytearray()
+    ops.write_ops(out, [op for op, _ in made])
+    return min(len(out), quick_size(bytes(out)) - 6) + sum(len(payload) for _, payload in made)
+
+
+def _as_records(frame: Frame, payload: bytes, data: bytes, lean: bytes, offset: int) -> Iterator[Made]:
+    """The frame as runs of records, on all of its base range."""
+    for runs in record_finder.plans(data, lean):
+        made = records.write(runs, data, lean, b"")
+        if len(made) < len(payload) and len(made) <= caps.MAX_PAYLOAD_BYTES:
+            yield [(Frame(frame.length, codecs.RECORDS, len(made), offset, len(lean)), made)]
+
+
+def _cut_up(data: bytes, lean: bytes, offset: int) -> Iterator[Made]:
+    """The frame as copies and what is between them, for each length from which on equal bytes are copied."""
+    equal = list(_equal_runs(data, lean))
+    known: dict[tuple[int, int], tuple[Op, bytes]] = {}
+    done: set[int] = set()
+    for least in _LEAST_EQUAL_BYTES:
+        copies = [run for run in equal if run.length >= least]
+        if not copies or len(copies) > _MOST_CUTS or len(copies) in done:
+            continue
+        done.add(len(copies))
+        made: Made = []
+        position = 0
+        for run in [*copies, alignment.Block(len(data), 0, len(lean))]:
+            if run.begin > position:
+                if (position, run.begin) not in known:
+                    near = run.place - (run.begin - position)
+                    known[position, run.begin] = _small(data, position, run.begin, lean, near, offset)
+                made.append(known[position, run.begin])
+            if run.length:
+                made.append((Copy(run.length, offset + run.place), b""))
+            position = run.begin + run.length
+        if all(len(payload) <= caps.MAX_PAYLOAD_BYTES for _, payload in made):
+            yield made
+
+
+def _equal_runs(data: bytes, lean: bytes) -> Iterator[alignment.Block]:
+    """Stretches of the frame that stand in the base range, ascending and disjoint."""
+    if not lean:
+        return
+    new, old = np.frombuffer(data, np.uint8), np.frombuffer(lean, np.uint8)
+    plans = alignment.plans(data, lean)
+    for block in plans[1] if len(plans) > 1 else plans[0]:
+        part = slice(block.begin, block.begin + block.length)
+        differs = np.flatnonzero(new[part] != old[block.place : block.place + block.length])
+        edges = np.concatenate([[-1], differs, [block.length]])
+        lengths = np.diff(edges) - 1
+        for which in np.flatnonzero(lengths >= _LEAST_EQUAL_BYTES[0]).tolist():
+            begin = int(edges[which]) + 1
+            yield alignment.Block(block.begin + begin, int(lengths[which]), block.place + begin)
+
+
+def _small(data: bytes, begin: int, end: int, lean: bytes, near: int, offset: int) -> tuple[Frame, bytes]:
+    """A frame for these bytes, on what lies around place `near` of the base range, or on nothing."""
+    part = data[begin:end]
+    low = max(0, near - _AROUND_BYTES)
+    around = lean[low : max(low, near + len(part) + _AROUND_BYTES)][: caps.MAX_BASE_BYTES]
+    patch = codecs.ENCODINGS[codecs.ZSTD_PATCH].encode(part, around, b"") if around else b""
+    packed = zstd.compress(part, b"")
+    found: Sequence[tuple[Frame, bytes]] = [
+        (Frame(len(part), codecs.STORED, len(part)), part),
+        (Frame(len(part), codecs.ZSTD, len(packed)), packed),
+    ]
+    if patch:
+        found = [*found, (Frame(len(part), codecs.ZSTD_PATCH, len(patch), offset + low, len(around)), patch)]
+    return min(found, key=lambda made: len(made[1]) + (3 if made[0].base_length else 0))
