@@ -73,7 +73,12 @@ def _graphs(rng: np.random.Generator) -> dict[str, Pair]:
 
 
 def _mlp(
-    weights: list[Floats], *, version: str = "1", notes: dict[str, str] | None = None, opset: int = 13, prefix: str = "l"
+    weights: list[Floats],
+    *,
+    version: str = "1",
+    notes: dict[str, str] | None = None,
+    opset: int = 13,
+    prefix: str = "l",
 ) -> bytes:
     nodes, tensors, last = [], [], "x"
     for n, w in enumerate(weights):
@@ -189,7 +194,9 @@ def _flatbuffers(rng: np.random.Generator) -> dict[str, Pair]:
     """TFLite files of int8 weights: retrained, fine-tuned, and the same with another description."""
     shapes = ((40, 64), (64, 128), (128, 128), (128, 12))
     old = [rng.normal(0, 30, shape).clip(-127, 127).astype(np.int8) for shape in shapes]
-    moved = [(w + rng.integers(-2, 3, w.shape) * (rng.random(w.shape) < 0.3)).clip(-127, 127).astype(np.int8) for w in old]
+    moved = [
+        (w + rng.integers(-2, 3, w.shape) * (rng.random(w.shape) < 0.3)).clip(-127, 127).astype(np.int8) for w in old
+    ]
     again = [rng.normal(0, 30, shape).clip(-127, 127).astype(np.int8) for shape in shapes]
     return {
         "tflite_retrained": ("tflite", _tflite(old, "v1"), _tflite(again, "v2")),

@@ -40,6 +40,7 @@ from tests.support import packed_models, tree_files
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
 _ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns"}
+_ENCODINGS |= {codecs.RECORDS: "records"}
 _VECTORS = ("dropped", "integers-i8", "integers-i16", "floats-bf16", "new-bf16", "new-f16", "shifted", "records")
 _TWIN = {
     "$version": 3,

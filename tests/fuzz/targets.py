@@ -287,6 +287,7 @@ _ALL: Final[dict[str, Target]] = {
     "decode-patch": partial(frame, codecs.ZSTD_PATCH),
     "decode-rans-delta": partial(frame, codecs.RANS_DELTA),
     "decode-rans-new": partial(frame, codecs.RANS_NEW),
+    "decode-records": partial(frame, codecs.RECORDS),
     "decode-subtract": partial(frame, codecs.SUBTRACT),
     "decode-transpose": partial(frame, codecs.TRANSPOSE),
     "decode-tree-columns": partial(frame, codecs.TREE_COLUMNS),

@@ -23,6 +23,7 @@ VALUE, FROM_BASE, FROM_BEFORE = 0, 1, 2
 
 MAX_FIELDS = 256
 _MAX_RUNS = 4096
+_MAX_SECTIONS = 4096
 _MAX_HEAD_BYTES = 64 * caps.KIB
 
 Bytes = NDArray[np.uint8]
@@ -79,13 +80,16 @@ class Records:
         if length > caps.MAX_FRAME_BYTES:
             raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
         reader = Reader(payload, "a frame of records")
-        size = reader.varint(_MAX_HEAD_BYTES)
-        stored = bytes(reader.take(reader.varint(size)))
-        head = Reader(stored if len(stored) == size else zstd.decompress(stored, size, b""), "a frame of records")
+        head = Reader(_take(reader, reader.varint(_MAX_HEAD_BYTES)), "a frame of records")
         runs = _read_runs(head, length, len(base))
         covered = sum(run.end - run.begin for run in runs)
-        packed = bytes(reader.take(reader.varint(len(payload)))) if runs else b""
-        columns = zstd.decompress(packed, covered, b"") if runs else b""
+        sizes = []
+        while sum(sizes) < covered:
+            sizes.append(head.varint(covered - sum(sizes)))
+            if sizes[-1] == 0 or len(sizes) > _MAX_SECTIONS:
+                raise FormatError("a frame of records has an unknown layout.")
+        head.end()
+        columns = b"".join(_take(reader, size) for size in sizes)
         rest = zstd.decompress(bytes(reader.take(len(payload) - reader.offset)), length - covered, base + prefix)
         return _rebuild(runs, columns, rest, base)
 
@@ -109,17 +113,35 @@ def write(runs: Sequence[Run], target: bytes, base: bytes, prefix: bytes) -> byt
         position = run.end
         planes += _planes(run, target, base)
     rest.append(target[position:])
-    packed = zstd.compress(bytes(head), b"")
-    stored = packed if len(packed) < len(head) else bytes(head)
+    sections = _sections(planes)
+    for section in sections:
+        write_varint(head, len(section))
     out = bytearray()
     write_varint(out, len(head))
-    write_varint(out, len(stored))
-    out += stored
-    if runs:
-        columns = zstd.compress_sections(planes)
-        write_varint(out, len(columns))
-        out += columns
+    for part in (bytes(head), *sections):
+        out += _part(part)
     return bytes(out + zstd.compress(b"".join(rest), base + prefix))
+
+
+def _sections(planes: Sequence[bytes]) -> list[bytes]:
+    """The planes, joined as far as that is smaller."""
+    ways = [zstd.apart(planes), [b"".join(planes)] if any(planes) else []]
+    small = [way for way in ways if len(way) <= _MAX_SECTIONS]
+    return min(small, key=lambda way: sum(len(_part(section)) + 2 for section in way))
+
+
+def _part(data: bytes) -> bytes:
+    """Stored size and bytes: as they are if zstd would not make them fewer."""
+    packed = zstd.compress(data, b"")
+    stored = packed if len(packed) < len(data) else data
+    out = bytearray()
+    write_varint(out, len(stored))
+    return bytes(out + stored)
+
+
+def _take(reader: Reader, size: int) -> bytes:
+    stored = bytes(reader.take(reader.varint(size)))
+    return stored if len(stored) == size else zstd.decompress(stored, size, b"")
 
 
 def differences(values: Bytes, before: Bytes | None, field: Field) -> NDArray[np.unsignedinteger]:
@@ -169,7 +191,6 @@ def _read_runs(head: Reader, length: int, base_length: int) -> list[Run]:
                 raise FormatError("a run of records leans on bytes beyond its base.")
         runs.append(run)
         position = run.end
-    head.end()
     return runs
 
 

@@ -87,25 +87,16 @@ def compress(data: bytes, dictionary: bytes) -> bytes:
     return best
 
 
-def compress_sections(sections: Sequence[bytes]) -> bytes:
-    """Compress sections, one behind the other, into one magicless frame whose blocks don't mix what is unlike.
+def apart(sections: Sequence[bytes]) -> list[bytes]:
+    """The sections, not empty, with neighbours joined where one block for both is no dearer than two.
 
     Literals of a block share a Huffman table: planes of noise beside planes of few values would cost both.
     """
-    data = b"".join(sections)
-    whole = compress(data, b"")
-    parts = _alike([section for section in sections if section])
-    if len(parts) < 2:
-        return whole
-    return min(whole, *(_compress(data, b"", tuning, parts) for tuning in _TUNINGS), key=len)
-
-
-def _alike(sections: Sequence[bytes]) -> list[bytes]:
-    """The sections with neighbours joined where one block for both is no dearer than two."""
-    sizes = [_block_size(section) for section in sections]
     joined: list[tuple[int, bytes]] = []
-    for size, section in zip(sizes, sections, strict=True):
-        joined.append((size, section))
+    for section in sections:
+        if not section:
+            continue
+        joined.append((_block_size(section), section))
         while len(joined) > 1:
             (one, first), (other, second) = joined[-2:]
             both = _block_size(first + second)
@@ -116,8 +107,8 @@ def _alike(sections: Sequence[bytes]) -> list[bytes]:
 
 
 def _block_size(data: bytes) -> int:
-    """About what a block of `data` costs, its header included."""
-    return len(_compress(data, b"", _TUNINGS[0])) - 2
+    """About what `data` costs by itself, with its sizes; as it is if that is less."""
+    return min(len(data), len(_compress(data, b"", _TUNINGS[0]))) + 3
 
 
 def estimate(data: bytes, dictionary: bytes) -> int:
@@ -125,8 +116,7 @@ def estimate(data: bytes, dictionary: bytes) -> int:
     return len(_compress(data, dictionary, _TUNINGS[0]))
 
 
-def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int], parts: Sequence[bytes] = ()) -> bytes:
-    """One attempt; blocks end where `parts` (which make up `data`) do, if there are any."""
+def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int]) -> bytes:
     reach = max(_MIN_WINDOW_LOG, (len(data) + len(dictionary) - 1).bit_length())
     parameters = zstandard.ZstdCompressionParameters.from_level(
         _LEVEL,
@@ -139,14 +129,6 @@ def _compress(data: bytes, dictionary: bytes, tuning: dict[str, int], parts: Seq
         write_dict_id=False,
         **tuning,
     )
-    if parts:
-        packing = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-        out = bytearray()
-        for number, part in enumerate(parts):
-            out += packing.compress(part)
-            last = number == len(parts) - 1
-            out += packing.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH if last else zstandard.COMPRESSOBJ_FLUSH_BLOCK)
-        return bytes(out)
     if not dictionary:
         return zstandard.ZstdCompressor(compression_params=parameters).compress(data)
     raw = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT)

@@ -49,9 +49,7 @@ def plans(target: bytes, base: bytes) -> Iterator[list[Run]]:
             yield runs
 
 
-def _changed(
-    new: Bytes, old: Bytes, blocks: list[alignment.Block], gap: int
-) -> Iterator[tuple[int, int, int | None]]:
+def _changed(new: Bytes, old: Bytes, blocks: list[alignment.Block], gap: int) -> Iterator[tuple[int, int, int | None]]:
     """(begin, end, place in the base) of stretches that changed; the place is None where there is no counterpart."""
     position = 0
     for block in [*blocks, alignment.Block(len(new), 0, 0)]:
@@ -82,7 +80,9 @@ def _run(new: Bytes, old: Bytes, begin: int, end: int, place: int | None) -> Run
     flat, least = costs[1], min(costs.values())
     best: tuple[float, int, int, tuple[Field, ...]] | None = None
     # Multiples of the true stride promise about as much.
-    for stride in dict.fromkeys((next(s for s in costs if costs[s] <= _NEAR * least), min(costs, key=lambda s: costs[s]))):
+    for stride in dict.fromkeys(
+        (next(s for s in costs if costs[s] <= _NEAR * least), min(costs, key=lambda s: costs[s]))
+    ):
         cost, phase, fields = _layout(values, before, stride)
         if best is None or cost < best[0]:
             best = cost, stride, phase, fields

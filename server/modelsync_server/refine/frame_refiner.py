@@ -18,8 +18,9 @@ from modelsync_protocol.codecs import alignment, records, zstd
 from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
-from modelsync_server.encode import byte_candidates, record_finder
+from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.refine import record_finder
 
 _PLAIN = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH, codecs.SUBTRACT, codecs.TRANSPOSE})
 _LEAST_EQUAL_BYTES = (16, 48, 192, 1024, 8192)
@@ -29,9 +30,16 @@ _MOST_CUTS = 2048
 _SPARSE = 0.25
 """A frame whose payload is a larger share of its bytes has too few equal ones to be cut."""
 
+_LEAST_OWN_BYTES = 6
+"""Stored bytes that were stored before are a copy, from so many on."""
+
+_COPY_BYTES = 3
+"""What such a copy costs beyond the stored frame's operation, or less."""
+
 _AROUND_BYTES = 256
 """So much of the base around a small frame's counterpart is offered to it."""
 
+_BIASES = (1.0, 1.35)
 _WORTH_BYTES = 8
 """A frame is replaced for so many bytes: the version of the format costs one or two itself."""
 
@@ -54,36 +62,60 @@ def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> E
         _Job(op, next(payloads) if isinstance(op, Frame) else b"", at)
         for op, at in zip(encoded.operations, starts, strict=False)
     ]
-    results = list(pool.map(lambda job: _refined(job, base, target), jobs))
-    if not any(results):
+    ways = list(pool.map(lambda job: _ways(job, base, target), jobs))
+    if not any(len(found) > 1 for found in ways):
         return None
+    streams = Views.streams(base.manifest.size, target.manifest.size)
+    found = [_assembled(encoded, [_chosen(way, bias) for way in ways], streams) for bias in _BIASES]
+    return min(found, key=_total)
+
+
+def _chosen(ways: list[Made], bias: float) -> Made:
+    """The cheapest way, if it spares enough; `bias` favours cuts, as what is stored may be copied from other frames."""
+    costs = [_cost(made) for made in ways]
+    best = min(range(len(ways)), key=lambda which: costs[which] * (1 if which else bias))
+    return ways[best] if costs[best] + _WORTH_BYTES <= costs[0] * bias else ways[0]
+
+
+def _assembled(encoded: Encoded, parts: Sequence[Made], streams: Views) -> Encoded:
+    """One update of these operations, copies joined, and what is stored twice copied."""
     made: Made = []
-    for job, better in zip(jobs, results, strict=True):
-        for op, payload in better or [(job.op, job.payload)]:
-            last = made[-1][0] if made else None
-            if isinstance(op, Copy) and isinstance(last, Copy) and not (op.own or last.own):
-                if last.offset + last.length == op.offset:
-                    made[-1] = Copy(last.length + op.length, last.offset), b""
-                    continue
-            made.append((op, payload))
-    cut = any(better and len(better) > 1 for better in results)
-    views = encoded.views
-    if cut and views is None:
-        views = Views.streams(base.manifest.size, target.manifest.size)
-    operations = tuple(op for op, _ in made)
+    stored: dict[bytes, int] = {}
+    position = 0
+    for op, payload in (item for part in parts for item in part):
+        last = made[-1][0] if made else None
+        at, position = position, position + op.length
+        if isinstance(op, Copy) and isinstance(last, Copy) and not (op.own or last.own):
+            if last.offset + last.length == op.offset:
+                made[-1] = Copy(last.length + op.length, last.offset), b""
+                continue
+        if isinstance(op, Frame) and op.encoding == codecs.STORED and op.length >= _LEAST_OWN_BYTES:
+            if payload in stored:
+                made.append((Copy(op.length, stored[payload], own=True), b""))
+                continue
+            stored[payload] = at
+        made.append((op, payload))
+    cut = any(len(part) > 1 for part in parts)
     return replace(
         encoded,
-        operations=operations,
+        operations=tuple(op for op, _ in made),
         payloads=tuple(payload for op, payload in made if isinstance(op, Frame)),
-        views=views,
+        views=streams if cut and encoded.views is None else encoded.views,
     )
 
 
-def _refined(job: _Job, base: Source, target: Source) -> Made | None:
-    """What stands in for the operation; None where nothing is smaller."""
+def _total(encoded: Encoded) -> int:
+    """Bytes of payloads, and of operations as the header has them."""
+    out = bytearray()
+    ops.write_ops(out, encoded.operations)
+    return sum(map(len, encoded.payloads)) + min(len(out), quick_size(bytes(out)))
+
+
+def _ways(job: _Job, base: Source, target: Source) -> list[Made]:
+    """What may stand in for the operation, itself first."""
     frame = job.op
     if not isinstance(frame, Frame) or frame.encoding not in _PLAIN:
-        return None
+        return [[(frame, job.payload)]]
     data = bytes(target.stream[job.position : job.position + frame.length])
     found: list[Made] = [[(frame, job.payload)]]
     if len(job.payload) >= len(data) and len(data) <= caps.MAX_PAYLOAD_BYTES:
@@ -94,15 +126,20 @@ def _refined(job: _Job, base: Source, target: Source) -> Made | None:
         found += _as_records(frame, job.payload, data, lean, offset)
         if len(job.payload) <= _SPARSE * len(data):
             found += _cut_up(data, lean, offset)
-    best = min(found, key=_cost)
-    return None if _cost(best) + _WORTH_BYTES > _cost(found[0]) else best
+    return found
 
 
 def _cost(made: Made) -> int:
-    """Bytes of operations and payloads."""
+    """Bytes of operations and payloads; what is stored again is a copy by then."""
     out = bytearray()
     ops.write_ops(out, [op for op, _ in made])
-    return min(len(out), quick_size(bytes(out)) - 6) + sum(len(payload) for _, payload in made)
+    again: set[bytes] = set()
+    spared = 0
+    for op, payload in made:
+        if isinstance(op, Frame) and op.encoding == codecs.STORED and len(payload) >= _LEAST_OWN_BYTES:
+            spared += len(payload) - _COPY_BYTES if payload in again else 0
+            again.add(payload)
+    return min(len(out), quick_size(bytes(out)) - 6) + sum(len(payload) for _, payload in made) - spared
 
 
 def _as_records(frame: Frame, payload: bytes, data: bytes, lean: bytes, offset: int) -> Iterator[Made]:
