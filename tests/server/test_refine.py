@@ -1,4 +1,4 @@
-"""Small edits, records and bytes that nothing shortens cost little more than they are, and no device gets what it can't read."""
+"""Small edits, records and noise cost little more than they are, and no device gets what it can't read."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Records:
         head = Reader(_take(reader, reader.varint(_MAX_HEAD_BYTES)), "a frame of records")
         runs = _read_runs(head, length, len(base))
         covered = sum(run.end - run.begin for run in runs)
-        sizes = []
+        sizes: list[int] = []
         while sum(sizes) < covered:
             sizes.append(head.varint(covered - sum(sizes)))
             if sizes[-1] == 0 or len(sizes) > _MAX_SECTIONS:

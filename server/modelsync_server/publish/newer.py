@@ -11,10 +11,10 @@ from concurrent.futures import Executor
 
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
-from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.plain.candidate import update_through_views
+from modelsync_server.refine.frame_refiner import refined
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 

@@ -1,7 +1,7 @@
 """Makes frames of plain bytes smaller that version 1 of the format can't: encodings 10 and 11, and cuts at every byte.
 
-A frame of an update of version 1 begins and ends where chunks do, so two edits of a few bytes cost the bytes between them
-once more. Here such a frame becomes copies with small frames between. No I/O here.
+A frame of an update of version 1 begins and ends where chunks do, so two edits of a few bytes cost the bytes between
+them once more. Here such a frame becomes copies with small frames between. No I/O here.
 """
 
 from __future__ import annotations
@@ -85,10 +85,9 @@ def _assembled(encoded: Encoded, parts: Sequence[Made], streams: Views) -> Encod
     for op, payload in (item for part in parts for item in part):
         last = made[-1][0] if made else None
         at, position = position, position + op.length
-        if isinstance(op, Copy) and isinstance(last, Copy) and not (op.own or last.own):
-            if last.offset + last.length == op.offset:
-                made[-1] = Copy(last.length + op.length, last.offset), b""
-                continue
+        if isinstance(op, Copy) and isinstance(last, Copy) and _goes_on(last, op):
+            made[-1] = Copy(last.length + op.length, last.offset), b""
+            continue
         if isinstance(op, Frame) and op.encoding == codecs.STORED and op.length >= _LEAST_OWN_BYTES:
             if payload in stored:
                 made.append((Copy(op.length, stored[payload], own=True), b""))
@@ -102,6 +101,11 @@ def _assembled(encoded: Encoded, parts: Sequence[Made], streams: Views) -> Encod
         payloads=tuple(payload for op, payload in made if isinstance(op, Frame)),
         views=streams if cut and encoded.views is None else encoded.views,
     )
+
+
+def _goes_on(last: Copy, op: Copy) -> bool:
+    """Whether a copy reads on in the base where the last one ended."""
+    return not last.own and not op.own and last.offset + last.length == op.offset
 
 
 def _total(encoded: Encoded) -> int:

@@ -1,7 +1,7 @@
 """Finds runs of records of one size in a frame, and what each field is best taken relative to. No I/O here.
 
-A stride shows in what changed: bytes at the same place of each record change alike. Costs are estimated by the entropy of
-each byte of each field, as encoding 10 writes them one behind the other.
+A stride shows in what changed: bytes at the same place of each record change alike. Costs are estimated by the entropy
+of each byte of each field, as encoding 10 writes them one behind the other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Bytes = NDArray[np.uint8]
 
 
 def plans(target: bytes, base: bytes) -> Iterator[list[Run]]:
-    """Yield runs of records, ascending and disjoint, that are worth an attempt; each time for another way to find them."""
+    """Yield runs of records, ascending and disjoint, that are worth an attempt, for each way to find them."""
     new, old = np.frombuffer(target, np.uint8), np.frombuffer(base, np.uint8)
     known: list[list[Run]] = []
     blocks = alignment.plans(target, base)[-1] if base else []
@@ -92,7 +92,7 @@ def _run(new: Bytes, old: Bytes, begin: int, end: int, place: int | None) -> Run
     # Whole records; unchanged bytes before the first change may belong to its record.
     first = begin + (middle - begin + phase) % stride
     room = first - begin
-    if 0 < room and first >= stride and (place is None or place + room >= stride):
+    if room > 0 and first >= stride and (place is None or place + room >= stride):
         first -= stride
     count = -(-(end - first) // stride)
     shift = 0 if place is None else place - begin

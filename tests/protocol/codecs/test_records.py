@@ -1,4 +1,4 @@
-"""Encoding 10 gives back any layout of records, and refuses runs that reach beyond frame or base; encoding 11 is what it says."""
+"""Encoding 10 gives back any layout of records, and refuses runs beyond frame or base; encoding 11 is what it says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelsync_protocol import codecs
 from modelsync_protocol.codecs.records import FROM_BASE, Field, Run, write
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.ops import Copy, Frame, read_ops, write_ops
+from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
 from modelsync_protocol.plain.view import View
 from modelsync_protocol.wire import Reader
 
@@ -65,7 +65,7 @@ def test_runs_that_can_not_be_are_refused(run: Run) -> None:
 
 def test_a_stored_frame_says_nothing_but_its_length() -> None:
     out = bytearray()
-    operations = [Copy(9, 0), Frame(4, codecs.STORED, 4), Copy(7, 13)]
+    operations: list[Op] = [Copy(9, 0), Frame(4, codecs.STORED, 4), Copy(7, 13)]
     write_ops(out, operations)
     assert bytes(out) == bytes((3, 0, 9, 0, codecs.STORED, 4, 0, 7, 8))
     target = View(20, ())

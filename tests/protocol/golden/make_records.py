@@ -19,7 +19,7 @@ LAYOUT = ((1, VALUE), (2, FROM_BASE), (4, FROM_BASE), (8, FROM_BASE), (4, FROM_B
 
 
 def main(folder: Path) -> None:
-    """Write streams, manifests and the update: two runs, each width and relation, numbers that overflow, stored bytes."""
+    """Write streams, manifests and the update: two runs, each width and relation, numbers that overflow, stored."""
     folder.mkdir(parents=True)
     fields = np.dtype([("a", "<u1"), ("b", "<u2"), ("c", "<u4"), ("d", "<u8"), ("e", "<u4"), ("f", "<u8")])
     rows = np.frombuffer(noise("records rows", 90 * fields.itemsize), fields).copy()
@@ -42,12 +42,12 @@ def main(folder: Path) -> None:
         Copy(4, len(old) - 4),
         Frame(len(tail), codecs.STORED, len(tail)),
     )
-    manifests = [Manifest((regular("model.bin", data, (1500, len(data) - 1500)),)) for data in (old, new)]
-    header = update.encode_header(*manifests, operations, b"", Views.streams(len(old), len(new)))
+    base, target = (Manifest((regular("model.bin", data, (1500, len(data) - 1500)),)) for data in (old, new))
+    header = update.encode_header(base, target, operations, b"", Views.streams(len(old), len(new)))
     files = {
         "base.stream": old,
-        "base.manifest.json": manifests[0].encoded,
-        "target.manifest.json": manifests[1].encoded,
+        "base.manifest.json": base.encoded,
+        "target.manifest.json": target.encoded,
         "target.update": header + head + payload + tail,
     }
     for name, data in files.items():
