@@ -33,7 +33,7 @@ from modelsync_server.rollout.gate import Counts, Gate
 from modelsync_server.rollout.record import Record, RingRecord, State
 from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
-from tests.protocol.containers import make_hdf5
+from tests.protocol.containers import make_hdf5, make_models
 from tests.protocol.golden import check
 from tests.support import packed_models, tree_files
 
@@ -71,6 +71,8 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield from _frames()
     yield from _plain()
     yield from _services()
+    yield "read-split", make_models.OPENVINO + b"\0"
+    yield "read-split", make_models.NCNN + b"\0" + make_models.ncnn_weights()
     for suffix, target, data in _files():
         yield target, data
         yield "chunks", bytes([SUFFIXES.index(suffix)]) + data
@@ -223,6 +225,8 @@ def _files() -> Iterator[tuple[str, str, bytes]]:
     joblib: Any = importlib.import_module("joblib")
     joblib.dump({"a": _ARRAY, "b": _ARRAY.astype("i1")}, out)
     yield "joblib", "read-pickle", out.getvalue()
+    yield "pt2", "read-exported", make_models.an_exported_program()
+    yield "bin", "read-core-ml", make_models.core_ml_weights()
     yield "onnx", "read-onnx", _onnx()
     yield "tflite", "read-tflite", _tflite(raw)
 

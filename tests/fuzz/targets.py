@@ -46,7 +46,22 @@ from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
 
-SUFFIXES: Final = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pkl", "joblib", "txt", "h5", "keras", "f16")
+SUFFIXES: Final = (
+    "onnx",
+    "safetensors",
+    "tflite",
+    "npy",
+    "npz",
+    "pt",
+    "pkl",
+    "joblib",
+    "txt",
+    "h5",
+    "keras",
+    "f16",
+    "pt2",
+    "bin",
+)
 REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
 LOADED: Final = (rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
 """Encodings load lazily; named here so that coverage sees them."""
@@ -206,6 +221,14 @@ def canonical_json(data: bytes) -> None:
     assert canonical.encode(canonical.decode(written, what="a document", limit=4 * caps.MIB)) == written
 
 
+def split(data: bytes) -> None:
+    """A model of two files: bytes up to the first NUL are the first, the rest is what stands beside it."""
+    first, _, beside = data.partition(b"\0")
+    for name in ("m.xml", "m.param"):
+        for tensor in containers.external_tensors(name, memoryview(first), lambda _: memoryview(beside)):
+            assert tensor.offset >= 0 and (name == "m.xml" or tensor.offset + (tensor.length or 0) <= len(beside))
+
+
 def model_file(suffix: str, data: bytes) -> None:
     """Tensors are disjoint, ascending, not empty, and inside the file."""
     end = 0
@@ -304,6 +327,9 @@ _ALL: Final[dict[str, Target]] = {
     "members": members,
     "plain-views": plain_views,
     "read-hdf5": partial(model_file, "h5"),
+    "read-exported": partial(model_file, "pt2"),
+    "read-core-ml": partial(model_file, "bin"),
+    "read-split": split,
     "read-keras": partial(model_file, "keras"),
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),

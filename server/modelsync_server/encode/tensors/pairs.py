@@ -46,8 +46,14 @@ def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) ->
         data = stream[start : start + file.size]
         for tensor in containers.tensors(file.path, data):
             found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
-        for outside in (*containers.external_tensors(file.path, data), *containers.beside(file.path, data)):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
+        folder = posixpath.dirname(file.path)
+
+        def sibling(name: str, folder: str = folder) -> memoryview | None:
+            path = posixpath.join(folder, name)
+            return stream[starts[path] : starts[path] + sizes[path]] if path in starts else None
+
+        for outside in (*containers.external_tensors(file.path, data, sibling), *containers.beside(file.path, data)):
+            place = posixpath.normpath(posixpath.join(folder, outside.location))
             kind = numerals.BY_NAME.get(outside.dtype or "")
             if place in starts and kind is not None:
                 length = prod(outside.shape) * kind.width if outside.length is None else outside.length
