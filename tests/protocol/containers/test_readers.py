@@ -145,7 +145,8 @@ def test_a_matrix_is_found_with_its_type_and_shape(suffix: str) -> None:
     data = FILES[suffix]()
     found = [tensor for tensor in read(f"model.{suffix}", data) if content(data, tensor) == MATRIX.tobytes()]
     assert found
-    assert {(tensor.dtype, tensor.shape) for tensor in found} == {("f32", (20, 30))}
+    shape = () if suffix == "bin" else (20, 30)  # Core ML keeps shapes in another file
+    assert {(tensor.dtype, tensor.shape) for tensor in found} == {("f32", shape)}
 
 
 def test_all_of_onnx() -> None:

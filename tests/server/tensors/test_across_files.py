@@ -1,4 +1,4 @@
-"""A tensor costs the same wherever it lies: in other files, formats and shards, in another order or under another name."""
+"""A tensor costs the same wherever it lies: in other files, formats, shards and orders, and under another name."""
 
 from __future__ import annotations
 
