@@ -1,6 +1,6 @@
 """Measures updates of real model pairs: our bytes, header included, against the peers' and against the goals.
 
-python -m bench.encodings --corpus DIR [PAIR ...]
+python -m bench.encodings [--floor] --corpus DIR [PAIR ...]
 DIR has one folder a pair with old.* and new.*; the peers' figures are those that came with the corpus.
 """
 
@@ -15,6 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bench import floor
 from modelsync_protocol import codecs, update
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_server.encode.byte_candidates import improved
@@ -64,15 +65,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--plain", action="store_true", help="also measure the encoder that knows no tensors")
+    parser.add_argument("--floor", action="store_true", help="how far tensors are from an adaptive coder's bytes")
     parser.add_argument("pairs", nargs="*")
     arguments = parser.parse_args()
     folders = [arguments.corpus / p for p in arguments.pairs] or sorted(p for p in arguments.corpus.iterdir())
+    if arguments.floor:
+        return _floors(folders)
     print(f"{'pair':26} {'ours':>10} {'header':>6} {'plain':>10} {'peer':>10} {'goal':>10}      encode  decode  frames")
     missed = 0
     for folder in folders:
         missed += not _measure(folder, arguments.plain)
     print(f"largest resident set {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB")
     return 1 if missed else 0
+
+
+def _floors(folders: list[Path]) -> int:
+    """Print for each pair and element type what its tensors take, and what an adaptive coder would."""
+    print(f"{'pair':26} {'type':10} {'elements':>11} {'ours':>12} {'adaptive':>12} {'':9} {'+ neighbours':>12}")
+    for folder in folders:
+        old, new = next(folder.glob("old.*")), next(folder.glob("new.*"))
+        with snapshot(old, None) as a, snapshot(new, None) as b, ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = floor.floors(Source(a.manifest, a.stream), Source(b.manifest, b.stream), pool)
+        print("\n".join(floor.rows(folder.name, found)), flush=True)
+    return 0
 
 
 def _measure(folder: Path, plain: bool) -> bool:

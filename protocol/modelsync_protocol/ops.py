@@ -63,6 +63,9 @@ def write_ops(out: bytearray, operations: Sequence[Op]) -> None:
         else:
             out.append(op.encoding)
             write_varint(out, op.length)
+            if op.encoding == codecs.STORED:
+                position += op.length
+                continue
             write_varint(out, op.payload_length)
             write_varint(out, op.prefix)
             write_varint(out, op.base_length)
@@ -114,6 +117,9 @@ def _read_frame(
         f"encoding {kind} is not known here; update this program",
     )
     length = reader.varint(min(caps.MAX_FRAME_BYTES, room))
+    if kind == codecs.STORED:
+        _check(length <= caps.MAX_PAYLOAD_BYTES, "a stored frame is larger than any payload")
+        return Frame(length, kind, length)
     payload_length = reader.varint(caps.MAX_PAYLOAD_BYTES)
     prefix = reader.varint(min(caps.MAX_PREFIX_BYTES, position))
     base_length = reader.varint(min(caps.MAX_BASE_BYTES, base_size))

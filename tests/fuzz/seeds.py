@@ -34,14 +34,14 @@ from modelsync_server.rollout.gate import Counts, Gate
 from modelsync_server.rollout.record import Record, RingRecord, State
 from modelsync_server.rollout.target import Kind, Target
 from tests.fuzz.targets import SUFFIXES, carve
-from tests.protocol.containers import make_hdf5
+from tests.protocol.containers import make_hdf5, make_models
 from tests.protocol.golden import check
 from tests.support import boosted_files, gguf_files, packed_models, tree_files
 
 _ARRAY = np.arange(12, dtype="<f4").reshape(3, 4) / 7
 _ENCODINGS = {codecs.SUBTRACT: "subtract", codecs.RANS_DELTA: "rans-delta", codecs.RANS_NEW: "rans-new"}
 _ENCODINGS |= {codecs.TRANSPOSE: "transpose", codecs.TREE_COLUMNS: "tree-columns", codecs.LOW_RANK: "low-rank"}
-_ENCODINGS |= {codecs.BLOCKS: "blocks"}
+_ENCODINGS |= {codecs.BLOCKS: "blocks", codecs.RECORDS: "records"}
 _VECTORS: tuple[str, ...] = (
     "dropped",
     "integers-i8",
@@ -88,6 +88,8 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield from _frames()
     yield from _plain()
     yield from _services()
+    yield "read-split", make_models.OPENVINO + b"\0"
+    yield "read-split", make_models.NCNN + b"\0" + make_models.ncnn_weights()
     for suffix, target, data in _files():
         yield target, data
         yield "chunks", bytes([SUFFIXES.index(suffix)]) + data
@@ -259,6 +261,8 @@ def _files() -> Iterator[tuple[str, str, bytes]]:
     joblib: Any = importlib.import_module("joblib")
     joblib.dump({"a": _ARRAY, "b": _ARRAY.astype("i1")}, out)
     yield "joblib", "read-pickle", out.getvalue()
+    yield "pt2", "read-exported", make_models.an_exported_program()
+    yield "bin", "read-core-ml", make_models.core_ml_weights()
     yield "onnx", "read-onnx", _onnx()
     yield "tflite", "read-tflite", tflite_model(raw)
     pairs = {"general.tags": gguf_files.strings(["a", "ö"]), "n": struct.pack("<IIQ3B", 9, 0, 3, 1, 2, 3)}

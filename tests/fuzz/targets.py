@@ -65,6 +65,8 @@ SUFFIXES: Final = (
     "keras",
     "f16",
     "gguf",
+    "pt2",
+    "bin",
 )
 REFERRING: Final = ("onnx", "ort", "tflite", "json", "pkl", "pt", "keras", "npy", "h5")
 LOADED: Final = (block_frames, low_rank, rans_delta, rans_new, subtract, transpose, tree_columns, zstd)
@@ -261,6 +263,14 @@ def canonical_json(data: bytes) -> None:
     assert canonical.encode(canonical.decode(written, what="a document", limit=4 * caps.MIB)) == written
 
 
+def split(data: bytes) -> None:
+    """A model of two files: bytes up to the first NUL are the first, the rest is what stands beside it."""
+    first, _, beside = data.partition(b"\0")
+    for name in ("m.xml", "m.param"):
+        for tensor in containers.external_tensors(name, memoryview(first), lambda _: memoryview(beside)):
+            assert tensor.offset >= 0 and (name == "m.xml" or tensor.offset + (tensor.length or 0) <= len(beside))
+
+
 def model_file(suffix: str, data: bytes) -> None:
     """Tensors are disjoint, ascending, not empty, and inside the file."""
     end = 0
@@ -346,6 +356,7 @@ _ALL: Final[dict[str, Target]] = {
     "decode-patch": partial(frame, codecs.ZSTD_PATCH),
     "decode-rans-delta": partial(frame, codecs.RANS_DELTA),
     "decode-rans-new": partial(frame, codecs.RANS_NEW),
+    "decode-records": partial(frame, codecs.RECORDS),
     "decode-subtract": partial(frame, codecs.SUBTRACT),
     "decode-transpose": partial(frame, codecs.TRANSPOSE),
     "decode-tree-columns": partial(frame, codecs.TREE_COLUMNS),
@@ -365,6 +376,9 @@ _ALL: Final[dict[str, Target]] = {
     "plain-views": plain_views,
     "read-gguf": partial(model_file, "gguf"),
     "read-hdf5": partial(model_file, "h5"),
+    "read-exported": partial(model_file, "pt2"),
+    "read-core-ml": partial(model_file, "bin"),
+    "read-split": split,
     "read-keras": partial(model_file, "keras"),
     "read-npy": partial(model_file, "npy"),
     "read-npz": partial(model_file, "npz"),

@@ -51,7 +51,12 @@ def recipes(draw: st.DrawFn) -> tuple[Manifest, list[Op]]:
             base_offset = draw(st.integers(0, BASE - base_length)) if base_length else 0
             encoding = draw(st.sampled_from(sorted(codecs.ENCODINGS)))
             payload = draw(st.integers(0, caps.MAX_PAYLOAD_BYTES))
-            operations.append(Frame(length, encoding, payload, base_offset, base_length, prefix))
+            if encoding != codecs.STORED:
+                operations.append(Frame(length, encoding, payload, base_offset, base_length, prefix))
+            else:
+                chunks = [min(length, caps.TENSOR_CHUNK_BYTES)]
+                length = chunks[0]
+                operations.append(Frame(length, codecs.STORED, length))
         sizes += chunks
         position += length
     return manifest_of(*sizes), operations

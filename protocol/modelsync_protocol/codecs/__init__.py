@@ -18,8 +18,10 @@ LOW_RANK = 6
 TREE_COLUMNS = 7
 TRANSPOSE = 8
 BLOCKS = 9
+RECORDS = 10
+STORED = 11
 
-FIRST_VERSIONS: Mapping[int, int] = {LOW_RANK: 2, TREE_COLUMNS: 2, BLOCKS: 2}
+FIRST_VERSIONS: Mapping[int, int] = {LOW_RANK: 2, TREE_COLUMNS: 2, BLOCKS: 2, RECORDS: 2, STORED: 2}
 """Encodings that not every reader knows: the first version of the update's format in which each may occur."""
 
 NEWEST_VERSION = 2
@@ -38,6 +40,8 @@ _MODULES = {
     TREE_COLUMNS: ("modelsync_protocol.tree_files.tree_columns", "TreeColumns"),
     TRANSPOSE: ("transpose", "Transpose"),
     BLOCKS: ("modelsync_protocol.blocks.block_frames", "BlockFrames"),
+    RECORDS: ("records", "Records"),
+    STORED: ("zstd", "Stored"),
 }
 
 

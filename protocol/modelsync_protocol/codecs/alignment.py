@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +28,12 @@ class Block:
     place: int
 
 
+@functools.lru_cache(maxsize=4)
 def plans(target: bytes, base: bytes) -> list[list[Block]]:
-    """Ways to cover the target with blocks: closely (where bytes agree) and fully; always at least one."""
+    """Ways to cover the target with blocks: closely (where bytes agree) and fully; always at least one.
+
+    Looking takes longer than what is done with it, so the last answers are kept: don't change them.
+    """
     if not target or not base:
         return [[]]
     new, old = np.frombuffer(target, np.uint8), np.frombuffer(base, np.uint8)

@@ -1,10 +1,12 @@
-"""Encodings 1 (zstd) and 2 (zstd with a base range and earlier target bytes as raw prefix). No I/O here.
+"""Encodings 1 (zstd), 2 (zstd with a base range and earlier target bytes as raw prefix) and 11 (stored). No I/O here.
 
 Frames are magicless (RFC 8878 without the magic number), without content size, checksum and dictionary id: the
 index and the manifest's digest already say all that.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import zstandard
 
@@ -51,6 +53,20 @@ class Plain:
         return decompress(payload, length, b"")
 
 
+class Stored:
+    """Encoding 11: the bytes themselves. Leans on nothing."""
+
+    def encode(self, target: bytes, base: bytes, prefix: bytes) -> bytes:
+        """See codecs.port.Encoding."""
+        return target
+
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+        """See codecs.port.Encoding."""
+        if len(payload) != length:
+            raise FormatError(f"a stored frame has {len(payload)} bytes where {length} were declared.")
+        return bytes(payload)
+
+
 class PatchFrom:
     """Encoding 2: the dictionary is base range followed by prefix, so the nearest bytes have the shortest offsets."""
 
@@ -69,6 +85,30 @@ def compress(data: bytes, dictionary: bytes) -> bytes:
     if len(best) < _HOPELESS * len(data) and len(data) + len(dictionary) <= _MAX_TUNED_BYTES:
         best = min(best, *(_compress(data, dictionary, tuning) for tuning in _TUNINGS[1:]), key=len)
     return best
+
+
+def apart(sections: Sequence[bytes]) -> list[bytes]:
+    """The sections, not empty, with neighbours joined where one block for both is no dearer than two.
+
+    Literals of a block share a Huffman table: planes of noise beside planes of few values would cost both.
+    """
+    joined: list[tuple[int, bytes]] = []
+    for section in sections:
+        if not section:
+            continue
+        joined.append((_block_size(section), section))
+        while len(joined) > 1:
+            (one, first), (other, second) = joined[-2:]
+            both = _block_size(first + second)
+            if both > one + other:
+                break
+            joined[-2:] = [(both, first + second)]
+    return [section for _, section in joined]
+
+
+def _block_size(data: bytes) -> int:
+    """About what `data` costs by itself, with its sizes; as it is if that is less."""
+    return min(len(data), len(_compress(data, b"", _TUNINGS[0]))) + 3
 
 
 def estimate(data: bytes, dictionary: bytes) -> int:

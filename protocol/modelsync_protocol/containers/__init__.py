@@ -9,6 +9,7 @@ from itertools import islice
 
 from modelsync_protocol import caps
 from modelsync_protocol.containers import (
+    coreml,
     gguf,
     hdf5,
     numpy_files,
@@ -16,6 +17,7 @@ from modelsync_protocol.containers import (
     pickles,
     raw_arrays,
     safetensors,
+    split_models,
     tflite,
     torch_files,
     zip_entries,
@@ -24,6 +26,13 @@ from modelsync_protocol.containers.ranges import ExternalTensor, TensorRange
 from modelsync_protocol.errors import FormatError
 
 _Reader = Callable[[memoryview], Iterable[TensorRange]]
+_ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
+
+
+def _binary(data: memoryview) -> Iterator[TensorRange]:
+    """What `.bin` may be: a PyTorch archive, or a Core ML package's weights."""
+    return torch_files.tensors(data) if bytes(data[:2]) == _ZIP[:2] else coreml.tensors(data)
+
 
 _READERS: dict[str, _Reader] = {
     ".onnx": onnx.tensors,
@@ -35,7 +44,8 @@ _READERS: dict[str, _Reader] = {
     ".pth": torch_files.tensors,
     ".ptl": torch_files.tensors,
     ".jit": torch_files.tensors,
-    ".bin": torch_files.tensors,
+    ".pt2": torch_files.exported,
+    ".bin": _binary,
     ".pkl": pickles.tensors,
     ".pickle": pickles.tensors,
     ".joblib": pickles.tensors,
@@ -44,7 +54,12 @@ _READERS: dict[str, _Reader] = {
     ".gguf": gguf.tensors,
 }
 
-_ZIP, _GZIP, _DEFLATE_WINDOW = b"PK\x03", b"\x1f\x8b\x08", b"\x78"
+Sibling = Callable[[str], memoryview | None]
+
+
+def _alone(name: str) -> memoryview | None:
+    return None
+
 
 _ARCHIVES = frozenset({".keras", ".zip"})
 """Zip files of model files, whose stored entries are read by their own suffixes."""
@@ -115,12 +130,14 @@ def cut_ranges(path: str, data: memoryview) -> list[tuple[int, int]]:
     return result
 
 
-def external_tensors(path: str, data: memoryview) -> list[ExternalTensor]:
-    """Tensors that a model file keeps in other files; empty for what is not an ONNX model."""
-    if not path.lower().endswith(".onnx"):
-        return []
+def external_tensors(path: str, data: memoryview, sibling: Sibling = _alone) -> list[ExternalTensor]:
+    """Tensors that a model file keeps in other files; empty for what is no ONNX, OpenVINO or NCNN model.
+
+    `sibling` gives the bytes of a file in the same folder by its name, None if there is none: NCNN says there what
+    its elements are.
+    """
     try:
-        found = list(islice(onnx.external_tensors(data), caps.MAX_TENSORS + 1))
+        found = list(islice(_external(path, data, sibling), caps.MAX_TENSORS + 1))
     except FormatError:
         return []
     return found if len(found) <= caps.MAX_TENSORS else []
@@ -133,6 +150,17 @@ def nibbles(path: str, data: memoryview) -> frozenset[str]:
     with suppress(FormatError):
         return frozenset(islice(onnx.nibbles(data), caps.MAX_TENSORS))
     return frozenset()
+
+
+def _external(path: str, data: memoryview, sibling: Sibling) -> Iterable[ExternalTensor]:
+    match _suffix(path):
+        case ".onnx":
+            return onnx.external_tensors(data)
+        case ".xml":
+            return split_models.openvino(path, data)
+        case ".param":
+            return split_models.ncnn(path, data, sibling)
+    return ()
 
 
 def beside(path: str, data: memoryview) -> list[ExternalTensor]:

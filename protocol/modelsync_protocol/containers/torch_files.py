@@ -6,10 +6,13 @@ persistent ids which type it has, and by `_rebuild_tensor_v2` what shape its ten
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+from modelsync_protocol import caps
 from modelsync_protocol.containers.pickle_walk import Made, Name, Walk
 from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.containers.zip_entries import entries
@@ -32,6 +35,9 @@ _STORAGES = {
     "LongStorage": "i64",
 }
 _MAX_RANK = 32
+_MAX_CONFIG_BYTES = 16 * caps.MIB
+_SCALARS = {1: "u8", 2: "i8", 3: "i16", 4: "i32", 5: "i64", 6: "f16", 7: "f32", 8: "f64", 12: "u8", 13: "bf16"}
+"""ScalarType of an exported program's schema."""
 
 
 @dataclass(slots=True)
@@ -56,6 +62,40 @@ def tensors(data: memoryview) -> Iterator[TensorRange]:
         if storage is not None:
             name = storage.name or entry.name.partition("/")[2]
             yield TensorRange(name, entry.offset, entry.length, storage.dtype, storage.shape)
+
+
+def exported(data: memoryview) -> Iterator[TensorRange]:
+    """Yield the tensors of an exported program (`.pt2`); raise FormatError if `data` is no zip file.
+
+    Until PyTorch 2.6 its state is an archive of its own inside; since then each tensor is an entry, and a JSON
+    document says what they are (torch/_export/serde/schema.py).
+    """
+    found = list(entries(data))
+    by_name = {entry.name: data[entry.offset : entry.offset + entry.length] for entry in found}
+    places = {entry.name: entry.offset for entry in found}
+    for name, content in by_name.items():
+        folder, _, last = name.rpartition("/")
+        if last.endswith(".pt"):
+            with suppress(FormatError):
+                for tensor in tensors(content):
+                    yield replace(tensor, name=f"{last}:{tensor.name}", offset=places[name] + tensor.offset)
+        elif last.endswith("_config.json") and len(content) <= _MAX_CONFIG_BYTES:
+            for entry, key, dtype, shape in _configured(bytes(content)):
+                inside = f"{folder}/{entry}"
+                if inside in by_name:
+                    yield TensorRange(key, places[inside], len(by_name[inside]), dtype, shape)
+
+
+def _configured(document: bytes) -> Iterator[tuple[str, str, str | None, tuple[int, ...]]]:
+    """(entry, tensor's name, element type, shape) of a weights' or constants' configuration; none if it is odd."""
+    try:
+        listed = json.loads(document)["config"]
+        for key, item in listed.items():
+            about = item["tensor_meta"]
+            shape = tuple(int(size["as_int"]) for size in about["sizes"][:_MAX_RANK])
+            yield str(item["path_name"]), key, _SCALARS.get(about["dtype"]), shape
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
 
 
 def described(pickle: memoryview) -> Iterator[tuple[str, TensorRange]]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 
 from modelsync_protocol import caps, codecs
+from modelsync_protocol.codecs import alignment
 from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.codecs.subtract import Subtract
 from modelsync_protocol.codecs.transpose import Transpose
+from modelsync_protocol.codecs.zstd import PatchFrom
 from modelsync_protocol.ops import Frame
 from modelsync_server.encode.encoder import Encoded, Source
 
-_SUBTRACT, _TRANSPOSE = Subtract(), Transpose()
-_MAX_SUBTRACT_BYTES = 8 * caps.MIB
+_SUBTRACT, _TRANSPOSE, _PATCH = Subtract(), Transpose(), PatchFrom()
+MAX_SUBTRACT_BYTES = 8 * caps.MIB
 """Frame and base range together, up to which alignments are looked for."""
+
+_SMALL_PAYLOAD_BYTES = 8 * caps.KIB
+_SLACKS, _NARROWER = (64, 4096), 0.75
+"""Patches so small are tried on so much of the base around what they repeat too, if that is much less."""
 
 _HOPE = 0.95
 """A quick attempt at transposing must be this much smaller than a quick zstd to be worth a real one."""
@@ -45,23 +52,45 @@ def best(frame: Frame, payload: bytes, position: int, base: Source | None, targe
     data = bytes(target.stream[position : position + frame.length])
     found = [(frame, payload)]
     if base is not None:
-        offset, length = _base_range(frame, position, base, target)
-        if length and length + frame.length <= _MAX_SUBTRACT_BYTES:
+        offset, length = base_range(frame, position, base, target)
+        if length and length + frame.length <= MAX_SUBTRACT_BYTES:
             lean = bytes(base.stream[offset : offset + length])
+            if len(payload) <= _SMALL_PAYLOAD_BYTES:
+                found += _narrowed(frame, data, lean, offset)
             other = _SUBTRACT.encode_if(data, lean, quick_size(data, lean))
             if other is not None:
                 found.append((Frame(frame.length, codecs.SUBTRACT, len(other), offset, length), other))
     if _transposable(data):
         records = _TRANSPOSE.encode(data, b"", b"")
         found.append((Frame(frame.length, codecs.TRANSPOSE, len(records)), records))
-    return min(found, key=lambda item: len(item[1]) + (4 if item[0].base_length else 0))
+    return min(found, key=lambda item: len(item[1]) + _lean_bytes(item[0]))
 
 
-def _base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+def _lean_bytes(frame: Frame) -> int:
+    """About what an operation spends on saying what the frame leans on."""
+    return 2 + (frame.base_length.bit_length() + 6) // 7 if frame.base_length else 0
+
+
+def _narrowed(frame: Frame, data: bytes, lean: bytes, offset: int) -> Iterator[tuple[Frame, bytes]]:
+    """Patches on no more of the base range than what the frame repeats: nearer bytes take fewer bits to name."""
+    blocks = [block for block in alignment.plans(data, lean)[-1] if block.length]
+    low = min((block.place for block in blocks), default=0)
+    high = max((block.place + block.length for block in blocks), default=0)
+    done: set[tuple[int, int]] = set()
+    for slack in _SLACKS:
+        begin, end = max(0, low - slack), min(len(lean), high + slack)
+        if high > low and (begin, end) not in done and end - begin < _NARROWER * len(lean):
+            done.add((begin, end))
+            payload = _PATCH.encode(data, lean[begin:end], b"")
+            yield Frame(frame.length, codecs.ZSTD_PATCH, len(payload), offset + begin, end - begin), payload
+
+
+def base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+    """(offset, length) of the base that a frame at `position` leans on, or might."""
     if frame.base_length:
         return frame.base_offset, frame.base_length
     size = base.manifest.size
-    if size + frame.length <= _MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
+    if size + frame.length <= MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
         return 0, size
     begin = min(position * size // max(1, target.manifest.size), size)
     begin = max(0, begin - caps.MIB)

@@ -18,6 +18,7 @@ from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.plain.candidate import update_through_views
+from modelsync_server.refine.frame_refiner import refined
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
@@ -28,12 +29,17 @@ def newer_updates(
     base: Source, target: Source, oldest: Encoded, pool: Executor, adapter: Adapter | None = None
 ) -> Iterator[Encoded]:
     """Yield what the candidates make of `target` for a device that holds `base`; `adapter`: what was merged into it."""
+    smallest = oldest
     for candidate in CANDIDATES:
         if candidate is encode_low_rank:
             candidate = partial(encode_low_rank, adapter=adapter)
         made = candidate(base, target, oldest, pool)
         if made is not None:
             yield made
+            smallest = min(smallest, made, key=lambda encoded: encoded.cost)
+    smaller = refined(base, target, smallest, pool)
+    if smaller is not None:
+        yield smaller
 
 
 def through_views(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> Encoded | None:

@@ -25,6 +25,8 @@ _NAMES = {
     codecs.TREE_COLUMNS: "tree columns",
     codecs.TRANSPOSE: "transpose",
     codecs.BLOCKS: "blocks",
+    codecs.RECORDS: "records",
+    codecs.STORED: "stored",
 }
 
 

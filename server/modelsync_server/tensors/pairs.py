@@ -9,11 +9,19 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modelsync_protocol import containers
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.manifest import Manifest
 from modelsync_server.tensors import float_guesser
+
+_LEAST_ELEMENTS, _SAMPLED = 64, 512
+_MOST_COMPARED = 1 << 20
+_ALIKE = 0.5
+"""Correlation of sampled elements from which on two tensors are taken for the same; strangers have 0.2 at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +54,14 @@ def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) ->
         data = stream[start : start + file.size]
         for tensor in containers.tensors(file.path, data):
             found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
-        for outside in (*containers.external_tensors(file.path, data), *containers.beside(file.path, data)):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
+        folder = posixpath.dirname(file.path)
+
+        def sibling(name: str, folder: str = folder) -> memoryview | None:
+            path = posixpath.join(folder, name)
+            return stream[starts[path] : starts[path] + sizes[path]] if path in starts else None
+
+        for outside in (*containers.external_tensors(file.path, data, sibling), *containers.beside(file.path, data)):
+            place = posixpath.normpath(posixpath.join(folder, outside.location))
             kind = numerals.BY_NAME.get(outside.dtype or "")
             if place in starts and kind is not None:
                 length = prod(outside.shape) * kind.width if outside.length is None else outside.length
@@ -84,7 +98,7 @@ def pair(old: list[Tensor], old_stream: memoryview, new: list[Tensor], new_strea
     """Offset of a new tensor → the old one that it continues.
 
     By path, name, type and shape; by name, type and shape; by content; by name and type whatever the length; by
-    order among those of the same type and length.
+    likeness, then by order, among those of the same type and length.
     """
     exact = {_key(t, t.path): t for t in reversed(old)}
     named = {_key(t, ""): t for t in reversed(old)}
@@ -101,7 +115,56 @@ def pair(old: list[Tensor], old_stream: memoryview, new: list[Tensor], new_strea
             )
         if match is not None:
             result[tensor.offset] = match
+    _pair_by_likeness(old, old_stream, new, new_stream, result)
     _pair_in_order(old, new, result)
+    return result
+
+
+def _pair_by_likeness(
+    old: list[Tensor], old_stream: memoryview, new: list[Tensor], new_stream: memoryview, result: dict[int, Tensor]
+) -> None:
+    """Pair tensors under other names and in another order with those whose values they resemble."""
+    equals: defaultdict[tuple[Numeral, int], list[Tensor]] = defaultdict(list)
+    taken = {tensor.offset for tensor in result.values()}
+    for tensor in old:
+        if tensor.offset not in taken:
+            equals[tensor.numeral, tensor.count].append(tensor)
+    wanted: defaultdict[tuple[Numeral, int], list[Tensor]] = defaultdict(list)
+    for tensor in new:
+        if tensor.offset not in result and tensor.count >= _LEAST_ELEMENTS:
+            wanted[tensor.numeral, tensor.count].append(tensor)
+    for kind, tensors in wanted.items():
+        candidates = equals[kind]
+        if len(candidates) < 2 or len(candidates) * len(tensors) > _MOST_COMPARED:
+            continue
+        likeness = _samples(tensors, new_stream) @ _samples(candidates, old_stream).T
+        for place in np.argsort(-likeness, axis=None, kind="stable").tolist():
+            row, column = divmod(place, len(candidates))
+            if likeness[row, column] < _ALIKE:
+                break
+            tensor = tensors[row]
+            if tensor.offset not in result and candidates[column].offset not in taken:
+                result[tensor.offset] = candidates[column]
+                taken.add(candidates[column].offset)
+
+
+def _samples(tensors: list[Tensor], stream: memoryview) -> NDArray[np.float64]:
+    """A row a tensor: some of its elements, less their mean, scaled to length 1 (0 if they are all the same)."""
+    rows = np.zeros((len(tensors), _SAMPLED))
+    for row, tensor in zip(rows, tensors, strict=True):
+        kind = tensor.numeral
+        bits = np.frombuffer(stream, kind.unsigned_dtype, tensor.count, tensor.offset)
+        bits = np.ascontiguousarray(bits[:: max(1, tensor.count // _SAMPLED)][:_SAMPLED])
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = (
+                numerals.widened(kind, bits)
+                if kind.mantissa
+                else bits.view(kind.signed_dtype if kind.signed else kind.unsigned_dtype).astype(np.float64)
+            )
+        values = np.clip(np.where(np.isfinite(values), values, 0.0), -1e100, 1e100)
+        row[: len(values)] = values - values.mean()
+    sizes = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    result: NDArray[np.float64] = rows / np.where(sizes > 0, sizes, 1.0)
     return result
 
 

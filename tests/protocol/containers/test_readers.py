@@ -19,10 +19,33 @@ from hypothesis import strategies as st
 
 from modelsync_protocol import containers
 from modelsync_protocol.containers.ranges import TensorRange
+from tests.protocol.containers.make_models import (
+    MATRIX,
+    NCNN,
+    OPENVINO,
+    an_exported_program,
+    core_ml_weights,
+    ncnn_weights,
+)
 from tests.support import gguf_files
 
-SUFFIXES = ("onnx", "safetensors", "tflite", "npy", "npz", "pt", "pth", "bin", "pkl", "pickle", "joblib", "gguf")
-MATRIX = np.arange(600, dtype="<f4").reshape(20, 30) / 7
+SUFFIXES = (
+    "onnx",
+    "safetensors",
+    "tflite",
+    "npy",
+    "npz",
+    "pt",
+    "pth",
+    "bin",
+    "pkl",
+    "pickle",
+    "joblib",
+    "gguf",
+    "pt2",
+    "xml",
+    "param",
+)
 ARRAYS: dict[str, Any] = {
     "a": MATRIX,
     "b": np.linspace(0, 1, 50),
@@ -97,7 +120,18 @@ def an_onnx() -> bytes:
     return data
 
 
+def an_older_exported_program() -> bytes:
+    """A `.pt2` as PyTorch wrote it until 2.6: the state is an archive in the archive."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+        archive.writestr("serialized_state_dict.pt", a_torch_zip())
+    return out.getvalue()
+
+
 FILES: dict[str, Callable[[], bytes]] = {
+    "pt2": an_exported_program,
+    "bin": core_ml_weights,
     "onnx": an_onnx,
     "safetensors": a_safetensors,
     "npy": an_npy,
@@ -115,7 +149,8 @@ def test_a_matrix_is_found_with_its_type_and_shape(suffix: str) -> None:
     data = FILES[suffix]()
     found = [tensor for tensor in read(f"model.{suffix}", data) if content(data, tensor) == MATRIX.tobytes()]
     assert found
-    assert {(tensor.dtype, tensor.shape) for tensor in found} == {("f32", (20, 30))}
+    shape = () if suffix == "bin" else (20, 30)  # Core ML keeps shapes in another file
+    assert {(tensor.dtype, tensor.shape) for tensor in found} == {("f32", shape)}
 
 
 def test_all_of_onnx() -> None:
@@ -127,6 +162,49 @@ def test_all_of_onnx() -> None:
 
 def test_names_of_torch_tensors_are_their_keys() -> None:
     assert [tensor.name for tensor in read("m.pt", a_torch_zip())] == ["layer.weight"]
+
+
+def test_an_older_exported_program_holds_an_archive() -> None:
+    data = an_older_exported_program()
+    (found,) = read("m.pt2", data)
+    assert (found.name, found.dtype, found.shape) == ("serialized_state_dict.pt:layer.weight", "f32", (20, 30))
+    assert content(data, found) == MATRIX.tobytes()
+
+
+def test_core_ml_weights_are_typed_blobs() -> None:
+    assert [(tensor.name, tensor.dtype) for tensor in read("weight.bin", core_ml_weights())] == [
+        ("blob 0", "f16"),
+        ("blob 1", "f32"),
+    ]
+
+
+def test_openvino_says_what_is_in_the_file_beside_it() -> None:
+    weight, mask = containers.external_tensors("ir/model.xml", memoryview(OPENVINO))
+    assert (weight.name, weight.location, weight.offset, weight.length) == ("fc/weight", "model.bin", 8, 2400)
+    assert (weight.dtype, weight.shape, mask.dtype) == ("f32", (20, 30), "u8")
+
+
+def test_ncnn_weights_lie_in_the_order_of_the_layers() -> None:
+    """Each layer's flag says its type; where a layer is not known, what follows is not guessed."""
+    weights = memoryview(ncnn_weights())
+    found = containers.external_tensors("m.param", memoryview(NCNN), {"m.bin": weights}.get)
+    assert [(tensor.name, tensor.dtype) for tensor in found] == [
+        ("c1.weight", "f16"),
+        ("c1.bias", "f32"),
+        ("bn.slope", "f32"),
+        ("bn.mean", "f32"),
+        ("bn.variance", "f32"),
+        ("bn.bias", "f32"),
+        ("fc.weight", "f32"),
+        ("fc.bias", "f32"),
+    ]
+    matrix = found[6]
+    assert matrix.length == MATRIX.nbytes
+    assert bytes(weights[matrix.offset : matrix.offset + MATRIX.nbytes]) == MATRIX.tobytes()
+    assert containers.external_tensors("m.param", memoryview(NCNN)) == []
+    for size in range(0, len(weights), 7):
+        for tensor in containers.external_tensors("m.param", memoryview(NCNN), {"m.bin": weights[:size]}.get):
+            assert tensor.length is not None and tensor.offset + tensor.length <= size
 
 
 def test_typed_arrays_of_pickles_in_order() -> None:
@@ -188,11 +266,13 @@ def test_garbage_is_opaque_or_bounded(suffix: str, garbage: bytes) -> None:
         b"\x93NUMPY\x01\x00",
         b"\x1c\x00\x00\x00TFL3",
         b"GGUF\x03\x00\x00\x00",
+        NCNN,
     ):
         data = lead + garbage
         for tensor in read(f"m.{suffix}", data):
             assert 0 <= tensor.offset <= tensor.offset + tensor.length <= len(data)
-        containers.external_tensors(f"m.{suffix}", memoryview(data))
+        for beside in ({}, {"m.bin": memoryview(garbage)}):
+            containers.external_tensors(f"m.{suffix}", memoryview(data), beside.get)
 
 
 def test_other_files_are_opaque() -> None:

@@ -26,11 +26,13 @@ PARCEL = GOLDEN / "parcels" / "parcel"
 RELEASE = GOLDEN / "releases" / "record"
 VIEWS = GOLDEN / "views"
 REPEATS = GOLDEN / "repeats"
+RECORDS = GOLDEN / "records"
 SEALS = {
     "blocks": "c8db5bd33d277871dfddee079516526894d09a0995f909d7f01b259a65d5855b",
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "low_rank": "1b136a3422a503d9870f5a5333415abec5ae1ff0a8322dacce1cc9c82148beb5",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
+    "records": "4c00392015daa681f8c672660a846fdcdc888dc45dad8d13ea0aaa4ed2875de8",
     "repeats": "360e095437627ad6f117e8c146b8c8d7837516ece0e4cc75ef38ae3515ac848f",
     "releases": "604512974c7fbba04162029785de34ff9e9b259f0c948a4b5c5e84629f588de8",
     "views": "13443dc75a514dfb14313517b94e095d8edb17050e106729244bfc23c5adf4a7",
@@ -55,7 +57,8 @@ def checks() -> list[tuple[str, Check]]:
         ("parcel of format 1", parcel_of_format_1),
         ("release record of format 1", release_record_of_format_1),
         ("update through plain views, version 2", update_through_views),
-        ("update whose operations end inside chunks, version 2", update_between_repeats),
+        ("update whose operations end inside chunks, version 2", partial(update_between_streams, REPEATS)),
+        ("update of records and stored frames, version 2", partial(update_between_streams, RECORDS)),
         ("zlib is the one that plain views need", zlib_is_the_reference),
     ]
     found += [(named(vector), partial(frame, vector)) for vector in frames()]
@@ -235,16 +238,16 @@ def update_through_views() -> None:
         assert hashlib.sha256(stream[offset : offset + size]).hexdigest() == digest
 
 
-def update_between_repeats() -> None:
-    """Copies from base and target whose ends are no chunks'; the target comes out whole."""
-    base, target = (manifest.decode((REPEATS / f"{name}.manifest.json").read_bytes()) for name in ("base", "target"))
-    data = (REPEATS / "target.update").read_bytes()
+def update_between_streams(folder: Path) -> None:
+    """Operations whose ends are no chunks'; the target comes out whole."""
+    base, target = (manifest.decode((folder / f"{name}.manifest.json").read_bytes()) for name in ("base", "target"))
+    data = (folder / "target.update").read_bytes()
     preamble = update.decode_preamble(data)
     assert preamble is not None and preamble.version == update.VIEWS
     header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base)
     assert header.views is None
     made = build(
-        header.operations, data[preamble.payload_offset :], (REPEATS / "base.stream").read_bytes(), header.tables
+        header.operations, data[preamble.payload_offset :], (folder / "base.stream").read_bytes(), header.tables
     )
     for offset, size, digest in target.chunks():
         assert hashlib.sha256(made[offset : offset + size]).hexdigest() == digest

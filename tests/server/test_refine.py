@@ -1,0 +1,86 @@
+"""Small edits, records and noise cost little more than they are, and no device gets what it can't read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.kinds import pairs
+from modelsync_protocol import codecs, update
+from modelsync_protocol.ops import Copy, Frame
+from modelsync_server.encode.choice import smallest_update
+from modelsync_server.publish.publisher import updates
+from modelsync_server.refine.frame_refiner import refined
+from tests.server.tensors.worlds import carried_out, source
+
+_PAIRS = pairs(5)
+_SMALL = sorted(case for case, (_, old, new) in _PAIRS.items() if len(old) + len(new) < 700_000)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("case", _SMALL)
+def test_what_is_refined_comes_out_exact_and_no_larger(case: str, pool: ThreadPoolExecutor) -> None:
+    suffix, old, new = _PAIRS[case]
+    base, target = source({f"m.{suffix}": old}), source({f"m.{suffix}": new})
+    oldest = smallest_update(base, target, pool)
+    made = refined(base, target, oldest, pool)
+    if made is None:
+        return
+    assert carried_out(made, base) == new
+    header = update.encode_header(base.manifest, target.manifest, made.operations, made.tables, made.views)
+    preamble = update.decode_preamble(header)
+    assert preamble is not None
+    assert update.decode_header(preamble, header[preamble.offset :], base.manifest).operations == made.operations
+
+
+@pytest.mark.parametrize(
+    ("case", "share"),
+    [("records", 0.95), ("onnx_linear", 0.9), ("onnx_linear_refit", 0.85), ("random_300k_moved", 0.8)],
+)
+def test_a_stride_is_found_without_a_reader(case: str, share: float, pool: ThreadPoolExecutor) -> None:
+    suffix, old, new = _PAIRS[case]
+    made = updates(source({f"m.{suffix}": old}), source({f"m.{suffix}": new}), 1 << 40, pool)
+    assert len(made[2]) < share * len(made[1])
+
+
+def test_an_edit_costs_its_bytes_and_a_dozen_more(pool: ThreadPoolExecutor) -> None:
+    """Twenty edits of four bytes, far apart in what nothing shortens: 250 bytes, not what lies between them."""
+    chance = random.Random(6)
+    old = chance.randbytes(1_000_000)
+    new = bytearray(old)
+    for place in range(20_000, 1_000_000, 50_000):
+        new[place : place + 4] = chance.randbytes(4)
+    made = updates(source({"m.dat": old}), source({"m.dat": bytes(new)}), 1 << 40, pool)
+    assert len(made[2]) <= 250
+
+
+def test_version_1_stays_what_older_devices_read(pool: ThreadPoolExecutor) -> None:
+    suffix, old, new = _PAIRS["records"]
+    base = source({f"m.{suffix}": old})
+    made = updates(base, source({f"m.{suffix}": new}), 1 << 40, pool)
+    for version, known in ((1, False), (2, True)):
+        preamble = update.decode_preamble(made[version])
+        assert preamble is not None and preamble.version == version
+        header = made[version][preamble.offset : preamble.payload_offset]
+        operations = update.decode_header(preamble, header, base.manifest).operations
+        ids = {op.encoding for op in operations if isinstance(op, Frame)}
+        assert bool(ids & {codecs.RECORDS, codecs.STORED}) is known
+
+
+def test_bytes_that_are_stored_twice_are_copied_the_second_time(pool: ThreadPoolExecutor) -> None:
+    chance = random.Random(7)
+    old, edit = chance.randbytes(60_000), chance.randbytes(40)
+    new = old[:20_000] + edit + old[20_000:40_000] + edit + old[40_000:]
+    base, target = source({"m.dat": old}), source({"m.dat": new})
+    made = refined(base, target, smallest_update(base, target, pool), pool)
+    assert made is not None and carried_out(made, base) == new
+    assert sum(map(len, made.payloads)) == len(edit)
+    assert any(isinstance(op, Copy) and op.own for op in made.operations)
