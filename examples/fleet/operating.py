@@ -53,7 +53,7 @@ class Fleet(Telling):
 
     async def show(self, *arguments: str) -> None:
         """One of the operator's commands, as the operator sees it."""
-        typed = shlex.join(["modelsync", *arguments]).replace(f"{self.work}/", "")
+        typed = " ".join(["modelsync", *map(_typed, arguments)]).replace(f"{self.work}/", "")
         self.console.print(f"  [dim]$ {escape(typed)}[/]", soft_wrap=True)
         text = await said("modelsync", *arguments, environment=self.environment)
         for line in text.rstrip().splitlines():
@@ -88,15 +88,16 @@ class Fleet(Telling):
 
     async def answered(self) -> None:
         """Wait until every device of the open ring has said how it went; draw the rings as they fill."""
-        drawn = ""
+        drawn = -1
 
         async def all_answered() -> bool:
             nonlocal drawn
             status = await reading.status(self.service, MODEL, spending=False)
             ring = status.rings[status.record.ring]
-            if (lane := _lane(ring)) != drawn:
-                self.console.print(f"  {lane}", highlight=False)
-            drawn = lane
+            quarter = ring.counts.answered * 4 // max(ring.record.devices, 1)
+            if quarter > drawn:  # a line for each quarter that the ring has filled
+                self.console.print(f"  {_lane(ring)}", highlight=False)
+            drawn = max(quarter, drawn)
             return ring.counts.answered >= ring.record.devices
 
         await self.until("an answer of every device of the ring", all_answered)
@@ -114,6 +115,11 @@ class Fleet(Telling):
                 return await reading.status(self.service, MODEL)
             await self.answered()
             await self.step()
+
+
+def _typed(word: str) -> str:
+    """A word as a person would type it into a shell."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\') else shlex.quote(word)
 
 
 def _lane(ring: RingStatus) -> str:
