@@ -74,6 +74,10 @@ class Access:
                 "who may look is not said: listen on loopback, or name the proxy that signs people in (--proxy), "
                 "or an OpenID provider (--oidc-issuer)."
             )
+        if self.provider and self.operator:
+            raise UsageError(
+                "a printed link (--operator) is for a page without a provider: name the operator (--actor)."
+            )
         if self.provider or self.site:
             self._check_site()
 

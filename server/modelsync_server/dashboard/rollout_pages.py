@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelsync_protocol.errors import ModelsyncError
@@ -196,21 +197,14 @@ async def cost(views: Sources) -> View:
         Column("image", "image pulls", "size"), Column("image_money", kind="hidden"),
         Column("saved_money", "avoided", "money" if priced else "hidden"),
     )  # fmt: skip
-    by_model: dict[tuple[str, int], list[int]] = {}
-    for row in rows:
-        sums = by_model.setdefault((str(row[0]), int(row[1] or 0)), [0, 0, 0])
-        for index, cell in enumerate((row[5], row[7], row[9])):
-            sums[index] += int(cell or 0)
-    models: list[Row] = [
-        (model, version, devices, size, views.money(size), image, views.money(image))
-        for (model, version), (devices, size, image) in sorted(by_model.items())
-    ]
-    model_columns = (
-        Column("model", href=lambda row: path("/model/", str(row[0]))), Column("version"),
-        Column("devices", kind="number"), Column("spent", kind="size"),
-        Column("money", "which costs", "money" if priced else "hidden"), Column("image", "image pulls", "size"),
-        Column("image_money", "would cost", "money" if priced else "hidden"),
+    kind = "money" if priced else "hidden"
+    summed = (
+        Column("devices", kind="number"), Column("spent", kind="size"), Column("money", "which costs", kind),
+        Column("image", "image pulls", "size"), Column("image_money", "would cost", kind),
     )  # fmt: skip
+    model_columns = (Column("model", href=lambda row: path("/model/", str(row[0]))), Column("version"), *summed)
+    models = _sums(views, rows, lambda row: [(row[0], row[1])])
+    opened = _sums(views, rows, lambda row: [(str(row[4])[:10],), (str(row[4])[:7],)] if row[4] else [])
     total_spent, total_image = sum(int(row[7] or 0) for row in rows), sum(int(row[9] or 0) for row in rows)
     periods: list[Row] = [
         ("today", time.strftime("%Y-%m-%d", time.gmtime(hub.now())), spent["day"], views.money(spent["day"])),
@@ -225,10 +219,25 @@ async def cost(views: Sources) -> View:
     tables = (
         Table("cost", columns, rows, "No rollout has reached a device yet."),
         Table("models", model_columns, models, "No rollout has reached a device yet."),
+        Table("opened", (Column("period", "day or month"), *summed), list(reversed(opened)), "No ring was opened."),
         Table("periods", ("period", "date", Column("bytes", kind="size"),
                           Column("money", "which costs", "money" if priced else "hidden")), periods),
     )  # fmt: skip
     return asked.view("cost.html", "Cost", data, tables)
+
+
+def _sums(views: Sources, rows: Sequence[Row], keys: Callable[[Row], list[Row]]) -> list[Row]:
+    """Devices, bytes and money of ring lines together, by each of a line's keys."""
+    sums: dict[Row, list[int]] = {}
+    for row in rows:
+        for key in keys(row):
+            sum_of = sums.setdefault(key, [0, 0, 0])
+            for index, cell in enumerate((row[5], row[7], row[9])):
+                sum_of[index] += int(cell or 0)
+    return [
+        (*key, devices, size, views.money(size), image, views.money(image))
+        for key, (devices, size, image) in sorted(sums.items(), key=lambda each: str(each[0]))
+    ]
 
 
 def _line(views: Sources, model: str, version: int, rollout: str, ring: str, opened: float | None, active: int,

@@ -247,6 +247,8 @@ def test_what_would_be_unsafe_is_refused_at_the_start() -> None:
         with pytest.raises(UsageError):
             Access(loopback=False, provider=True, site=site)
     assert Access(loopback=False, provider=True, site="https://fleet.example.com").secure
+    with pytest.raises(UsageError, match="--actor"):
+        Access(loopback=True, provider=True, site="https://fleet.example.com", operator="ada")
     for issuer in ("login", "http://login.example.com", "https://login.example.com?x=1"):
         with pytest.raises(UsageError):
             Settings(issuer, "modelsync")

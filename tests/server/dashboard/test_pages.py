@@ -239,3 +239,14 @@ async def test_a_model_says_what_was_withdrawn_and_what_would_be_cheaper(
     assert ways.keys() == {1, 2} and ways[1]["total"] == 3 * ways[1]["bytes"] and "update" in ways[1]["cheaper"]
     body = await text(client, f"/model/{MODEL}")
     assert f"{MODEL} PATH-OF-VERSION-4 --version 4 --bases 1,2" in body and "withdrawn: 3" in body
+
+
+async def test_what_rings_cost_is_summed_by_model_day_and_month(client: aiohttp.ClientSession, page: Page) -> None:
+    await page.world.go()
+    found = await tables(client, "/cost")
+    spent = sum(row["spent"] or 0 for row in found["cost"])
+    assert spent > 0 and [row["spent"] for row in found["models"]] == [spent]
+    assert [len(row["period"]) for row in found["opened"]] == [10, 7]
+    assert {row["spent"] for row in found["opened"]} == {spent}
+    images = sum(row["devices"] for row in found["cost"]) * 60_000_000
+    assert found["models"][0]["image"] == images and found["models"][0]["money"] == spent / 1e9 * 100.0
