@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ _LEAST_BYTES = 1024
 """Frames shorter than this are left to others: a whole model of trees is larger."""
 
 _Made = list[tuple[Frame, bytes]]
+_Others = Callable[[list[Chunk]], _Made]
 
 
 def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
@@ -39,6 +41,10 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
         return None
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
+
+    def others(unit: list[Chunk]) -> _Made:
+        return encoder.encode_units([unit], context, pool)
+
     operations: list[Op] = []
     payloads: list[bytes] = []
     for changed, chunks in encoder.runs(target.manifest, finder):
@@ -46,7 +52,7 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
             encoder.append_copies(operations, chunks, finder)
             continue
         for unit in encoder.cut_units(chunks):
-            made = _tree_frames(unit, base, target) or encoder.encode_units([unit], context, pool)
+            made = _tree_frames(unit, base, target, others) or others(unit)
             operations += [frame for frame, _ in made]
             payloads += [payload for _, payload in made]
     if not any(isinstance(op, Frame) and op.encoding == codecs.TREE_COLUMNS for op in operations):
@@ -61,7 +67,8 @@ def promising(stream: memoryview) -> bool:
     return any(mark in part for part in parts for mark in _MARKS)
 
 
-def _tree_frames(chunks: list[Chunk], base: Source, target: Source) -> _Made | None:
+def _tree_frames(chunks: list[Chunk], base: Source, target: Source, others: _Others) -> _Made | None:
+    """Frames of trees; where chunks are cut in parts, those without trees as others carry them. None if all are."""
     begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
     if end - begin < _LEAST_BYTES:
         return None
@@ -77,8 +84,14 @@ def _tree_frames(chunks: list[Chunk], base: Source, target: Source) -> _Made | N
     if len(chunks) < 2:
         return None
     middle = len(chunks) // 2
-    parts = [_tree_frames(some, base, target) for some in (chunks[:middle], chunks[middle:])]
-    return None if None in parts else [made for some in parts if some is not None for made in some]
+    halves = chunks[:middle], chunks[middle:]
+    parts = [_tree_frames(half, base, target, others) for half in halves]
+    if parts == [None, None]:
+        return None
+    made: _Made = []
+    for half, part in zip(halves, parts, strict=True):
+        made += others(half) if part is None else part
+    return made
 
 
 def _bytes_of_a_node(data: bytes) -> int:
