@@ -16,7 +16,7 @@ from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, Masses, stacked
 from modelsync_protocol.trees.dictionary import Dictionary
 from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
-from modelsync_protocol.trees.gradients import EPSILON, GradientLeaves, Regularisation
+from modelsync_protocol.trees.gradients import EPSILON, FEW, GradientLeaves, Regularisation
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
@@ -72,13 +72,12 @@ class BinnedModel:
         inner = ~old.shape.leaf
         groups = np.concatenate([old.feature[inner], old_edges.group])
         floats = np.concatenate([old.threshold[inner], old_edges.edge])
-        self._drawn = Drawn(1 << parameters.feature_bits, (groups, floats), max(elements, len(floats)))
-        self._members = columns.mixer(3, 1, max(elements, len(floats)))
-        self._flags = columns.mixer(2, columns.NUMBER_SLOTS, elements)
-        self._bins = columns.mixer(3, columns.NUMBER_SLOTS, elements)
-        self._leaves = GradientLeaves(parameters.leaves, elements)
-        self._values, self._gains, self._open = Residuals(elements), Residuals(elements), Residuals(elements)
-        self._closed = columns.mixer(2, 1, elements)
+        self._drawn = Drawn(1 << parameters.feature_bits, (groups, floats), 1)
+        self._members = columns.mixer(3, 1, 2 * FEW)
+        self._flags = columns.mixer(2, columns.NUMBER_SLOTS, 2 * FEW)
+        self._leaves = GradientLeaves(parameters.leaves)
+        self._values, self._gains, self._open = Residuals(FEW), Residuals(FEW), Residuals(FEW)
+        self._closed = columns.mixer(2, 1, FEW)
 
     def run(
         self, lanes: Lanes, trees: int, features: int, twins: Integers, known: tuple[Binned, Edges] | None

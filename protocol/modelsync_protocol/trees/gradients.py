@@ -20,6 +20,9 @@ from modelsync_protocol.trees.shape import Shape
 EPSILON = float(np.float32(1e-15))
 """LightGBM's kEpsilon, which a leaf's hessian lacks again when it is written; scikit-learn adds as much."""
 
+FEW = 512
+"""Elements that tables are made for where contexts are few: a device has little memory."""
+
 _NEAR = 1 << 12
 """Units in the last place within which a value shows that the gradient is right."""
 
@@ -48,11 +51,11 @@ class Leaves:
 class GradientLeaves:
     """Codes leaves, those on the left first."""
 
-    def __init__(self, parameters: Regularisation, elements: int) -> None:
+    def __init__(self, parameters: Regularisation) -> None:
         self._parameters = parameters
-        self._hessians, self._gradients = Grids(elements), Grids(elements)
-        self._sides = columns.mixer(3, 1, elements)
-        self._weights, self._values = Residuals(elements), Residuals(elements)
+        self._hessians, self._gradients = Grids(FEW), Grids(FEW)
+        self._sides = columns.mixer(3, 1, FEW)
+        self._weights, self._values = Residuals(FEW), Residuals(FEW)
 
     def run(
         self,

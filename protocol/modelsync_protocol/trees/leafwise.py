@@ -16,7 +16,7 @@ from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.digits import PER_EXPONENT, decimals
 from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
-from modelsync_protocol.trees.gradients import GradientLeaves, Regularisation, soft
+from modelsync_protocol.trees.gradients import FEW, GradientLeaves, Regularisation, soft
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
@@ -67,13 +67,13 @@ class LeafwiseModel:
         self._parameters, self._old = parameters, old
         inner = ~old.shape.leaf
         self._thresholds = Drawn(
-            1 << parameters.feature_bits, (old.feature[inner], self._lowered(old.threshold[inner])), elements
+            1 << parameters.feature_bits, (old.feature[inner], self._lowered(old.threshold[inner])), 1
         )
         self._elements = elements
-        self._leaves = GradientLeaves(parameters.leaves, elements)
-        self._decisions = columns.mixer(2, columns.NUMBER_SLOTS, elements)
-        self._digits = columns.mixer(3, columns.NUMBER_SLOTS, elements)
-        self._ranks = columns.mixer(2, columns.NUMBER_SLOTS, elements)
+        self._leaves = GradientLeaves(parameters.leaves)
+        self._decisions = columns.mixer(2, columns.NUMBER_SLOTS, FEW)
+        self._digits = columns.mixer(3, columns.NUMBER_SLOTS, FEW)
+        self._ranks = columns.mixer(2, columns.NUMBER_SLOTS, FEW)
 
     def _lowered(self, thresholds: Floats) -> Floats:
         return floats_of(words_of(thresholds) - np.uint64(self._parameters.shifted))

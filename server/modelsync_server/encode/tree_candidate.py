@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -22,10 +23,17 @@ _CONTINUED = {"scikit-learn": "warm_start", "XGBoost": "xgb_model", "LightGBM": 
 """What libraries call growing an ensemble further."""
 
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
+_NODES, _BASE_NODES = 20_000, 32_000
+"""Nodes of a frame's trees, and of those it leans on: a device decodes them in 32 MiB."""
+
+_LEAST_NODE_BYTES = 55
+"""Of HistGradientBoosting's records and LightGBM's text, the densest."""
+
 _LEAST_BYTES = 1024
 """Frames shorter than this are left to others: a whole model of trees is larger."""
 
 _Made = list[tuple[Frame, bytes]]
+_Others = Callable[[list[Chunk]], _Made]
 
 
 def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
@@ -34,6 +42,10 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
         return None
     finder = encoder.BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
+
+    def others(unit: list[Chunk]) -> _Made:
+        return encoder.encode_units([unit], context, pool)
+
     operations: list[Op] = []
     payloads: list[bytes] = []
     for changed, chunks in encoder.runs(target.manifest, finder):
@@ -41,7 +53,7 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
             encoder.append_copies(operations, chunks, finder)
             continue
         for unit in encoder.cut_units(chunks):
-            made = _tree_frames(unit, base, target) or encoder.encode_units([unit], context, pool)
+            made = _tree_frames(unit, base, target, others) or others(unit)
             operations += [frame for frame, _ in made]
             payloads += [payload for _, payload in made]
     if not any(isinstance(op, Frame) and op.encoding == codecs.TREE_COLUMNS for op in operations):
@@ -56,28 +68,43 @@ def promising(stream: memoryview) -> bool:
     return any(mark in part for part in parts for mark in _MARKS)
 
 
-def _tree_frames(chunks: list[Chunk], base: Source, target: Source) -> _Made | None:
+def _tree_frames(chunks: list[Chunk], base: Source, target: Source, others: _Others) -> _Made | None:
+    """Frames of trees; where chunks are cut in parts, those without trees as others carry them. None if all are."""
     begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]
     if end - begin < _LEAST_BYTES:
         return None
-    offset, length = _base_range(begin, end, base, target)
-    lean = bytes(base.stream[offset : offset + length])
-    payload = _TREES.encode_if(bytes(target.stream[begin:end]), lean, b"")
-    if payload is None:
-        return None
-    if len(payload) <= _MAX_PAYLOAD_BYTES:
-        return [(Frame(end - begin, codecs.TREE_COLUMNS, len(payload), offset, length), payload)]
+    part = bytes(target.stream[begin:end])
+    most = _NODES * _bytes_of_a_node(part)
+    if end - begin <= most:
+        offset, length = _base_range(begin, end, base, target, most * _BASE_NODES // _NODES)
+        payload = _TREES.encode_if(part, bytes(base.stream[offset : offset + length]), b"")
+        if payload is None:
+            return None
+        if len(payload) <= _MAX_PAYLOAD_BYTES:
+            return [(Frame(end - begin, codecs.TREE_COLUMNS, len(payload), offset, length), payload)]
     if len(chunks) < 2:
         return None
     middle = len(chunks) // 2
-    parts = [_tree_frames(part, base, target) for part in (chunks[:middle], chunks[middle:])]
-    return None if None in parts else [made for part in parts if part is not None for made in part]
+    halves = chunks[:middle], chunks[middle:]
+    parts = [_tree_frames(half, base, target, others) for half in halves]
+    if parts == [None, None]:
+        return None
+    made: _Made = []
+    for half, part in zip(halves, parts, strict=True):
+        made += others(half) if part is None else part
+    return made
 
 
-def _base_range(begin: int, end: int, base: Source, target: Source) -> tuple[int, int]:
+def _bytes_of_a_node(data: bytes) -> int:
+    """How many bytes of a file one node takes, at least."""
+    found = next(scan.trees(data), None)
+    return found.size + 8 * found.outputs * found.classes if found is not None else _LEAST_NODE_BYTES
+
+
+def _base_range(begin: int, end: int, base: Source, target: Source, most: int) -> tuple[int, int]:
     """The whole base, or as much of it around the frame's counterpart as a frame may lean on."""
     size = base.manifest.size
-    room = min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (end - begin))
+    room = min(caps.MAX_BASE_BYTES, caps.MAX_LEAN_BYTES - (end - begin), most)
     if size <= room:
         return 0, size
     middle = (begin + end) // 2 * size // max(1, target.manifest.size)
