@@ -292,7 +292,8 @@ def _tell(event: running.Event, as_json: bool) -> None:
         document = {"model": event.model, "rollout": event.rollout, "state": state, "said": event.said}
         typer.echo(json.dumps(document))
     else:
-        typer.echo(f"{event.model} {event.rollout}: {event.said}")
+        about = f"{event.model} {event.rollout}".strip()
+        typer.echo(f"{about}: {text.printable(event.said)}" if about else text.printable(event.said))
     sys.stdout.flush()
 
 

@@ -96,6 +96,7 @@ async def run(
             pause = poll
         except UnreachableError as error:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            last.clear()  # who reads along hears how things stand when the hub is back
             tell(Event(model or "", "", None, False, str(error)))
         else:
             for event in events:
