@@ -86,7 +86,7 @@ BAD: dict[str, list[Op]] = {
     "own copy of what is not there yet": [Copy(200, 0), Copy(100, 101, own=True)],
     "own copy at the start": [Copy(300, 0, own=True)],
     "own copy that overlaps itself": [Copy(100, 0), Copy(200, 0, own=True)],
-    "unknown encoding": [Frame(300, 6, 5)],
+    "unknown encoding": [Frame(300, 99, 5)],
     "reserved tag": [Frame(300, 0xFF, 5)],
     "prefix before the start": [Copy(100, 0), Frame(200, 2, 5, 0, 0, 101)],
     "base range beyond the base": [Frame(300, 2, 5, BASE - 9, 10)],

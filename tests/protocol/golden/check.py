@@ -19,7 +19,13 @@ from modelsync_protocol.plain import recipes, reference
 
 GOLDEN = Path(__file__).parent
 V1 = GOLDEN / "v1"
-FRAMES = {"blocks": codecs.BLOCKS, "codecs": None, "low_rank": codecs.LOW_RANK, "trees": codecs.TREE_COLUMNS}
+FRAMES = {
+    "blocks": codecs.BLOCKS,
+    "boosted": codecs.TREE_COLUMNS,
+    "codecs": None,
+    "low_rank": codecs.LOW_RANK,
+    "trees": codecs.TREE_COLUMNS,
+}
 """Folders of single frames, and the encoding of all in them if there is but one."""
 
 PARCEL = GOLDEN / "parcels" / "parcel"
@@ -29,6 +35,7 @@ REPEATS = GOLDEN / "repeats"
 RECORDS = GOLDEN / "records"
 SEALS = {
     "blocks": "c8db5bd33d277871dfddee079516526894d09a0995f909d7f01b259a65d5855b",
+    "boosted": "26ba3ac7f4a4f4a3d3c83430c66bd682fa9a67a8d3c688a627b1f2efd3f892f3",
     "codecs": "be66fdb2511f3e9af985ae9d20775604998c1955b400bd6d5f5bccfa00455310",
     "low_rank": "1b136a3422a503d9870f5a5333415abec5ae1ff0a8322dacce1cc9c82148beb5",
     "parcels": "ae5e8a21661b92a3919911790dcea3cd3045ef3f69c6ac8a18c26c77f308db31",
