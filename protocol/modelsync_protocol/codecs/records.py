@@ -183,7 +183,7 @@ def _planes(run: Run, target: bytes, base: bytes) -> list[bytes]:
 
 
 def roots(data: bytes, width: int) -> NDArray[np.unsignedinteger]:
-    """Bits of the square roots of floats of 4 or 8 bytes, 0 for what has none; IEEE 754 rounds them alike everywhere."""
+    """Bits of the square roots of floats of 4 or 8 bytes, 0 for what has none; IEEE 754 rounds them all alike."""
     floats = np.frombuffer(data, f"<f{width}").astype(np.float64)
     made = np.sqrt(np.where(np.isfinite(floats) & (floats > 0), floats, 0.0)).astype(f"<f{width}")
     bits: NDArray[np.unsignedinteger] = made.view(f"<u{width}")
