@@ -1,4 +1,4 @@
-"""Encodes tensors that are square roots of earlier ones as that: a scaler's deviations, of its variances. No I/O here."""
+"""Encodes tensors that are square roots of earlier ones as that: a scaler's deviations of its variances. No I/O."""
 
 from __future__ import annotations
 
