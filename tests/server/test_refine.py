@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from bench.kinds import pairs
 from modelsync_protocol import codecs, update
@@ -14,6 +17,7 @@ from modelsync_protocol.ops import Copy, Frame
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.publish.publisher import updates
 from modelsync_server.refine.frame_refiner import refined
+from modelsync_server.refine.root_candidate import encode_roots
 from tests.server.tensors.worlds import carried_out, source
 
 _PAIRS = pairs(5)
@@ -60,6 +64,21 @@ def test_an_edit_costs_its_bytes_and_a_dozen_more(pool: ThreadPoolExecutor) -> N
         new[place : place + 4] = chance.randbytes(4)
     made = updates(source({"m.dat": old}), source({"m.dat": bytes(new)}), 1 << 40, pool)
     assert len(made[2]) <= 250
+
+
+def test_a_scaler_s_deviations_follow_from_its_variances(pool: ThreadPoolExecutor) -> None:
+    """A third of a StandardScaler is the square root of another third; a feature that never varies is an exception."""
+    rows = np.random.default_rng(8).normal(3, 2, (400, 200)) ** 2
+    rows[:, 7] = 5
+    old, new = (pickle.dumps(StandardScaler().fit(rows[:n])) for n in (300, 400))
+    base, target = source({"m.pkl": old}), source({"m.pkl": new})
+    oldest = smallest_update(base, target, pool)
+    made = encode_roots(base, target, oldest, pool)
+    assert made is not None and carried_out(made, base) == new
+    sizes = updates(base, target, 1 << 40, pool)
+    assert len(sizes[2]) < 0.75 * len(sizes[1])
+    other = source({"m.pkl": pickle.dumps({"w": rows[0], "v": rows[1]})})
+    assert encode_roots(base, other, oldest, pool) is None
 
 
 def test_version_1_stays_what_older_devices_read(pool: ThreadPoolExecutor) -> None:

@@ -18,8 +18,9 @@ from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_signed, write_varint
 
-VALUE, FROM_BASE, FROM_BEFORE = 0, 1, 2
-"""What a field's number is relative to: nothing, the same record of the base, the record before."""
+VALUE, FROM_BASE, FROM_BEFORE, FROM_ROOT = 0, 1, 2, 3
+"""What a field's number is relative to: nothing, the same record of the base, the record before, or the bits of the
+square root of a float that stands in the prefix (a scaler's deviations follow from its variances)."""
 
 MAX_FIELDS = 256
 _MAX_RUNS = 4096
@@ -44,7 +45,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`count` records from byte `begin` of the target on; the base's first record is at `place` of the base range."""
+    """`count` records from byte `begin` of the target on; the base's first record is at `place` of the base range.
+
+    Of a run of roots `place` counts from the prefix's end back to the first float.
+    """
 
     begin: int
     count: int
@@ -66,6 +70,11 @@ class Run:
         """Whether a field is relative to the base's."""
         return any(field.relative == FROM_BASE for field in self.fields)
 
+    @property
+    def roots(self) -> bool:
+        """Whether it has square roots, and so nothing else."""
+        return len(self.fields) == 1 and self.fields[0].relative == FROM_ROOT
+
 
 class Records:
     """Knows no runs by itself: without any it is a zstd patch with a longer head."""
@@ -81,7 +90,7 @@ class Records:
             raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
         reader = Reader(payload, "a frame of records")
         head = Reader(_take(reader, reader.varint(_MAX_HEAD_BYTES)), "a frame of records")
-        runs = _read_runs(head, length, len(base))
+        runs = _read_runs(head, length, len(base), len(prefix))
         covered = sum(run.end - run.begin for run in runs)
         sizes: list[int] = []
         while sum(sizes) < covered:
@@ -91,7 +100,7 @@ class Records:
         head.end()
         columns = b"".join(_take(reader, size) for size in sizes)
         rest = zstd.decompress(bytes(reader.take(len(payload) - reader.offset)), length - covered, base + prefix)
-        return _rebuild(runs, columns, rest, base)
+        return _rebuild(runs, columns, rest, base, prefix)
 
 
 def write(runs: Sequence[Run], target: bytes, base: bytes, prefix: bytes) -> bytes:
@@ -110,8 +119,10 @@ def write(runs: Sequence[Run], target: bytes, base: bytes, prefix: bytes) -> byt
         if run.leans:
             write_signed(head, run.place - cursor)
             cursor = run.place + run.count * run.stride
+        elif run.roots:
+            write_varint(head, run.place)
         position = run.end
-        planes += _planes(run, target, base)
+        planes += _root_planes(run, target, prefix) if run.roots else _planes(run, target, base)
     rest.append(target[position:])
     sections = _sections(planes)
     for section in sections:
@@ -171,14 +182,33 @@ def _planes(run: Run, target: bytes, base: bytes) -> list[bytes]:
     return found
 
 
-def _read_runs(head: Reader, length: int, base_length: int) -> list[Run]:
+def roots(data: bytes, width: int) -> NDArray[np.unsignedinteger]:
+    """Bits of the square roots of floats of 4 or 8 bytes, 0 for what has none; IEEE 754 rounds them all alike."""
+    floats = np.frombuffer(data, f"<f{width}").astype(np.float64)
+    made = np.sqrt(np.where(np.isfinite(floats) & (floats > 0), floats, 0.0)).astype(f"<f{width}")
+    bits: NDArray[np.unsignedinteger] = made.view(f"<u{width}")
+    return bits
+
+
+def _root_planes(run: Run, target: bytes, prefix: bytes) -> list[bytes]:
+    width = run.stride
+    numbers = np.frombuffer(target, f"<u{width}", run.count, run.begin) - roots(_squares(run, prefix), width)
+    return [plane.tobytes() for plane in numbers.view(np.uint8).reshape(-1, width).T]
+
+
+def _squares(run: Run, prefix: bytes) -> bytes:
+    begin = len(prefix) - run.place
+    return prefix[begin : begin + run.count * run.stride]
+
+
+def _read_runs(head: Reader, length: int, base_length: int, prefix_length: int) -> list[Run]:
     runs: list[Run] = []
     position = cursor = 0
     for _ in range(head.varint(_MAX_RUNS)):
         begin = position + head.varint(length - position)
         count = head.varint(length - begin)
         codes = bytes(head.take(head.varint(MAX_FIELDS)))
-        if count == 0 or not codes or max(codes) > 3 + 4 * FROM_BEFORE:
+        if count == 0 or not codes or max(codes) > 3 + 4 * FROM_ROOT:
             raise FormatError("a frame of records has an unknown layout.")
         run = Run(begin, count, 0, tuple(Field(1 << (code & 3), code >> 2) for code in codes))
         if run.end > length:
@@ -189,12 +219,18 @@ def _read_runs(head: Reader, length: int, base_length: int) -> list[Run]:
             cursor = place + count * run.stride
             if place < 0 or cursor > base_length:
                 raise FormatError("a run of records leans on bytes beyond its base.")
+        elif run.roots:
+            run = Run(begin, count, head.varint(prefix_length), run.fields)
+            if run.place < count * run.stride:
+                raise FormatError("a run of roots leans on bytes beyond its prefix.")
+        if any(field.relative == FROM_ROOT for field in run.fields) and (not run.roots or run.stride < 4):
+            raise FormatError("a frame of records has an unknown layout.")
         runs.append(run)
         position = run.end
     return runs
 
 
-def _rebuild(runs: Sequence[Run], columns: bytes, rest: bytes, base: bytes) -> bytes:
+def _rebuild(runs: Sequence[Run], columns: bytes, rest: bytes, base: bytes, prefix: bytes) -> bytes:
     out: list[bytes] = []
     position = used = taken = 0
     for run in runs:
@@ -216,6 +252,8 @@ def _rebuild(runs: Sequence[Run], columns: bytes, rest: bytes, base: bytes) -> b
                 numbers = numbers + np.ascontiguousarray(old[:, part]).view(f"<u{field.width}")[:, 0]
             elif field.relative == FROM_BEFORE:
                 numbers = np.cumsum(numbers, dtype=f"<u{field.width}")
+            elif field.relative == FROM_ROOT:
+                numbers = numbers + roots(_squares(run, prefix), field.width)
             table[:, part] = numbers.view(np.uint8).reshape(-1, field.width)
             column += field.width
         out.append(table.tobytes())

@@ -48,7 +48,7 @@ def encode_repeats(base: Source, target: Source, oldest: Encoded, pool: Executor
     if spared < _WORTH_BYTES:
         return None
     known = _merged(kept, oldest)  # what is copied already stays copied
-    cut = Source(_recut(target, known), target.stream)
+    cut = Source(recut(target, known), target.stream)
     made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known))
     return replace(made, views=Views.streams(base.manifest.size, target.manifest.size))
 
@@ -106,7 +106,7 @@ def _merged(kept: Sequence[Repeat], oldest: Encoded) -> list[Repeat]:
     return sorted(result, key=lambda repeat: repeat.target)
 
 
-def _recut(target: Source, known: Sequence[Repeat]) -> Manifest:
+def recut(target: Source, known: Sequence[Repeat]) -> Manifest:
     """The target's manifest with its chunks cut at the ends of repeats too."""
     edges = sorted({edge for repeat in known for edge in (repeat.target, repeat.end)})
     entries: list[Entry] = []

@@ -19,10 +19,11 @@ from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.plain.candidate import update_through_views
 from modelsync_server.refine.frame_refiner import refined
+from modelsync_server.refine.root_candidate import encode_roots
 
 Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
 
-CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks, encode_low_rank)
+CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks, encode_low_rank, encode_roots)
 
 
 def newer_updates(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelsync_protocol import codecs
-from modelsync_protocol.codecs.records import FROM_BASE, Field, Run, write
+from modelsync_protocol.codecs.records import FROM_BASE, FROM_ROOT, Field, Run, write
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
 from modelsync_protocol.plain.view import View
@@ -45,6 +46,23 @@ def test_planes_of_noise_do_not_spoil_those_of_few_values() -> None:
     assert len(payload) < len(codecs.ENCODINGS[codecs.SUBTRACT].encode(new, base, b"")) - 150
 
 
+@pytest.mark.parametrize("width", [4, 8])
+def test_roots_of_what_stands_in_the_prefix(width: int) -> None:
+    """Nearly nothing where they are equal; zeros that a scaler replaces, negative numbers and NaN come back too."""
+    squares = np.abs(np.random.default_rng(3).normal(size=200)).astype(f"<f{width}")
+    squares[:5] = [0, -1, np.nan, np.inf, 5e-324 if width == 8 else 1e-45]
+    with np.errstate(invalid="ignore"):
+        target = np.sqrt(squares)
+    target[0] = 1
+    prefix = b"lead" + squares.tobytes() + b"between"
+    run = Run(0, 200, len(prefix) - 4, (Field(width, FROM_ROOT),))
+    payload = write([run], target.tobytes(), b"", prefix)
+    assert codecs.decode(codecs.RECORDS, payload, target.nbytes, b"", prefix, b"") == target.tobytes()
+    assert len(payload) < 90
+    with pytest.raises(FormatError):
+        codecs.decode(codecs.RECORDS, payload, target.nbytes, b"", prefix[-200:], b"")
+
+
 @pytest.mark.parametrize(
     "run",
     [
@@ -52,9 +70,10 @@ def test_planes_of_noise_do_not_spoil_those_of_few_values() -> None:
         Run(0, 5, 0, ()),
         Run(0, 7, 0, (Field(4, 0),)),
         Run(0, 5, 21, (Field(4, FROM_BASE),)),
-        Run(0, 5, 0, (Field(4, 3),)),
+        Run(0, 5, 0, (Field(4, 4),)),
+        Run(0, 2, 0, (Field(4, 3), Field(4, 0))),
     ],
-    ids=["no records", "no fields", "beyond the frame", "beyond the base", "unknown relation"],
+    ids=["no records", "no fields", "beyond the frame", "beyond the base", "unknown relation", "roots beside others"],
 )
 def test_runs_that_can_not_be_are_refused(run: Run) -> None:
     target, base = bytes(20), bytes(40)
