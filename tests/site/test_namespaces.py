@@ -47,6 +47,7 @@ async def play(root: Path, scenario: str, devices: int, *options: str) -> dict[s
     return document
 
 
+@pytest.mark.timeout(600)
 async def test_three_devices_cost_the_uplink_little_more_than_one(tmp_path: Path) -> None:
     size = ("--size", "500000")
     one = await play(tmp_path / "one", "install", 1, "--alone", *size)
@@ -55,6 +56,7 @@ async def test_three_devices_cost_the_uplink_little_more_than_one(tmp_path: Path
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("scenario", ["install", "update", "killed"])
 async def test_twelve_devices_cost_the_uplink_little_more_than_one(tmp_path: Path, scenario: str) -> None:
     # Twelve daemons share this machine's processors, which twelve devices do not: the line has to be what is slow.
@@ -66,6 +68,7 @@ async def test_twelve_devices_cost_the_uplink_little_more_than_one(tmp_path: Pat
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 async def test_a_tiny_update_costs_nobody_more_of_the_uplink(tmp_path: Path) -> None:
     one = await play(tmp_path / "one", "tiny", 1, "--alone")
     twelve = await play(tmp_path / "twelve", "tiny", 12)
@@ -73,6 +76,7 @@ async def test_a_tiny_update_costs_nobody_more_of_the_uplink(tmp_path: Path) -> 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 async def test_a_site_at_rest_is_silent(tmp_path: Path) -> None:
     """What is said in a minute, but for what each device says to its hub anyway."""
     alone = await play(tmp_path / "alone", "idle", 2, "--alone", "--size", "60")
