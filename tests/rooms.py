@@ -41,7 +41,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "publish": "blocks encode examination low_rank plain provenance refine store tensors trust",
         "examination": "",
         "provenance": "",
-        "refine": "encode",
+        "refine": "encode tensors",
         "plain": "encode store",
         "blocks": "encode tensors",
         "trust": "store",
