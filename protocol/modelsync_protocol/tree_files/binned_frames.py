@@ -231,7 +231,7 @@ def code(
 ) -> tuple[Binned, Edges]:
     """Code edges, and the trees that the base does not hold."""
     trees, edges = old.trees, old.edges
-    if max(int(trees.feature.max(initial=0)), edges.features) > 1 << p.feature_bits:
+    if max(int(trees.feature.max(initial=0)) + 1, edges.features) > 1 << p.feature_bits:
         trees, edges = empty(), no_edges()
     (mine,) = (same < 0).nonzero()
     count = int(trees.shape.tree.max(initial=-1)) + 1

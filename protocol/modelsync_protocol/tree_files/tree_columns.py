@@ -214,6 +214,8 @@ def _decode_text(reader: Reader, payload: bytes, length: int, base: bytes, prefi
     places, same = layout(decoder, header.trees, len(header.names), len(old.rate), None)
     trees, numbers = text_frames.code(decoder, header.parameters, old, same, None)
     decoder.end()
+    if trees.shape.count * (len(header.names) - len(text_arrays.ONE)) > length:  # a digit and a space each, at least
+        raise FormatError("a frame of trees is longer than declared.")
     written = text_frames.generated(trees, numbers, header.names)
     pieces = [pair for gaps, row in zip(places.tolist(), written, strict=True) for pair in zip(gaps, row, strict=True)]
     return _joined(pieces, between, _boosted_rest(base, old_found) + prefix, length, corrections)

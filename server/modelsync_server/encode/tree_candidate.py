@@ -90,8 +90,8 @@ def _tree_frames(chunks: list[Chunk], base: Source, target: Source, others: _Oth
     if parts == [None, None]:
         return None
     made: _Made = []
-    for half, found in zip(halves, parts, strict=True):
-        made += others(half) if found is None else found
+    for half, frames in zip(halves, parts, strict=True):
+        made += others(half) if frames is None else frames
     return made
 
 
