@@ -76,8 +76,9 @@ class Neighbours:
         self._context = access.client_context()
         self._scheme = "http" if self._context is None else "https"
         self.meter = Meter()
-        self.present: set[str] = set()
-        """Who can be reached, as far as is known."""
+        self.present = {peer for peer in access.peers if peer != access.me}
+        """Who can be reached, as far as is known: all, until one can't; then all are looked at."""
+        self._looked = False
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Neighbours:
@@ -89,9 +90,6 @@ class Neighbours:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         )
-        peers = [peer for peer in self._access.peers if peer != self._access.me][:MAX_PEERS]
-        found = await asyncio.gather(*map(_answers, peers))
-        self.present = {peer for peer, there in zip(peers, found, strict=True) if there}
         return self
 
     async def __aexit__(
@@ -127,11 +125,20 @@ class Neighbours:
                 continue
             except NeighbourFailed:
                 self.present.discard(member)
+                await self._look()
                 continue
             if holder is not None and holder not in excluded and holder != self._access.me:
                 return holder
             told += 1
         return None
+
+    async def _look(self) -> None:
+        """See at once who takes connections, so that nobody is waited for who is gone."""
+        if not self._looked:
+            self._looked = True
+            peers = sorted(self.present)[:MAX_PEERS]
+            found = await asyncio.gather(*map(_answers, peers))
+            self.present -= {peer for peer, there in zip(peers, found, strict=True) if not there}
 
     async def tell(self, verb: Verb, key: str, attempt: int) -> None:
         """Say what has become of an object to those who may be asked about it."""
