@@ -19,7 +19,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_signed, write_varint
 
 MAX_RUNS = 1 << 12
-MAX_QUANTS = 1 << 22
+MAX_QUANTS = 1 << 20
 """Quants of one frame: each takes a byte of the decoder's memory."""
 
 _HAS_BASE = 1
