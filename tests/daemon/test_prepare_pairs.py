@@ -61,12 +61,15 @@ async def _check(pair: Pair, scratch: Path) -> None:
         assert device.files("m") == {artifact.name: new.read_bytes()}
         assert updated.plan.kind == "update"
         fetched = origin.object_bytes() - objects
-        assert updated.plan.bytes == second.updates[0].bytes == fetched
+        # Without parcels a device does not ask whether a small update stands there in a newer format too.
+        made = second.updates[0]
+        formats = 1 if made.older_bytes is not None and made.older_bytes <= 16 * 1024 else 2
+        assert updated.plan.bytes == (made.older_bytes if formats == 1 else made.bytes) == fetched
         assert updated.plan.requests == second.updates[0].requests == len(origin.objects()) - count == 1
         store = open_store(str(shop.path))
         held, _, _ = await read_manifest(store, first.manifest)
         target, _, _ = await read_manifest(store, second.manifest)
-        assert (await price.price(store, second.manifest, held)).bytes == fetched
+        assert (await price.price(store, second.manifest, held, formats)).bytes == fetched
 
         seen = relay.counts() - before
         assert updated.wire.received == pytest.approx(seen.down, rel=0.02)

@@ -30,6 +30,9 @@ _MOST_CUTS = 2048
 _SPARSE = 0.25
 """A frame whose payload is a larger share of its bytes has too few equal ones to be cut."""
 
+_NOISE = 0.99
+"""What is not shortened more than that has neither equal bytes nor a stride."""
+
 _LEAST_OWN_BYTES = 6
 """Stored bytes that were stored before are a copy, from so many on."""
 
@@ -124,6 +127,8 @@ def _ways(job: _Job, base: Source, target: Source) -> list[Made]:
     found: list[Made] = [[(frame, job.payload)]]
     if len(job.payload) >= len(data) and len(data) <= caps.MAX_PAYLOAD_BYTES:
         found.append([(Frame(len(data), codecs.STORED, len(data)), data)])
+    if len(job.payload) > _NOISE * len(data):
+        return found
     offset, length = byte_candidates.base_range(frame, job.position, base, target)
     lean = bytes(base.stream[offset : offset + length])
     if len(data) + len(lean) <= byte_candidates.MAX_SUBTRACT_BYTES:
