@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync_protocol import caps, names, near_names, twin
+from modelsync_protocol import caps, codecs, names, near_names, twin
 from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
 from modelsync_server.iothub.service_client import ServiceClient
 from modelsync_server.store import ObjectNotFound, Store
@@ -43,7 +44,8 @@ async def push(
         meant = near_names.near_version(wanted, model.versions)
         raise UsageError(f"the store signs no version {wanted} of {name!r}{meant}: see `modelsync list`.")
     reported = (await service.twin(device, module)).get("properties", {}).get("reported", {})
-    payload, size, reason = await payload_for(store, name, wanted, model.versions[wanted], _held(reported, name))
+    base, formats = _held(reported, name), newest_format(_section(reported, "daemon", "formats"))
+    payload, size, reason = await payload_for(store, name, wanted, model.versions[wanted], base, formats)
     if payload is not None:
         try:
             answer = await service.invoke(device, "apply", payload, module)
@@ -59,17 +61,23 @@ async def push(
 
 
 async def payload_for(
-    store: Store, name: str, version: int, digest: str, base: str | None
+    store: Store, name: str, version: int, digest: str, base: str | None, formats: int = 1
 ) -> tuple[dict[str, Any] | None, int, str | None]:
-    """The payload of `apply` and the update's bytes, or the reason why there is none."""
+    """The payload of `apply` and the update's bytes, or the reason why there is none.
+
+    `formats` is the newest version of the update's format that the device reads; the smallest update is taken.
+    """
     if base is None:
         return None, 0, "the device reports no version of this model to build on."
     if base == digest:
         return None, 0, "the device has these very bytes."
-    try:
-        data = await store.get(names.update_object(digest, base))
-    except (ObjectNotFound, FormatError):
+    made = []
+    for format_version in range(1, formats + 1):
+        with suppress(ObjectNotFound, FormatError):
+            made.append(await store.get(names.update_object(digest, base, format_version)))
+    if not made:
         return None, 0, "the store has no update from what the device has; publish with --bases."
+    data = min(made, key=len)
     payload = {
         "model": name,
         "version": version,
@@ -83,9 +91,22 @@ async def payload_for(
     return payload, len(data), None
 
 
+def newest_format(reported: object) -> int:
+    """The newest version of the update's format that a device reads and a publisher writes, of the list it reports."""
+    known = reported if isinstance(reported, list) else []
+    return max((number for number in known if type(number) is int and 1 <= number <= codecs.NEWEST_VERSION), default=1)
+
+
 def _held(reported: Any, name: str) -> str | None:
+    digest = _section(reported, "models", name, "digest")
+    return digest if isinstance(digest, str) else None
+
+
+def _section(reported: Any, *path: str) -> object:
     try:
-        digest = reported[twin.SECTION]["models"][name]["digest"]
+        for key in (twin.SECTION, *path):
+            reported = reported[key]
     except (KeyError, TypeError):
         return None
-    return digest if isinstance(digest, str) else None
+    found: object = reported
+    return found

@@ -66,7 +66,7 @@ def _no_range_check(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_hash_check(patch: pytest.MonkeyPatch) -> None:
-    async def verify(self: _Job, assembly: Assembly, target: Manifest) -> Manifest:
+    async def verify(self: _Job, assembly: Assembly, target: Manifest, *_: object) -> Manifest:
         folder = self._data.root.parent / "store" / "manifests"
         return index.decode_object((folder / self._digest).read_bytes(), self._digest)[0]
 

@@ -161,7 +161,9 @@ class Executor:
         prefix = self._assembly.reader.read(step.target - frame.prefix, frame.prefix) if frame.prefix else b""
         try:
             return codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
-        except FormatError as error:
+        except Exception as error:  # a decoder's fault must not end the worker: it is damage like any other
+            if not isinstance(error, FormatError):
+                _log.exception("encoding %d did not refuse what it can't decode", frame.encoding)
             _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
             return None
 

@@ -319,8 +319,8 @@ class Spool:
         found = []
         for name in self._names():
             with contextlib.suppress(OSError):
-                info = (self._folder / f"{name}.data").stat()
-                found.append((info.st_mtime, info.st_blocks * 512, name))
+                info, log = ((self._folder / f"{name}{suffix}").stat() for suffix in (".data", ".log"))
+                found.append((info.st_mtime, (info.st_blocks + log.st_blocks) * 512, name))
         return sorted(found)
 
     def _idle(self, name: str) -> bool:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -44,7 +45,7 @@ class Gateway:
     ) -> None:
         self._spool, self._url, self._open, self._count = spool, url, open_origin, count
         self._pulls: dict[str, asyncio.Task[None]] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._missing: set[str] = set()
         self._few = asyncio.Semaphore(_MOST_PULLS)
 
@@ -83,7 +84,8 @@ class Gateway:
 
     async def _small(self, request: web.Request, path: str, target: str, sent: Sent) -> web.StreamResponse:
         """What changes in a store: as the origin has it, or as it was last seen if that can't be reached."""
-        async with self._locks.setdefault(target, asyncio.Lock()):
+        lock = self._locks.setdefault(target, asyncio.Lock())  # kept while somebody holds it
+        async with lock:
             entry = self._spool.open(target)
             kept = None
             if entry is not None:
@@ -116,7 +118,8 @@ class Gateway:
             return web.Response(headers={"Content-Length": str(size)})
         if begin >= end > 0 or begin > size:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
-        self._fetch(path, target, begin, end)
+        first, last = begin // _BLOCK_BYTES, -(-end // _BLOCK_BYTES)  # many small ranges would be dear to keep in mind
+        self._fetch(path, target, first * _BLOCK_BYTES, min(size, last * _BLOCK_BYTES))
         entry = await self._opened(target, begin, end)
         if entry is None:
             raise FormatError("there is no room for it; raise site_cache_bytes.")

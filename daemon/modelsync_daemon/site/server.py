@@ -96,7 +96,7 @@ class SiteServer:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         name = request.headers.get(site.NAME_HEADER)
         if name is None and self._elsewhere is not None:
-            return await self._elsewhere(request)
+            return await self._as_child(request, self._elsewhere)
         now = self._now()
         known = self._context is None or (request.transport and request.transport.get_extra_info("peercert"))
         if not known or now is None or name != now[0] or request.method != "GET" or request.remote is None:
@@ -140,6 +140,18 @@ class SiteServer:
         fits = level <= _MOST_QUESTIONS * _BURST_SECONDS
         self._asked[remote] = (level if fits else level - 1, now)
         return fits
+
+    async def _as_child(self, request: web.Request, answer: Elsewhere) -> web.StreamResponse:
+        """A gateway's child, within the same bounds as a neighbour."""
+        remote = str(request.remote)
+        if self._sending[remote] >= _MOST_OF_ONE or self._sending.total() >= _MOST_AT_ONCE:
+            return web.Response(status=503, headers={"Retry-After": "1"})
+        self._sending[remote] += 1
+        try:
+            return await answer(request)
+        finally:
+            self._sending[remote] -= 1
+            self._sending += Counter()
 
     async def _limited(self, request: web.Request, sent: Sent) -> web.StreamResponse:
         remote = str(request.remote)

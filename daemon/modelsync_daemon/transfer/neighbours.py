@@ -127,8 +127,8 @@ class Neighbours:
                 self.present.discard(member)
                 await self._look()
                 continue
-            if holder is not None and holder not in excluded and holder != self._access.me:
-                return holder
+            if holder in self._access.peers and holder not in excluded and holder != self._access.me:
+                return holder  # nobody else: a neighbour can't send us to an address of its choice
             told += 1
         return None
 

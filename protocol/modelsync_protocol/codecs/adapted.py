@@ -27,6 +27,9 @@ MAX_SUM = 1 << 62
 PHASES, _CLASSES = 8, 15
 """Contexts of floats: how far the prediction is from what it was rounded to, in eighths of a unit, times a class."""
 
+_BLOCK_ELEMENTS = 1 << 15
+"""Elements that a decoder works on at a time."""
+
 _BYTE_PHASES = 120
 """Contexts of 8-bit integers: the same in parts of a unit."""
 
@@ -54,6 +57,10 @@ class Product:
         """Whether no sum can leave 64 bits."""
         rank = int(self.left.shape[1])
         return rank * int(np.abs(self.left).max()) * int(np.abs(self.right).max()) < MAX_SUM
+
+    def work(self, first: int, count: int) -> int:
+        """How many products of numbers `values` takes for a segment, block by block."""
+        return _work(self.columns, int(self.left.shape[1]), first, count)
 
     def values(self, first: int, count: int) -> NDArray[np.float64]:
         """`count` elements of the product from number `first` on, in the order of rows."""
@@ -86,6 +93,10 @@ class Merged:
         """Elements of the matrix."""
         return int(self.left.shape[0]) * self.columns
 
+    def work(self, first: int, count: int) -> int:
+        """How many products of numbers `values` takes for a segment, block by block."""
+        return _work(self.columns, len(self.right), first, count)
+
     def values(self, first: int, count: int) -> NDArray[np.float64]:
         """`count` elements of the product from number `first` on, in the order of rows."""
         top, bottom = first // self.columns, -(-(first + count) // self.columns)
@@ -98,6 +109,12 @@ class Merged:
             scaled = (sums.astype(np.float64) * np.float64(self.scale)).astype(np.float32)
         begin = first - top * self.columns
         return scaled.reshape(-1)[begin : begin + count].astype(np.float64)
+
+
+def _work(columns: int, rank: int, first: int, count: int) -> int:
+    """Whole rows are taken, and those at the edges of blocks twice."""
+    rows = -(-(first + count) // columns) - first // columns
+    return (rows + count // _BLOCK_ELEMENTS) * columns * rank
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ _MAX_PRECISION = 160
 _MOST_FACTORS = 2 * adapted.MAX_FACTORS
 """Integers in all products that one frame names: bounds a decoder's memory."""
 
+_MOST_WORK = 1 << 30
+"""Products of numbers that one frame may need: a matrix of rank 256 in a frame of 4 MiB. Bounds a decoder's time."""
+
 _WIDTH = 4
 
 
@@ -90,10 +93,12 @@ def front(parts: Sequence[Coded | Same | Gap]) -> bytes:
 
 def _adapted(head: Head, named: dict[int, tuple[int, int]], shared: bytes) -> Head:
     segments = list(head.segments)
+    work = 0
     stored = products(shared)
     _check(all(number < len(stored) for number, _ in named.values()), "names a product that the header lacks")
     used = {number for number, _ in named.values()}
     _check(sum(stored[number].factors for number in used) <= _MOST_FACTORS, "names too many products")
+    made = {number: _product(shared, number) for number in used}  # each is in memory once, however often it is named
     for index, (number, first) in named.items():
         segment = segments[index] if index < len(segments) else None
         if not isinstance(segment, Coded):
@@ -102,9 +107,11 @@ def _adapted(head: Head, named: dict[int, tuple[int, int]], shared: bytes) -> He
         plain = plain and (segment.factors is None or not segment.numeral.mantissa)
         _check(segment.mode is Mode.DELTA and segment.base_offset is not None and plain, "changes no plain base")
         _check(segment.numeral in adapted.ADAPTABLE, "changes elements of another type")
-        product = _product(shared, number)
+        product = made[number]
         _check(first + segment.count <= product.count, "reaches beyond its product")
         segments[index] = replace(segment, adapted=Adapted(number, first, product))
+        work += product.work(first, segment.count)
+    _check(work <= _MOST_WORK, "takes too long")
     return replace(head, segments=tuple(segments))
 
 

@@ -80,6 +80,8 @@ def trees(data: bytes) -> Trees | None:
     for match in _LINE.finditer(data):
         name = _NUMBERS[match[1].decode()]
         if name == 0:
+            if len(groups) == MAX_TREES:
+                break
             groups.append([])
         if groups:
             groups[-1].append(Array(name, match.start(2), match.end(2)))
@@ -89,7 +91,7 @@ def trees(data: bytes) -> Trees | None:
     if len(set(names)) != len(names) or not {NAMES[name] for name in names} >= NEEDED:
         return None
     kept = []
-    for group in groups[:MAX_TREES]:
+    for group in groups:
         part = group[: len(names)]
         if tuple(array.name for array in part) == names and _whole(data, part):
             kept.append(part)

@@ -77,7 +77,7 @@ class TreeColumns:
         try:
             with np.errstate(all="ignore"):
                 return decode(reader, payload, length, base, prefix)
-        except (ValueError, IndexError, OverflowError) as error:
+        except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
             # What hostile numbers lead to in NumPy; all sizes are checked before.
             raise FormatError(f"a frame of trees does not decode: {error}.") from error
 
@@ -212,6 +212,8 @@ def _decode_text(reader: Reader, payload: bytes, length: int, base: bytes, prefi
     between, corrections, decoder = _parts(reader, payload)
     old, old_found = text_frames.old_trees(base)
     places, same = layout(decoder, header.trees, len(header.names), len(old.rate), None)
+    if header.trees * len(header.names) > length:  # a digit each, at least
+        raise FormatError("a frame of trees is longer than declared.")
     trees, numbers = text_frames.code(decoder, header.parameters, old, same, None)
     decoder.end()
     if trees.shape.count * (len(header.names) - len(text_arrays.ONE)) > length:  # a digit and a space each, at least

@@ -198,7 +198,7 @@ def numbering(
         step = 0
         while waiting:
             if given is not None:
-                rank = next(given)
+                rank = next(given, -1)
             else:
                 assert numbers is not None
                 rank = next((r for r, item in enumerate(waiting) if numbers[item[2]] == step), -1)

@@ -117,7 +117,9 @@ class Access:
             raise web.HTTPForbidden(text="come by the proxy, which signs you in.")
         if not _is_local(request.host):  # a name of somebody else's that resolves to this machine
             raise web.HTTPMisdirectedRequest(text="this page is called by a loopback address.")
-        if self.operator and hmac.compare_digest(request.cookies.get(COOKIE, ""), self._signed("session")):
+        if self.operator and hmac.compare_digest(
+            _octets(request.cookies.get(COOKIE, "")), self._signed("session").encode()
+        ):
             return Person(self.operator, True, leaves=True)
         return Person("", False)
 
@@ -187,6 +189,8 @@ class Access:
     def unsealed(self, purpose: str, cookie: str) -> dict[str, Any]:
         """What was sealed for this purpose; empty if it was not, or has run out."""
         text, _, signature = cookie.partition(".")
+        if not cookie.isascii():
+            return {}
         if not hmac.compare_digest(signature.encode(), self._signed(f"{purpose} {text}").encode()):
             return {}
         content: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text))
@@ -209,3 +213,8 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _octets(cookie: str) -> bytes:
+    """A cookie's bytes, whatever was sent."""
+    return cookie.encode("utf-8", "surrogateescape")

@@ -113,8 +113,10 @@ class Provider:
             raise web.HTTPForbidden(text="the provider's token is for another client.")
         claim = self._settings.claim
         name = claims.get(claim)
-        if claim == "email" and claims.get("email_verified") is False:
-            raise web.HTTPForbidden(text="the provider has not verified your address.")
+        if claim == "email" and claims.get("email_verified") not in (True, "true"):
+            raise web.HTTPForbidden(
+                text="the provider does not say that it verified your address: choose another claim."
+            )
         if not isinstance(name, str) or not usable_name(name):
             raise web.HTTPForbidden(text=f"the provider's token has no usable {claim}: choose another claim.")
         return name

@@ -99,7 +99,7 @@ def read_adapter(path: Path) -> Adapter:
 def _configured(file: Path) -> dict[str, object]:
     try:
         document = json.loads((file.parent / "adapter_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 
@@ -136,10 +136,11 @@ def _fitted(pair: Factors, difference: Matrix) -> tuple[float, Factors, float] |
     """(Share of power left, pair, scale) for the scale with which the product comes nearest to `difference`."""
     if (pair.up.shape[0], pair.down.shape[1]) != difference.shape:
         return None
-    product = pair.up @ pair.down
-    power = float((product * product).sum())
-    whole = float((difference * difference).sum())
-    if power <= 0 or whole <= 0:
+    with np.errstate(all="ignore"):
+        product = pair.up @ pair.down
+        power = float((product * product).sum())
+        whole = float((difference * difference).sum())
+    if not (0 < power < np.inf and 0 < whole < np.inf):
         return None
     scale = float((product * difference).sum()) / power
     rounded = _simple(scale)

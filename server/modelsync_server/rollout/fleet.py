@@ -14,6 +14,7 @@ from functools import reduce
 from typing import Any
 
 from modelsync_protocol import names
+from modelsync_server.push import newest_format
 from modelsync_server.query import Condition, parse_condition
 from modelsync_server.rollout.port import FleetHub, Json, count, rows
 from modelsync_server.rollout.rings import BUCKET, Ring, bucket
@@ -21,6 +22,9 @@ from modelsync_server.rollout.target import EVERYONE, Kind, Target, both, desire
 
 OUTCOMES = "['active', 'probing', 'activating', 'probation', 'quarantined', 'rolled back']"
 """States in which the bytes of an update are known."""
+
+FORMATS = "properties.reported.modelsync.daemon.formats"
+"""Where a daemon reports which versions of the update's format it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,8 @@ class Member:
     heard: str
     connected: bool
     tags: Mapping[str, Any]
+    formats: int = 1
+    """The newest version of the update's format that its daemon reads."""
 
     def document(self) -> Json:
         """What rings choose by: the ids and the tags, with the bucket that it has or will get."""
@@ -169,7 +175,8 @@ async def twins(hub: FleetHub, target: Target, model: str, where: str) -> list[M
     at, wish = reported(model), desired(model)
     state = (
         f"{at}.digest AS digest, {at}.version AS held, {at}.state AS state, {at}.desired AS about, {at}.hold AS hold,"
-        f" {wish}.version AS wished, {wish}.state AS wishedState, lastActivityTime AS heard, connectionState AS line"
+        f" {FORMATS} AS formats, {wish}.version AS wished, {wish}.state AS wishedState, lastActivityTime AS heard,"
+        " connectionState AS line"
     )
     if target.kind is not Kind.EDGE:
         found = await rows(hub, target.members(f"{target.ids}, tags AS tags, {state}", where))
@@ -195,6 +202,7 @@ def _member(chosen: Json, reporting: Json) -> Member:
         str(reporting.get("heard", "")),
         reporting.get("line") == "Connected",
         tags if isinstance(tags, dict) else {},
+        newest_format(reporting.get("formats")),
     )
 
 

@@ -33,14 +33,14 @@ async def push_ring(hub: FleetHub, store: Store, record: Record, number: int) ->
     where = record.rings[number].where
     if not record.target.reporters_are_modules:
         where = both(where, "connectionState = 'Connected'")
-    by_base: dict[str, list[Member]] = defaultdict(list)
+    alike: dict[tuple[str, int], list[Member]] = defaultdict(list)
     for member in await twins(hub, record.target, record.model, where):
         base = member.held.digest
         if member.connected and base not in (None, digest) and not member.hold:
-            by_base[str(base)].append(member)
+            alike[str(base), member.formats].append(member)
     staged = 0
-    for base, members in sorted(by_base.items()):
-        payload, _, reason = await payload_for(store, record.model, record.version, digest, base)
+    for (base, formats), members in sorted(alike.items()):
+        payload, _, reason = await payload_for(store, record.model, record.version, digest, base, formats)
         if payload is None or len(payload["update"]) + len(payload["trust"]) > WORTH_BYTES:
             _log.debug("%s… fetches: %s", base[:12], reason or "the update is too big to push")
             continue

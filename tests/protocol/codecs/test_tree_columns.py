@@ -110,3 +110,13 @@ def test_a_truncated_payload_is_refused(kind: str) -> None:
     for size in range(0, len(payload), max(1, len(payload) // 6)):
         with pytest.raises(FormatError):
             CODEC.decode(payload[:size], len(new), old, b"", b"")
+
+
+def test_a_tree_whose_root_is_a_leaf_where_numbers_are_wanted_is_refused() -> None:
+    hostile = bytes.fromhex(
+        "040001010100000000000000000000000000000000000000000000000000000000000000000000000000000000000d0000450000"
+        "1078780100930016000307ffc8ff0500c09f000000010000000100000001000000010000000100000001006fd45fe5b5e85e6c89"
+        "e3efdb00c0"
+    )
+    with pytest.raises(FormatError):
+        TreeColumns().decode(hostile, 64, b"", b"", b"")

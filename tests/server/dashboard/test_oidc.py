@@ -190,6 +190,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any], Forger], str]] = {
     "another issuer": lambda c, f: f.signed(c | {"iss": "https://elsewhere.example"}),
     "too old": lambda c, f: f.signed(c | {"iat": 1, "exp": 2}),
     "not verified": lambda c, f: f.signed(c | {"email_verified": False}),
+    "not verified, in words": lambda c, f: f.signed(c | {"email_verified": "false"}),
     "no name": lambda c, f: f.signed({k: v for k, v in c.items() if k != "email"}),
     "a name on two lines": lambda c, f: f.signed(c | {"email": "ada\nbob"}),
     "no token": lambda c, f: "nonsense",
