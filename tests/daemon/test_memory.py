@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import modelsync_daemon
+import modelsync_protocol
 from examples.demo.stage import Process
 from modelsync_server.hub.hub import Hub, HubAddress
 from tests.support import block_pairs, packed_models
@@ -23,6 +26,13 @@ from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 
 MIB = 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """What is installed is compiled. A confined worker of a fresh checkout compiles for itself, which takes MiBs."""
+    for package in (modelsync_daemon, modelsync_protocol):
+        compileall.compile_dir(Path(str(package.__file__)).parent, quiet=1)
 
 
 def safetensors(seed: int, mebibytes: int, nudge: float, rank: int = 0) -> bytes:
