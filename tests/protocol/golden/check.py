@@ -73,7 +73,7 @@ def checks() -> list[tuple[str, Check]]:
 
 
 def damage_checks() -> list[tuple[str, Check]]:
-    """Frames damaged in many ways: what word sizes may change. Few of blocks, none of trees: they take minutes there."""
+    """Frames damaged in many ways: what word sizes may change. Few of blocks, none of trees: they take minutes."""
     listed = frames()
     blocks = [vector for vector in listed if vector["encoding"] == codecs.BLOCKS][::11]
     others = [vector for vector in listed if vector["encoding"] not in (codecs.BLOCKS, codecs.TREE_COLUMNS)]
