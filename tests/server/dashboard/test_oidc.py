@@ -140,7 +140,7 @@ class Forger:
         self.basic = request.headers.get("Authorization", "")
         now = int(time.time())
         claims = {"iss": self.url, "aud": "modelsync", "sub": "1", "iat": now, "exp": now + 60,
-                  "email": "ada@example.com", "nonce": self.nonces["code"]}  # fmt: skip
+                  "email": "ada@example.com", "email_verified": True, "nonce": self.nonces["code"]}  # fmt: skip
         return web.json_response({"id_token": self.forge(claims, self), "access_token": "a"})
 
     async def keys(self, request: web.Request) -> web.Response:
