@@ -20,6 +20,7 @@ from modelsync_protocol.trees.columns import Integers
 from modelsync_protocol.trees.floats import Drawn, Floats
 from modelsync_protocol.trees.gradients import Regularisation
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 from modelsync_protocol.trees.shape import from_depth_first
 from modelsync_protocol.trees.splits import Splits
 from modelsync_protocol.wire import Reader, write_varint
@@ -113,7 +114,7 @@ def read(data: bytes, found: Found) -> Binned:
 
 def _edges(data: bytes, found: Found) -> Edges:
     parts = [np.frombuffer(data[span.begin : span.end], "<f8") for span in found.edges]
-    group = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    group = repeated(numbered(len(parts)), [len(part) for part in parts])
     return Edges(len(parts), group, np.concatenate([*parts, np.empty(0)]).astype(np.float64))
 
 
@@ -258,7 +259,7 @@ def generated(trees: Binned, size: int) -> list[bytes]:
     shape = trees.shape
     place = shape.depth_first()
     nodes = np.zeros(shape.count, RECORDS[size])
-    sizes = np.bincount(shape.tree, minlength=int(shape.tree.max(initial=-1)) + 1)
+    sizes = counted(shape.tree, minlength=int(shape.tree.max(initial=-1)) + 1)
     ends = np.cumsum(sizes)
     within = place - (ends - sizes)[shape.tree]
     left, right = shape.children()
@@ -284,5 +285,5 @@ def generated(trees: Binned, size: int) -> list[bytes]:
 
 def edge_arrays(edges: Edges) -> list[bytes]:
     """Each feature's edges."""
-    ends = np.searchsorted(edges.group, np.arange(edges.features + 1))
+    ends = np.searchsorted(edges.group, numbered(edges.features + 1))
     return [edges.edge[a:b].astype("<f8").tobytes() for a, b in pairwise(ends.tolist())]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelsync_protocol.trees.machine_words import numbered
 from modelsync_protocol.trees.splits import MAX_NODES
 
 
@@ -105,7 +106,7 @@ def _nodes(data: bytes, begin: int, size: int) -> int:
         nodes = np.frombuffer(data, RECORDS[size], count, begin)
         leaf = nodes["leaf"] == 1
         left = nodes["left"].astype(np.int64)
-        fits = np.where(leaf, (left == 0) & (nodes["feature"] == 0), left == np.arange(1, count + 1))
+        fits = np.where(leaf, (left == 0) & (nodes["feature"] == 0), left == numbered(1, count + 1))
         fits &= nodes["leaf"] <= 1
         ends = np.flatnonzero(1 + np.cumsum(np.where(leaf, -1, 1)) == 0)
         until = int(ends[0]) + 1 if len(ends) else count

@@ -16,6 +16,7 @@ from modelsync_protocol.trees.boosted import Booster, BoosterModel, Parameters
 from modelsync_protocol.trees.columns import Integers
 from modelsync_protocol.trees.floats import Drawn
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 from modelsync_protocol.trees.shape import from_breadth_first
 from modelsync_protocol.trees.splits import MAX_NODES, Splits
 from modelsync_protocol.wire import Reader, write_varint
@@ -194,7 +195,7 @@ def picked(trees: list[tuple[Booster, int]]) -> Booster:
     for booster, tree in trees:
         if id(booster) not in starts:
             order = np.argsort(booster.shape.tree, kind="stable")
-            starts[id(booster)] = order, np.searchsorted(booster.shape.tree[order], np.arange(len(order) + 2))
+            starts[id(booster)] = order, np.searchsorted(booster.shape.tree[order], numbered(len(order) + 2))
         order, begin = starts[id(booster)]
         nodes = order[begin[tree] : begin[tree + 1]]
         sizes.append(len(nodes))
@@ -224,9 +225,9 @@ def generated(booster: Booster, forms: tuple[tuple[int, bytes], ...], binary: bo
     order = np.argsort(shape.tree, kind="stable")
     number = np.empty(shape.count, np.int64)
     trees = int(shape.tree.max(initial=-1)) + 1
-    sizes = np.bincount(shape.tree, minlength=trees)
+    sizes = counted(shape.tree, minlength=trees)
     ends = np.cumsum(sizes)
-    number[order] = np.arange(shape.count) - np.repeat(ends - sizes, sizes)
+    number[order] = numbered(shape.count) - repeated(ends - sizes, sizes)
     left, right = shape.children()
     leaf = shape.leaf
     values: dict[str, NDArray[Any]] = {

@@ -13,6 +13,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import columns
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import numbered
 from modelsync_protocol.trees.mixing import joined
 
 
@@ -46,9 +47,9 @@ def layout(lanes: Lanes, trees: int, arrays: int, old: int, known: Laid | None) 
         ends = [known.start, *(array.end for array in flat)]
         table = np.array([a.begin - end for a, end in zip(flat, ends, strict=False)], np.int64).reshape(trees, arrays)
         gaps = columns.signed(np.diff(table, axis=0, prepend=np.zeros((1, arrays), np.int64))).ravel()
-        index = np.arange(trees)
+        index = numbered(trees)
         steps = np.where(known.same < 0, 0, 1 + columns.signed(known.same - index))
-    row, column = np.divmod(np.arange(trees * arrays), max(1, arrays))
+    row, column = np.divmod(numbered(trees * arrays), max(1, arrays))
     context = stacked(joined(column, row == 0), joined(column, np.minimum(row, 2)))
     found = columns.unsigned(columns.numbers(model, lanes, context, gaps)).reshape(trees, arrays)
     places = np.cumsum(found, axis=0)
@@ -56,7 +57,7 @@ def layout(lanes: Lanes, trees: int, arrays: int, old: int, known: Laid | None) 
         raise FormatError("a frame of trees has arrays out of bounds.")
     context = stacked(np.full(trees, 901), np.full(trees, 902))
     steps = columns.numbers(model, lanes, context, steps)
-    same = np.where(steps == 0, -1, columns.unsigned(steps - 1) + np.arange(trees))
+    same = np.where(steps == 0, -1, columns.unsigned(steps - 1) + numbered(trees))
     if bool((same < -1).any() or (same >= old).any()):
         raise FormatError("a frame of trees names a tree that the base lacks.")
     return places, same

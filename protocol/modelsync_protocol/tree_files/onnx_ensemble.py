@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees.columns import Integers
 from modelsync_protocol.trees.floats import Floats
+from modelsync_protocol.trees.machine_words import numbered, repeated
 from modelsync_protocol.trees.shape import Shape, from_children
 from modelsync_protocol.trees.splits import MAX_NODES
 
@@ -53,7 +54,7 @@ def read(values: dict[str, NDArray[Any]]) -> tuple[Shape, Integers, Floats, Floa
     usual = 0 < count < MAX_NODES and trees and bool((sizes > 0).all()) and int(roots[0]) == 0
     if not usual or len(splits) != count or len(weights) != count + trees or not bool(np.isfinite(splits).all()):
         raise FormatError("an ensemble's arrays do not fit each other.")
-    tree = np.repeat(np.arange(trees), sizes)
+    tree = repeated(numbered(trees), sizes)
     children = []
     for side in ("true", "false"):
         number, leaf = values[f"nodes_{side}nodeids"].astype(np.int64), values[f"nodes_{side}leafs"] != 0
@@ -73,11 +74,11 @@ def read(values: dict[str, NDArray[Any]]) -> tuple[Shape, Integers, Floats, Floa
 def values(order: Order, shape: Shape, ensemble: Ensemble, name: str) -> NDArray[Any] | None:
     """The elements of an array as they follow from the ensemble; None where nothing follows."""
     leaf = shape.leaf
-    within = shape.depth_first() if order is Order.DEPTH_FIRST else np.lexsort((np.arange(shape.count), shape.tree))
+    within = shape.depth_first() if order is Order.DEPTH_FIRST else np.lexsort((numbered(shape.count), shape.tree))
     along = np.argsort(within, kind="stable") if order is Order.DEPTH_FIRST else within
     inner, leaves = along[~leaf[along]], along[leaf[along]]
     number = np.zeros(shape.count, np.int64)
-    number[inner], number[leaves] = np.arange(len(inner)), np.arange(len(leaves))
+    number[inner], number[leaves] = numbered(len(inner)), numbered(len(leaves))
     left, right = shape.children()
     match name:
         case "nodes_featureids":
@@ -95,7 +96,7 @@ def values(order: Order, shape: Shape, ensemble: Ensemble, name: str) -> NDArray
         case "nodes_falseleafs":
             return leaf[right[inner]].astype(np.int64)
         case "tree_roots":
-            return np.searchsorted(shape.tree[inner], np.arange(int(shape.tree.max(initial=-1)) + 1))
+            return np.searchsorted(shape.tree[inner], numbered(int(shape.tree.max(initial=-1)) + 1))
         case "leaf_weights":
             row = np.cumsum(leaf) - 1
             weights: NDArray[Any] = ensemble.weights[0][row[leaves]]

@@ -20,6 +20,7 @@ from modelsync_protocol.trees import columns, records
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
 from modelsync_protocol.trees.lanes import Lanes, Learner
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape, from_depth_first
 from modelsync_protocol.trees.splits import MAX_NODES, Layout, SplitModel, Splits
@@ -216,7 +217,7 @@ def _leaf_weights(
     lanes: Lanes, p: Parameters, old: Ensemble, shape: Shape, feature: Integers, known: Ensemble | None
 ) -> Floats:
     old_rows = old.weights if len(old.weights) == p.width else np.empty((p.width, 0))
-    old_groups = np.repeat(np.zeros(p.width, np.int64), old_rows.shape[1])
+    old_groups = repeated(np.zeros(p.width, np.int64), old_rows.shape[1])
     drawn = Drawn(1, (old_groups, old_rows.ravel()), max(1 << 12, 2 * old_rows.size), single=True, inputs=5)
     drawn.prepare(lanes, None if known is None else (np.zeros(known.weights.size, np.int64), known.weights.ravel()))
     if old_rows.size:
@@ -278,8 +279,8 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
     place = shape.depth_first()
     order = np.argsort(place, kind="stable")
     tree = shape.tree[order]
-    sizes = np.bincount(tree, minlength=p.trees)
-    number = np.arange(shape.count) - (np.cumsum(sizes) - sizes)[tree]
+    sizes = counted(tree, minlength=p.trees)
+    number = numbered(shape.count) - (np.cumsum(sizes) - sizes)[tree]
     leaf = shape.leaf[order]
     left, right = shape.children()
     first = (np.cumsum(sizes) - sizes)[shape.tree]
@@ -304,11 +305,11 @@ def _values(p: Parameters, ensemble: Ensemble, name: str) -> NDArray[Any] | None
         case "nodes_hitrates":
             return np.ones(shape.count, np.float32)
         case "class_treeids":
-            return np.repeat(tree[leaf], p.width)
+            return repeated(tree[leaf], p.width)
         case "class_nodeids":
-            return np.repeat(number[leaf], p.width)
+            return repeated(number[leaf], p.width)
         case "class_ids":
-            return np.tile(np.arange(p.first_id, p.first_id + p.width), int(leaf.sum()))
+            return np.tile(numbered(p.first_id, p.first_id + p.width), int(leaf.sum()))
         case "class_weights":
             row = np.cumsum(shape.leaf) - 1
             weights: NDArray[Any] = ensemble.weights.T[row[order][leaf]].astype(np.float32).ravel()

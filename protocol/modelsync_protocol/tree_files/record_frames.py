@@ -16,6 +16,7 @@ from modelsync_protocol.tree_files.scan import Found
 from modelsync_protocol.trees import columns, judging
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import counted, numbered
 from modelsync_protocol.trees.mixing import Mixer, joined
 from modelsync_protocol.trees.records import Impurity, Parameters, Style, Table, TableModel
 from modelsync_protocol.trees.shape import from_depth_first
@@ -141,7 +142,7 @@ class RecordCoder:
             values = None
             if known is not None:
                 values = columns.signed(np.diff(exact[number], prepend=np.int64(0)))
-            first = np.arange(trees) == 0
+            first = numbered(trees) == 0
             context = stacked(joined(first, number, 1), joined(np.full(trees, number), int(of_base)))
             rows.append(np.cumsum(columns.unsigned(columns.numbers(model, lanes, context, values))))
         if trees and (min(int(row.min()) for row in rows) < 0 or max(int(row.max()) for row in rows) > 1 << 24):
@@ -236,7 +237,7 @@ def arrays(table: Table, size: int) -> list[tuple[bytes, bytes]]:
     node = np.zeros(count, _dtype(size))
     order = np.argsort(place, kind="stable")
     trees = int(table.shape.tree.max(initial=-1)) + 1
-    sizes = np.bincount(table.shape.tree, minlength=trees) if trees else np.empty(0, np.int64)
+    sizes = counted(table.shape.tree, minlength=trees) if trees else np.empty(0, np.int64)
     begin = (np.cumsum(sizes) - sizes)[table.shape.tree] if trees else np.empty(0, np.int64)
     leaf = table.shape.leaf
     for name, child in (("left", left), ("right", right)):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelsync_protocol.trees.machine_words import numbered
 from modelsync_protocol.trees.splits import MAX_NODES
 
 SIZES = (64, 56)
@@ -83,7 +84,7 @@ def _nodes(data: bytes, begin: int, size: int) -> int:
         left = np.ndarray((count,), "<i8", data, begin, (size,))
         feature = np.ndarray((count,), "<i8", data, begin + 16, (size,))
         leaf = left == -1
-        fits = np.where(leaf, feature == -2, (left == np.arange(1, count + 1)) & (feature >= 0))
+        fits = np.where(leaf, feature == -2, (left == numbered(1, count + 1)) & (feature >= 0))
         open_ = 1 + np.cumsum(np.where(leaf, -1, 1))
         ends = np.flatnonzero(open_ == 0)
         until = int(ends[0]) + 1 if len(ends) else count

@@ -21,6 +21,7 @@ from modelsync_protocol.trees.floats import Drawn, Floats, floats_of, words_of
 from modelsync_protocol.trees.gradients import Regularisation
 from modelsync_protocol.trees.lanes import Lanes
 from modelsync_protocol.trees.leafwise import Leafwise, LeafwiseModel, Parameters
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape, from_children
 from modelsync_protocol.trees.splits import MAX_NODES, Splits
@@ -103,7 +104,7 @@ def read(data: bytes, found: Trees) -> tuple[Leafwise, Integers]:
     decision = spread(inner, whole.get("decision_type"))
     rate = whole.get("shrinkage", np.ones(len(sizes)))
     rate = np.where(np.isfinite(rate) & (rate != 0), rate, 1.0)
-    numbers = whole.get("Tree", np.arange(len(sizes)))
+    numbers = whole.get("Tree", numbered(len(sizes)))
     return Leafwise(
         shape, index, feature, threshold, decision, count, weight, value, words[0], words[1], words[2], rate
     ), numbers
@@ -277,8 +278,8 @@ def _numbers(lanes: Lanes, trees: int, known: Integers | None) -> Integers:
     steps = None if known is None else columns.signed(np.diff(known, prepend=np.int64(-1)) - 1)
     flag = None if steps is None else np.array([int((steps != 0).any())])
     if not columns.symbols(model, lanes, np.full((1, 1), 7, np.uint32), 1, flag)[0]:
-        return np.arange(trees)
-    found = columns.numbers(model, lanes, stacked(np.arange(trees) > 0), steps)
+        return numbered(trees)
+    found = columns.numbers(model, lanes, stacked(numbered(trees) > 0), steps)
     return np.cumsum(columns.unsigned(found) + 1) - 1
 
 
@@ -290,7 +291,7 @@ def _rates(lanes: Lanes, trees: int, old: Leafwise, known: Floats | None) -> Flo
     drawn.prepare(lanes, None if known is None else (group, known))
     if not trees:
         return np.empty(0)
-    found = drawn.run_in(lanes, group, (joined(np.minimum(np.arange(trees), 1)),), known)
+    found = drawn.run_in(lanes, group, (joined(np.minimum(numbered(trees), 1)),), known)
     return floats_of(drawn.entries.words[found])
 
 
@@ -302,7 +303,7 @@ def picked(trees: list[tuple[Leafwise, int]]) -> Leafwise:
     starts: dict[int, tuple[Integers, Integers]] = {}
     for key, source in sources.items():
         order = np.argsort(source.shape.tree, kind="stable")
-        starts[key] = order, np.searchsorted(source.shape.tree[order], np.arange(len(source.rate) + 1))
+        starts[key] = order, np.searchsorted(source.shape.tree[order], numbered(len(source.rate) + 1))
     parts = []
     for source, tree in trees:
         order, begin = starts[id(source)]
@@ -311,11 +312,11 @@ def picked(trees: list[tuple[Leafwise, int]]) -> Leafwise:
         raise FormatError("a frame has more nodes of trees than any allowed.")
     depths = {key: source.shape.depths() for key, source in sources.items()}
     depth = np.concatenate([depths[id(source)][nodes] for source, nodes in parts])
-    owner = np.repeat(np.arange(len(parts)), [len(nodes) for _, nodes in parts])
+    owner = repeated(numbered(len(parts)), [len(nodes) for _, nodes in parts])
     # Within one tree nodes stand wave by wave, so that a stable sort by depth puts all waves together.
     order = np.argsort(depth, kind="stable")
     inverse = np.empty(len(order), np.int64)
-    inverse[order] = np.arange(len(order))
+    inverse[order] = numbered(len(order))
     parent, base = [], 0
     for source, nodes in parts:
         above = source.shape.parent[nodes]
@@ -324,7 +325,7 @@ def picked(trees: list[tuple[Leafwise, int]]) -> Leafwise:
         base += len(nodes)
     flat = np.concatenate(parent)
     flat = np.where(flat >= 0, inverse[flat], -1)[order]
-    starts_ = (0, *np.cumsum(np.bincount(depth)).tolist())
+    starts_ = (0, *np.cumsum(counted(depth)).tolist())
 
     def column(get: Callable[[Leafwise], NDArray[Any]]) -> NDArray[Any]:
         result: NDArray[Any] = np.concatenate([get(source)[nodes] for source, nodes in parts])[order]
@@ -371,7 +372,7 @@ def generated(trees: Leafwise, numbers: Integers, names: tuple[int, ...]) -> lis
         "internal_count": trees.count[inner],
     }
     count = len(numbers)
-    sizes = np.bincount(shape.tree[inner], minlength=count)
+    sizes = counted(shape.tree[inner], minlength=count)
     ends = np.cumsum(sizes).tolist()
     result = []
     for tree, (size, end) in enumerate(zip(sizes.tolist(), ends, strict=True)):

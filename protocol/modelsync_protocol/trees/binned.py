@@ -18,6 +18,7 @@ from modelsync_protocol.trees.dictionary import Dictionary
 from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
 from modelsync_protocol.trees.gradients import EPSILON, FEW, GradientLeaves, Regularisation
 from modelsync_protocol.trees.lanes import Lanes, Learner
+from modelsync_protocol.trees.machine_words import numbered, repeated
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
 from modelsync_protocol.trees.splits import Layout, SplitModel, Splits
@@ -118,7 +119,7 @@ class BinnedModel:
         """(which of the dictionary's entries are edges, the edges)."""
         entries: Dictionary = self._drawn.entries
         limit = int(entries.starts[features])
-        group = np.repeat(np.arange(features), np.diff(entries.starts[: features + 1]))
+        group = repeated(numbered(features), np.diff(entries.starts[: features + 1]))
         held = np.zeros(len(entries.words), np.int64)
         old = self._old_edges
         held[entries.find(old.group, words_of(old.edge))] = 1
@@ -141,7 +142,7 @@ class BinnedModel:
         """The bin that each of the dictionary's entries is the edge of, as far as that is known."""
         entries = self._drawn.entries
         before: Integers = np.cumsum(member) - member
-        group = np.repeat(np.arange(len(entries.starts) - 1), np.diff(entries.starts))
+        group = repeated(numbered(len(entries.starts) - 1), np.diff(entries.starts))
         rank: Integers = before - before[np.minimum(entries.starts[group], len(member) - 1)]
         if features:
             return rank
@@ -247,7 +248,7 @@ def _sets(shape: Shape, categorical: Integers) -> Integers:
     flags = np.where(shape.leaf, 0, categorical)[order]
     before = np.cumsum(flags) - flags
     tree = shape.tree[order]
-    first = np.searchsorted(tree, np.arange(int(tree.max(initial=-1)) + 1))
+    first = np.searchsorted(tree, numbered(int(tree.max(initial=-1)) + 1))
     result = np.zeros(shape.count, np.int64)
     result[order] = before - before[first[tree]] if len(tree) else before
     return result

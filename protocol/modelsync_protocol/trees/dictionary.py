@@ -17,6 +17,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import columns
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 from modelsync_protocol.trees.mixing import Mixer, joined
 
 Words = NDArray[np.uint64]
@@ -42,7 +43,7 @@ class Dictionary:
 
     def find(self, groups: Integers, words: Words) -> Integers:
         """Place of each entry, which must be there."""
-        keys = np.rec.fromarrays([np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts)), self.words])
+        keys = np.rec.fromarrays([repeated(numbered(len(self.starts) - 1), np.diff(self.starts)), self.words])
         return np.searchsorted(keys, np.rec.fromarrays([groups, words], dtype=keys.dtype)).astype(np.int64)
 
 
@@ -55,17 +56,17 @@ def united(groups: int, *parts: tuple[Integers, Words]) -> Dictionary:
     if len(keys):
         first = np.concatenate([[True], (keys[1:] != keys[:-1]) | (words[1:] != words[:-1])])
         keys, words = keys[first], words[first]
-    starts = np.searchsorted(keys, np.arange(groups + 1)).astype(np.int64)
+    starts = np.searchsorted(keys, numbered(groups + 1)).astype(np.int64)
     return Dictionary(starts, words)
 
 
 def fresh(groups: int, wanted: Dictionary, old: Dictionary) -> tuple[Integers, Words]:
     """(groups, words) of `wanted` that `old` lacks, by group, ascending."""
-    keys = np.repeat(np.arange(groups), np.diff(wanted.starts))
-    old_keys = np.repeat(np.arange(groups), np.diff(old.starts))
+    keys = repeated(numbered(groups), np.diff(wanted.starts))
+    old_keys = repeated(numbered(groups), np.diff(old.starts))
     both = np.concatenate([keys, old_keys])
     words = np.concatenate([wanted.words, old.words])
-    mine = np.arange(len(both)) < len(keys)
+    mine = numbered(len(both)) < len(keys)
     order = np.lexsort((~mine, words, both))
     sorted_keys, sorted_words = both[order], words[order]
     alike = np.zeros(len(both), bool)
@@ -109,7 +110,7 @@ def code_fresh(
             else np.empty(0, np.uint64)
         )
     whole = united(groups, (np.concatenate(found_groups), np.concatenate(found_words)))
-    return np.repeat(every, np.diff(whole.starts)), whole.words
+    return repeated(every, np.diff(whole.starts)), whole.words
 
 
 def _code_grid(
@@ -124,7 +125,7 @@ def _code_grid(
     groups, number = grid
     amount = None
     if known is not None:
-        amount = np.bincount(known[0], minlength=int(groups.max(initial=-1)) + 1)[groups].astype(np.int64)
+        amount = counted(known[0], minlength=int(groups.max(initial=-1)) + 1)[groups].astype(np.int64)
     any_at_all = None if amount is None else np.array([int(amount.sum() > 0)])
     if not columns.symbols(counts, lanes, stacked(np.array([number + 500]), np.array([0])), 1, any_at_all)[0]:
         empty = np.empty(0, np.int64)
@@ -133,10 +134,10 @@ def _code_grid(
     total = int(amount.sum()) if bool((amount < MAX_ENTRIES).all()) else MAX_ENTRIES + 1
     if total > MAX_ENTRIES:
         raise FormatError("a frame of trees has more thresholds than any allowed.")
-    group = np.repeat(groups, amount)
+    group = repeated(groups, amount)
     first = np.zeros(total, bool)
     first[(np.cumsum(amount) - amount)[amount > 0]] = True
-    size = columns.log2_of(np.repeat(amount, amount) + 1) >> np.int64(7)
+    size = columns.log2_of(repeated(amount, amount) + 1) >> np.int64(7)
     values = gap = None
     if known is not None:
         values, gap = known[1], known[2]
@@ -190,13 +191,13 @@ def _decimals(
     scales = np.zeros(groups, np.int64)
     twice, gap = np.zeros(len(words), np.int64), np.full(len(words), -1, np.int64)
     usable = np.isfinite(values) & (np.abs(values) < 1e6)
-    sizes = np.maximum(np.bincount(keys, minlength=groups), 1)
+    sizes = np.maximum(counted(keys, minlength=groups), 1)
     for number, scale in enumerate(SCALES[1:], 1):
         (open_,) = (usable & (scales[keys] == 0)).nonzero()
         if not len(open_):
             break
         found_twice, found_gap = _on_grid(values[open_], words[open_], scale, single)
-        hits = np.bincount(keys[open_][found_gap >= 0], minlength=groups)
+        hits = counted(keys[open_][found_gap >= 0], minlength=groups)
         chosen = (scales == 0) & (hits >= _ENOUGH * sizes)
         scales[chosen] = number
         mine = chosen[keys[open_]] & (found_gap >= 0)

@@ -14,6 +14,7 @@ from modelsync_protocol.trees import columns, dictionary
 from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.dictionary import Dictionary, Words
 from modelsync_protocol.trees.lanes import Lanes, Learner
+from modelsync_protocol.trees.machine_words import counted
 from modelsync_protocol.trees.mixing import joined
 
 Floats = NDArray[np.float64]
@@ -92,7 +93,7 @@ class Drawn:
             new = dictionary.fresh(self._groups, wanted, before)
         new = dictionary.code_fresh(lanes, self._groups, new, single=self._single)
         self.entries = dictionary.united(self._groups, self._old, new)
-        uses = np.bincount(self.entries.find(*self._old), minlength=len(self.entries.words)).astype(np.int64)
+        uses = counted(self.entries.find(*self._old), minlength=len(self.entries.words)).astype(np.int64)
         self.masses = columns.Masses(uses)
         self.fresh = uses == 0
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from modelsync_protocol.codecs.rans import RawBits
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees.logistic import PROBABILITY_BITS, TOTAL
+from modelsync_protocol.trees.machine_words import numbered, repeated
 
 MAX_LANES = 1024
 _LOWEST = 1 << 16
@@ -147,7 +148,7 @@ def _packed(fields: list[tuple[NDArray[np.uint8], Fields]]) -> bytes:
         return b""
     counts = np.concatenate([part for part, _ in fields])
     values = np.concatenate([part for _, part in fields])
-    rows = np.repeat(np.arange(len(counts)), counts)
+    rows = repeated(numbered(len(counts)), counts)
     starts = np.cumsum(counts, dtype=np.int64) - counts
     within = np.arange(len(rows), dtype=np.int64) - starts[rows]
     bits = (values[rows] >> within.astype(np.uint64)) & np.uint64(1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol.trees import logistic
 from modelsync_protocol.trees.lanes import MAX_LANES, Bits, Lanes
+from modelsync_protocol.trees.machine_words import numbered
 
 _LIMIT = 600
 """Counts beyond this are halved, so that what changes is learnt again."""
@@ -26,7 +27,7 @@ Contexts = NDArray[np.uint32]
 
 def _confidences() -> NDArray[np.int32]:
     edges = np.array([1, 2, 3, 5, 8, 16, 32, 90, 300])
-    return np.searchsorted(edges, np.arange(_LIMIT + MAX_LANES + 1), "right").astype(np.int32)
+    return np.searchsorted(edges, numbered(_LIMIT + MAX_LANES + 1), "right").astype(np.int32)
 
 
 _CONFIDENCE = _confidences()
@@ -102,7 +103,9 @@ class Mixer:
     ) -> None:
         count = len(bits)
         error = (bits.astype(np.int32) << np.int32(logistic.PROBABILITY_BITS)) - probability
-        gradient = np.bincount(chosen.ravel(), (logits * error).ravel().astype(np.float64), len(self._weights))
+        gradient = np.bincount(
+            chosen.ravel().astype(np.intp), (logits * error).ravel().astype(np.float64), len(self._weights)
+        )
         seen = int(self._seen[slot])
         self._seen[slot] = seen + count
         rate = min(_SLOWEST_RATE_BITS, _RATE_BITS + max(0, (seen + 1).bit_length() - 9) // 2)

@@ -17,6 +17,7 @@ from modelsync_protocol.trees.columns import Integers, stacked
 from modelsync_protocol.trees.floats import Drawn, Floats, Residuals, floats_of, words_of
 from modelsync_protocol.trees.lanes import Lanes, Learner
 from modelsync_protocol.trees.logarithm import log2_of_floats
+from modelsync_protocol.trees.machine_words import numbered, repeated
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
 from modelsync_protocol.trees.splits import Layout, SplitModel, Splits
@@ -203,7 +204,7 @@ class TableModel:
         (old_leaf,) = old.shape.leaf.nonzero()
         old_size = splits.bucket(np.maximum(old.samples, 0))[old_leaf]
         learner = Learner(lanes.count)
-        rows = np.repeat(np.arange(p.width), len(leaf))
+        rows = repeated(numbered(p.width), len(leaf))
         groups = np.tile(kinds[leaf], p.width) + 2 * rows
         flat = None if known is None else known.values[:, leaf].ravel()
         self._leaf_values.prepare(lanes, None if flat is None else (groups, flat))
@@ -290,7 +291,7 @@ def nested(trees: Splits) -> bool:
     """Whether each threshold lies within those of its ancestors on the same feature."""
     shape = trees.shape
     node = np.flatnonzero(~shape.leaf)
-    child, ancestor, rows = node, shape.parent[node], np.arange(len(node))
+    child, ancestor, rows = node, shape.parent[node], numbered(len(node))
     while len(rows):
         going = ancestor >= 0
         rows, child, ancestor = rows[going], child[going], ancestor[going]

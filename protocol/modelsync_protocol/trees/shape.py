@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.trees.machine_words import counted, numbered, repeated
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -37,7 +38,7 @@ class Shape:
 
     def depths(self) -> Integers:
         """Depth of each node."""
-        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+        return repeated(numbered(len(self.starts) - 1), np.diff(self.starts))
 
     def children(self) -> tuple[Integers, Integers]:
         """Left and right child of each node, -1 where there is none."""
@@ -94,10 +95,10 @@ def from_depth_first(leaf: Flags) -> tuple[Shape, Integers]:
         raise FormatError("a tree is too deep.")
     order = np.argsort(depth, kind="stable")
     inverse = np.empty(len(order), np.int64)
-    inverse[order] = np.arange(len(order))
+    inverse[order] = numbered(len(order))
     parent = np.array(parents, np.int64)[order]
     parent = np.where(parent >= 0, inverse[parent], -1)
-    starts = (0, *np.cumsum(np.bincount(depth)).tolist()) if len(leaf) else (0,)
+    starts = (0, *np.cumsum(counted(depth)).tolist()) if len(leaf) else (0,)
     shape = Shape(tuple(starts), leaf[order], parent, np.array(rights, bool)[order], np.array(trees, np.int64)[order])
     return shape, order
 
@@ -105,20 +106,20 @@ def from_depth_first(leaf: Flags) -> tuple[Shape, Integers]:
 def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
     """As `from_depth_first`, of trees of `sizes` nodes whose children are numbered in their parents' order."""
     count = len(leaf)
-    trees = np.repeat(np.arange(len(sizes)), sizes)
+    trees = repeated(numbered(len(sizes)), sizes)
     starts = np.cumsum(sizes) - sizes
-    within = np.arange(count) - starts[trees]
+    within = numbered(count) - starts[trees]
     inner = np.flatnonzero(~leaf)
     before: Integers = np.cumsum(~leaf) - ~leaf
     number = (within - 1) // 2 + before[starts[trees]]
     later = within > 0
     if len(sizes) and (
-        bool((sizes <= 0).any()) or bool((2 * np.bincount(trees[inner], minlength=len(sizes)) + 1 != sizes).any())
+        bool((sizes <= 0).any()) or bool((2 * counted(trees[inner], minlength=len(sizes)) + 1 != sizes).any())
     ):
         raise FormatError("a tree has another number of nodes than its splits give.")
     parent = np.full(count, -1, np.int64)
     parent[later] = inner[number[later]]
-    if bool((parent >= np.arange(count)).any()):
+    if bool((parent >= numbered(count)).any()):
         raise FormatError("a tree's nodes do not follow each other.")
     depth = np.zeros(count, np.int64)
     for node, above in enumerate(parent.tolist()):
@@ -128,9 +129,9 @@ def from_breadth_first(leaf: Flags, sizes: Integers) -> tuple[Shape, Integers]:
         raise FormatError("a tree is too deep.")
     order = np.argsort(depth, kind="stable")
     inverse = np.empty(count, np.int64)
-    inverse[order] = np.arange(count)
+    inverse[order] = numbered(count)
     higher = np.where(parent >= 0, inverse[parent], -1)[order] if count else parent
-    waves = (0, *np.cumsum(np.bincount(depth)).tolist()) if count else (0,)
+    waves = (0, *np.cumsum(counted(depth)).tolist()) if count else (0,)
     right = (within % 2 == 0) & later
     return Shape(tuple(waves), leaf[order], higher, right[order], trees[order]), order
 
@@ -143,9 +144,9 @@ def from_children(sizes: Integers, left: Integers, right: Integers) -> tuple[Sha
     """
     trees = len(sizes)
     first = np.cumsum(sizes) - sizes
-    first_leaf = first + np.arange(trees)
+    first_leaf = first + numbered(trees)
     waves: list[NDArray[np.int64]] = []
-    number, tree = np.zeros(trees, np.int64), np.arange(trees)
+    number, tree = np.zeros(trees, np.int64), numbered(trees)
     parent, side = np.full(trees, -1, np.int64), np.zeros(trees, bool)
     total = 0
     starts = [0]
@@ -160,8 +161,8 @@ def from_children(sizes: Integers, left: Integers, right: Integers) -> tuple[Sha
         waves.append(np.stack([number, tree, parent, side.astype(np.int64), place]))
         at = np.flatnonzero(inner)
         here = place[at]
-        parent = np.repeat(total + at, 2)
-        tree = np.repeat(tree[at], 2)
+        parent = repeated(total + at, 2)
+        tree = repeated(tree[at], 2)
         side = np.tile([False, True], len(at))
         number = np.stack([left[here], right[here]], axis=1).ravel()
         total += len(inner)
@@ -170,7 +171,7 @@ def from_children(sizes: Integers, left: Integers, right: Integers) -> tuple[Sha
     leaf = whole[0] < 0
     places = [np.sort(whole[4][some]) for some in (leaf, ~leaf)]
     wanted = int(sizes.sum())
-    if any(not np.array_equal(p, np.arange(n)) for p, n in zip(places, (wanted + trees, wanted), strict=True)):
+    if any(not np.array_equal(p, numbered(n)) for p, n in zip(places, (wanted + trees, wanted), strict=True)):
         raise FormatError("a tree holds a node twice, or not at all.")
     shape = Shape(tuple(starts), leaf, whole[2], whole[3] > 0, whole[1])
     return shape, np.where(leaf, ~whole[0], whole[0]), whole[4]

@@ -14,6 +14,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.trees import columns, shape
 from modelsync_protocol.trees.columns import Integers, Masses, stacked
 from modelsync_protocol.trees.lanes import Lanes
+from modelsync_protocol.trees.machine_words import numbered, repeated
 from modelsync_protocol.trees.mixing import joined
 from modelsync_protocol.trees.shape import Shape
 
@@ -309,14 +310,14 @@ class _Grown:
 
     def begin(self, trees: int, old: Splits | None, twins: Integers | None) -> None:
         self.reserve(trees)
-        self.tree[:trees] = np.arange(trees)
+        self.tree[:trees] = numbered(trees)
         self.end = trees
         if trees:
             self.starts.append(trees)
         if old is not None:
             self._children = old.shape.children()
             roots = int(old.shape.tree.max(initial=-1)) + 1
-            wanted = np.arange(trees) if twins is None else twins
+            wanted = numbered(trees) if twins is None else twins
             self.twin[:trees] = np.where(wanted < roots, wanted, -1)
 
     def next(self, nodes: Integers, old: Splits | None) -> None:
@@ -329,9 +330,9 @@ class _Grown:
         if not len(nodes):
             return
         self.starts.append(end)
-        self.parent[begin:end] = np.repeat(nodes, 2)
+        self.parent[begin:end] = repeated(nodes, 2)
         self.right[begin:end] = np.tile([False, True], len(nodes))
-        self.tree[begin:end] = np.repeat(self.tree[nodes], 2)
+        self.tree[begin:end] = repeated(self.tree[nodes], 2)
         self.holds[:, begin:end:2] = self.left_holds
         self.holds[:, begin + 1 : end : 2] = self.right_holds
         if old is not None and self._children is not None:
@@ -344,7 +345,7 @@ class _Grown:
         """Narrow places from `low` to below `high` to what the ancestors' splits leave."""
         low, high = low.copy(), high.copy()
         child, ancestor = nodes, self.parent[nodes]
-        rows = np.arange(len(nodes))
+        rows = numbered(len(nodes))
         while len(rows):
             (going,) = (ancestor >= 0).nonzero()
             rows, child, ancestor = rows[going], child[going], ancestor[going]
