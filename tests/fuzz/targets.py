@@ -225,7 +225,7 @@ def neighbour(data: bytes) -> None:
         assert len(rest) <= site.MAX_ANSWER_BYTES and site.parse_answer(site.encode_answer(holder)) == holder
         return
     if kind == b"q":
-        question = site.parse_question(dict(urllib.parse.parse_qsl(rest.decode("latin-1"), max_num_fields=8)))
+        question = site.parse_question(dict(urllib.parse.parse_qsl(rest.decode("latin-1"))))
         assert site.parse_question(question.query()) == question and len(question.excluded) <= site.MAX_EXCLUDED
         return
     target = rest.decode("latin-1")
