@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from modelsync_daemon.transfer.download import named
+from modelsync_daemon.transfer.memory_body import OneSource
 from modelsync_daemon.trust.resolved import ObjectMissing
 from modelsync_protocol import caps, media
 from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
@@ -192,7 +193,7 @@ class _Content:
         self.descriptor = -1
 
 
-class MediaBody:
+class MediaBody(OneSource):
     """Reads an object on a medium in order from `position` on (transfer.ObjectReader)."""
 
     etag = ""
@@ -200,15 +201,6 @@ class MediaBody:
     def __init__(self, content: _Content, position: int) -> None:
         self._content = content
         self.position = position
-
-    hearsay = False
-
-    def accept(self) -> None:
-        """Nothing: only what neighbours bring is asked about."""
-
-    async def again(self, begin: int, count: int) -> bytes | None:
-        """Nobody else is known."""
-        return None
 
     async def read(self, count: int) -> bytes:
         """Exactly the next `count` bytes."""

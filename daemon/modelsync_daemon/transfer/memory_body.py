@@ -5,14 +5,8 @@ from __future__ import annotations
 from modelsync_protocol.errors import FormatError
 
 
-class MemoryBody:
-    """Reads `data` (borrowed) in order from `position` on."""
-
-    etag = ""
-
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self.position = position
+class OneSource:
+    """The part of transfer.ObjectReader that is about neighbours, for what has none."""
 
     hearsay = False
 
@@ -22,6 +16,16 @@ class MemoryBody:
     async def again(self, begin: int, count: int) -> bytes | None:
         """Nobody else is known."""
         return None
+
+
+class MemoryBody(OneSource):
+    """Reads `data` (borrowed) in order from `position` on."""
+
+    etag = ""
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self._data = data
+        self.position = position
 
     async def read(self, count: int) -> bytes:
         """Exactly the next `count` bytes; FormatError if there are fewer."""

@@ -7,12 +7,13 @@ import re
 import aiohttp
 
 from modelsync_daemon.transfer.download import READ_BYTES, ObjectChanged, Sender, Transient, check_status, named, reason
+from modelsync_daemon.transfer.memory_body import OneSource
 from modelsync_protocol.errors import FormatError, UnreachableError
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
-class Body:
+class Body(OneSource):
     """Reads one range of one object in order, going on where it was whenever the line breaks."""
 
     def __init__(self, origin: Sender, path: str, position: int, end: int, whole: bool, etag: str) -> None:
@@ -27,15 +28,6 @@ class Body:
         self._ranges = True
         self._name = named(path)
         self._response: aiohttp.ClientResponse | None = None
-
-    hearsay = False
-
-    def accept(self) -> None:
-        """Nothing: only what neighbours bring is asked about."""
-
-    async def again(self, begin: int, count: int) -> bytes | None:
-        """Nobody else is known."""
-        return None
 
     async def read(self, count: int) -> bytes:
         """Return exactly the next `count` bytes. Raises ObjectMissing, ObjectChanged, FormatError, UnreachableError."""
