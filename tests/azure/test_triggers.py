@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import secrets
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from azure.storage.blob.aio import ContainerClient
 
 from modelsync_server.triggers.folder_watch import scan
 from tests.support.azurite import ACCOUNT
 from tests.support.shop import Shop
-
-KEY = "k" * 48
-
-
-class Program:
-    """A `modelsync` command that prints JSON lines."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-
-    @classmethod
-    async def start(cls, *arguments: str) -> Program:
-        return cls(
-            await asyncio.create_subprocess_exec(
-                Path(sys.executable).with_name("modelsync"),
-                *arguments,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        )
-
-    async def line(self) -> dict[str, Any]:
-        """The next line of its output."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(30):
-            document: dict[str, Any] = json.loads(await self.process.stdout.readline())
-        return document
-
-    async def stop(self) -> str:
-        """End it in order; what it complained about."""
-        if self.process.returncode is None:
-            self.process.terminate()
-        out, err = await self.process.communicate()
-        assert self.process.returncode == 0 and out == b"", (out, err)
-        return err.decode()
+from tests.support.webhook import KEY, Hook, Program, hooked
 
 
 async def test_a_watched_folder_publishes_what_is_complete(tmp_path: Path) -> None:
@@ -108,60 +69,12 @@ def test_a_probe_belongs_to_its_model_and_two_of_a_name_are_one_too_many(tmp_pat
     assert sorted(found) == ["a", "b"]
 
 
-class Hook:
-    """The webhook as a process, its upload container, and a shop with the online keys only."""
-
-    def __init__(self, shop: Shop, program: Program, url: str, uploads: ContainerClient) -> None:
-        self.shop, self.program, self.url, self.uploads = shop, program, url, uploads
-
-    async def upload(self, path: str, data: bytes) -> dict[str, Any]:
-        """Write a blob; the event that Event Grid would send."""
-        answer = await self.uploads.upload_blob(path, data, overwrite=True)
-        etag = (await answer.get_blob_properties()).etag
-        return {
-            "id": secrets.token_hex(16),
-            "topic": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Storage/storageAccounts/a",
-            "subject": f"/blobServices/default/containers/{self.uploads.container_name}/blobs/{path}",
-            "eventType": "Microsoft.Storage.BlobCreated",
-            "eventTime": "2026-11-20T12:00:00Z",
-            "data": {"api": "PutBlob", "eTag": etag.strip('"'), "url": "http://169.254.169.254/forged"},
-            "dataVersion": "",
-            "metadataVersion": "1",
-        }
-
-    async def post(self, body: Any, key: str | None = KEY) -> tuple[int, Any]:
-        """Deliver."""
-        headers = {} if key is None else {"X-Modelsync-Key": key}
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(self.url, data=data, headers=headers) as answer,
-        ):
-            return answer.status, await answer.json()
-
-    async def versions(self) -> list[int]:
-        """What is published."""
-        return sorted((await (await self.shop.repository()).catalogue()).model("anomaly").versions)
-
-
 @pytest.fixture
 async def hook(tmp_path: Path, azurite_service: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hook]:
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite_service)
-    shop = await Shop.open(tmp_path)
-    await shop.publish_bytes("anomaly", b"first")
-    shutil.move(tmp_path / "keys" / "offline", tmp_path / "safe")
-    box = f"uploads{secrets.token_hex(6)}"
     (tmp_path / "key").write_text(KEY + "\n")
-    async with ContainerClient.from_connection_string(azurite_service, box) as uploads:
-        await uploads.create_container()
-        program = await Program.start(
-            *("webhook", str(shop.path), "--keys", str(shop.keys), "--uploads", f"azblob://{ACCOUNT}/{box}"),
-            *("--model", "anomaly", "--key-file", str(tmp_path / "key")),
-        )
-        yield Hook(shop, program, (await program.line())["url"], uploads)
-        if program.process.returncode is None:
-            program.process.kill()
-            await program.process.communicate()
+    async with hooked(tmp_path, azurite_service, "--key-file", str(tmp_path / "key")) as made:
+        yield made
 
 
 async def test_an_upload_is_published_once_however_often_it_is_told(hook: Hook) -> None:

@@ -50,10 +50,24 @@ def webhook(
     store: StoreArgument,
     uploads: Annotated[str, typer.Option(help="The upload container, azblob://ACCOUNT/CONTAINER.")],
     model: Annotated[list[str], typer.Option(help="A model that may be published this way; repeatable.")],
-    key_file: Annotated[Path, typer.Option(help="File with the key that Event Grid sends (X-Modelsync-Key).")],
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that Event Grid sends (X-Modelsync-Key).")
+    ] = None,
+    token_issuer: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask for tokens of this issuer (Entra ID) too, or instead.")
+    ] = None,
+    token_audience: Annotated[
+        str, typer.Option(metavar="ID", help="Whom the tokens are for: the webhook's application.")
+    ] = "",
+    token_application: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Whose tokens they are; repeatable; Event Grid's by default.")
+    ] = None,
     keys: KeysOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    memory: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What was dealt with; beside the key's file by default.")
+    ] = None,
 ) -> None:
     """Publish what Event Grid says was uploaded; prints {"url"}, then one JSON line a version, until SIGTERM.
 
@@ -64,22 +78,31 @@ def webhook(
     from modelsync_protocol.errors import LocalError, UsageError
     from modelsync_server.store import open_store as open_objects
     from modelsync_server.store.azure_account import BlobAddress
-    from modelsync_server.triggers.webhook import PATH, Webhook
+    from modelsync_server.tokens import Issuer
+    from modelsync_server.triggers.webhook import EVENT_GRID, PATH, Senders, Webhook
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="modelsync: %(message)s")
     try:
-        key = key_file.read_text().strip()
+        key = key_file.read_text().strip() if key_file is not None else None
     except (OSError, UnicodeDecodeError):
         raise UsageError(f"{key_file} can't be read: write the webhook's key into it.") from None
-
-    memory = key_file.absolute().with_name(key_file.name + ".dealt-with.json")
+    senders = Senders(
+        key,
+        Issuer(token_issuer) if token_issuer is not None else None,
+        token_audience,
+        frozenset(token_application or (EVENT_GRID,)),
+    )
+    if memory is None:
+        if key_file is None:
+            raise UsageError("give --memory, a file in which the webhook keeps what it has dealt with.")
+        memory = key_file.absolute().with_name(key_file.name + ".dealt-with.json")
 
     def tell(line: dict[str, object]) -> None:
         typer.echo(json.dumps(line))
         sys.stdout.flush()
 
     async def run(stop: asyncio.Event) -> None:
-        hook = Webhook(open_objects(store), keys, BlobAddress.parse(uploads), model, key, tell, memory)
+        hook = Webhook(open_objects(store), keys, BlobAddress.parse(uploads), model, senders, tell, memory)
         await hook.check_keys()
         runner = web.AppRunner(hook.application(), access_log=None, shutdown_timeout=3.0)
         await runner.setup()

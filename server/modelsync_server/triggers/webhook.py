@@ -29,6 +29,7 @@ from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.publisher import publish
 from modelsync_server.store import Store, durable
 from modelsync_server.store.azure_account import BlobAddress, container_client
+from modelsync_server.tokens import Issuer
 from modelsync_server.trust import Repository, read_catalogue
 from modelsync_server.trust.keys import OFFLINE
 
@@ -42,6 +43,8 @@ _REMEMBERED = 10_000
 _VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
 _CREATED = "Microsoft.Storage.BlobCreated"
 _SUBJECT = re.compile(r"/blobServices/default/containers/([a-z0-9-]{3,63})/blobs/([^/]+)/([^/]+)")
+EVENT_GRID = "4962773b-9cdb-44cf-a8bf-237846a00ab7"
+"""Event Grid's own application in the public cloud, which asks Entra ID for the tokens that it sends."""
 _CODE = re.compile(r"[A-Za-z0-9-]{1,128}")
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,46 @@ class Upload:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """Who may deliver. `key`: who knows it; `issuer`: who has its token for `audience`, as one of `applications`.
+
+    Where both are set both are asked for. Source: learn.microsoft.com/azure/event-grid/secure-webhook-delivery.
+    """
+
+    key: str | None = None
+    issuer: Issuer | None = None
+    audience: str = ""
+    applications: frozenset[str] = frozenset({EVENT_GRID})
+
+    def __post_init__(self) -> None:
+        if self.key is None and self.issuer is None:
+            raise UsageError(
+                "a webhook that anybody may call publishes for anybody: give --key-file or --token-issuer."
+            )
+        if self.key is not None and len(self.key) < 16:
+            raise UsageError(
+                "the webhook's key is too short: use at least 16 characters, such as `openssl rand -hex 24`."
+            )
+        if self.issuer is not None and not (self.audience and self.applications):
+            raise UsageError("tokens are for somebody: give --token-audience, the webhook's application in Entra ID.")
+
+    async def check(self, request: web.Request) -> None:
+        """RefusedError unless it is one of them; UnreachableError if the issuer can't be asked."""
+        if self.key is not None:
+            given = request.headers.get(KEY_HEADER) or request.query.get("code", "")
+            if not hmac.compare_digest(given.encode(), self.key.encode()):
+                raise RefusedError("the key is missing or wrong.")
+        if self.issuer is not None:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not token:
+                raise RefusedError("the token is missing: Authorization: Bearer …")
+            claims = await self.issuer.claims(token.strip(), self.audience)
+            # `appid` in tokens of version 1, `azp` in those of version 2.
+            if claims.get("appid", claims.get("azp")) not in self.applications:
+                raise RefusedError("the token is another application's.")
+
+
 class Webhook:
     """Publishes uploads of the allowed `models` into `store`, one at a time."""
 
@@ -64,18 +107,14 @@ class Webhook:
         keys: str | None,
         uploads: BlobAddress,
         models: Sequence[str],
-        key: str,
+        senders: Senders,
         tell: Callable[[dict[str, Any]], None],
         memory: Path,
     ) -> None:
         """`memory`: a file for what was dealt with, kept by this object alone."""
-        if len(key) < 16:
-            raise UsageError(
-                "the webhook's key is too short: use at least 16 characters, such as `openssl rand -hex 24`."
-            )
         self._store, self._keys, self._uploads = store, keys, uploads
         self._models = frozenset(names.check_model_name(name) for name in models)
-        self._key = key.encode()
+        self._senders = senders
         self._tell, self._memory = tell, memory
         self._one = asyncio.Lock()
         self._tasks: dict[Upload, asyncio.Task[None]] = {}
@@ -101,9 +140,13 @@ class Webhook:
         return application
 
     async def _handle(self, request: web.Request) -> web.Response:
-        given = request.headers.get(KEY_HEADER) or request.query.get("code", "")
-        if not hmac.compare_digest(given.encode(), self._key):
-            return web.json_response({"error": "the key is missing or wrong."}, status=401)
+        try:
+            await self._senders.check(request)
+        except RefusedError as error:
+            return web.json_response({"error": str(error)}, status=401)
+        except ModelsyncError as error:  # the issuer is away: Event Grid tries again
+            _log.warning("%s", error)
+            return web.json_response({"error": "tokens can't be checked just now."}, status=503)
         try:
             events = _events(await request.read())
             for event in events:

@@ -7,16 +7,13 @@ import base64
 import json
 import re
 import shutil
-import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import jwt
 import pytest
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from yarl import URL
@@ -25,10 +22,12 @@ from modelsync_protocol.errors import UsageError
 from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.oidc import Provider, Settings
 from modelsync_server.rollout.record import State
+from modelsync_server.tokens import Issuer
 from tests.server.dashboard.conftest import Page, text, token_of
 from tests.server.rollout.conftest import MODEL
 from tests.support.addresses import free_port
 from tests.support.npm import installed
+from tests.support.openid import Forger, serving
 
 VERSION = "8.8.1"
 """The last that runs on Debian's node."""
@@ -106,62 +105,10 @@ async def signed_in(client: aiohttp.ClientSession, path: str, name: str, status:
 # A provider that does what it should not
 
 
-@dataclass
-class Forger:
-    """An OpenID provider whose tokens are what `forge` makes of honest claims."""
-
-    url: str = ""
-    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
-    forge: Callable[[dict[str, Any], Forger], str] = lambda claims, forger: forger.signed(claims)
-    nonces: dict[str, str] = field(default_factory=dict)
-    basic: str = ""
-
-    def signed(self, claims: dict[str, Any], key: Any = None, algorithm: str = "RS256", kid: str = "k1") -> str:
-        return jwt.encode(claims, key or self.key, algorithm=algorithm, headers={"kid": kid})
-
-    async def describe(self, request: web.Request) -> web.Response:
-        return web.json_response(
-            {
-                "issuer": self.url,
-                "authorization_endpoint": f"{self.url}/authorize",
-                "token_endpoint": f"{self.url}/token",
-                "jwks_uri": f"{self.url}/keys",
-            }
-        )
-
-    async def authorize(self, request: web.Request) -> web.Response:
-        query = request.query
-        assert query["code_challenge_method"] == "S256" and query["response_type"] == "code"
-        self.nonces["code"] = query["nonce"]
-        back = URL(query["redirect_uri"]).update_query(code="code", state=query["state"], iss=self.url)
-        return web.Response(status=303, headers={"Location": str(back)})
-
-    async def token(self, request: web.Request) -> web.Response:
-        self.basic = request.headers.get("Authorization", "")
-        now = int(time.time())
-        claims = {"iss": self.url, "aud": "modelsync", "sub": "1", "iat": now, "exp": now + 60,
-                  "email": "ada@example.com", "email_verified": True, "nonce": self.nonces["code"]}  # fmt: skip
-        return web.json_response({"id_token": self.forge(claims, self), "access_token": "a"})
-
-    async def keys(self, request: web.Request) -> web.Response:
-        public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
-        return web.json_response({"keys": [{"kty": "strange", "kid": "k0"}, public | {"kid": "k1", "use": "sig"}]})
-
-
 @pytest.fixture
 async def forger() -> AsyncIterator[Forger]:
-    made = Forger()
-    app = web.Application()
-    app.router.add_get("/.well-known/openid-configuration", made.describe)
-    app.router.add_get("/authorize", made.authorize)
-    app.router.add_post("/token", made.token)
-    app.router.add_get("/keys", made.keys)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield made
-    await runner.cleanup()
+    async with serving() as made:
+        yield made
 
 
 def _public_pem(forger: Forger) -> bytes:
@@ -252,4 +199,4 @@ def test_what_would_be_unsafe_is_refused_at_the_start() -> None:
         Access(loopback=True, provider=True, site="https://fleet.example.com", operator="ada")
     for issuer in ("login", "http://login.example.com", "https://login.example.com?x=1"):
         with pytest.raises(UsageError):
-            Settings(issuer, "modelsync")
+            Issuer(issuer)
