@@ -25,7 +25,6 @@ from typing import Any
 from aiohttp import web
 from playwright.async_api import Browser, Page, async_playwright
 
-from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
@@ -35,6 +34,7 @@ from modelsync_server.hub.state import State
 from modelsync_server.iothub.connection_string import parse_service
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
+from modelsync_server.signin.access import Access
 
 MODELS = ("anomaly", "vision")
 HOST = "127.0.0.78"

@@ -31,12 +31,12 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "dashboard hub iothub library media origin publish push rollout store tokens triggers trust",
-        "dashboard": "library rollout tokens",
+        "cli": "dashboard hub iothub library media origin publish push rollout signin store triggers trust",
+        "dashboard": "library rollout signin",
         "rollout": "iothub publish push query store trust",
         "media": "hub iothub publish store trust",
         "library": "provenance publish store trust",
-        "triggers": "publish store tokens trust",
+        "triggers": "publish signin store trust",
         "push": "iothub store trust",
         "publish": "blocks encode examination low_rank plain provenance refine store tensors trust",
         "examination": "",
@@ -53,7 +53,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "tensors": "",
         "query": "iothub",
         "iothub": "",
-        "tokens": "",
+        "signin": "",
     },
     "daemon": {
         "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",
@@ -89,7 +89,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
 
 _AT_THE_TOP: Mapping[str, Mapping[str, str]] = {
     "protocol": {"canonical": "ground", "caps": "ground", "errors": "ground", "wire": "ground"},
-    "server": {"push": "push", "tokens": "tokens"},
+    "server": {"push": "push"},
     "daemon": {"config": "config"},
     "inference": {"errors": "errors"},
 }

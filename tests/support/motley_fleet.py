@@ -20,7 +20,6 @@ from typing import Any
 
 from aiohttp import web
 
-from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
@@ -32,6 +31,7 @@ from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout import planning, running, starting
 from modelsync_server.rollout.gate import Gate
 from modelsync_server.rollout.rings import parse_options
+from modelsync_server.signin.access import Access
 from modelsync_server.store import open_store
 from tests.server.rollout.conftest import MODEL, stocked_shop
 from tests.support.puppet_fleet import Puppets, obedient

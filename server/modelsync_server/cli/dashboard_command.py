@@ -61,6 +61,9 @@ def dashboard(
     actor: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Who of them may act; *: all that may look; repeatable.")
     ] = None,
+    metrics_token: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With a token by which Prometheus may read /metrics.")
+    ] = None,
     audit: Annotated[Path | None, typer.Option(metavar="FILE", help="Append what is done; default: stderr.")] = None,
     module: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Modules of this name hold models, too; repeatable.")
@@ -80,14 +83,16 @@ def dashboard(
     from aiohttp import web
 
     try:
-        from modelsync_server.dashboard.access import Access
         from modelsync_server.dashboard.acts import Audit
         from modelsync_server.dashboard.answers import Answers
         from modelsync_server.dashboard.app import Dashboard
-        from modelsync_server.dashboard.oidc import Provider, Settings
         from modelsync_server.dashboard.views import Views
+        from modelsync_server.signin.access import Access
+        from modelsync_server.signin.oidc import Provider, Settings
     except ImportError as error:
-        raise UsageError("the page needs Jinja2 and PyJWT: pip install 'modelsync-server[dashboard]'.") from error
+        raise UsageError(
+            "the page needs Jinja2, PyJWT and prometheus-client: pip install 'modelsync-server[dashboard]'."
+        ) from error
 
     host, port, loopback = _address(listen)
     access = Access(
@@ -99,6 +104,7 @@ def dashboard(
         operator=operator or "",
         provider=oidc_issuer is not None,
         site=site,
+        scraper=_token(metrics_token),
     )
     provider = None
     if oidc_issuer is not None:
@@ -143,14 +149,21 @@ def _address(listen: str) -> tuple[str, int, bool]:
 
 
 def _secret(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get(SECRET_VARIABLE) or None
+    return os.environ.get(SECRET_VARIABLE) or None if file is None else _read("client's secret", file)
+
+
+def _token(file: Path | None) -> str:
+    token = "" if file is None else _read("token for metrics", file)
+    if file is not None and not token:
+        raise UsageError(f"{file} is empty: write the token for metrics into it.")
+    return token
+
+
+def _read(what: str, file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise LocalError(
-            f"the client's secret {file} can't be read ({getattr(error, 'strerror', None) or error})."
-        ) from error
+        raise LocalError(f"the {what} {file} can't be read ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def _context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:

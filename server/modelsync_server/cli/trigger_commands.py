@@ -76,9 +76,9 @@ def webhook(
     from aiohttp import web
 
     from modelsync_protocol.errors import LocalError, UsageError
+    from modelsync_server.signin.tokens import Issuer
     from modelsync_server.store import open_store as open_objects
     from modelsync_server.store.azure_account import BlobAddress
-    from modelsync_server.tokens import Issuer
     from modelsync_server.triggers.webhook import EVENT_GRID, PATH, Senders, Webhook
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="modelsync: %(message)s")

@@ -12,17 +12,17 @@ from aiohttp import web
 from yarl import URL
 
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
-from modelsync_server.dashboard import acts
-from modelsync_server.dashboard.access import COOKIE, FORM_TOKEN, Access, Person, SignInNeeded
+from modelsync_server.dashboard import acts, metrics
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.asking import broken
-from modelsync_server.dashboard.oidc import CALLBACK, Provider
 from modelsync_server.dashboard.render import STATIC, environment, link, relative, static
 from modelsync_server.dashboard.tables import Table, View
 from modelsync_server.dashboard.text import moment, utc
 from modelsync_server.dashboard.views import Views
 from modelsync_server.rollout.port import FleetHub
+from modelsync_server.signin.access import COOKIE, FORM_TOKEN, Access, Person, SignInNeeded
+from modelsync_server.signin.oidc import CALLBACK, Provider
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -72,6 +72,7 @@ class Dashboard:
         app.router.add_post("/signout", self._sign_out)
         app.router.add_get("/static/{name}", self._asset)
         app.router.add_get("/live", self._events)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/act", self._act)
         app.router.add_get("/{page:.*}", self._page)
         return app
@@ -96,6 +97,8 @@ class Dashboard:
         if not _asked_from_here(request):
             raise web.HTTPForbidden(text="another site asked for this.")
         if request.path in _OPEN or request.path.startswith("/static/"):
+            return await handler(request)
+        if request.path == "/metrics" and self._access.scrapes(request):
             return await handler(request)
         try:
             request[_PERSON] = self._access.person(request)
@@ -161,6 +164,11 @@ class Dashboard:
             raise web.HTTPNotFound(text="there is no such table on this page.")
         headers["Content-Disposition"] = f'attachment; filename="{found_table.name}.csv"'
         return web.Response(text=found_table.csv(), content_type="text/csv", charset="utf-8", headers=headers)
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        """The fleet for Prometheus; what it counts is the first page's."""
+        body = await metrics.render(lambda query: self._views.page([], query))
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _view(self, url: URL, patience: float | None) -> View | None:
         """A page; None if the hub takes longer than `patience` seconds. It goes on being asked then."""

@@ -27,9 +27,9 @@ from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UnreachableError, UsageError
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.publisher import publish
+from modelsync_server.signin.tokens import Issuer
 from modelsync_server.store import Store, durable
 from modelsync_server.store.azure_account import BlobAddress, container_client
-from modelsync_server.tokens import Issuer
 from modelsync_server.trust import Repository, read_catalogue
 from modelsync_server.trust.keys import OFFLINE
 

@@ -14,7 +14,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
@@ -26,6 +25,7 @@ from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout import planning, starting
 from modelsync_server.rollout.gate import Gate
 from modelsync_server.rollout.rings import parse_options
+from modelsync_server.signin.access import Access
 from modelsync_server.store import open_store
 from tests.server.rollout.conftest import MODEL, World, stocked_shop
 from tests.support.addresses import loopback_address

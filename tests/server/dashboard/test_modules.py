@@ -8,13 +8,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.acts import Audit
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.app import Dashboard
 from modelsync_server.dashboard.views import Views
 from modelsync_server.library.async_store import AsyncStore
 from modelsync_server.rollout.target import Kind, Target
+from modelsync_server.signin.access import Access
 from tests.server.dashboard.conftest import tables, text
 from tests.server.rollout.conftest import MODEL, QUICK, World
 from tests.support.puppet_fleet import REFUSED

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from yarl import URL
 
 from modelsync_protocol.errors import UsageError
-from modelsync_server.dashboard.access import Access
-from modelsync_server.dashboard.oidc import Provider, Settings
 from modelsync_server.rollout.record import State
-from modelsync_server.tokens import Issuer
+from modelsync_server.signin.access import Access
+from modelsync_server.signin.oidc import Provider, Settings
+from modelsync_server.signin.tokens import Issuer
 from tests.server.dashboard.conftest import Page, text, token_of
 from tests.server.rollout.conftest import MODEL
 from tests.support.addresses import free_port

@@ -12,12 +12,12 @@ import aiohttp
 import pytest
 
 from modelsync_protocol.errors import UnreachableError, UsageError
-from modelsync_server.dashboard.access import Access
 from modelsync_server.dashboard.answers import Answers
 from modelsync_server.dashboard.listing import Filter
 from modelsync_server.dashboard.tables import Table
 from modelsync_server.dashboard.text import shown
 from modelsync_server.rollout.record import State
+from modelsync_server.signin.access import Access
 from tests.server.dashboard.conftest import Page, tables, text, token_of
 from tests.server.rollout.conftest import MODEL
 

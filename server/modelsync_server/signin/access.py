@@ -49,7 +49,7 @@ class Access:
     `readers` may look (empty: all that are signed in), `actors` may act (`*`: all that may look; a reader need not be
     named twice). `operator`: who comes by the printed link, if it is to be had. `provider`: whether an OpenID provider
     signs people in; `site` is then the page's address as browsers see it. `secret` signs sessions and forms; it ends
-    with the process. `loopback`: the page is bound to loopback.
+    with the process. `loopback`: the page is bound to loopback. `scraper`: a bearer token that may read metrics alone.
     """
 
     loopback: bool
@@ -60,6 +60,7 @@ class Access:
     operator: str = ""
     provider: bool = False
     site: str = ""
+    scraper: str = field(default="", repr=False)
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     clock: Callable[[], float] = time.time
 
@@ -78,6 +79,8 @@ class Access:
             raise UsageError(
                 "a printed link (--operator) is for a page without a provider: name the operator (--actor)."
             )
+        if self.scraper and len(self.scraper) < 16:
+            raise UsageError("the token for metrics is too short: use at least 16 characters.")
         if self.provider or self.site:
             self._check_site()
 
@@ -122,6 +125,15 @@ class Access:
         ):
             return Person(self.operator, True, leaves=True)
         return Person("", False)
+
+    def scrapes(self, request: web.Request) -> bool:
+        """Whether a program has the token for metrics, which opens nothing else."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        return (
+            bool(self.scraper)
+            and scheme.lower() == "bearer"
+            and hmac.compare_digest(_octets(token.strip()), self.scraper.encode())
+        )
 
     def _signed_in(self, request: web.Request) -> Person:
         if request.host != URL(self.site).authority:

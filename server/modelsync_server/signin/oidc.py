@@ -20,8 +20,8 @@ from aiohttp import web
 from yarl import URL
 
 from modelsync_protocol.errors import RefusedError
-from modelsync_server.dashboard.access import Access, usable_name
-from modelsync_server.tokens import Issuer, fetched
+from modelsync_server.signin.access import Access, usable_name
+from modelsync_server.signin.tokens import Issuer, fetched
 
 CALLBACK = "/signin/callback"
 _COOKIE = "modelsync_signin"
