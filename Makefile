@@ -48,11 +48,12 @@ test-long: setup
 figures reliability: setup
 	$(BIN)/python -m tests.support.pages
 
-# Writes what documents take from the code: docs/cli.md from the parsers, the pictures of docs/architecture.md.
+# Writes what documents take from the code: docs/cli.md from the parsers, the pictures of docs/architecture.md; Grafana's dashboards.
 .PHONY: pages
 pages: setup
 	$(BIN)/python -m tests.support.cli_reference
 	$(BIN)/python -m tests.support.walks
+	$(BIN)/python -m deploy.monitoring.dashboards
 	$(BIN)/python -m tests.support.fleet_picture
 
 # The suites of the runtimes with ONNX Runtime 1.21 and with the newest.
@@ -94,7 +95,7 @@ fuzz: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release
+	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release deploy/monitoring
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
 	cd bench && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_bench
 	$(MAKE) --no-print-directory audit docs workflows

@@ -101,14 +101,6 @@ def test_a_layered_deployment_sets_only_the_modules_twin(path: Path) -> None:
         assert query.startswith("SELECT deviceId FROM devices.modules WHERE ")
 
 
-def test_the_alert_rules_pass_their_schema_and_name_metrics_that_exist() -> None:
-    [document] = _yaml(EDGE / "alerts.yaml")
-    _check(document, _schema("prometheus.rules"))
-    source = (ROOT / "daemon" / "modelsync_daemon" / "local" / "metrics.py").read_text()
-    for metric in re.findall(r"modelsync_[a-z_]+", (EDGE / "alerts.yaml").read_text()):
-        assert metric in source, metric
-
-
 @pytest.mark.parametrize("path", CLUSTER, ids=lambda path: path.name)
 def test_cluster_manifests_pass_the_kubernetes_schema(path: Path) -> None:
     schema = _schema("kubernetes")
