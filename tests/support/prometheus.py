@@ -31,11 +31,14 @@ class Prometheus:
 
     async def until(self, expression: str) -> list[dict[str, Any]]:
         """Wait until an expression gives something."""
-        async with asyncio.timeout(40):
-            while True:
-                if found := await self.query(expression):
-                    return found
-                await asyncio.sleep(0.3)
+        try:
+            async with asyncio.timeout(40):
+                while True:
+                    if found := await self.query(expression):
+                        return found
+                    await asyncio.sleep(0.3)
+        except TimeoutError:
+            raise AssertionError(f"nothing for {expression}") from None
 
 
 @asynccontextmanager
