@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsync_daemon.arguments import Parser, ShowVersion, complete
-from modelsync_protocol.errors import LocalError, ModelsyncError
+from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,7 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(status)
     status.add_argument("--json", action="store_true", help="print one JSON document")
     status.add_argument("--running", action="store_true", help="fail (exit code 4) unless a daemon runs and answers")
+    status.add_argument("--watch", action="store_true", help="show it anew every second, until Ctrl-C")
     status.set_defaults(command=_status)
+
+    logs = commands.add_parser(
+        "logs",
+        help="show what the daemon did last",
+        description="The last 500 records of the daemon that runs; of one that does not, what journald kept.",
+    )
+    _add_data(logs)
+    logs.add_argument("--model", metavar="NAME", help="only what is about this model")
+    logs.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
+    logs.add_argument("--json", action="store_true", help="print one JSON document a line")
+    logs.set_defaults(command=_logs)
 
     for name, text in (
         ("rollback", "go back to the kept previous version, and hold it"),
@@ -144,14 +156,14 @@ def _run(options: argparse.Namespace) -> None:
     import asyncio
 
     from modelsync_daemon import config
+    from modelsync_daemon.local import logs
     from modelsync_daemon.service import serve
     from modelsync_daemon.workers.zygote import Zygote
 
-    if options.verbose:
-        logging.getLogger("modelsync_daemon").setLevel(logging.INFO)
     zygote = Zygote.start()  # before any secret is in memory, which workers would inherit
     settings = config.load(options.config) if options.config else config.from_environment(os.environ)
-    asyncio.run(serve(settings, zygote))
+    recent = logs.configure(settings.log_format, options.verbose)
+    asyncio.run(serve(settings, zygote, recent))
 
 
 def _pull(options: argparse.Namespace) -> None:
@@ -180,21 +192,26 @@ def _pull(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from modelsync_daemon import api
+    from modelsync_daemon import api, watch_command
 
+    if options.watch:
+        if options.json:
+            raise UsageError("--watch is for people and --json for programs: give one of them.")
+        with contextlib.suppress(KeyboardInterrupt):
+            watch_command.watch(options.data, options.running, _print)
+        return
     document = api.status_document(options.data, running=options.running)
     if options.json:
         _print_json(document)
-        return
-    for name, model in document["models"].items():
-        wanted = "" if model["desired"] in (None, model["version"]) else f", desired {model['desired']}"
-        hold = ", held" if model["hold"] else ""
-        error = f": {model['error']['text']}" if model["error"] else ""
-        _print(f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}")
-    daemon, day = document["daemon"], document["ledger"]["day"]
-    running = f"running (pid {daemon['pid']})" if daemon["pid"] else "not running"
-    hub = ", connected" if daemon["connected"] else ""
-    _print(f"modelsyncd {daemon['version']} {running}{hub}; today {day['received'] + day['sent']} bytes.")
+    else:
+        _print("\n".join(watch_command.lines(document)))
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from modelsync_daemon import logs_command
+
+    with contextlib.suppress(KeyboardInterrupt):
+        logs_command.run(_data(options), options.model, options.follow, options.json, _print)
 
 
 def _operate(options: argparse.Namespace) -> None:

@@ -18,6 +18,8 @@ from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_sit
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
 
+LOG_FORMATS = ("text", "json", "journald")
+
 _LISTS = frozenset({"windows", "site_peers"})
 """Settings that are lists of strings."""
 
@@ -88,6 +90,7 @@ class Settings:
     site_key: Path | None = None
     site_ca: Path | None = None
     site_cache_bytes: int = 512 * 1024 * 1024
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -122,6 +125,8 @@ class Settings:
             if self.proxy is not None:
                 _check_proxy(self.proxy)
             self._check_site()
+            if self.log_format not in LOG_FORMATS:
+                raise ValueError(f"log_format = {self.log_format!r:.40} is none of {', '.join(LOG_FORMATS)}.")
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
 

@@ -14,6 +14,7 @@ from modelsync_daemon.confinement import layers
 from modelsync_daemon.control.plane import ControlPlane
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.local.logs import Recent
 from modelsync_daemon.local.metrics_http import MetricsHttp
 from modelsync_daemon.local.notify import Notify
 from modelsync_daemon.local.socket_api import SocketApi
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
-    """Run until SIGTERM or SIGINT; workers are forked off `zygote`, if given. Raises ModelsyncError at the start."""
+async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent | None = None) -> None:
+    """Run until SIGTERM or SIGINT; workers are forked off `zygote`, if given. Raises ModelsyncError at the start.
+
+    `recent`: the log's last records, which whoever asks on the socket is shown.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -52,7 +56,9 @@ async def serve(settings: Settings, zygote: Zygote | None = None) -> None:
         )
         if neighbourhood is not None:
             await neighbourhood.start(resident.device)
-        api = SocketApi(resident.commands, resident.processes, data.socket, settings.socket_group, settings.metrics)
+        api = SocketApi(
+            resident.commands, resident.processes, data.socket, settings.socket_group, settings.metrics, recent
+        )
         await api.start()
         scraped = _metrics(resident, settings)
         if scraped is not None:

@@ -233,7 +233,7 @@ class Database:
             since = before.since if before.state == state and before.since else int(self.clock())
             self._store(name, {"state": State(state).value, "since": since, **details})
         if before.state != state:
-            _log.info("%s: %s -> %s", name, before.state, State(state))
+            _log.info("%s: %s -> %s", name, before.state, State(state), extra={"model": name})
         return self.model(name)
 
     def update(self, name: str, **details: Any) -> ModelRow:

@@ -5,6 +5,7 @@ It translates; what it asks for is done by Commands (docs/interfaces.md §3).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from modelsync_daemon.activate.inference_processes import Processes, Report
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.local.logs import Recent
 from modelsync_daemon.reconcile import operations
 from modelsync_daemon.reconcile.commands import Commands
 from modelsync_daemon.timing.deadline import within
@@ -27,6 +29,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
 
 _MAX_BODY_BYTES = 64 * 1024
 _KEEPALIVE_SECONDS = 20.0
+_LONGEST_WAIT_SECONDS = 25
 _MAX_SOCKET_PATH = 100
 """A Unix socket's path, bytes: the kernel takes 107."""
 
@@ -35,9 +38,10 @@ class SocketApi:
     """Serves one daemon's commands on `path`; `start` and `stop` once each."""
 
     def __init__(
-        self, commands: Commands, processes: Processes, path: Path, group: str | None = None, metrics: bool = True
-    ) -> None:
-        self._commands, self._processes = commands, processes
+        self, commands: Commands, processes: Processes, path: Path, group: str | None = None, metrics: bool = True,
+        recent: Recent | None = None,
+    ) -> None:  # fmt: skip
+        self._commands, self._processes, self._recent = commands, processes, recent or Recent()
         self._path, self._group, self._metrics = path, group, metrics
         self._runner: web.AppRunner | None = None
 
@@ -47,6 +51,7 @@ class SocketApi:
         app.add_routes(
             [
                 web.get("/v1/status", self._status),
+                web.get("/v1/logs", self._logs),
                 web.post("/v1/sync", self._sync),
                 web.post("/v1/rollback", self._rollback),
                 web.post("/v1/release", self._release),
@@ -99,6 +104,17 @@ class SocketApi:
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self._commands.status())
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        """Records after number `after`; if there are none, those of the next `wait` seconds."""
+        after, wait = (request.query.get(key, "0") for key in ("after", "wait"))
+        if not after.removeprefix("-").isdecimal() or not wait.isdecimal() or int(wait) > _LONGEST_WAIT_SECONDS:
+            raise UsageError(f"give after=NUMBER and wait=SECONDS, {_LONGEST_WAIT_SECONDS} at most.")
+        for _ in range(int(wait) * 4):
+            if self._recent.after(int(after)):
+                break
+            await asyncio.sleep(0.25)
+        return web.json_response({"records": self._recent.after(int(after))})
 
     async def _sync(self, _: web.Request) -> web.Response:
         self._commands.sync()

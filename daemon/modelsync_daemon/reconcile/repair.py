@@ -68,14 +68,27 @@ class Repairs:
             attempts += 1
             try:
                 await self._once(name, reference)
-                _log.warning("%s version %d was damaged on the disk and is whole again.", name, reference.version)
+                _log.warning(
+                    "%s version %d was damaged on the disk and is whole again.",
+                    name,
+                    reference.version,
+                    extra={"model": name},
+                )
                 return
             except UnreachableError as error:
                 wait = self._network.seconds(attempts)
-                _log.warning("%s version %d is damaged and waits: %s", name, reference.version, error)
+                _log.warning(
+                    "%s version %d is damaged and waits: %s", name, reference.version, error, extra={"model": name}
+                )
                 await asyncio.sleep(wait)
             except ModelsyncError as error:
-                _log.error("%s version %d is damaged and can't be mended: %s", name, reference.version, error)
+                _log.error(
+                    "%s version %d is damaged and can't be mended: %s",
+                    name,
+                    reference.version,
+                    error,
+                    extra={"model": name},
+                )
                 return
 
     async def _once(self, name: str, reference: Reference) -> None:

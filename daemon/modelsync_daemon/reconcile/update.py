@@ -152,7 +152,7 @@ class Updates:
             code, wait = "worker", self._network.seconds(attempts)
         elif isinstance(error, LocalError):
             code = "disk"
-        _log.warning("%s: %s (%s, again in %.0f s)", name, error, code, wait)
+        _log.warning("%s: %s (%s, again in %.0f s)", name, error, code, wait, extra={"model": name})
         self._database.transition(
             name,
             State.WAITING,

@@ -54,8 +54,8 @@ class Job:
 
 
 _PLANS = ("held", "pushed", "update", "chunks", "pack")
-_MAX_TEXT = 2000
-"""Characters of an error's sentence that are passed on."""
+MAX_TEXT = 2000
+"""Characters of a sentence that are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 def error_of(kind: str, text: str, about: Mapping[str, Any] = _NOTHING) -> ModelsyncError:
     """The reverse of `kind_of`; `about` holds `after` of OriginBusy, `version` and `digest` of NotClosed."""
-    text = str(text)[:_MAX_TEXT]
+    text = str(text)[:MAX_TEXT]
     if kind == "busy":
         return OriginBusy(text, float(about.get("after", 0.0)))
     if kind == "open":

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import queue
 import signal
@@ -38,6 +39,7 @@ def main() -> None:
     from modelsync_daemon.confinement import layers
     from modelsync_daemon.trust.trust_process import TrustChild
 
+    logging.getLogger().handlers[:] = [_Relay()]
     layers.plan()
     trust = TrustChild.start()
     layers.forget_environment()
@@ -96,6 +98,13 @@ class _Secrets:
         _emit({"event": "secret", "path": str(path)})
         text = json.loads(self._answers.get())["text"]
         return text if isinstance(text, str) else None
+
+
+class _Relay(logging.Handler):
+    """Hands warnings to the parent, who writes them in its own form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _emit({"event": "log", "level": record.levelno, "text": record.getMessage()})
 
 
 def _emit(event: Mapping[str, Any]) -> None:

@@ -15,12 +15,14 @@ from typing import Protocol
 from modelsync_daemon.disk.datadir import Lock
 from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.transfer.errors import Misled
-from modelsync_daemon.workers.messages import EventCallback, Job, Outcome, WorkerDied, error_of
+from modelsync_daemon.workers.messages import MAX_TEXT, EventCallback, Job, Outcome, WorkerDied, error_of
 from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 
 _log = logging.getLogger(__name__)
 
 _LINE_BYTES = 1024 * 1024
+_MOST_LOGGED = 200
+"""Records of one job: the worker reads what strangers wrote, and must not fill the log."""
 WORKER_COMMAND = (sys.executable, "-P", "-m", "modelsync_daemon.workers.worker")
 
 
@@ -100,6 +102,7 @@ class ChildPreparer:
         with contextlib.suppress(ConnectionError):  # a child that died at once shows as the end of its output
             child.stdin.write(json.dumps(job.document()).encode() + b"\n")
             await child.stdin.drain()
+        logged = 0
         async for line in child.stdout:
             try:
                 event = json.loads(line)
@@ -113,6 +116,12 @@ class ChildPreparer:
                     raise error_of(event["kind"], event["text"], event)
                 if kind == "secret":
                     child.stdin.write(json.dumps({"text": _secret(job, event["path"])}).encode() + b"\n")
+                    continue
+                if kind == "log":
+                    logged += 1
+                    if logged <= _MOST_LOGGED:
+                        level = min(max(int(event["level"]), logging.INFO), logging.ERROR)
+                        _log.log(level, "%s: %s", job.name, str(event["text"])[:MAX_TEXT], extra={"model": job.name})
                     continue
                 on_event(event)
             except (ValueError, KeyError, TypeError) as error:
