@@ -65,7 +65,7 @@ def test_journald_gets_fields_and_what_it_does_not_take_goes_to_stderr(
     assert capsys.readouterr().err == "WARNING lost\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(str(tmp_path / "socket"))
-        handler.handle(_record("one\nPRIORITY=0\nline", model=NAME))
+        handler.handle(_record("one\nPRIORITY=0\nline", model=f"{NAME}\nPRIORITY=0"))
         fields, rest = {}, journal.recv(65536)
     while rest:  # as the protocol says: KEY=value, or KEY, a length and so many bytes
         key, rest = rest.split(b"\n", 1)
@@ -75,8 +75,8 @@ def test_journald_gets_fields_and_what_it_does_not_take_goes_to_stderr(
             size = int.from_bytes(rest[:8], "little")
             value, rest = rest[8 : 8 + size], rest[9 + size :]
         fields[key.decode()] = value.decode()
-    assert fields["MESSAGE"] == "one\nPRIORITY=0\nline" and fields["PRIORITY"] == "4"
-    assert fields["MODELSYNC_MODEL"] == NAME and fields["SYSLOG_IDENTIFIER"] == "modelsyncd"
+    assert fields["MESSAGE"] == "one PRIORITY=0 line" and fields["PRIORITY"] == "4"
+    assert fields["MODELSYNC_MODEL"] == f"{NAME}\nPRIORITY=0" and fields["SYSLOG_IDENTIFIER"] == "modelsyncd"
 
 
 @pytest.fixture

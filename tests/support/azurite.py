@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.support.npm import installed
 
@@ -32,6 +33,28 @@ def azurite() -> Iterator[str]:
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
         )
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def azurite_with_entra(certificate: Path) -> Iterator[str]:
+    """Run one that takes Entra ID's tokens over TLS, by `certificate` (PEM with its key) for 127.0.0.1; its endpoint.
+
+    Azurite looks at a token's issuer, audience and times, not at its signature.
+    """
+    port = _free_port()
+    command = [_installed(), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry",
+               "--skipApiVersionCheck", "--inMemoryPersistence", "--oauth", "basic", "--cert", str(certificate),
+               "--key", str(certificate)]  # fmt: skip
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None and time.monotonic() < deadline, "Azurite does not start"
+            time.sleep(0.05)
+        yield f"https://127.0.0.1:{port}/{ACCOUNT}"
     finally:
         process.terminate()
         process.wait(10)

@@ -32,15 +32,19 @@ class Authority:
 
     def server(self, host: str = "127.0.0.1", *, days: tuple[float, float] = (-1, 1)) -> ssl.SSLContext:
         """A server's context for the address `host`; the certificate is valid during `days` from now."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file(host, days=days))
+        return context
+
+    def file(self, host: str = "127.0.0.1", *, days: tuple[float, float] = (-1, 1)) -> Path:
+        """A PEM file with a server's certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
         made = _builder(_name(host), self._name, key, *days).add_extension(names, False).sign(self._key, SHA256())
         file = self._folder / f"{host}-{days[1]}.pem"
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         file.write_bytes(made.public_bytes(Encoding.PEM) + private)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
 
 def _name(text: str) -> x509.Name:

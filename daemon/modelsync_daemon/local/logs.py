@@ -34,8 +34,8 @@ _HIDDEN = r"\1…"
 
 
 def text_of(record: logging.LogRecord) -> str:
-    """The sentence, without secrets, cut to a sane length."""
-    return _SECRETS.sub(_HIDDEN, record.getMessage())[:_MOST_TEXT]
+    """The sentence on one line, which others' words can't break into two records, without secrets and not too long."""
+    return _SECRETS.sub(_HIDDEN, " ".join(record.getMessage().split()))[:_MOST_TEXT]
 
 
 def document(record: logging.LogRecord) -> dict[str, Any]:
