@@ -31,7 +31,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "dashboard hub iothub library media origin publish push rollout signin store triggers trust",
+        "cli": "dashboard hub iothub library media origin publish push rollout signin store tracing triggers trust",
         "dashboard": "library rollout signin",
         "rollout": "iothub publish push query store trust",
         "media": "hub iothub publish store trust",
@@ -54,6 +54,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "query": "iothub",
         "iothub": "",
         "signin": "",
+        "tracing": "",
     },
     "daemon": {
         "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",

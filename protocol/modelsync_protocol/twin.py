@@ -34,11 +34,15 @@ _BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is desired of one model: a version, removal (`absent`), or neither (no opinion)."""
+    """What is desired of one model: a version, removal (`absent`), or neither (no opinion).
+
+    `trace`: a W3C traceparent; the stages of the update are reported with it. It changes nothing else.
+    """
 
     version: int | None = None
     absent: bool = False
     retry: str = ""
+    trace: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +195,12 @@ class _Reader:
         if type(retry) not in (str, int) or len(str(retry)) > 128:
             self._problem(f"{path}/retry", "is not a short string or integer.")
             retry = ""
+        trace = value.get("trace", "")
+        if not isinstance(trace, str) or not re.fullmatch(r"|[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", trace):
+            self._problem(f"{path}/trace", "is no traceparent.")
+            trace = ""
         assert version is None or isinstance(version, int)
-        return Wish(version=version, absent=state == "absent", retry=str(retry))
+        return Wish(version=version, absent=state == "absent", retry=str(retry), trace=trace)
 
     def _policy(self, value: object) -> Policy:
         if not isinstance(value, Mapping):
@@ -312,7 +320,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in ("progress", "inference", "error", "since", "bytes", "digest"):
+    for key in ("trace", "progress", "inference", "error", "since", "bytes", "digest"):
         if _size(document) <= caps.MAX_TWIN_BYTES:
             return document
         for model in models.values():
@@ -337,7 +345,7 @@ def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         key: model[key]
-        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes")
+        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "trace")
         if model.get(key) is not None
     }
     if model.get("hold"):

@@ -98,15 +98,13 @@ async def test_a_publisher_signs_in_by_the_identity_that_it_has(
     authority: Authority,
     endpoint: tuple[TokenEndpoint, str, str],
     kind: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokens, plain, secure = endpoint
     (tmp_path / "federated").write_text("federated")
     (tmp_path / "model.bin").write_bytes(b"model" * 100)
     with azurite_with_entra(authority.file()) as blobs:
         connection = f"DefaultEndpointsProtocol=https;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={blobs};"
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-        async with ContainerClient.from_connection_string(connection, "models") as container:
+        async with ContainerClient.from_connection_string(connection, "models", connection_verify=False) as container:
             await container.create_container()
         environment = {"AZURE_STORAGE_SERVICE_ENDPOINT": blobs, "SSL_CERT_FILE": str(authority.path)}
         environment |= {

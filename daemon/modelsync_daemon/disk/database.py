@@ -15,9 +15,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from modelsync_daemon.disk import states as states
+from modelsync_daemon.disk import states
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.states import State
+from modelsync_daemon.disk.steps import Steps
 from modelsync_protocol.errors import LocalError
 
 SCHEMA_VERSION = 1
@@ -103,6 +104,7 @@ class Database:
         None: in memory, for simulations.
         """
         self.clock = clock
+        self.steps = Steps(clock)
         if path is not None:
             _keep_private(path)
         self.connection = sqlite3.connect(path or ":memory:", timeout=10, isolation_level=None, check_same_thread=False)
@@ -233,6 +235,7 @@ class Database:
             since = before.since if before.state == state and before.since else int(self.clock())
             self._store(name, {"state": State(state).value, "since": since, **details})
         if before.state != state:
+            self.steps.step(name, State(state))
             _log.info("%s: %s -> %s", name, before.state, State(state), extra={"model": name})
         return self.model(name)
 

@@ -14,6 +14,7 @@ from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
+from modelsync_daemon.disk.states import SETTLED
 from modelsync_daemon.workers.messages import CONFINED_BY
 from modelsync_protocol.twin import Wish
 
@@ -63,6 +64,8 @@ def _model(
     data: DataDir, database: Database, row: ModelRow, wish: Wish, progress: tuple[int, int] | None
 ) -> dict[str, Any]:
     current = data.read_pointer(row.name)
+    # Only of what is settled: a report on the way would cost more than it tells.
+    traced = bool(wish.trace) and row.state in SETTLED
     return {
         "version": current.version if current else None,
         "digest": current.digest if current else None,
@@ -76,4 +79,5 @@ def _model(
         "error": {"code": row.error_code, "text": row.error_text} if row.error_code else None,
         "hold": bool(row.hold),
         "inference": inference_history.read(database, row.name),
+        **({"trace": {"parent": wish.trace, "steps": database.steps.of(row.name)}} if traced else {}),
     }

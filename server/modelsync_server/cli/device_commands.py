@@ -1,4 +1,4 @@
-"""`modelsync push|sas|export|import-report`: what goes from a store to devices, and back. Presentation only."""
+"""`modelsync push|sas|export|import-report|trace`: what goes from a store to devices, and back. Presentation only."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("sas")(sas)
     app.command("export")(export)
     app.command("import-report")(import_report)
+    app.command("trace")(trace)
 
 
 def push(
@@ -199,3 +200,33 @@ def import_report(
             typer.echo(
                 f"{told.identity}: report {told.sequence} of {told.issued} is set ({len(told.models)} model(s))."
             )
+
+
+def trace(
+    device: Annotated[list[str], typer.Argument(metavar="DEVICE…", help="Device ids.")],
+    module: ModuleOption = None,
+    service: ServiceOption = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send what devices report of traced updates to a collector, by OTLP (OTEL_EXPORTER_OTLP_ENDPOINT).
+
+    A device reports its stages if its twin asks for it (`twin set --trace`). Sending them twice makes no second span.
+    """
+    from modelsync_server.tracing import spans
+    from modelsync_server.tracing.export import export as send
+
+    found = []
+    for each in device:
+        twin = ask_hub(service, state, lambda client, each=each: client.twin(each, module))
+        section = twin["properties"]["reported"].get("modelsync", {})
+        models = section.get("models", {}) if isinstance(section, dict) else {}
+        for name, model in models.items() if isinstance(models, dict) else ():
+            if isinstance(model, dict):
+                found += list(spans.of_device(each, name, model, module))
+    if found:
+        send(found)
+    if as_json:
+        print_json({"spans": len(found), "traces": sorted({span.place.trace for span in found})})
+    else:
+        typer.echo(f"{len(found)} span(s) sent." if found else "nothing is traced: see `modelsync twin set --trace`.")

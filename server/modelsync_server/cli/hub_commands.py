@@ -237,6 +237,9 @@ def twin_set(
     device: DeviceArgument,
     patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the desired properties.")],
     module: ModuleOption = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="TRACEPARENT", help="Of `publish --trace`: devices report their stages.")
+    ] = None,
     service: ServiceOption = None,
     state: StateOption = None,
 ) -> None:
@@ -245,7 +248,16 @@ def twin_set(
     if not isinstance(value, dict):
         raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
     check_model_names(value)
-    _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
+    if trace is None:
+        _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
+        return
+    from modelsync_server.tracing import traced
+
+    work = traced.begin("twin set", trace)
+    asked = traced.asking(value, work.parent)
+    found = ask_hub(service, state, lambda client: client.set_desired(device, asked, module))
+    work.end({"modelsync.device": device})
+    _echo(found)
 
 
 @twin_app.command("tag")

@@ -78,6 +78,9 @@ def publish(
         bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
     ] = False,
     picture: PictureOption = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Sign a trace context with it, and send this span by OTLP (OTEL_*).")
+    ] = False,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,10 +88,14 @@ def publish(
     from modelsync_protocol.errors import UsageError
     from modelsync_server.cli.progress import Bar
     from modelsync_server.publish.publisher import DEFAULT_BASES
+    from modelsync_server.tracing import traced as traced_work
 
     if path == _STDIN and file_name is None:
         raise UsageError("standard input has no name: say with --file-name model.onnx how the file is called.")
     said = _metadata(path, metadata, meta or [], author, commit, git)
+    traced = traced_work.begin(f"publish {name}") if trace else None
+    if traced is not None:
+        said = {**(said or {}), "traceparent": traced.parent}
     opened = open_store(store, keys)
     held = fleet_bases.ask(store, name, max_updates, module, service, state) if hub else None
     with Bar() as bar:
@@ -107,6 +114,8 @@ def publish(
             require_provenance=require_provenance or (),
             progress=bar.update,
         )
+    if traced is not None:
+        traced.end({"modelsync.model": name, "modelsync.version": result.version})
     for sentence in result.code[:_MOST_NOTES]:
         typer.echo(f"modelsync: note: it executes code where it is loaded: {sentence}", err=True)
     if len(result.code) > _MOST_NOTES:
@@ -118,7 +127,8 @@ def publish(
         if explained is not None and picture is not None:
             update_commands.draw(explained, picture)
     if as_json:
-        document = documents.release(result) | ({} if held is None else {"fleet": held.document()})
+        document = documents.release(result) | ({} if traced is None else {"traceparent": traced.parent})
+        document |= {} if held is None else {"fleet": held.document()}
         print_json(document | ({} if explained is None else {"explain": documents.explanation(explained)}))
     else:
         _tell(result)
