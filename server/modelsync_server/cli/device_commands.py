@@ -213,12 +213,15 @@ def trace(
 
     A device reports its stages if its twin asks for it (`twin set --trace`). Sending them twice makes no second span.
     """
+    from functools import partial
+
+    from modelsync_server.iothub.service_client import ServiceClient
     from modelsync_server.tracing import spans
     from modelsync_server.tracing.export import export as send
 
     found = []
     for each in device:
-        twin = ask_hub(service, state, lambda client, each=each: client.twin(each, module))
+        twin = ask_hub(service, state, partial(ServiceClient.twin, device=each, module=module))
         section = twin["properties"]["reported"].get("modelsync", {})
         models = section.get("models", {}) if isinstance(section, dict) else {}
         for name, model in models.items() if isinstance(models, dict) else ():

@@ -96,9 +96,25 @@ def container_client(address: BlobAddress, **options: Any) -> ContainerClient:
             return ContainerClient.from_connection_string(text, address.container, **options)
         if sas := os.environ.get(SAS_VARIABLE):
             return ContainerClient(url, address.container, sas.strip().lstrip("?"), **options)
-        return ContainerClient(url, address.container, _identity(), **options)
+        return _SignedIn(url, address.container, _identity(), **options)
     except ValueError as error:
         raise UsageError(f"the credentials for {address} can't be used: copy them anew.") from error
+
+
+class _SignedIn(ContainerClient):
+    """A client that closes the credential that was made for it: the SDK leaves that to whoever made it."""
+
+    def __init__(self, url: str, container: str, identity: Any, **options: Any) -> None:
+        super().__init__(url, container, identity, **options)
+        self._identity = identity
+
+    async def __aexit__(self, *ended: Any) -> None:
+        await super().__aexit__(*ended)
+        await self._identity.close()
+
+    async def close(self) -> None:
+        await super().close()
+        await self._identity.close()
 
 
 async def device_access(address: BlobAddress, lifetime: timedelta) -> DeviceAccess:
@@ -126,7 +142,7 @@ async def device_access(address: BlobAddress, lifetime: timedelta) -> DeviceAcce
         if lifetime > MAX_USER_DELEGATION:
             raise UsageError("a SAS that an Entra identity signs is valid for at most 168 hours: give fewer --hours.")
         try:
-            async with BlobServiceClient(url, _identity()) as service:
+            async with _identity() as identity, BlobServiceClient(url, identity) as service:
                 options["user_delegation_key"] = await service.get_user_delegation_key(start, expires)
         except AzureError as error:
             raise RefusedError(

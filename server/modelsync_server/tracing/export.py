@@ -44,6 +44,6 @@ def export(spans: Iterable[Span]) -> None:
     except OSError:
         taken = False
     finally:
-        exporter.shutdown()
+        exporter.shutdown()  # type: ignore[no-untyped-call]
     if not taken:
         raise UnreachableError("the collector does not take the trace: see OTEL_EXPORTER_OTLP_ENDPOINT.")

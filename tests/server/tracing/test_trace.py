@@ -73,6 +73,7 @@ async def _modelsync(collector: str, *arguments: str, code: int = 0, **environme
     return (out if code == 0 else err).decode()
 
 
+@pytest.mark.long
 async def test_publish_twin_and_device_are_one_trace(tmp_path: Path, worker_id: str, collector: Collector) -> None:
     shop = await Shop.open(tmp_path)
     origin = web.AppRunner(application(shop.path), access_log=None)
