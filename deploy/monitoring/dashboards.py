@@ -66,7 +66,7 @@ def _panels(described: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Side by side from the top, in rows as high as their highest panel."""
     x = y = row = 0
     for number, panel in enumerate(described, 1):
-        shown = {"kind": "timeseries", "unit": "short", "width": 12, "height": 8, "stacked": False}
+        shown: dict[str, Any] = {"kind": "timeseries", "unit": "short", "width": 12, "height": 8, "stacked": False}
         shown |= panel.get("shown", {})
         if x + shown["width"] > _PAGE:
             x, y, row = 0, y + row, 0

@@ -115,7 +115,7 @@ async def test_every_panel_shows_something_of_a_device_that_runs(tmp_path: Path,
             runner = web.AppRunner(page.application(), access_log=None, shutdown_timeout=0.2)
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            jobs = {
+            jobs: dict[str, dict[str, Any]] = {
                 "fleet": {"static_configs": [{"targets": [f"127.0.0.1:{runner.addresses[0][1]}"]}],
                           "authorization": {"credentials": "t" * 20}},
                 "device": {"static_configs": [{"targets": [f"127.0.0.1:{device_port}"]}]},
