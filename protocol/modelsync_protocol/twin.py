@@ -172,6 +172,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         | _unconfined(status["daemon"].get("confined_by")),
         "ledger": status["ledger"],
         **({"site": status["site"]} if "site" in status else {}),
+        **({"network": _reported_network(status["network"])} if "network" in status else {}),
     }
     if problems:
         section["problems"] = dict(problems)
@@ -189,6 +190,11 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         if excess > 0:
             excess -= _size({name: models.pop(name)}) - 1
     return document
+
+
+def _reported_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the SSID and the rest that the rule was judged by: where a device is is nobody's business there."""
+    return {key: network[key] for key in ("rule", "problem", "ledger") if network.get(key)}
 
 
 def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""The kernel's routes, by netlink (rtnetlink(7)): which interface an address is reached by, and that something changed."""
+"""The kernel's routes, by netlink (rtnetlink(7)): by which interface an address is reached; that something changed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
-import os
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -24,6 +24,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_RULE, _IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_RULE = 1, 5, 7, 8, 9, 11, 19
 _GROUPS = (_LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_RULE, _IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_RULE)
 _ANSWER_BYTES = 16 * 1024
+_SETTLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def lookup(ip: str) -> Route | None:
         return None
     prefix = answer[_HEADER.size + 1]
     attributes = _attributes(answer[_HEADER.size + _ROUTE.size : length])
-    index = int.from_bytes(attributes.get(_OUTPUT, b""), "little" if _little() else "big")
+    index = int.from_bytes(attributes.get(_OUTPUT, b""), sys.byteorder)
     with contextlib.suppress(OSError):
         return Route(socket.if_indextoname(index), prefix > 0 and not {_GATEWAY, _VIA} & attributes.keys())
     return None
@@ -66,10 +67,6 @@ def _attributes(data: bytes) -> dict[int, bytes]:
         found[kind] = data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
     return found
-
-
-def _little() -> bool:
-    return struct.pack("=H", 1) == struct.pack("<H", 1)
 
 
 class Changes:
@@ -117,15 +114,3 @@ class Changes:
         await self._event.wait()
         await asyncio.sleep(_SETTLE_SECONDS)
         self._event.clear()
-
-
-_SETTLE_SECONDS = 0.3
-
-
-def sockets_allowed() -> bool:
-    """Whether this process may ask the kernel at all: under systemd, RestrictAddressFamilies may forbid it."""
-    try:
-        os.close(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE).detach())
-    except OSError:
-        return False
-    return True
