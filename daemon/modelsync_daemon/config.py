@@ -90,6 +90,7 @@ class Settings:
     site_cert: Path | None = None
     site_key: Path | None = None
     site_ca: Path | None = None
+    site_discover: bool = False
     site_cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:
@@ -140,9 +141,11 @@ class Settings:
         keys = [self.site_cert, self.site_key, self.site_ca]
         if any(keys) and not all(keys):
             raise ValueError("site_cert, site_key and site_ca belong together: set all or none.")
-        others = self.site_peers or any(keys) or self.site_role != "neighbour"
+        others = self.site_peers or any(keys) or self.site_role != "neighbour" or self.site_discover
         if others and self.site_address is None:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
+        if self.site_discover and ":" in parse_listening(self.site_address or "")[0]:
+            raise ValueError("site_discover finds neighbours by IPv4 only: give an IPv4 site_address, or name them.")
 
     @property
     def policy(self) -> Policy:
