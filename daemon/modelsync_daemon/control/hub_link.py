@@ -29,7 +29,7 @@ _LINGER_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-_DONE = "done"
+_DONE, _ROAMED = "done", "the network is another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class HubLink:
         self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
         self._check_in, self._first_pause = check_in, first_pause
         self._wake = asyncio.Event()
-        self._read_due = False
+        self._read_due = self._elsewhere = False
         self._seen: int | None = None
         self._hinted = 0
         self._counted = (0, 0)
@@ -78,6 +78,11 @@ class HubLink:
         """The outbox may have something to send."""
         self._wake.set()
 
+    def roamed(self) -> None:
+        """This device speaks from another address now: the connection is dead, and nobody else will say so for long."""
+        self._elsewhere = True
+        self._wake.set()
+
     async def run(self, on_twin: Callable[[Mapping[str, Any]], None], on_method: MethodCallback) -> None:
         """Connect, stay, reconnect, for ever. `on_twin` gets the desired half of each twin that was read."""
         self._on_twin = on_twin
@@ -90,6 +95,7 @@ class HubLink:
                 begin = math.inf  # an attempt may take long, too, and is no steady connection
                 backoff, reason = self._network, ""
                 try:
+                    self._elsewhere = False
                     await self._plane.connect()
                     await self._read()
                     begin = _now()
@@ -111,6 +117,9 @@ class HubLink:
                     continue
                 attempts = 1 if _now() - begin > _STEADY_SECONDS else attempts + 1
                 wait = backoff.seconds(attempts)
+                if reason == _ROAMED:
+                    await self._plane.close()
+                    wait = 0.0 if attempts == 1 else wait
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
                 with contextlib.suppress(TimeoutError):
                     await within(wait, self._sync_asked())
@@ -131,6 +140,8 @@ class HubLink:
         leave = _now() + _LINGER_SECONDS
         try:
             while not lost.done():
+                if self._elsewhere:
+                    return _ROAMED
                 if self._wake.is_set() or (self._check_in is not None and self._check_in.busy()):
                     leave = _now() + _LINGER_SECONDS
                 elif self._check_in is not None and _now() >= leave:

@@ -83,6 +83,9 @@ class Networks:
         self._held: list[_Held] = []
         self._host, self._again = "", 0.0
         self._addresses: tuple[str, ...] = ()
+        self._place: tuple[str, str | None] | None = None
+        self.moved: Callable[[], None] = lambda: None
+        """Called when this device speaks from another place than before: what was connected there is dead."""
         self.now: Standing | None = None
         self.since = 0.0
 
@@ -113,8 +116,10 @@ class Networks:
     async def look(self) -> bool:
         """Judge anew; True if another rule is in force, or a network came or went."""
         async with self._looking:
-            rules = self._rules()
+            rules, place = self._rules(), self._place
             before, self.now = self.now, await self._judge(rules) if rules else None
+        if place is not None and place != self._place:
+            self.moved()
         if _matters(before) == _matters(self.now):
             return False
         self.since = time.time()
@@ -144,24 +149,19 @@ class Networks:
                 raise
             raise NetworkChanged("the network changed while fetching; it goes on as the new one allows.") from None
 
-    async def watch(self, changed: Callable[[], None]) -> None:
-        """Until cancelled, judge anew when the kernel's routes change and, if a rule asks for more, now and then.
-
-        `changed` is called when `look` finds another rule.
-        """
+    async def watch(self, changed: Callable[[], None], *, waiting: bool) -> None:
+        """Until cancelled, judge anew when the kernel's routes change; while something is `waiting` and a rule asks for
+        more, now and then too. `changed` is called when `look` finds another rule."""
         with contextlib.ExitStack() as stack:
             changes = None
             with contextlib.suppress(OSError):
                 changes = stack.enter_context(route.Changes())
             while True:
                 more = any(rule.asks_network_manager or rule.neighbour is not None for rule in self._rules())
-                seconds = self._poll if more or changes is None else None
-                if changes is None:
-                    await asyncio.sleep(self._poll)
-                else:
-                    with contextlib.suppress(TimeoutError):
-                        await within(seconds, changes.wait())
-                        self._again = 0.0  # another network may have another name server
+                seconds = self._poll if waiting and (more or changes is None) else None
+                with contextlib.suppress(TimeoutError):
+                    await within(seconds, asyncio.Event().wait() if changes is None else changes.wait())
+                    self._again = 0.0  # another network may have another name server
                 if await self.look():
                     changed()
 
@@ -209,6 +209,7 @@ class Networks:
         for ip in (*await self._resolved(), *_SOMEWHERE):
             found = route.lookup(ip)
             if found is not None:
+                self._place = found.interface, route.source(ip)
                 return found.interface
         return None
 

@@ -58,6 +58,18 @@ def lookup(ip: str) -> Route | None:
     return None
 
 
+def source(ip: str) -> str | None:
+    """The address that this device would speak to `ip` from now; None if it can't. Nothing is sent."""
+    with socket.socket(
+        socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    ) as probe:
+        try:
+            probe.connect((ip, 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return None
+
+
 def _attributes(data: bytes) -> dict[int, bytes]:
     found, at = {}, 0
     while at + _ATTRIBUTE.size <= len(data):

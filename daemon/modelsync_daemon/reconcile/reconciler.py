@@ -59,6 +59,7 @@ class Reconciler:
         self.tasks = ModelTasks()
         self._acting = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
+        self._watched = (False, False)
 
     async def run(self) -> None:
         """Reconcile until cancelled; `resume` comes first."""
@@ -67,8 +68,7 @@ class Reconciler:
             while True:
                 self._signals.look.clear()
                 if await self._device.networks.look():
-                    self.hurry(_ON_ANOTHER_NETWORK)
-                    self._signals.changed.set()
+                    self._roamed()
                 try:
                     async with self._acting:
                         again = await self._reconcile()
@@ -150,16 +150,25 @@ class Reconciler:
             _log.error("%s", error)
 
     async def _watch_networks(self) -> None:
-        """Be told of another network as long as that matters: something is fetched, or may go on on another one."""
-        rows = self._database.models() if self._device.networks else []
-        wanted = any(row.state == State.WAITING and row.error_code in _ON_ANOTHER_NETWORK for row in rows)
-        wanted = bool(self._device.networks) and (wanted or bool(self.tasks))
-        if wanted and self._watch is None:
-            self._watch = asyncio.ensure_future(self._device.networks.watch(partial(self.hurry, _ON_ANOTHER_NETWORK)))
-        elif self._watch is not None and (not wanted or self._watch.done()):
+        """Be told of another network where there are rules. Only the kernel tells, unless something is fetched, or
+        waits for what another network may allow: a device at rest sleeps."""
+        networks, waiting = self._device.networks, bool(self.tasks)
+        if networks and not waiting:
+            rows = self._database.models()
+            waiting = any(row.state == State.WAITING and row.error_code in _ON_ANOTHER_NETWORK for row in rows)
+        wanted = (bool(networks), waiting)
+        if self._watch is not None and (wanted != self._watched or self._watch.done()):
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
             self._watch = None
+        if networks and self._watch is None:
+            self._watched = wanted
+            self._watch = asyncio.ensure_future(networks.watch(self._roamed, waiting=waiting))
+
+    def _roamed(self) -> None:
+        """Another network rule is in force, or none is any more."""
+        self.hurry(_ON_ANOTHER_NETWORK)
+        self._signals.changed.set()
 
     async def _reconcile(self) -> float | None:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
