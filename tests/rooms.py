@@ -58,7 +58,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     "daemon": {
         "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",
         "site": "config disk network reconcile transfer trust",
-        "doctor": "config confinement disk local transfer trust",
+        "doctor": "config confinement disk local network transfer trust",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",
         "reconcile": "activate config disk network timing transfer workers",

@@ -191,6 +191,11 @@ def _status(options: argparse.Namespace) -> None:
         hold = ", held" if model["hold"] else ""
         error = f": {model['error']['text']}" if model["error"] else ""
         _print(f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}")
+    if "network" in document:
+        network = document["network"]
+        rule = f"network rule {network['rule']}" if network["rule"] else "no network rule"
+        said = f": {network['problem']}" if network.get("problem") else ""
+        _print(f"{rule} in force on {network['interface'] or 'no interface'}{said}")
     daemon, day = document["daemon"], document["ledger"]["day"]
     running = f"running (pid {daemon['pid']})" if daemon["pid"] else "not running"
     hub = ", connected" if daemon["connected"] else ""

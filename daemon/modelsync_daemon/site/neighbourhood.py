@@ -18,7 +18,7 @@ from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
-from modelsync_protocol.errors import UsageError
+from modelsync_protocol.errors import UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from modelsync_daemon.site.discovery import Discovery
@@ -92,6 +92,9 @@ class Neighbourhood:
         settings = self._settings
 
         def visit() -> Origin:
+            closed = device.networks.closed()
+            if closed:  # for children too
+                raise UnreachableError(closed)
             return Origin(
                 device.origin() or "",
                 settings.origin_ca,
@@ -105,6 +108,9 @@ class Neighbourhood:
         self._parent = Gateway(self._spool, device.origin, visit, device.site_ledger.add)
         return self._parent
 
+    def _name(self) -> str | None:
+        return None if self._members is None else self._members.name()
+
     def _discover(self) -> Callable[[], frozenset[str]]:
         """Look for neighbours by mDNS; gives their addresses. Raises UsageError where zeroconf is not installed."""
         try:
@@ -113,7 +119,7 @@ class Neighbourhood:
             raise UsageError(
                 "site_discover needs zeroconf, which is not installed: apt install python3-zeroconf."
             ) from error
-        self._discovery = Discovery(lambda: self._members and self._members.name(), self._host, self._port)
+        self._discovery = Discovery(self._name, self._host, self._port)
         self._discovery.start()
         return self._discovery.found
 

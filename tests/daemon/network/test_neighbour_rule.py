@@ -52,5 +52,5 @@ async def test_who_has_no_key_of_the_site_is_none(tmp_path: Path) -> None:
     async with Neighbour(tmp_path / "other", tmp_path / "root.json", port, [], **ours) as other:
         mine = replace(other.access, me=f"127.0.0.1:{free_port()}", peers=(f"127.0.0.1:{port}",))
         assert (await _in_force(mine))[0] == "depot"
-        assert (await _in_force(replace(mine, **foreign)))[0] == "road"
+        assert (await _in_force(SiteAccess(**{**mine.document(), **foreign})))[0] == "road"
         assert (await _in_force(replace(mine, cert="", key="", ca="")))[0] == "road"

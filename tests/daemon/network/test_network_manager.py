@@ -75,8 +75,9 @@ async def test_who_does_not_answer_or_does_not_know_fits_no_rule(
             assert await ask("wlan0") == Answer(problem=NO_ANSWER)
     networks = _networks()
     await networks.look()
-    assert networks.rule is None and networks.document() == {
-        "rule": None, "since": networks.document()["since"], "interface": "lo", "ssid": None, "metered": None,
+    shown = networks.document()
+    assert networks.rule is None and shown == {
+        "rule": None, "since": shown and shown["since"], "interface": "lo", "ssid": None, "metered": None,
         "neighbour": None, "problem": NO_ANSWER,
     }  # fmt: skip
 
