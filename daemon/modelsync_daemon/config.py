@@ -5,6 +5,7 @@ The table in docs/daemon.md is held against the dataclass by a test.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
+from modelsync_protocol.policy.network_rules import NetworkRule, parse_rules
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
@@ -81,6 +83,7 @@ class Settings:
     bytes_per_month: int | None = None
     rate_limit: int | None = None
     windows: tuple[str, ...] = ()
+    networks: tuple[NetworkRule, ...] = ()
     require_confinement: bool = False
     site_address: str | None = None
     site_peers: tuple[str, ...] = ()
@@ -89,6 +92,7 @@ class Settings:
     site_cert: Path | None = None
     site_key: Path | None = None
     site_ca: Path | None = None
+    site_discover: bool = False
     site_cache_bytes: int = 512 * 1024 * 1024
     log_format: str = "text"
 
@@ -142,9 +146,11 @@ class Settings:
         keys = [self.site_cert, self.site_key, self.site_ca]
         if any(keys) and not all(keys):
             raise ValueError("site_cert, site_key and site_ca belong together: set all or none.")
-        others = self.site_peers or any(keys) or self.site_role != "neighbour"
+        others = self.site_peers or any(keys) or self.site_role != "neighbour" or self.site_discover
         if others and self.site_address is None:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
+        if self.site_discover and ":" in parse_listening(self.site_address or "")[0]:
+            raise ValueError("site_discover finds neighbours by IPv4 only: give an IPv4 site_address, or name them.")
 
     @property
     def policy(self) -> Policy:
@@ -154,6 +160,7 @@ class Settings:
             bytes_per_month=self.bytes_per_month,
             rate_limit=self.rate_limit,
             windows=tuple(parse_window(text) for text in self.windows),
+            networks=self.networks,
         )
 
     @property
@@ -247,6 +254,11 @@ def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Setting
 def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
     if key in _PATHS and isinstance(value, str) and value:
         return base / value
+    if key == "networks":
+        try:
+            return parse_rules(value)
+        except ValueError as error:
+            raise UsageError(f"the setting networks: {error}") from error
     if key in _LISTS:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -263,6 +275,11 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
 
 def _from_text(name: str, text: str, expected: Any) -> Any:
     kinds = get_args(expected) or (expected,)
+    if name == "networks":
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     if name in _LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     if bool in kinds:

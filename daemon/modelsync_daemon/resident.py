@@ -77,6 +77,7 @@ class Resident:
             link = HubLink(
                 plane, outbox, device.ledger, settings.reconcile_seconds, hub, refused, check_in, first_pause
             )
+            device.networks.moved = link.roamed
         history = InferenceHistory(database, time.monotonic)
         self.commands = Commands(
             device, reconciler, updates, pushed, imports, repairs, activation, history, signals, link

@@ -25,6 +25,11 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         hold = ", held" if model["hold"] else ""
         error = f": {model['error']['text']}" if model["error"] else ""
         yield f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}"
+    if "network" in document:
+        network = document["network"]
+        rule = f"network rule {network['rule']}" if network["rule"] else "no network rule"
+        said = f": {network['problem']}" if network.get("problem") else ""
+        yield f"{rule} in force on {network['interface'] or 'no interface'}{said}"
     daemon, day = document["daemon"], document["ledger"]["day"]
     running = f"running (pid {daemon['pid']})" if daemon["pid"] else "not running"
     hub = ", connected" if daemon["connected"] else ""

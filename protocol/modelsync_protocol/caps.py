@@ -73,6 +73,9 @@ MAX_PROBE_BYTES = 8 * MIB
 MAX_TWIN_BYTES = 32 * KIB
 """Desired or reported properties, bytes (IoT Hub's limit)."""
 
+MAX_TWIN_INTEGER = 2**52 - 1
+"""Highest integer that IoT Hub keeps exactly."""
+
 MAX_TENSORS = 100_000
 """Tensors of one model file; a file with more is opaque."""
 

@@ -8,27 +8,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from modelsync_protocol import caps, names
 from modelsync_protocol.errors import ModelsyncError
+from modelsync_protocol.policy.policy import MAX_PEERS as MAX_PEERS
+from modelsync_protocol.policy.policy import Policy as Policy
+from modelsync_protocol.policy.policy import PolicyReader
+from modelsync_protocol.policy.policy import SitePolicy as SitePolicy
+from modelsync_protocol.policy.policy import check_site_name as check_site_name
+from modelsync_protocol.policy.policy import is_peer as is_peer
+from modelsync_protocol.policy.windows import NEVER as NEVER
+from modelsync_protocol.policy.windows import Window as Window
+from modelsync_protocol.policy.windows import parse_window as parse_window
 
 SECTION = "modelsync"
 """The key of ours in both halves of the twin."""
 
-MAX_INTEGER = 2**52 - 1
+MAX_INTEGER = caps.MAX_TWIN_INTEGER
 """Highest integer that IoT Hub keeps exactly."""
 
 _MAX_TEXT = 240
 _MAX_PROBLEMS = 16
-_WINDOW = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])")
-MAX_PEERS = 64
-"""Neighbours that a device knows, at the most."""
-
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_PEER = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[1-9][0-9]{0,4}")
 _BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
 
 
@@ -46,43 +49,6 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """A time of day during which fetching is allowed, minutes after local midnight; may span midnight."""
-
-    begin: int
-    end: int
-
-    def holds(self, minute: int) -> bool:
-        """Whether `minute` after midnight lies inside."""
-        if self.begin <= self.end:
-            return self.begin <= minute < self.end
-        return minute >= self.begin or minute < self.end
-
-
-@dataclass(frozen=True, slots=True)
-class SitePolicy:
-    """What the twin says of a device's neighbours: who they are (`host:port`), the site's name, the SHA-256 of its CA
-    certificate, or that there are none (`off`). Empty: what the device's settings say."""
-
-    peers: tuple[str, ...] = ()
-    name: str = ""
-    key: str = ""
-    off: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Limits of a device's use of the network; None and () mean no limit. Budgets in bytes, rate in bytes/s."""
-
-    bytes_per_day: int | None = None
-    bytes_per_month: int | None = None
-    rate_limit: int | None = None
-    windows: tuple[Window, ...] = ()
-    hold: bool = False
-    site: SitePolicy | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Desired:
     """The desired half as understood. `problems` maps the path of a wrong value to a sentence."""
 
@@ -91,33 +57,6 @@ class Desired:
     models: Mapping[str, Wish] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
     problems: Mapping[str, str] = field(default_factory=dict)
-
-
-def check_site_name(name: object) -> str:
-    """Return a site's name, or raise ValueError."""
-    if not isinstance(name, str) or not _SITE_NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.80} is not a site's name: use 1 to 63 letters, digits, '.', '_' and '-'.")
-    return name
-
-
-def is_peer(value: object) -> bool:
-    """Whether this is a neighbour's `host:port`."""
-    return isinstance(value, str) and _PEER.fullmatch(value) is not None
-
-
-def parse_window(text: object) -> Window:
-    """Read `HH:MM-HH:MM`; raises ValueError with a sentence."""
-    match = _WINDOW.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
-    begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
-    if begin > 1440 or end > 1440 or begin % 1440 == end:
-        raise ValueError(f"{text!r:.60} is not a time window; write it as 22:00-06:00.")
-    return Window(begin % 1440, end)
-
-
-NEVER = Window(0, 0)
-"""A window that no minute lies in."""
 
 
 def parse_desired(document: object) -> Desired:
@@ -142,7 +81,7 @@ class _Reader:
             version=version if type(version) is int else None,
             origin=self._origin(section.get("origin")),
             models=self._models(section.get("models")),
-            policy=self._policy(section.get("policy")),
+            policy=PolicyReader(self._problem).policy(section.get("policy")),
             problems=self.problems,
         )
 
@@ -202,81 +141,6 @@ class _Reader:
         assert version is None or isinstance(version, int)
         return Wish(version=version, absent=state == "absent", retry=str(retry), trace=trace)
 
-    def _policy(self, value: object) -> Policy:
-        if not isinstance(value, Mapping):
-            if value is not None:
-                self._problem("policy", "is not an object.")
-            return Policy()
-        known = [field.name for field in fields(Policy)]
-        for key in sorted(map(str, value.keys() - set(known))):
-            self._problem(f"policy/{key}", f"is no key of a policy; these are: {', '.join(known)}.")
-        hold = value.get("hold")
-        if hold is not None and type(hold) is not bool:
-            self._problem("policy/hold", "is neither true nor false.")
-            hold = None
-        return Policy(
-            bytes_per_day=self._amount("policy/bytes_per_day", value.get("bytes_per_day"), 0),
-            bytes_per_month=self._amount("policy/bytes_per_month", value.get("bytes_per_month"), 0),
-            rate_limit=self._amount("policy/rate_limit", value.get("rate_limit"), 1),
-            windows=self._windows(value.get("windows")),
-            hold=bool(hold),
-            site=self._site(value.get("site")),
-        )
-
-    def _site(self, value: object) -> SitePolicy | None:
-        """What can be read of it. A wrong list of neighbours, name or key keeps all out: a site is a convenience."""
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            self._problem("policy/site", 'is not an object such as {"peers":["10.0.0.2:8444"]}.')
-            return SitePolicy(off=True)
-        known = [field.name for field in fields(SitePolicy)]
-        for extra in sorted(map(str, value.keys() - set(known))):
-            self._problem(f"policy/site/{extra}", f"is no key of a site; these are: {', '.join(known)}.")
-        peers, name, key, off = (value.get(word) for word in ("peers", "name", "key", "off"))
-        if peers is not None and not (isinstance(peers, list) and len(peers) <= MAX_PEERS and all(map(is_peer, peers))):
-            self._problem("policy/site/peers", f'is not a list of at most {MAX_PEERS} such as ["10.0.0.2:8444"].')
-            off = True
-        if name is not None:
-            try:
-                check_site_name(name)
-            except ValueError as error:
-                self._problem("policy/site/name", str(error))
-                off = True
-        if key is not None and not names.is_digest(key):
-            self._problem("policy/site/key", "is not the SHA-256 of a certificate in lower-case hex.")
-            off = True
-        if off not in (None, True, False):
-            self._problem("policy/site/off", "is neither true nor false.")
-            off = True
-        if off:
-            return SitePolicy(off=True)
-        return SitePolicy(tuple(map(str, peers or ())), str(name or ""), str(key or ""))
-
-    def _amount(self, path: str, value: object, lowest: int) -> int | None:
-        if value is None:
-            return None
-        if type(value) is not int or not lowest <= value <= MAX_INTEGER:
-            self._problem(path, f"{value!r:.40} is not a whole number of bytes from {lowest}.")
-            return None
-        return value
-
-    def _windows(self, value: object) -> tuple[Window, ...]:
-        """The windows that can be read. Where some were meant and none can be, none is open: bytes cost money."""
-        if value is None or value == []:
-            return ()
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            self._problem("policy/windows", 'is not a list such as ["22:00-06:00"].')
-            return (NEVER,)
-        windows = []
-        for item in items:
-            try:
-                windows.append(parse_window(item))
-            except ValueError as error:
-                self._problem("policy/windows", str(error))
-        return tuple(windows) or (NEVER,)
-
 
 def check_model_names(patch: Mapping[str, Any]) -> None:
     """UsageError for a patch of desired properties that names a model by what is no model name."""
@@ -316,6 +180,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         | _unconfined(status["daemon"].get("confined_by")),
         "ledger": status["ledger"],
         **({"site": status["site"]} if "site" in status else {}),
+        **({"network": _reported_network(status["network"])} if "network" in status else {}),
     }
     if problems:
         section["problems"] = dict(problems)
@@ -333,6 +198,11 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
         if excess > 0:
             excess -= _size({name: models.pop(name)}) - 1
     return document
+
+
+def _reported_network(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the SSID and the rest that the rule was judged by: where a device is is nobody's business there."""
+    return {key: network[key] for key in ("rule", "problem", "ledger") if network.get(key)}
 
 
 def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:

@@ -114,6 +114,18 @@ async def test_a_push_stages_and_the_desired_version_activates_without_any_fetch
     assert not (world.cloud.data.root / "incoming" / f"{NAME}.pushed").exists()
 
 
+async def test_a_push_goes_where_nothing_may_be_downloaded(world: World) -> None:
+    await _with_version_one(world)
+    await world.publish(BODY[:-100] + b"x" * 100)
+    closed = {"networks": [{"name": "road", "downloads": False}]}
+    world.cloud.hub.set_desired("pi", {"modelsync": {"policy": closed}})
+    world.asked.clear()
+    result = await world.push(2)
+    assert result.pushed is not None
+    await world.cloud.serves(2)
+    assert world.asked == []
+
+
 async def test_a_push_for_another_base_is_refused_and_the_device_fetches(world: World) -> None:
     await _with_version_one(world)
     await world.publish(BODY[:-100] + b"x" * 100)

@@ -24,7 +24,7 @@ from modelsync_daemon.build.plain_views import (
     unpacked_base,
 )
 from modelsync_daemon.build.plan_executor import Destination, Executor, Linked, Links, Readable
-from modelsync_daemon.build.request import Listener, OverBudget, PlanSummary, Prepared, PrepareRequest, Trust, Wire
+from modelsync_daemon.build.request import Listener, PlanSummary, Prepared, PrepareRequest, Trust, Wire
 from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.build.update_choice import choose_update
@@ -174,7 +174,7 @@ class _Job:
             if choice.version >= update.VIEWS and not zlib_trust.packs_alike(self._data.zlib_verdict):
                 formats = update.VIEWS - 1  # found out before a byte is fetched in vain
                 continue
-            self._check_budget(choice.bytes)
+            self._request.check_limits(choice.bytes)
             try:
                 return await self._begin_update(choice)
             except Distrusted:
@@ -231,7 +231,7 @@ class _Job:
         manifest, found, data = await self._manifest()
         seeds = [seed for item in self._installed if (seed := self._seed(item.digest)) is not None]
         steps = plan.plan_chunks(manifest, found, len(data), [seed.manifest for seed in seeds])
-        self._check_budget(steps.bytes)
+        self._request.check_limits(steps.bytes)
         self._build.begin(Recipe(self._digest, "chunks", "", len(data), "", steps.seeds), data)
         return await self._carry_out(steps, manifest, 0, None)
 
@@ -256,6 +256,8 @@ class _Job:
             steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
         else:
             raise FormatError("only links were made so far.")
+        lacking = (step for step in steps.steps[done:] if isinstance(step, plan.FrameStep))
+        self._request.check_limits(sum(step.frame.payload_length for step in lacking))
         body = None
         if recipe.etag and done < len(steps.steps):
             request = steps.requests[0]
@@ -393,7 +395,3 @@ class _Job:
                     self._seeds[digest] = seed
                     break
         return self._seeds.get(digest)
-
-    def _check_budget(self, needed: int) -> None:
-        if self._request.byte_limit is not None and needed > self._request.byte_limit:
-            raise OverBudget(needed, self._request.byte_limit)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modelsync_daemon.transfer.errors import BudgetExceeded
+from modelsync_daemon.transfer.errors import BudgetExceeded, TooLargeHere
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.trust.resolved import Fetch, Resolved
 
@@ -21,7 +21,7 @@ class PrepareRequest:
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
     nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
     the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the
-    origin with.
+    origin with. `update_limit`: bytes that may still be lacking on this network, whose rule is called `network`.
     """
 
     name: str
@@ -41,6 +41,15 @@ class PrepareRequest:
     repair: str | None = None
     read_secret: Callable[[Path], str | None] | None = None
     site: SiteAccess | None = None
+    update_limit: int | None = None
+    network: str = ""
+
+    def check_limits(self, needed: int) -> None:
+        """Whether `needed` bytes may be fetched here and now, to begin or to go on; OverUpdateLimit, OverBudget."""
+        if self.update_limit is not None and needed > self.update_limit:
+            raise OverUpdateLimit(needed, self.update_limit, self.network)
+        if self.byte_limit is not None and needed > self.byte_limit:
+            raise OverBudget(needed, self.byte_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,18 @@ class OverBudget(BudgetExceeded):
         )
         self.needed = needed
         self.left = left
+
+
+class OverUpdateLimit(TooLargeHere):
+    """The update lacks `needed` bytes more, and the network's rule allows `limit` at once."""
+
+    def __init__(self, needed: int, limit: int, network: str) -> None:
+        super().__init__(
+            f"the update needs {needed} bytes, and the network rule {network} allows {limit} an update; "
+            "it waits for another network, or raise max_update_bytes."
+        )
+        self.needed = needed
+        self.limit = limit
 
 
 class Trust(Protocol):

@@ -32,7 +32,8 @@ def with_parcel(request: PrepareRequest, common: ObjectSource, data: DataDir) ->
     held = [item for item in data.all_installed() if item.name == request.name]
     newest = max(held, key=lambda item: item.version, default=None)
     back = newest is not None and request.version is not None and request.version <= newest.version
-    spent = request.byte_limit is not None and request.byte_limit < 2 * caps.MAX_ENCLOSED_BYTES
+    limits = [limit for limit in (request.byte_limit, request.update_limit) if limit is not None]
+    spent = min(limits, default=2 * caps.MAX_ENCLOSED_BYTES) < 2 * caps.MAX_ENCLOSED_BYTES
     if not request.origin or request.repair is not None or request.quarantined or back or spent:
         return common
     return ParcelOrigin(common, request.name, None if newest is None else newest.digest)

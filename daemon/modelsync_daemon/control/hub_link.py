@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,11 @@ _LINGER_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-_DONE = "done"
+_DONE, _ROAMED = "done", "the network is another one"
+
+
+class _Roamed(ModelsyncError):
+    """What was connected is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class HubLink:
         self._check_in, self._first_pause = check_in, first_pause
         self._wake = asyncio.Event()
         self._read_due = False
+        self._here: asyncio.Timeout | None = None
         self._seen: int | None = None
         self._hinted = 0
         self._counted = (0, 0)
@@ -78,6 +83,11 @@ class HubLink:
         """The outbox may have something to send."""
         self._wake.set()
 
+    def roamed(self) -> None:
+        """This device speaks from another address now: the connection is dead, and nobody else will say so for long."""
+        if self._here is not None:
+            self._here.reschedule(_now())
+
     async def run(self, on_twin: Callable[[Mapping[str, Any]], None], on_method: MethodCallback) -> None:
         """Connect, stay, reconnect, for ever. `on_twin` gets the desired half of each twin that was read."""
         self._on_twin = on_twin
@@ -90,12 +100,16 @@ class HubLink:
                 begin = math.inf  # an attempt may take long, too, and is no steady connection
                 backoff, reason = self._network, ""
                 try:
-                    await self._plane.connect()
-                    await self._read()
-                    begin = _now()
-                    self.count()
-                    self._ledger.flush()
-                    reason = await self._stay()
+                    async with self._until_roamed():
+                        await self._plane.connect()
+                        await self._read()
+                        begin = _now()
+                        self.count()
+                        self._ledger.flush()
+                        reason = await self._stay()
+                except _Roamed as error:
+                    reason = str(error)
+                    await self._plane.close()
                 except (RefusedError, UsageError) as error:
                     backoff, reason = self._refused, str(error)
                 except ModelsyncError as error:
@@ -111,12 +125,27 @@ class HubLink:
                     continue
                 attempts = 1 if _now() - begin > _STEADY_SECONDS else attempts + 1
                 wait = backoff.seconds(attempts)
+                if reason == _ROAMED and attempts == 1:
+                    wait = 0.0
                 _log.warning("hub: %s (next attempt in %.0f s)", reason, wait)
                 with contextlib.suppress(TimeoutError):
                     await within(wait, self._sync_asked())
         finally:
             await self._plane.close()
             self.count()
+
+    @contextlib.asynccontextmanager
+    async def _until_roamed(self) -> AsyncIterator[None]:
+        """End what is awaited inside with _Roamed when the network is another one."""
+        try:
+            async with asyncio.timeout(None) as self._here:
+                yield
+        except TimeoutError:
+            if self._here is None or not self._here.expired():
+                raise
+            raise _Roamed(_ROAMED) from None
+        finally:
+            self._here = None
 
     async def _sync_asked(self) -> None:
         while not self._read_due:

@@ -48,6 +48,15 @@ CREATE TABLE documents (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
+_ADDED = """
+CREATE TABLE IF NOT EXISTS network_ledger (
+    network TEXT NOT NULL, period TEXT NOT NULL, received INTEGER NOT NULL, sent INTEGER NOT NULL,
+    PRIMARY KEY (network, period)
+)
+"""
+"""What an older modelsyncd neither makes nor minds, so the schema keeps its number and it may go back to that one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRow:
     """What is remembered of one model. Times are seconds since the epoch; '' and None mean absent."""
@@ -128,6 +137,7 @@ class Database:
                 raise LocalError(
                     f"{path} has schema {found}, this modelsyncd knows {SCHEMA_VERSION}; install a newer modelsyncd."
                 )
+            connection.execute(_ADDED)
 
     @classmethod
     def open(cls, data: DataDir, clock: Callable[[], float] = time.time) -> Database:

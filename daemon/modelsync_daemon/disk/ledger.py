@@ -1,4 +1,4 @@
-"""Counts every byte on the wire by local day and month, and says what a policy still allows.
+"""Counts every byte on the wire by local day and month, by network too, and says what a policy still allows.
 
 It counts what it is told; who reads sockets tells it.
 """
@@ -6,9 +6,11 @@ It counts what it is told; who reads sockets tells it.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from modelsync_daemon.disk.database import Database
+from modelsync_protocol.policy.network_rules import NetworkRule
 from modelsync_protocol.twin import NEVER, Policy, Window
 
 _FLUSH_BYTES = 256 * 1024
@@ -33,18 +35,26 @@ class Amount:
 
 
 class Ledger:
-    """Bytes per period. Small amounts stay in memory until `flush` (hourly, and at the end), so that idle is idle."""
+    """Bytes per period. Small amounts stay in memory until `flush` (hourly, and at the end), so that idle is idle.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    `network` names the network rule that is in force, empty if none is.
+    """
+
+    def __init__(self, database: Database, network: Callable[[], str] = lambda: "") -> None:
+        self._database, self._network = database, network
         self._pending: dict[str, Amount] = {}
+        self._pending_here: dict[tuple[str, str], Amount] = {}
 
     def add(self, received: int, sent: int) -> None:
         """Count bytes now."""
         if received <= 0 and sent <= 0:
             return
+        network = self._network()
         for period in self._periods():
             self._pending[period] = self._pending.get(period, Amount()).plus(max(received, 0), max(sent, 0))
+            if network:
+                before = self._pending_here.get((network, period), Amount())
+                self._pending_here[network, period] = before.plus(max(received, 0), max(sent, 0))
         if max(amount.total for amount in self._pending.values()) >= _FLUSH_BYTES:
             self.flush()
 
@@ -66,7 +76,19 @@ class Ledger:
                 " AND period NOT IN (?, ?)",
                 (_KEEP_PERIODS, *self._periods()),
             )
-        self._pending = {}
+            for (network, period), amount in self._pending_here.items():
+                connection.execute(
+                    "INSERT INTO network_ledger VALUES (?, ?, ?, ?) ON CONFLICT (network, period) DO UPDATE SET"
+                    " received = received + excluded.received, sent = sent + excluded.sent",
+                    (network, period, amount.received, amount.sent),
+                )
+            if self._pending_here:
+                connection.execute(
+                    "DELETE FROM network_ledger WHERE period NOT IN (?, ?) AND period NOT IN"
+                    " (SELECT DISTINCT period FROM network_ledger ORDER BY period DESC LIMIT ?)",
+                    (*self._periods(), _KEEP_PERIODS),
+                )
+        self._pending, self._pending_here = {}, {}
 
     def day(self) -> Amount:
         """This local day's bytes."""
@@ -78,19 +100,30 @@ class Ledger:
 
     def document(self) -> dict[str, dict[str, int]]:
         """The ledger as status and twin show it."""
-        return {
-            period: {"received": amount.received, "sent": amount.sent}
-            for period, amount in (("day", self.day()), ("month", self.month()))
-        }
+        return _document(self.day(), self.month())
+
+    def networks(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The same of each network that carried anything this month."""
+        day, month = self._periods()
+        rows = self._database.connection.execute("SELECT network FROM network_ledger WHERE period = ?", (month,))
+        names = {str(row[0]) for row in rows} | {name for name, period in self._pending_here if period == month}
+        return {name: _document(self._here(name, day), self._here(name, month)) for name in sorted(names)}
 
     def left(self, policy: Policy) -> int | None:
         """Bytes that `policy` still allows now, at least 0; None means no limit."""
-        limits = [
-            limit - amount.total
-            for limit, amount in ((policy.bytes_per_day, self.day()), (policy.bytes_per_month, self.month()))
-            if limit is not None
-        ]
-        return max(0, min(limits)) if limits else None
+        return _left(policy, self.day(), self.month())
+
+    def left_on(self, rule: NetworkRule) -> int | None:
+        """The same of a network's own budgets, which only what was carried there counts against."""
+        day, month = self._periods()
+        return _left(rule, self._here(rule.name, day), self._here(rule.name, month))
+
+    def _here(self, network: str, period: str) -> Amount:
+        row = self._database.connection.execute(
+            "SELECT received, sent FROM network_ledger WHERE network = ? AND period = ?", (network, period)
+        ).fetchone()
+        pending = self._pending_here.get((network, period), Amount())
+        return pending if row is None else pending.plus(row[0], row[1])
 
     def _amount(self, period: str) -> Amount:
         pending = self._pending.get(period, Amount())
@@ -104,15 +137,41 @@ class Ledger:
         return time.strftime("%Y-%m-%d", now), time.strftime("%Y-%m", now)
 
 
+def _document(day: Amount, month: Amount) -> dict[str, dict[str, int]]:
+    return {
+        period: {"received": amount.received, "sent": amount.sent}
+        for period, amount in (("day", day), ("month", month))
+    }
+
+
+def _left(limits: Policy | NetworkRule, day: Amount, month: Amount) -> int | None:
+    pairs = ((limits.bytes_per_day, day), (limits.bytes_per_month, month))
+    left = [limit - amount.total for limit, amount in pairs if limit is not None]
+    return max(0, min(left)) if left else None
+
+
 def stricter(local: Policy, twin: Policy) -> Policy:
-    """Both policies at once: the lower limits; windows must allow on both sides (an empty overlap never opens)."""
+    """Both policies at once: the lower limits; windows must allow on both sides (an empty overlap never opens).
+
+    Of neighbours and networks the twin's word goes before the local one.
+    """
     return Policy(
-        bytes_per_day=_lower(local.bytes_per_day, twin.bytes_per_day),
-        bytes_per_month=_lower(local.bytes_per_month, twin.bytes_per_month),
-        rate_limit=_lower(local.rate_limit, twin.rate_limit),
+        bytes_per_day=lower(local.bytes_per_day, twin.bytes_per_day),
+        bytes_per_month=lower(local.bytes_per_month, twin.bytes_per_month),
+        rate_limit=lower(local.rate_limit, twin.rate_limit),
         windows=_overlap(local.windows, twin.windows),
         hold=local.hold or twin.hold,
         site=twin.site,
+        networks=twin.networks or local.networks,
+    )
+
+
+def narrowed(policy: Policy, rule: NetworkRule) -> Policy:
+    """A policy on a network with that rule; budgets are not among it, since each counts bytes of its own."""
+    return replace(
+        policy,
+        rate_limit=lower(policy.rate_limit, rule.rate_limit),
+        windows=_overlap(policy.windows, rule.windows),
     )
 
 
@@ -143,7 +202,8 @@ def _seconds_until(policy: Policy, now: float, wanted: bool) -> float:
     return 86400.0
 
 
-def _lower(one: int | None, other: int | None) -> int | None:
+def lower(one: int | None, other: int | None) -> int | None:
+    """The lower of two limits, None being none."""
     return other if one is None else one if other is None else min(one, other)
 
 

@@ -37,7 +37,7 @@ SWITCHING = frozenset({State.PROBING, State.ACTIVATING, State.PROBATION})
 """The version lies complete on the disk; a restart goes on without the network."""
 
 _START = "a version is desired that does not serve"
-_FAILED = "it can't go on now: offline, budget, window, disk or held"
+_FAILED = "it can't go on now: offline, budget, window, network, disk or held"
 _REFUSED = "trust, damage, the probe or the inference process refused it"
 _AGAIN = "the daemon was restarted, or something newer is desired"
 

@@ -35,6 +35,7 @@ def examine(
         else:
             found.append(good("config", "the settings are readable and make sense."))
             found += machine.secrets(settings, config_file)
+            found += machine.libraries(settings)
     root = settings.data if settings else data
     if root is None:
         return found

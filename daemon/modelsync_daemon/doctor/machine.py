@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -16,6 +17,7 @@ from modelsync_daemon.config import Settings
 from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.datadir import RESERVE_BYTES, DataDir
 from modelsync_daemon.local import socket_client
+from modelsync_daemon.network import network_manager
 from modelsync_daemon.trust.trust_store import BUILD_TIME, TrustStore
 from modelsync_protocol.errors import LocalError, ModelsyncError
 from modelsync_protocol.findings import Finding, good, problem, warning
@@ -112,6 +114,30 @@ def daemon(data: DataDir) -> Iterator[Finding]:
     else:
         yield good("socket", f"modelsyncd {runs} runs and answers.")
     yield from _models(status, data)
+    yield from _network(status)
+
+
+def libraries(settings: Settings) -> Iterator[Finding]:
+    """What the settings ask for and is not installed."""
+    if any(rule.asks_network_manager for rule in settings.networks) and not network_manager.installed():
+        yield warning("network", network_manager.NO_LIBRARY, "apt install python3-jeepney")
+    if settings.site_discover and find_spec("zeroconf") is None:
+        yield problem("site", "site_discover is set, and zeroconf is not installed.", "apt install python3-zeroconf", 2)
+
+
+def _network(status: dict[str, Any]) -> Iterator[Finding]:
+    """Which network rule is in force, as the daemon last judged."""
+    network = status.get("network")
+    if network is None:
+        return
+    if network.get("problem"):
+        lacking = network["problem"] == network_manager.NO_LIBRARY
+        yield warning("network", network["problem"], "apt install python3-jeepney" if lacking else "nmcli general")
+    elif network["interface"] is None:
+        yield warning("network", "no network leads to the origin now: nothing is fetched.", "ip route")
+    else:
+        rule = f"the network rule {network['rule']} is" if network["rule"] else "no network rule is"
+        yield good("network", f"{rule} in force on {network['interface']}.")
 
 
 def _models(status: dict[str, Any], data: DataDir) -> Iterator[Finding]:

@@ -84,6 +84,7 @@ class _Collector:
             for direction, value in amount.items():
                 wire.add_metric([period, direction], value)
         yield wire
+        yield from self._network()
         if "site" not in self._status:
             return
         yield GaugeMetricFamily(
@@ -96,3 +97,21 @@ class _Collector:
             for direction, value in self._status["site"][period].items():
                 shared.add_metric([period, direction], value)
         yield shared
+
+    def _network(self) -> Iterator[Metric]:
+        """Which network rule is in force, and what each carried; nothing without rules."""
+        network = self._status.get("network")
+        if network is None:
+            return
+        rule = GaugeMetricFamily("modelsync_network_rule", "1 for the network rule in force.", labels=["rule"])
+        if network["rule"]:
+            rule.add_metric([network["rule"]], 1)
+        yield rule
+        carried = GaugeMetricFamily(
+            "modelsync_network_bytes", "modelsync_wire_bytes by network rule.", labels=["rule", "period", "direction"]
+        )
+        for name, periods in network["ledger"].items():
+            for period, amount in periods.items():
+                for direction, value in amount.items():
+                    carried.add_metric([name, period, direction], value)
+        yield carried

@@ -74,6 +74,7 @@ class Commands:
             running=True,
             connected=self._hub is not None and self._hub.connected,
             site=self._device.site(),
+            network=self._device.network(),
         )
 
     def sync(self) -> None:
@@ -147,7 +148,7 @@ class Commands:
     def keep_secret(self, query: str | None) -> str | None:
         """Keep the origin's new secret (a SAS; None: forget it); what waits for one goes on. Returns its expiry."""
         expires = origin_secret.keep(self._data.root, query)
-        self._reconciler.hurry("access")
+        self._reconciler.hurry({"access"})
         return expires
 
     def report(self, name: str, report: Report) -> None:

@@ -36,7 +36,8 @@ class Step(Enum):
 class Facts:
     """What is known of a model. `opens` is seconds until fetching is allowed (window), `now` epoch seconds.
 
-    `wrong_windows` says why the twin's windows can't be read, if none can.
+    `wrong_policy` says what of the twin's policy can't be read, if that closes it; `network` why this network allows
+    no fetching.
     """
 
     row: ModelRow
@@ -48,7 +49,8 @@ class Facts:
     origin: str | None = None
     held_by_policy: bool = False
     opens: float = 0.0
-    wrong_windows: str = ""
+    wrong_policy: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,15 @@ def _decide(facts: Facts, held: bool) -> Decision:
     if facts.origin is None:
         return _settle(row, State.WAITING, "origin", "the twin names no usable origin; set modelsync.origin.")
     same = row.desired == fingerprint(wish)
+    if facts.wrong_policy:
+        return _settle(
+            row, State.WAITING, "policy", f"the policy is wrong, so nothing is fetched: {facts.wrong_policy}"
+        )
+    if facts.network:
+        return _settle(row, State.WAITING, "network", facts.network)
     if facts.opens > 0:
         again = facts.now + facts.opens
         settled = _settle(row, State.WAITING, "window", "fetching is outside its time window; it waits.")
-        if facts.wrong_windows:
-            text = f"the policy is wrong, so nothing is fetched: policy/windows: {facts.wrong_windows}"
-            settled = _settle(row, State.WAITING, "policy", text)
         return Decision(settled.step, settled.state, settled.code, settled.text, again)
     if same and row.state == State.WAITING and 0 < row.retry_at - facts.now < MAX_WAIT_SECONDS:
         return Decision(Step.NOTHING, again=row.retry_at)

@@ -16,9 +16,11 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.site_ledger import SiteLedger
+from modelsync_daemon.network.networks import Networks
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.workers.messages import Job
+from modelsync_protocol.policy.network_rules import UNREADABLE
 from modelsync_protocol.twin import NEVER, Policy
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Device:
     ledger: Ledger
     desired: DesiredState
     site_ledger: SiteLedger
+    networks: Networks
     neighbours: Callable[[], SiteAccess | None] = lambda: None
     """How neighbours are reached now, if there are any."""
 
@@ -47,25 +50,36 @@ class Device:
         neighbours: Callable[[], SiteAccess | None] = lambda: None,
     ) -> Device:
         """The device of that directory, with what its database remembers."""
-        ledger, desired = Ledger(database), DesiredState(database)
-        return cls(settings, data, database, ledger, desired, SiteLedger(database), neighbours)
+        desired, site_ledger = DesiredState(database), SiteLedger(database)
+        networks = Networks(
+            lambda: desired.now.policy.networks or settings.networks,
+            lambda: settings.proxy or desired.now.origin or settings.origin,
+            neighbours,
+            site_ledger.add,
+        )
+        ledger = Ledger(database, networks.name)
+        return cls(settings, data, database, ledger, desired, site_ledger, networks, neighbours)
 
     def origin(self) -> str | None:
         """Where artifacts come from: the twin's origin, else the local one."""
         return self.desired.now.origin or self.settings.origin
 
     def policy(self) -> Policy:
-        """The limits in force: the stricter of the local ones and the twin's."""
-        return budget.stricter(self.settings.policy, self.desired.now.policy)
+        """The limits in force: the stricter of the local ones, the twin's and the network's. A network's budgets are
+        counted apart (see `job`)."""
+        policy = budget.stricter(self.settings.policy, self.desired.now.policy)
+        rule = self.networks.rule if policy.networks else None
+        return policy if rule is None else budget.narrowed(policy, rule)
 
     def seconds_to_open(self) -> float:
         """Seconds until fetching is allowed by the time windows; 0 if it is."""
         return budget.seconds_to_open(self.policy(), self.database.clock())
 
-    def wrong_windows(self) -> str:
-        """What is wrong with the twin's time windows, if none of them can be read; else empty."""
-        closed = NEVER in self.desired.now.policy.windows
-        return self.desired.now.problems.get("policy/windows", "") if closed else ""
+    def wrong_policy(self) -> str:
+        """What is wrong with the twin's time windows or networks, if that closes them all; else empty."""
+        policy, problems = self.desired.now.policy, self.desired.now.problems
+        closed = {"policy/windows": NEVER in policy.windows, "policy/networks": UNREADABLE in policy.networks}
+        return "; ".join(f"{path}: {problems.get(path, '')}" for path, shut in closed.items() if shut)
 
     def seconds_to_close(self) -> float | None:
         """Seconds until the time window that is open closes; None if none does."""
@@ -74,6 +88,9 @@ class Device:
     def job(self, name: str, version: int | None) -> Job:
         """The worker's job that brings that version onto the disk, with the limits in force now."""
         policy, settings, access = self.policy(), self.settings, self.neighbours()
+        left, rule = self.ledger.left(policy), self.networks.rule if policy.networks else None
+        if rule is not None:
+            left = budget.lower(left, self.ledger.left_on(rule))
         return Job(
             name=name,
             version=version,
@@ -83,7 +100,9 @@ class Device:
             trust_root=str(settings.trust) if settings.trust else None,
             stall_seconds=settings.stall_seconds,
             rate_limit=policy.rate_limit,
-            byte_limit=self.ledger.left(policy),
+            byte_limit=left,
+            update_limit=None if rule is None else rule.max_update_bytes,
+            network="" if rule is None else rule.name,
             quarantined=tuple(self.database.quarantined(name)),
             secrets=tuple(map(str, self.secrets())),
             proxy=settings.proxy,
@@ -97,6 +116,11 @@ class Device:
         if access is None and counted is None:
             return None
         return {"neighbours": 0 if access is None else len(access.peers), **(counted or SiteLedger.NOTHING)}
+
+    def network(self) -> dict[str, Any] | None:
+        """The network rule in force, and what each network carried; None without rules."""
+        document = self.networks.document()
+        return None if document is None else {**document, "ledger": self.ledger.networks()}
 
     def secrets(self) -> list[Path]:
         """Files that may hold the secret of the origin's URL: a mounted one, and the one that came by method."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,9 @@ from modelsync_protocol.twin import Wish
 
 _LONGEST_SLEEP_SECONDS = 900.0
 """Deadlines are the clock's, which may be corrected meanwhile: they are looked at again so often."""
+
+_ON_ANOTHER_NETWORK = frozenset({"network", "window", "budget", "offline"})
+"""What waits for one of these may go on when another network rule is in force."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ class Reconciler:
         self._signals, self._refused, self._first_pause = signals, refused, first_pause
         self.tasks = ModelTasks()
         self._acting = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+        self._watched = (False, False)
 
     async def run(self) -> None:
         """Reconcile until cancelled; `resume` comes first."""
@@ -62,16 +67,19 @@ class Reconciler:
             await asyncio.sleep(self._first_pause)
             while True:
                 self._signals.look.clear()
+                if await self._device.networks.look():
+                    self._roamed()
                 try:
                     async with self._acting:
                         again = await self._reconcile()
                 except LocalError as error:
                     again = self.postpone(error)
+                await self._watch_networks()
                 wait = None if again is None else min(max(0.05, again - self._database.clock()), _LONGEST_SLEEP_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     await within(wait, self._signals.look.wait())
         finally:
-            doomed = self.tasks.all()
+            doomed = [*self.tasks.all(), *([self._watch] if self._watch is not None else [])]
             for task in doomed:
                 task.cancel()
             await asyncio.gather(*doomed, return_exceptions=True)
@@ -88,13 +96,13 @@ class Reconciler:
     def accept(self, document: Mapping[str, Any]) -> None:
         """Desired properties were read: what they change is begun at once, and what waited for the line is tried."""
         changed = self._device.desired.accept(document)
-        self.hurry(None if changed else "offline")
+        self.hurry(None if changed else {"offline"})
         self._signals.changed.set()
 
-    def hurry(self, code: str | None) -> None:
-        """Let what waits (for reason `code`, or any) be tried now."""
+    def hurry(self, codes: Collection[str] | None) -> None:
+        """Let what waits (for one of these reasons; None: for any) be tried now."""
         for row in self._database.models():
-            if row.state == State.WAITING and row.retry_at and code in (None, row.error_code):
+            if row.state == State.WAITING and row.retry_at and (codes is None or row.error_code in codes):
                 self._database.update(row.name, retry_at=0)
         self._signals.look.set()
 
@@ -141,6 +149,27 @@ class Reconciler:
         except LocalError as error:  # what serves goes on; the next start or update tries again
             _log.error("%s", error)
 
+    async def _watch_networks(self) -> None:
+        """Be told of another network where there are rules. Only the kernel tells, unless something is fetched, or
+        waits for what another network may allow: a device at rest sleeps."""
+        networks, waiting = self._device.networks, bool(self.tasks)
+        if networks and not waiting:
+            rows = self._database.models()
+            waiting = any(row.state == State.WAITING and row.error_code in _ON_ANOTHER_NETWORK for row in rows)
+        wanted = (bool(networks), waiting)
+        if self._watch is not None and (wanted != self._watched or self._watch.done()):
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+            self._watch = None
+        if networks and self._watch is None:
+            self._watched = wanted
+            self._watch = asyncio.ensure_future(networks.watch(self._roamed, waiting=waiting))
+
+    def _roamed(self) -> None:
+        """Another network rule is in force, or none is any more."""
+        self.hurry(_ON_ANOTHER_NETWORK)
+        self._signals.changed.set()
+
     async def _reconcile(self) -> float | None:
         """One look at every model; returns when to look again (epoch seconds), None if only a change can help."""
         deadlines = []
@@ -183,7 +212,8 @@ class Reconciler:
             origin="here" if local else self._device.origin(),
             held_by_policy=self._device.policy().hold,
             opens=0.0 if local else self._device.seconds_to_open(),
-            wrong_windows=self._device.wrong_windows(),
+            wrong_policy="" if local else self._device.wrong_policy(),
+            network="" if local else self._device.networks.closed(),
         )
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:

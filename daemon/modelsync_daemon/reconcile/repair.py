@@ -13,12 +13,17 @@ from dataclasses import replace
 from typing import Any
 
 from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.network.networks import NetworkChanged
 from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.timing.backoff import NETWORK, Backoff
+from modelsync_daemon.transfer.errors import TooLargeHere
 from modelsync_daemon.workers.messages import Preparer
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 _GIVE_WAY_SECONDS = 5.0
+_CLOSED_SECONDS = 30.0
+"""A network that allows no downloads is looked at again so often."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +66,8 @@ class Repairs:
     async def _mend(self, name: str, reference: Reference, running: Callable[[str], bool]) -> None:
         attempts = 0
         while self._data.find(name, reference) is not None:
-            closed = self._device.seconds_to_open()
+            await self._device.networks.look()
+            closed = _CLOSED_SECONDS if self._device.networks.closed() else self._device.seconds_to_open()
             if closed or running(name) or self.busy(name):
                 await asyncio.sleep(max(closed, _GIVE_WAY_SECONDS))
                 continue
@@ -75,7 +81,7 @@ class Repairs:
                     extra={"model": name},
                 )
                 return
-            except UnreachableError as error:
+            except (UnreachableError, NetworkChanged, TooLargeHere) as error:
                 wait = self._network.seconds(attempts)
                 _log.warning(
                     "%s version %d is damaged and waits: %s", name, reference.version, error, extra={"model": name}
@@ -95,7 +101,8 @@ class Repairs:
         self._busy.add(name)
         try:
             job = replace(self._device.job(name, reference.version), repair=reference.digest, quarantined=())
-            await self._preparer.prepare(job, self._on_event)
+            async with self._device.networks.unchanged():
+                await self._preparer.prepare(job, self._on_event)
         finally:
             self._busy.discard(name)
             self._done()

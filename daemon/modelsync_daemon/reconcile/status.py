@@ -37,8 +37,10 @@ def build(
     running: bool,
     connected: bool,
     site: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The document; `running` tells whether this process is the resident daemon; `site` of neighbours, if there are."""
+    """The document; `running` tells whether this process is the resident daemon; `site` of neighbours, if there are;
+    `network` which network rule is in force, if there are any."""
     rows = {row.name: row for row in database.models()}
     for name in (*wishes, *data.model_names()):
         if not wishes.get(name, Wish()).absent:
@@ -57,6 +59,7 @@ def build(
         },
         "ledger": ledger.document(),
         **({} if site is None else {"site": site}),
+        **({} if network is None else {"network": network}),
     }
 
 

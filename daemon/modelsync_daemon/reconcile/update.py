@@ -14,12 +14,13 @@ from modelsync_daemon.activate.activation import Activation
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
+from modelsync_daemon.network.networks import NetworkChanged
 from modelsync_daemon.reconcile.decision import fingerprint
 from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.reconcile.imports import Imports
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.timing.backoff import NETWORK, REFUSED, Backoff
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy, TooLargeHere
 from modelsync_daemon.workers.messages import EventCallback, Outcome, Preparer, WorkerDied
 from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
 from modelsync_protocol.twin import Wish
@@ -101,7 +102,7 @@ class Updates:
         if carried is not None:
             return carried
         try:
-            async with asyncio.timeout(self._device.seconds_to_close()):
+            async with asyncio.timeout(self._device.seconds_to_close()), self._device.networks.unchanged():
                 return await self._preparer.prepare(self._device.job(name, wish.version), on_event)
         except TimeoutError:
             raise _WindowClosed("the time window for fetching closed; it goes on when the next one opens.") from None
@@ -146,6 +147,10 @@ class Updates:
                 wait = max(wait, min(error.after, _LONGEST_BUSY_SECONDS))
         elif isinstance(error, BudgetExceeded):
             code, wait = "budget", budget.seconds_to_next_day(now) + 1
+        elif isinstance(error, TooLargeHere):  # another network may take it, or another policy
+            code, wait = "network", budget.seconds_to_next_day(now) + 1
+        elif isinstance(error, NetworkChanged):
+            code, wait = "network", self._network.seconds(attempts)
         elif isinstance(error, _WindowClosed):
             code, wait = "window", 1.0
         elif isinstance(error, WorkerDied):

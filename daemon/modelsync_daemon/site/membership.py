@@ -51,13 +51,23 @@ class Membership:
         if policy is not None and (policy.off or not self._has_key(policy)):
             return None
         wanted = policy.peers if policy is not None and policy.peers else self._peers
-        peers = {address for name in wanted if (address := self._address(name)) is not None}
-        peers |= found
-        own = self._own(peers)
-        others = tuple(sorted(peers - {own}))[:MAX_PEERS]
-        name = policy.name if policy is not None and policy.name else self._local.name
+        listed = {address for name in wanted if (address := self._address(name)) is not None}
+        own = self._own(listed | found)
+        # Those who were named go before those who named themselves.
+        others = tuple(sorted(listed - {own}))[:MAX_PEERS]
+        others += tuple(sorted(found - listed - {own}))[: MAX_PEERS - len(others)]
         local = self._local
-        return SiteAccess(name, own, others, local.folder, local.quota, local.cert, local.key, local.ca)
+        return SiteAccess(self._name(policy), own, others, local.folder, local.quota, local.cert, local.key, local.ca)
+
+    def name(self) -> str | None:
+        """The site's name; None if this device is to do without."""
+        policy = self.policy()
+        if policy is not None and (policy.off or not self._has_key(policy)):
+            return None
+        return self._name(policy)
+
+    def _name(self, policy: SitePolicy | None) -> str:
+        return policy.name if policy is not None and policy.name else self._local.name
 
     async def resolve(self) -> None:
         """Look up neighbours that are given by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelsync_daemon.config import Settings, parse_listening
@@ -17,8 +18,10 @@ from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
+from modelsync_protocol.errors import UnreachableError, UsageError
 
 if TYPE_CHECKING:
+    from modelsync_daemon.site.discovery import Discovery
     from modelsync_daemon.site.gateway import Gateway
 
 _AGE_SECONDS = 6 * 3600.0
@@ -41,6 +44,7 @@ class Neighbourhood:
         self._device: Device | None = None
         self._tidying: asyncio.Task[None] | None = None
         self._parent: Gateway | None = None
+        self._discovery: Discovery | None = None
 
     def access(self) -> SiteAccess | None:
         """How a worker reaches the neighbours; None before `start`, and where the twin says so."""
@@ -58,7 +62,10 @@ class Neighbourhood:
         server = SiteServer(self._spool, self._now, device.site_ledger.add, context, elsewhere)
         self._port = await server.start(self._host, self._port)
         self._server, self._device = server, device
-        self._members = Membership(self._local(self._port), self._settings.site_peers, lambda: device.policy().site)
+        found = self._discover() if self._settings.site_discover else None
+        self._members = Membership(
+            self._local(self._port), self._settings.site_peers, lambda: device.policy().site, found or frozenset
+        )
         await self._members.resolve()
         self._tidying = asyncio.ensure_future(self._tidy_hourly())
         if context is None:
@@ -69,6 +76,8 @@ class Neighbourhood:
 
     async def stop(self) -> None:
         """Close everything."""
+        if self._discovery is not None:
+            await self._discovery.stop()
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
@@ -83,6 +92,9 @@ class Neighbourhood:
         settings = self._settings
 
         def visit() -> Origin:
+            closed = device.networks.closed()
+            if closed:  # for children too
+                raise UnreachableError(closed)
             return Origin(
                 device.origin() or "",
                 settings.origin_ca,
@@ -95,6 +107,21 @@ class Neighbourhood:
 
         self._parent = Gateway(self._spool, device.origin, visit, device.site_ledger.add)
         return self._parent
+
+    def _name(self) -> str | None:
+        return None if self._members is None else self._members.name()
+
+    def _discover(self) -> Callable[[], frozenset[str]]:
+        """Look for neighbours by mDNS; gives their addresses. Raises UsageError where zeroconf is not installed."""
+        try:
+            from modelsync_daemon.site.discovery import Discovery  # 4 MiB, only where it is wanted
+        except ImportError as error:
+            raise UsageError(
+                "site_discover needs zeroconf, which is not installed: apt install python3-zeroconf."
+            ) from error
+        self._discovery = Discovery(self._name, self._host, self._port)
+        self._discovery.start()
+        return self._discovery.found
 
     def _local(self, port: int) -> SiteAccess:
         settings = self._settings

@@ -31,6 +31,12 @@ class BudgetExceeded(ModelsyncError):
     exit_code = 3
 
 
+class TooLargeHere(ModelsyncError):
+    """What is still to be fetched is more than this network is to carry at once; nothing of it was fetched here."""
+
+    exit_code = 3
+
+
 class NotClosed(RefusedError):
     """A version that leads out of itself: to fetch it again would change nothing, so it is to be quarantined."""
 

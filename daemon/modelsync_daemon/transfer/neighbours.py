@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +36,7 @@ _ALL_WAITING_SECONDS, _LEAST_WAIT_SECONDS = 6.5, 1.0
 MOST_ATTEMPTS = 3
 """So many neighbours are tried for an object before this device fetches it itself."""
 
+_MOST_GREETED = 4
 _RECEIVE_BUFFER_BYTES = 96 * 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(?:\d{1,19}|\*)")
 
@@ -140,6 +141,15 @@ class Neighbours:
             found = await asyncio.gather(*map(_answers, peers))
             self.present -= {peer for peer, there in zip(peers, found, strict=True) if not there}
 
+    async def anybody(self) -> bool:
+        """Whether one of them answers as a device of this site does, who has its key where there is one."""
+        await self._look()
+        for member in sorted(self.present)[:_MOST_GREETED]:
+            with contextlib.suppress(NeighbourFailed):
+                await self._ask(member, Question(Verb.GONE, "0" * 16, self._access.port))
+                return True
+        return False
+
     async def tell(self, verb: Verb, key: str, attempt: int) -> None:
         """Say what has become of an object to those who may be asked about it."""
         question = Question(verb, key, self._access.port)
@@ -224,3 +234,11 @@ async def _answers(peer: str) -> bool:
         return False
     writer.close()
     return True
+
+
+async def anybody(access: SiteAccess, count: Callable[[int, int], None]) -> bool:
+    """Whether a neighbour answers now; `count` is told the bytes received and sent. It takes some seconds at most."""
+    async with Neighbours(access) as neighbours:
+        found = await neighbours.anybody()
+    count(*neighbours.meter.news())
+    return found

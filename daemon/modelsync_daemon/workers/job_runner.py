@@ -86,6 +86,8 @@ async def run(
         stall_seconds=job.stall_seconds,
         rate_limit=job.rate_limit,
         byte_limit=job.byte_limit,
+        update_limit=job.update_limit,
+        network=job.network,
         quarantined=frozenset(job.quarantined),
         secrets=tuple(Path(path) for path in job.secrets),
         proxy=job.proxy,

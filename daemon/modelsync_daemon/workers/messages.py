@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, Misled, NotClosed, OriginBusy
+from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, Misled, NotClosed, OriginBusy, TooLargeHere
 from modelsync_protocol import errors, names
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
@@ -40,6 +40,8 @@ class Job:
     repair: str | None = None
     media: str | None = None
     require_confinement: bool = False
+    update_limit: int | None = None
+    network: str = ""
     site: Mapping[str, Any] | None = None
     """A SiteAccess as JSON: neighbours to share the origin with."""
 
@@ -122,6 +124,7 @@ _KINDS: dict[str, type[ModelsyncError]] = {
     "unreachable": errors.UnreachableError,
     "local": errors.LocalError,
     "budget": BudgetExceeded,
+    "network": TooLargeHere,
     "defect": WorkerDied,
 }
 

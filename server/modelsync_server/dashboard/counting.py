@@ -60,6 +60,8 @@ _CODES: Mapping[str, str] = {
     "offline": "the origin or the network does not answer; it tries again by itself.",
     "budget": "the bytes of the day or month are spent; it goes on when the next period begins.",
     "window": "it fetches only in its time window.",
+    "network": "the network that it is in is not for so large an update, or for none; it waits for another one.",
+    "policy": "the policy in its twin is wrong, so nothing is fetched: mend it.",
     "disk": "the disk has no room for the version.",
     "held": "somebody holds it; release it to go on.",
     "origin": "its twin names no origin: set modelsync.origin.",
