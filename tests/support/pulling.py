@@ -25,6 +25,7 @@ class Silent:
         self.states: list[str] = []
         self.received = self.sent = 0
         self.site_received = self.site_sent = self.wasted = 0
+        self.wrong: list[tuple[str, str]] = []
 
     def state(self, state: str) -> None:
         self.states.append(state)
@@ -40,6 +41,9 @@ class Silent:
         self.site_received += received_delta
         self.site_sent += sent_delta
         self.wasted += wasted_delta
+
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        self.wrong += [(target, holder)] if wrong else []
 
 
 class Device:
