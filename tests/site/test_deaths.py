@@ -1,4 +1,4 @@
-"""What neighbours gave kills a worker: it is done again without them, and they are not asked for these objects again."""
+"""What neighbours gave kills a worker: it is done again without them, and they are not asked for it again."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Scripted:
             f"open({str(self.log)!r}, 'a').write(json.dumps(job) + chr(10))\n"
             f"jobs = len(open({str(self.log)!r}).readlines())\n"
             "say = lambda **event: print(json.dumps(event), flush=True)\n"
-            f"gave = lambda holder, wrong=False: say(event='neighbour', object={TARGET!r}, holder=holder, wrong=wrong)\n"
+            f"gave = lambda who, wrong=False: say(event='neighbour', object={TARGET!r}, holder=who, wrong=wrong)\n"
             f"done = lambda: say(event='result', outcome={OUTCOME!r})\ndie = lambda: os.kill(os.getpid(), 11)\n{code}"
         )
         self.preparer = ChildPreparer(self.lock, [sys.executable, "-c", script])

@@ -47,12 +47,12 @@ class ScriptedOrigin:
     """Serves `store`; `fault` (None: honest) may change every answer. `exchanges` holds what happened.
 
     Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels
-    unless it is told to.
+    unless it is told to. `small_buffer`: the kernel keeps little of what is sent, and waits for acknowledgements.
     """
 
-    def __init__(self, store: Path, *, parcels: bool = False) -> None:
+    def __init__(self, store: Path, *, parcels: bool = False, small_buffer: bool = True) -> None:
         self._store = store
-        self._parcels = parcels
+        self._parcels, self._small_buffer = parcels, small_buffer
         self.exchanges: list[Exchange] = []
         self.fault: Fault | None = None
         self.port = 0
@@ -85,7 +85,8 @@ class ScriptedOrigin:
         await self._runner.setup()
         listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         # What lies in our buffer when a device dies would count as sent, though no line of the field holds megabytes.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        if self._small_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         await web.SockSite(self._runner, listening).start()
         self.port = self._runner.addresses[0][1]
         return self

@@ -16,8 +16,8 @@ from modelsync_protocol.errors import UsageError
 class SiteAccess:
     """`me` and `peers` are addresses `ip:port`, `me` is where this device serves. `folder` holds what is kept for
     neighbours, `quota` bytes of it. With `ca`, `cert` and `key` (paths of PEM files) all of it goes over mutual TLS.
-    `fresh`: take nothing from neighbours that changes in a store. `refused`: objects, as neighbours call them, and who is
-    not to be asked for each.
+    `fresh`: take nothing from neighbours that changes in a store. `refused`: objects, as neighbours call them, and who
+    is not to be asked for each.
     """
 
     name: str

@@ -26,7 +26,7 @@ _MOST_LOST_SECONDS = 5.0
 """A neighbour is left if our own line would have the rest so much sooner."""
 
 _PIECE_SHARE, _PIECE_LEAST, _PIECE_MOST = 256, 2 * 1024, 128 * 1024
-"""Such a part of the rest is fetched to compare by all of a site together, and at least and at most so many bytes by one."""
+"""All of a site together fetch such a part of the rest to compare; each at least and at most so many bytes."""
 
 _MOST_HIDDEN_BYTES = 512 * 1024
 """So much of what is not judged yet is kept in memory."""
@@ -99,7 +99,7 @@ class SiteBody:
         self._hidden: list[tuple[int, bytes]] = []
         """What of it neighbours are not shown yet."""
         self._hidden_bytes = 0
-        self._marked, self._came = 0.0, 0
+        self._since, self._marked, self._came = 0.0, 0.0, 0
         self._line, self._line_until, self._line_known = 0.0, 0.0, _LINE_KNOWN_SECONDS
 
     @property
@@ -210,7 +210,8 @@ class SiteBody:
             self._opened = True
             self._writer = self._site.writer(self.path, self.position, self._end, whole=self._whole)
         while not self._site.alone(self.path) and self._attempt < MOST_ATTEMPTS:
-            holder = await self._site.neighbours.who(self._key, self._site.refused(self.path), self._attempt)
+            refused = self._site.refused(self.path)
+            holder = await self._site.neighbours.who(self._key, refused, self._attempt, self._waiting)
             if holder is None:
                 break
             if await self._follow(holder):
@@ -226,7 +227,7 @@ class SiteBody:
         except (NeighbourFailed, TimeoutError) as error:
             self._left(holder, error)
             return False
-        self._holder, self._marked, self._came = holder, _now(), 0
+        self._holder, self._since, self._marked, self._came = holder, _now(), _now(), 0
         return True
 
     def _left(self, holder: str, why: BaseException | str) -> None:
@@ -288,6 +289,7 @@ class SiteBody:
         if data and self._writer is not None:
             self._writer.write(position, data)
         if data and self._sooner(rest, rate):
+            self._waiting.lose(_now() - self._since)
             self._left(self._holder, "our own line is faster.")
         self._marked = _now()
 

@@ -126,7 +126,7 @@ class SiteOrigin:
         """The object as a neighbour has it, if one has in time; and how many were tried."""
         waiting, attempt = self.waiting(path), 0
         while attempt < MOST_ATTEMPTS:
-            holder = await self.neighbours.who(key, self.refused(path), attempt)
+            holder = await self.neighbours.who(key, self.refused(path), attempt, waiting)
             if holder is None:
                 break
             data = b""
@@ -189,7 +189,7 @@ class SiteOrigin:
 
     def waiting(self, path: str) -> Waiting:
         """How long neighbours are waited for with this object."""
-        return Waiting(self.neighbours.ranked(site.key_of(self.target(path))).index(self.access.me))
+        return self.neighbours.waiting(site.key_of(self.target(path)))
 
     def refused(self, path: str) -> frozenset[str]:
         """Neighbours that have failed with this object."""
