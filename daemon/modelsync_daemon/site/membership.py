@@ -59,6 +59,10 @@ class Membership:
         local = self._local
         return SiteAccess(name, own, others, local.folder, local.quota, local.cert, local.key, local.ca)
 
+    def look_again(self) -> None:
+        """The site's key is another one now."""
+        self._known = None
+
     async def resolve(self) -> None:
         """Look up neighbours that are given by name."""
         policy = self.policy()

@@ -11,6 +11,7 @@ from modelsync_daemon.config import Settings, parse_listening
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.site.keys import Keys
 from modelsync_daemon.site.membership import Membership
 from modelsync_daemon.site.server import SiteServer
 from modelsync_daemon.transfer.origin_client import Origin
@@ -40,18 +41,25 @@ class Neighbourhood:
         self._server: SiteServer | None = None
         self._device: Device | None = None
         self._tidying: asyncio.Task[None] | None = None
+        self._rekeying: asyncio.Task[None] | None = None
         self._parent: Gateway | None = None
+        self._keys = Keys(self._local(self._port), children=settings.site_role == "gateway")
 
     def access(self) -> SiteAccess | None:
-        """How a worker reaches the neighbours; None before `start`, and where the twin says so."""
-        return None if self._members is None else self._members.access()
+        """How a worker reaches the neighbours; None before `start`, where the twin says so, or names another key."""
+        if self._members is None or self._device is None:
+            return None
+        if self._keys.changed() and (self._rekeying is None or self._rekeying.done()):
+            self._rekeying = asyncio.ensure_future(self._rekey())
+        policy = self._device.policy().site
+        if policy is not None and policy.key and policy.key != self._keys.fingerprint:
+            return None  # until what its files hold is in force
+        return self._members.access()
 
     async def start(self, device: Device) -> int:
         """Serve; the port. Raises UsageError for wrong keys, LocalError."""
         self._spool.create()
-        local = self._local(self._port)
-        context = local.server_context(children=self._settings.site_role == "gateway")
-        local.client_context()
+        context = self._keys.load()
         elsewhere = None
         if self._settings.site_role == "gateway":
             elsewhere = self._gateway(device).answer
@@ -69,9 +77,9 @@ class Neighbourhood:
 
     async def stop(self) -> None:
         """Close everything."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        for task in filter(None, (self._tidying, self._rekeying)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         if self._parent is not None:
             await self._parent.stop()
         if self._server is not None:
@@ -101,6 +109,15 @@ class Neighbourhood:
         cert, key, ca = (str(path or "") for path in (settings.site_cert, settings.site_key, settings.site_ca))
         me = site.address(self._host, port or 1)
         return SiteAccess(settings.site_name, me, (), self._folder, settings.site_cache_bytes, cert, key, ca)
+
+    async def _rekey(self) -> None:
+        """Take new keys into use: who has only the old one is out, whatever was open."""
+        context = self._keys.reload()
+        if context is not None and self._server is not None:
+            await self._server.rekey(context)
+            if self._members is not None:
+                self._members.look_again()
+            _log.info("the site's keys were loaded anew.")
 
     def _now(self) -> tuple[str, str] | None:
         access = self.access()
