@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
+
 from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.site.gateway import Gateway
 from modelsync_daemon.site.server import SiteServer
@@ -98,3 +100,37 @@ async def test_a_child_learns_what_the_origin_does_not_have(tmp_path: Path) -> N
     async with ScriptedOrigin(shop.path) as origin, gateway(tmp_path / "gateway", origin.url) as (url, _):
         await child.pull("m", url)  # it asks for parcels and a next root, which are not there
     assert child.files("m") == {"model.bin": data}
+
+
+async def test_what_the_origin_does_not_have_is_asked_for_once_for_all_children(tmp_path: Path) -> None:
+    shop = await Shop.open(tmp_path)
+    await shop.publish_bytes("m", noise(10 * KIB))
+    absent = [f"packs/{'0' * 64}", "metadata/2.root.json", "bundles/m.new"]
+    async with ScriptedOrigin(shop.path) as origin, gateway(tmp_path / "gateway", origin.url) as (url, _):
+        async with aiohttp.ClientSession() as session:
+
+            async def ask(path: str) -> int:
+                async with session.get(f"{url}/{path}") as response:
+                    return response.status
+
+            for _ in range(5):
+                statuses = await asyncio.gather(*(ask(path) for path in absent))
+                assert statuses == [404] * len(absent)
+        assert sorted(exchange.path for exchange in origin.exchanges) == sorted(absent)
+
+
+async def test_many_ranges_of_an_object_cost_the_origin_one_connection_and_one_question_for_its_size(
+    tmp_path: Path,
+) -> None:
+    shop = await Shop.open(tmp_path)
+    await shop.publish_bytes("m", noise(900 * KIB))
+    (pack,) = (path for path in shop.objects("packs") if path.stat().st_size > 800 * KIB)
+    whole = pack.read_bytes()
+    async with ScriptedOrigin(shop.path) as origin, gateway(tmp_path / "gateway", origin.url) as (url, _):
+        async with aiohttp.ClientSession() as session:
+            for begin in range(0, 800 * KIB, 100 * KIB):
+                headers = {"Range": f"bytes={begin}-{begin + 999}"}
+                async with session.get(f"{url}/packs/{pack.name}", headers=headers) as response:
+                    assert await response.read() == whole[begin : begin + 1000]
+        assert [exchange.method for exchange in origin.exchanges].count("HEAD") == 1
+        assert origin.connections <= 1

@@ -80,9 +80,11 @@ async def served(url: str, key: SiteAccess) -> bool:
     """Whether who has `key` gets bytes."""
     headers = {site.NAME_HEADER: "site", "Range": "bytes=0-9"}
     try:
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"{url}/{TARGET}", headers=headers, ssl=key.client_context() or True) as response:
-                return response.status == 206 and await response.read() == b"x" * 10
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/{TARGET}", headers=headers, ssl=key.client_context() or True) as response,
+        ):
+            return response.status == 206 and await response.read() == b"x" * 10
     except aiohttp.ClientError:
         return False
 
@@ -98,14 +100,16 @@ async def test_the_twin_names_another_key_and_the_old_one_is_refused_at_once(tmp
     async with serving(tmp_path, keys) as (pi, made, url):
         assert await served(url, old) and not await served(url, new) and made.access() is not None
         headers = {site.NAME_HEADER: "site", "Range": "bytes=0-1999999"}
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"{url}/{TARGET}", headers=headers, ssl=old.client_context() or True) as response:
-                await response.content.readexactly(500_000)
-                await name_key(pi, new.fingerprint())
-                assert made.access() is None, "this device asks nobody"
-                assert not await served(url, old), "nor does it answer"
-                with pytest.raises(aiohttp.ClientError):
-                    await response.content.read()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/{TARGET}", headers=headers, ssl=old.client_context() or True) as response,
+        ):
+            await response.content.readexactly(500_000)
+            await name_key(pi, new.fingerprint())
+            assert made.access() is None, "this device asks nobody"
+            assert not await served(url, old), "nor does it answer"
+            with pytest.raises(aiohttp.ClientError):
+                await response.content.read()
         assert not await served(url, new), "it has not got that yet"
         keys.install("new")
         await pi.until(lambda: made.access() is not None)
@@ -115,7 +119,7 @@ async def test_the_twin_names_another_key_and_the_old_one_is_refused_at_once(tmp
 async def test_new_files_are_taken_into_use_without_a_restart_and_half_written_ones_are_not(tmp_path: Path) -> None:
     keys = Keys(tmp_path / "keys")
     old, new = keys.made("old"), keys.made("new")
-    async with serving(tmp_path, keys) as (pi, made, url):
+    async with serving(tmp_path, keys) as (_, made, url):
         keys.install("new", "cert")
         await asyncio.sleep(1.1)
         assert made.access() is not None and await served(url, old), "a certificate without its key changes nothing"
@@ -124,6 +128,6 @@ async def test_new_files_are_taken_into_use_without_a_restart_and_half_written_o
         await asyncio.sleep(1.1)
         made.access()
         async with asyncio.timeout(10):
-            while not await served(url, new):
+            while not await served(url, new):  # noqa: ASYNC110 - it is another task's doing
                 await asyncio.sleep(0.1)
         assert not await served(url, old)

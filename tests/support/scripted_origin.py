@@ -56,12 +56,18 @@ class ScriptedOrigin:
         self.exchanges: list[Exchange] = []
         self.fault: Fault | None = None
         self.port = 0
+        self._transports: set[asyncio.Transport | None] = set()
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """From how many connections requests came."""
+        return len(self._transports)
 
     @property
     def body_bytes(self) -> int:
@@ -98,6 +104,7 @@ class ScriptedOrigin:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._transports.add(request.transport)
         exchange = Exchange(request.method, request.match_info["path"], request.headers.get("Range"))
         exchange.cookies = request.headers.get("Cookie", "")
         self.exchanges.append(exchange)

@@ -14,6 +14,7 @@ from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.site.keys import Keys
 from modelsync_daemon.site.membership import Membership
 from modelsync_daemon.site.server import SiteServer
+from modelsync_daemon.transfer.download import Rate
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.site_access import SiteAccess
@@ -43,6 +44,7 @@ class Neighbourhood:
         self._tidying: asyncio.Task[None] | None = None
         self._rekeying: asyncio.Task[None] | None = None
         self._parent: Gateway | None = None
+        self._rate = Rate(None)
         self._keys = Keys(self._local(self._port), children=settings.site_role == "gateway")
 
     def access(self) -> SiteAccess | None:
@@ -91,11 +93,13 @@ class Neighbourhood:
         settings = self._settings
 
         def visit() -> Origin:
+            if self._rate.limit != device.policy().rate_limit:
+                self._rate = Rate(device.policy().rate_limit)
             return Origin(
                 device.origin() or "",
                 settings.origin_ca,
                 stall_seconds=settings.stall_seconds,
-                rate_limit=device.policy().rate_limit,
+                rate_limit=self._rate,
                 on_traffic=device.ledger.add,
                 access=Access(device.secrets()),
                 proxy=settings.proxy,
