@@ -25,6 +25,9 @@ _RECORD = struct.Struct("<QQQ")
 
 _HEAD_BYTES = 512
 _PLANNED, _HERE, _SIZE, _SETTLED = 1, 2, 3, 4
+_STEP_BYTES = 1024 * 1024
+"""So much room is made at a time."""
+
 _BOOT = "boot"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -278,7 +281,7 @@ class Spool:
 
     def make_room(self, count: int, name: str) -> int:
         """Let at least `count` more bytes of object `name` fit, by removing others; how many do. OSError (ENOSPC)."""
-        step = max(count, 1024 * 1024)
+        step = max(count, min(_STEP_BYTES, self._quota // 16))  # each writer may be so far beyond what is counted
         used = self._used()
         while sum(size for _, size, _ in used) + step > self._quota or self._free() < step:
             victim = next((item for _, _, item in used if item != name and self._idle(item)), None)

@@ -220,7 +220,7 @@ class Gateway:
                     if not writer.write(at, data):
                         raise FormatError("there is no room for it; raise site_cache_bytes.")
                     at += len(data)
-            writer.settle(durable=True)
+            await asyncio.to_thread(writer.settle, durable=True)  # a slow disk holds up no other child
         finally:
             writer.close()
 
