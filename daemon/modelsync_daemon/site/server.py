@@ -20,7 +20,7 @@ from modelsync_daemon.disk.spool import Entry, Spool
 from modelsync_daemon.site.leases import Leases
 from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, LocalError
-from modelsync_protocol.site import Verb
+from modelsync_protocol.site import Question, Verb
 from modelsync_protocol.twin import MAX_PEERS
 
 _BLOCK_BYTES = 64 * 1024
@@ -141,6 +141,11 @@ class SiteServer:
             asker = site.address(request.remote, question.port)
         except (FormatError, ValueError):
             return web.Response(status=400)
+        now = self._now()
+        if (
+            now is not None and question.verb is Verb.WANT and self._spool.holds(question.key)
+        ):  # of before a restart, say
+            self.leases.take(Question(Verb.DONE, question.key, question.port), now[1])
         holder = self.leases.take(question, asker)
         if question.verb is not Verb.WANT:
             return web.Response(status=204)
