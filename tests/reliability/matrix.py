@@ -47,6 +47,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableErr
 from tests.daemon.fakes import NAME, QUICK, Device, FakePreparer, Inference, MemoryControlPlane
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import KIB, OTHER, World
+from tests.support.lonely import lonely_site
 
 PAYLOADS = 512 * KIB
 """What may be fetched twice after a fault, bytes: one payload and what was in flight."""
@@ -240,6 +241,7 @@ async def live(
         models = {NAME: wish} if medium is None else {}
         plane.set_desired({"modelsync": {"origin": world.origin.url, "models": models}})
         patience = Patience(probe=10.0, probation=0.1, settle=10.0)
+        site = site or lonely_site(data.root)
         if site is not None:
             Spool(Path(site.folder), site.quota).create()
         daemon = Resident(settings, data, database, preparer, plane, patience, QUICK, QUICK, neighbours=lambda: site)

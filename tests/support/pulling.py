@@ -16,6 +16,7 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.trust.trust_store import TrustStore
+from tests.support.lonely import lonely_site
 
 
 class Silent:
@@ -59,6 +60,8 @@ class Device:
     async def pull(self, name: str, origin: str, version: int | None = None, **options: Any) -> Prepared:
         """Prepare a version and point `current` at it."""
         options.setdefault("stall_seconds", 5.0)
+        if "site" not in options and (site := lonely_site(self.data.root)) is not None:
+            options["site"] = site
         with self.data.lock(), contextlib.closing(Database.open(self.data)) as database:
             self.data.clean()
             request = PrepareRequest(name, version, origin, self.data.root, trust_root=self.trust, **options)

@@ -2,7 +2,8 @@
 
 `python -m tests.support.site_fleet ROOT SCENARIO DEVICES [--alone]` in a network namespace of its own plays a scenario
 and prints what it cost as JSON: bytes on the uplink's wire (frames, both ways) in all and each device's own, seconds to
-the last device, bytes on each device's link. A hub, the origin and each device are hosts on one bridge; only the
+the last device, bytes on each device's link, and at rest what it exchanged with other devices. A hub, the origin and
+each device are hosts on one bridge; only the
 origin's link is slow.
 """
 
@@ -285,10 +286,16 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
         uplink, watcher = made.origin_host.carried(), made.origin_host.watch()
         lan = [machine.host.carried() for machine in made.machines]
         if scenario == "idle":
+            watchers = [machine.host.watch() for machine in made.machines]
             await asyncio.sleep(size)
             spent = [machine.host.carried() - before for machine, before in zip(made.machines, lan, strict=True)]
-            own = _own(made, watcher)
-            return {"uplink": made.origin_host.carried() - uplink, "own": own, "lan": spent, "seconds": size}
+            return {
+                "uplink": made.origin_host.carried() - uplink,
+                "own": _shares(made, watched(watcher)),
+                "lan": spent,
+                "site": [sum(_shares(made, watched(each))) for each in watchers],
+                "seconds": size,
+            }
         made.wish(version)
         victim = None
         begin = time.monotonic()
@@ -305,16 +312,15 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
         spent = [machine.host.carried() - before for machine, before in zip(made.machines, lan, strict=True)]
         return {
             "uplink": made.origin_host.carried() - uplink,
-            "own": _own(made, watcher),
+            "own": _shares(made, watched(watcher)),
             "seconds": round(took, 2),
             "lan": spent,
             "victim": None if victim is None else victim.id,
         }
 
 
-def _own(made: Fleet, watcher: subprocess.Popen[bytes]) -> list[int]:
-    """What each device's share of the uplink was."""
-    by_address = watched(watcher)
+def _shares(made: Fleet, by_address: dict[str, int]) -> list[int]:
+    """What of a link's bytes each device sent or was sent."""
     return [by_address.get(machine.host.address, 0) for machine in made.machines]
 
 
