@@ -3,8 +3,7 @@
 `python -m tests.support.site_fleet ROOT SCENARIO DEVICES [--alone]` in a network namespace of its own plays a scenario
 and prints what it cost as JSON: bytes on the uplink's wire (frames, both ways) in all and each device's own, seconds to
 the last device, bytes on each device's link, and at rest what it exchanged with other devices. A hub, the origin and
-each device are hosts on one bridge; only the
-origin's link is slow.
+each device are hosts on one bridge; only the origin's link is slow.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Gateway:
     async def _object(self, request: web.Request, path: str, target: str, sent: Sent) -> web.StreamResponse:
         async with self._lock(target):
             size = await self._size(path, target)
-        begin, end = _asked(request, size)
+        begin, end = asked(request.headers.get("Range", ""), size)
         if request.method == "HEAD":
             return web.Response(headers={"Content-Length": str(size)})
         if begin >= end > 0 or begin > size:
@@ -232,9 +232,9 @@ class Gateway:
             return entry.view().available(begin)
 
 
-def _asked(request: web.Request, size: int) -> tuple[int, int]:
-    """Begin and end of what is asked for."""
-    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+def asked(text: str, size: int) -> tuple[int, int]:
+    """Begin and end of what a Range header asks for of an object; all of it if it is none that we read."""
+    match = _RANGE.fullmatch(text)
     if match is None:
         return 0, size
     begin = int(match[1])
