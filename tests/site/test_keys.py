@@ -60,8 +60,9 @@ class Keys:
 async def serving(root: Path, keys: Keys) -> AsyncIterator[tuple[Device, Neighbourhood, str]]:
     """A daemon of the site that holds an object, 1,000,000 bytes of 2,000,000, while the rest is on its way."""
     async with device(root) as pi:
-        settings = Settings(data=pi.data.root, site_address=f"127.0.0.1:{free_port()}", site_peers=("127.0.0.9:1",),
-                            **{f"site_{part}": Path(path) for part, path in keys.installed.items()})  # fmt: skip
+        files = {f"site_{part}": Path(path) for part, path in keys.installed.items()}
+        address = f"127.0.0.1:{free_port()}"
+        settings = Settings(pi.data.root, site_address=address, site_peers=("127.0.0.9:1",), **files)  # type: ignore[arg-type]
         made = Neighbourhood(settings, pi.data)
         port = await made.start(pi.resident.device)
         writer = Spool(pi.data.root / "site", 1 << 30).write(TARGET)

@@ -25,7 +25,7 @@ def main() -> None:
             ctypes.string_at(0)
         return decode(encoding, payload, *more)
 
-    codecs.decode = brittle
+    codecs.decode = brittle  # type: ignore[assignment]
     faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     worker.main()

@@ -48,7 +48,7 @@ class Keys:
             return None
 
     def _state(self) -> object:
-        found = []
+        found: list[tuple[int, int, int] | None] = []
         for path in self._local.files:
             try:
                 info = path.stat()
