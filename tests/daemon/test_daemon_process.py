@@ -21,6 +21,7 @@ from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
+from tests.support.lonely import lonely_settings
 from tests.support.shop import Shop
 
 NAME = "anomaly"
@@ -60,6 +61,7 @@ class World:
         config.write_text(
             f'data = "data"\ntrust = "{self.shop.trust}"\nca = "{self.hub.ca_path}"\n'
             f'connection_string = "{self.hub.add_device("pi")}"\nprobation_seconds = 0\n'
+            f"{lonely_settings()}"
         )
         self.daemon = await self.start(DAEMON, "run", "--config", str(config), environment=environment)
         return self.daemon

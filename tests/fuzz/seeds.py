@@ -84,6 +84,9 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield "site", b"afrom 10.0.0.7:8444"
     yield "site", b"qs=want&k=0123456789abcdef&p=8444&x=10.0.0.7:8444,[fe80::1]:8444"
     yield "site", b"tbundles/anomaly.new.v2?o=01234567"
+    yield "site", b"gbundles/anomaly.new.v2"
+    yield "site", b"r" + (5000).to_bytes(8, "little") + b"bytes=0-4095"
+    yield "site", b'w{"event":"neighbour","object":"packs/0","holder":"10.0.0.7:8444","wrong":true}'
     yield "pointer", _pointer()
     yield from _frames()
     yield from _plain()

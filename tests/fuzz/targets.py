@@ -16,6 +16,8 @@ from typing import Final
 import zstandard
 
 from modelsync_daemon.disk import pointer as daemon_pointer
+from modelsync_daemon.site import gateway
+from modelsync_daemon.workers import suspicion
 from modelsync_inference.model import pointer as inference_pointer
 from modelsync_protocol import (
     bundle,
@@ -218,7 +220,8 @@ def report(data: bytes) -> None:
 
 
 def neighbour(data: bytes) -> None:
-    """What neighbours ask and answer, and the objects they name: what is accepted says the same when written again."""
+    """What neighbours and a gateway's children ask and answer, the objects they name, and what a worker says of them:
+    what is accepted says the same when written again."""
     kind, rest = data[:1], data[1:]
     if kind == b"a":
         holder = site.parse_answer(rest)
@@ -228,7 +231,21 @@ def neighbour(data: bytes) -> None:
         question = site.parse_question(dict(urllib.parse.parse_qsl(rest.decode("latin-1"))))
         assert site.parse_question(question.query()) == question and len(question.excluded) <= site.MAX_EXCLUDED
         return
+    if kind == b"r":
+        size = int.from_bytes(rest[:8], "little")
+        begin, end = gateway.asked(rest[8:].decode("latin-1"), size)
+        assert begin >= 0 and end <= size
+        return
+    if kind == b"w":
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            given: suspicion.Given = {}
+            suspicion.read(json.loads(rest), {"peers": ["10.0.0.7:8444"]}, given)
+            assert set().union(*given.values()) == {"10.0.0.7:8444"}
+        return
     target = rest.decode("latin-1")
+    if kind == b"g":  # what a gateway's child asks for
+        target = site.target_of(target, "https://origin.example/store?sig=secret")
+        assert "secret" not in target or "secret" in rest.decode("latin-1")
     if site.is_target(target):
         assert ".." not in target.partition("?")[0].split("/") and target.isascii() and len(site.key_of(target)) == 16
 

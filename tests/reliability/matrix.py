@@ -28,6 +28,7 @@ from modelsync_daemon.disk import datadir
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer
+from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.disk.states import State
 from modelsync_daemon.reconcile import reconciler
 from modelsync_daemon.reconcile.imports import COMING
@@ -35,6 +36,8 @@ from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.transfer.media_origin import MediaBody
 from modelsync_daemon.transfer.range_body import Body
+from modelsync_daemon.transfer.site_access import SiteAccess
+from modelsync_daemon.transfer.site_body import SiteBody
 from modelsync_daemon.trust import tuf_refresh
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_daemon.workers import job_runner
@@ -44,6 +47,7 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableErr
 from tests.daemon.fakes import NAME, QUICK, Device, FakePreparer, Inference, MemoryControlPlane
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import KIB, OTHER, World
+from tests.support.lonely import lonely_site
 
 PAYLOADS = 512 * KIB
 """What may be fetched twice after a fault, bytes: one payload and what was in flight."""
@@ -92,6 +96,14 @@ BY_MEDIUM: Mapping[State, Effect] = {
 }
 """The states in which an import differs from a download."""
 
+BY_NEIGHBOUR: Mapping[State, Effect] = {
+    State.RESOLVING: EFFECTS[State.RESOLVING],
+    State.PLANNING: EFFECTS[State.PLANNING],
+    State.FETCHING: Effect((Executor, "run"), (SiteBody, "read"), call=3, error=UnreachableError),
+    State.ASSEMBLING: EFFECTS[State.ASSEMBLING],
+}
+"""The states in which taking an update from a neighbour differs from a download."""
+
 KINDS = ("error", "kill")
 MOMENTS = ("before", "in", "after")
 
@@ -103,9 +115,18 @@ def cases() -> list[tuple[State, str, str]]:
 
 def medium_cases() -> list[tuple[State, str, str]]:
     """The same for an import: a kill at every moment, an error in the middle."""
+    return _cases_of(BY_MEDIUM)
+
+
+def neighbour_cases() -> list[tuple[State, str, str]]:
+    """The same where a neighbour gives the update."""
+    return _cases_of(BY_NEIGHBOUR)
+
+
+def _cases_of(effects: Mapping[State, Effect]) -> list[tuple[State, str, str]]:
     return [
         (state, kind, moment)
-        for state in BY_MEDIUM
+        for state in effects
         for kind in KINDS
         for moment in MOMENTS
         if kind == "kill" or moment == "in"
@@ -195,17 +216,23 @@ class Fault:
 
 
 async def live(
-    world: World, data: DataDir, scenario: str, fault: tuple[State, str, str] | None, medium: Path | None = None
+    world: World,
+    data: DataDir,
+    scenario: str,
+    fault: tuple[State, str, str] | None,
+    medium: Path | None = None,
+    site: SiteAccess | None = None,
 ) -> None:
     """Run the daemon until the scenario's target is reached; with `fault`, (state, kind, moment) strikes on the way.
 
-    `medium`: nobody wishes for anything, and somebody inserts that stick again and again.
+    `medium`: nobody wishes for anything, and somebody inserts that stick again and again. `site`: it has neighbours.
     """
+    effects = BY_MEDIUM if medium is not None else EFFECTS if site is None else BY_NEIGHBOUR
     with data.lock() as lock:
         database = Database.open(data)
         armed = None
         if fault is not None:
-            armed = Fault(*fault, database, EFFECTS if medium is None else BY_MEDIUM)
+            armed = Fault(*fault, database, effects)
             armed.arm()
         preparer = InlinePreparer(database, offline=1 if scenario == "offline first" and fault else 0)
         settings = Settings(data=data.root, trust=world.shop.trust, stall_seconds=5)
@@ -214,7 +241,10 @@ async def live(
         models = {NAME: wish} if medium is None else {}
         plane.set_desired({"modelsync": {"origin": world.origin.url, "models": models}})
         patience = Patience(probe=10.0, probation=0.1, settle=10.0)
-        daemon = Resident(settings, data, database, preparer, plane, patience, QUICK, QUICK)
+        site = site or lonely_site(data.root)
+        if site is not None:
+            Spool(Path(site.folder), site.quota).create()
+        daemon = Resident(settings, data, database, preparer, plane, patience, QUICK, QUICK, neighbours=lambda: site)
         pi = Device(daemon, data, database, cast(FakePreparer, preparer), plane, lock, _never())
         process = Inference(pi)
         process.refuses = {3} if scenario == "refusal" else set()
@@ -294,15 +324,23 @@ def forked(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def run_case(world: World, data: DataDir, state: State, kind: str, moment: str, medium: Path | None = None) -> None:
+def run_case(
+    world: World,
+    data: DataDir,
+    state: State,
+    kind: str,
+    moment: str,
+    medium: Path | None = None,
+    site: SiteAccess | None = None,
+) -> None:
     """One cell of the matrix, and every promise after it. Raises AssertionError."""
     scenario = EFFECTS[state].scenario
     before = world.origin.object_bytes()
-    ended = forked(lambda: asyncio.run(live(world, data, scenario, (state, kind, moment), medium)))
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, (state, kind, moment), medium, site)))
     wanted = -signal.SIGKILL if kind == "kill" else 0
     assert ended == wanted, f"the child ended with {ended}: the fault never struck, or the target was not reached"
     _still_serves(data, scenario)
-    ended = forked(lambda: asyncio.run(live(world, data, scenario, None, medium)))
+    ended = forked(lambda: asyncio.run(live(world, data, scenario, None, medium, site)))
     assert ended == 0, "after the restart the target was not reached"
     pointer = _still_serves(data, scenario)
     if scenario in ("refusal", "fallback"):
@@ -313,9 +351,8 @@ def run_case(world: World, data: DataDir, state: State, kind: str, moment: str, 
     check_settled(data, NAME)
     check_no_garbage(data)
     spent = world.origin.object_bytes() - before
-    assert spent <= (world.update_bytes + PAYLOADS if medium is None else 0), (
-        f"{spent} bytes were fetched for {world.update_bytes}"
-    )
+    most = 0 if medium is not None else PAYLOADS if site is not None else world.update_bytes + PAYLOADS
+    assert spent <= most, f"{spent} bytes were fetched for {world.update_bytes}"
 
 
 def _still_serves(data: DataDir, scenario: str) -> Pointer | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from modelsync_daemon.local import metrics
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import twin
 from tests.daemon.fakes import device as fake_device
+from tests.support.lonely import VARIABLE
 from tests.support.neighbours import free_port, noise
 from tests.support.pulling import Device
 from tests.support.scripted_origin import Answer, Exchange, ScriptedOrigin
@@ -51,6 +55,28 @@ async def test_the_line_carries_the_same(tmp_path: Path, parcels: bool) -> None:
                 assert device.files("m") == {"model.bin": data}
                 seen[site] = [(e.method, e.path, e.range) for e in origin.exchanges]
             assert seen[True] == seen[False]
+
+
+EXISTING = (
+    "tests/daemon/test_prepare_plans.py", "tests/daemon/test_prepare_pairs.py", "tests/daemon/test_prepare_faults.py",
+    "tests/daemon/test_resume.py", "tests/daemon/test_parcels.py", "tests/daemon/test_refined.py",
+    "tests/daemon/test_repeats.py", "tests/daemon/test_plain_views.py", "tests/daemon/test_connector.py",
+    "tests/daemon/test_daemon_process.py", "tests/reliability/test_kill_matrix.py",
+)  # fmt: skip
+"""Tests of the way from the origin to the disk: plans and their bytes, faults, resuming, kills."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_daemons_own_tests_pass_with_all_neighbours_gone(tmp_path: Path) -> None:
+    """The same tests with the feature on: what they say of bytes, requests and behaviour holds to the byte."""
+    uses = tmp_path / "uses"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "-m", "not long", *EXISTING],
+        env={**os.environ, VARIABLE: str(uses)}, capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert len(uses.read_text().splitlines()) > 100, "the feature was on"
 
 
 async def test_neighbours_that_go_in_the_middle_are_done_without(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ async def test_three_devices_cost_the_uplink_little_more_than_one(tmp_path: Path
 @pytest.mark.parametrize("scenario", ["install", "update", "killed"])
 async def test_twelve_devices_cost_the_uplink_little_more_than_one(tmp_path: Path, scenario: str) -> None:
     # Twelve daemons share this machine's processors, which twelve devices do not: the line has to be what is slow.
-    size = ("--size", "8000000", "--rate", "125000")
+    size = ("--size", os.environ.get("SITE_BYTES", "8000000"), "--rate", os.environ.get("SITE_RATE", "125000"))
     one = await play(tmp_path / "one", "update" if scenario == "update" else "install", 1, "--alone", *size)
     twelve = await play(tmp_path / "twelve", scenario, 12, *size)
     assert twelve["uplink"] <= 1.1 * one["uplink"], (one, twelve)
@@ -69,17 +69,17 @@ async def test_twelve_devices_cost_the_uplink_little_more_than_one(tmp_path: Pat
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-async def test_a_tiny_update_costs_nobody_more_of_the_uplink(tmp_path: Path) -> None:
+async def test_a_tiny_update_costs_no_device_more_of_the_uplink_than_alone(tmp_path: Path) -> None:
     one = await play(tmp_path / "one", "tiny", 1, "--alone")
     twelve = await play(tmp_path / "twelve", "tiny", 12)
-    assert twelve["uplink"] <= 12 * one["uplink"], (one, twelve)
+    assert max(twelve["own"]) <= 1.02 * one["own"][0], (one, twelve)
+    assert sum(twelve["own"]) <= 1.1 * one["own"][0], (one, twelve)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_a_site_at_rest_is_silent(tmp_path: Path) -> None:
-    """What is said in a minute, but for what each device says to its hub anyway."""
-    alone = await play(tmp_path / "alone", "idle", 2, "--alone", "--size", "60")
-    site = await play(tmp_path / "site", "idle", 4, "--size", "60")
-    assert site["uplink"] <= alone["uplink"] + 200
-    assert max(site["lan"]) <= max(alone["lan"]) + 20_000 / 60, (alone, site)
+    """For 200 s: what devices say to each other, which is the site's doing (and not the hub's, or the kernel's)."""
+    site = await play(tmp_path / "site", "idle", 12, "--size", "200")
+    assert site["own"] == [0] * 12, site
+    assert max(site["site"]) <= 20_000 * 200 / 3600, site

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modelsync_daemon.site.leases import Leases
 from tests.support.neighbours import Site, all_pull, noise
 from tests.support.scripted_origin import Answer, Exchange, Fault, ScriptedOrigin
 from tests.support.shop import Shop
@@ -79,3 +80,19 @@ async def test_a_late_one_takes_what_the_others_have(tmp_path: Path) -> None:
             await neighbour.pull("m", origin.url)
             assert neighbour.device.files("m") == {"model.bin": data}
         assert origin.object_bytes() == 0
+
+
+async def test_who_was_restarted_still_gives_what_it_has(tmp_path: Path) -> None:
+    shop = await Shop.open(tmp_path)
+    data = noise(300 * KIB)
+    await shop.publish_bytes("m", data)
+    async with ScriptedOrigin(shop.path) as origin, Site(tmp_path / "site", shop.trust, 2) as (first, second):
+        await first.pull("m", origin.url)
+        await first.server.stop()
+        for neighbour in (first, second):
+            neighbour.server.leases = Leases()
+        await first.__aenter__()
+        origin.exchanges.clear()
+        await second.pull("m", origin.url)
+        assert second.device.files("m") == {"model.bin": data}
+        assert [path for path in origin.objects() if path.startswith("packs/")] == []

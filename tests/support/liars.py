@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,14 +19,21 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 Lie = Callable[["Liar", web.Request, bytes, int, int], Awaitable[web.StreamResponse]]
 """`lie(liar, request, true bytes of the whole object, begin, end)` → what it answers."""
 
+Talk = Callable[["Liar", web.Request], Awaitable[web.StreamResponse]]
+"""`talk(liar, request)` → what it answers when it is asked who fetches an object."""
+
 
 class Liar:
-    """Knows the store it lies about. `asked` are the objects that it was asked for, `sent` the bytes that it sent."""
+    """Knows the store it lies about. `asked` are the objects that it was asked for, `sent` the bytes that it sent.
 
-    def __init__(self, store: Path, lie: Lie) -> None:
-        self._store, self._lie = store, lie
+    Asked who fetches an object it names itself, or `talk` answers.
+    """
+
+    def __init__(self, store: Path, lie: Lie, talk: Talk | None = None) -> None:
+        self._store, self._lie, self._talk = store, lie, talk
         self.port = free_port()
         self.asked: list[str] = []
+        self.questions = 0
         self.sent = 0
         self._runner: web.AppRunner | None = None
 
@@ -50,6 +58,9 @@ class Liar:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == f"/{site.LEASE_PATH}":
+            self.questions += 1
+            if self._talk is not None:
+                return await self._talk(self, request)
             return web.Response(body=site.encode_answer(self.address))
         self.asked.append(request.match_info["path"])
         path = self._store / request.match_info["path"]
@@ -150,6 +161,107 @@ async def other_range(liar: Liar, request: web.Request, whole: bytes, begin: int
     return await liar.send(request, whole[: end - begin], begin + 1, end + 1)
 
 
+async def too_long(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """More than was asked for, as its length says."""
+    return await _with_length(request, whole[begin:end] + b"\x3c" * 5000, begin, end)
+
+
+async def too_short(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """Less than was asked for, as its length says."""
+    return await _with_length(request, whole[begin : end - (end - begin) // 3], begin, end)
+
+
+async def _with_length(request: web.Request, body: bytes, begin: int, end: int) -> web.StreamResponse:
+    ranged = "Range" in request.headers
+    headers = {"Content-Range": f"bytes {begin}-{end - 1}/*"} if ranged else {}
+    return web.Response(status=206 if ranged else 200, body=body, headers=headers)
+
+
+async def whole_instead(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """The whole object with status 200, whichever range was asked for."""
+    return web.Response(body=whole + b"\x3c")
+
+
+async def redirecting(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """Sends the asker elsewhere."""
+    return web.Response(status=307, headers={"Location": f"http://{liar.address}/elsewhere"})
+
+
+async def compressed(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """What was asked for, says the header, compressed: in truth a thousand times as much."""
+    bomb = gzip.compress(bytes(1000 * (end - begin)), 9)[: end - begin].ljust(end - begin, b"\0")
+    response = await _with_length(request, bomb, begin, end)
+    response.headers["Content-Encoding"] = "gzip"
+    return response
+
+
+async def hanging_up(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """Closes the connection instead of an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def dripping_head(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """An answer whose headers come a byte at a time."""
+    for byte in b"HTTP/1.1 206 Partial Content\r\n" + b"X: y\r\n" * 1000:
+        if request.transport is None or request.transport.is_closing():
+            break
+        request.transport.write(bytes([byte]))
+        await asyncio.sleep(0.2)
+    return await hanging_up(liar, request, whole, begin, end)
+
+
+async def endless_head(liar: Liar, request: web.Request, whole: bytes, begin: int, end: int) -> web.StreamResponse:
+    """An answer whose headers have no end."""
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 206 Partial Content\r\n")
+    while request.transport is not None and not request.transport.is_closing():
+        request.transport.write(b"X: " + b"y" * 4000 + b"\r\n")
+        liar.sent += 4000
+        await asyncio.sleep(0.001)
+    return await hanging_up(liar, request, whole, begin, end)
+
+
 LIES: tuple[Lie, ...] = (
     garbage, flipped, headless, another, silent, stalled, dripping, empty_handed, endless, cut_short, other_range,
+    too_long, too_short, whole_instead, redirecting, compressed, hanging_up, dripping_head, endless_head,
 )  # fmt: skip
+
+
+async def mute(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """Takes the question and never answers."""
+    await asyncio.sleep(60)
+    return web.Response(status=503)
+
+
+async def babbling(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """An answer without end."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"from " * 1000)
+        await asyncio.sleep(0.1)
+
+
+async def nonsense(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """An answer that is none."""
+    return web.Response(body=b"from the moon")
+
+
+async def strangers(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """Names an address that is no neighbour's: it would have others knock at doors of its choice."""
+    return web.Response(body=site.encode_answer("127.0.0.1:9"))
+
+
+async def yourself(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """Names who asks."""
+    return web.Response(body=site.encode_answer(f"127.0.0.1:{request.query['p']}"))
+
+
+async def sent_away(liar: Liar, request: web.Request) -> web.StreamResponse:
+    """Sends the asker elsewhere for the answer."""
+    return web.Response(status=302, headers={"Location": f"http://{liar.address}/elsewhere"})
+
+
+TALKS: tuple[Talk, ...] = (mute, babbling, nonsense, strangers, yourself, sent_away)

@@ -16,6 +16,7 @@ from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.trust.trust_store import TrustStore
+from tests.support.lonely import lonely_site
 
 
 class Silent:
@@ -25,6 +26,7 @@ class Silent:
         self.states: list[str] = []
         self.received = self.sent = 0
         self.site_received = self.site_sent = self.wasted = 0
+        self.wrong: list[tuple[str, str]] = []
 
     def state(self, state: str) -> None:
         self.states.append(state)
@@ -41,6 +43,9 @@ class Silent:
         self.site_sent += sent_delta
         self.wasted += wasted_delta
 
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        self.wrong += [(target, holder)] if wrong else []
+
 
 class Device:
     """A data directory that is filled in this process."""
@@ -55,6 +60,8 @@ class Device:
     async def pull(self, name: str, origin: str, version: int | None = None, **options: Any) -> Prepared:
         """Prepare a version and point `current` at it."""
         options.setdefault("stall_seconds", 5.0)
+        if "site" not in options and (site := lonely_site(self.data.root)) is not None:
+            options["site"] = site
         with self.data.lock(), contextlib.closing(Database.open(self.data)) as database:
             self.data.clean()
             request = PrepareRequest(name, version, origin, self.data.root, trust_root=self.trust, **options)

@@ -47,21 +47,27 @@ class ScriptedOrigin:
     """Serves `store`; `fault` (None: honest) may change every answer. `exchanges` holds what happened.
 
     Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels
-    unless it is told to.
+    unless it is told to. `small_buffer`: the kernel keeps little of what is sent, and waits for acknowledgements.
     """
 
-    def __init__(self, store: Path, *, parcels: bool = False) -> None:
+    def __init__(self, store: Path, *, parcels: bool = False, small_buffer: bool = True) -> None:
         self._store = store
-        self._parcels = parcels
+        self._parcels, self._small_buffer = parcels, small_buffer
         self.exchanges: list[Exchange] = []
         self.fault: Fault | None = None
         self.port = 0
+        self._transports: set[asyncio.Transport | None] = set()
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """From how many connections requests came."""
+        return len(self._transports)
 
     @property
     def body_bytes(self) -> int:
@@ -85,7 +91,8 @@ class ScriptedOrigin:
         await self._runner.setup()
         listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         # What lies in our buffer when a device dies would count as sent, though no line of the field holds megabytes.
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        if self._small_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         await web.SockSite(self._runner, listening).start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -97,6 +104,7 @@ class ScriptedOrigin:
         await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._transports.add(request.transport)
         exchange = Exchange(request.method, request.match_info["path"], request.headers.get("Range"))
         exchange.cookies = request.headers.get("Cookie", "")
         self.exchanges.append(exchange)

@@ -1,9 +1,9 @@
 """Real daemons of one site in network namespaces of their own, behind one rate-limited uplink. Linux, as root.
 
 `python -m tests.support.site_fleet ROOT SCENARIO DEVICES [--alone]` in a network namespace of its own plays a scenario
-and prints what it cost as JSON: bytes on the uplink's wire (frames, both ways), seconds to the last device, bytes that
-each device exchanged with the others. A hub, the origin and each device are hosts on one bridge; only the origin's link
-is slow.
+and prints what it cost as JSON: bytes on the uplink's wire (frames, both ways) in all and each device's own, seconds to
+the last device, bytes on each device's link, and at rest what it exchanged with other devices. A hub, the origin and
+each device are hosts on one bridge; only the origin's link is slow.
 """
 
 from __future__ import annotations
@@ -84,10 +84,42 @@ class Host:
         lines = self.run("cat", "/proc/net/tcp").splitlines()[1:]
         return any(line.split()[2].startswith(wanted) and line.split()[3] == "01" for line in lines)
 
+    def watch(self) -> subprocess.Popen[bytes]:
+        """Begin to count what its link carries to and from each address; see `watched`."""
+        watcher = subprocess.Popen(
+            self.wrap(sys.executable, "-c", _WATCH), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert watcher.stdout is not None
+        watcher.stdout.readline()  # it listens
+        return watcher
+
     def close(self) -> None:
         """Let it go."""
         self._keeper.kill()
         self._keeper.wait()
+
+
+_WATCH = """
+import collections, json, select, socket, sys
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
+link.bind(("eth0", 0))
+counted = collections.Counter()
+print(flush=True)
+while link in select.select([link, sys.stdin], [], [])[0]:
+    frame, about = link.recvfrom(1 << 17)
+    if frame[12:14] == b"\\x08\\x00":
+        at = 30 if about[2] == socket.PACKET_OUTGOING else 26
+        counted[socket.inet_ntoa(frame[at : at + 4])] += len(frame)
+print(json.dumps(counted))
+"""
+"""Counts IPv4 frames on eth0 by the other end's address, until its input ends."""
+
+
+def watched(watcher: subprocess.Popen[bytes]) -> dict[str, int]:
+    """Bytes of frames by address since `watch`."""
+    found = json.loads(watcher.communicate(timeout=30)[0])
+    return {str(address): int(count) for address, count in found.items()}
 
 
 @dataclass
@@ -250,12 +282,19 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
         elif scenario == "tiny":
             await made.shop.publish_bytes(NAME, _noise(1, 18_000) + _noise(3, 2_000))
             version = 2
-        uplink = made.origin_host.carried()
+        uplink, watcher = made.origin_host.carried(), made.origin_host.watch()
         lan = [machine.host.carried() for machine in made.machines]
         if scenario == "idle":
+            watchers = [machine.host.watch() for machine in made.machines]
             await asyncio.sleep(size)
             spent = [machine.host.carried() - before for machine, before in zip(made.machines, lan, strict=True)]
-            return {"uplink": made.origin_host.carried() - uplink, "lan": spent, "seconds": size}
+            return {
+                "uplink": made.origin_host.carried() - uplink,
+                "own": _shares(made, watched(watcher)),
+                "lan": spent,
+                "site": [sum(_shares(made, watched(each))) for each in watchers],
+                "seconds": size,
+            }
         made.wish(version)
         victim = None
         begin = time.monotonic()
@@ -272,10 +311,16 @@ async def play(root: Path, scenario: str, devices: int, *, alone: bool, size: in
         spent = [machine.host.carried() - before for machine, before in zip(made.machines, lan, strict=True)]
         return {
             "uplink": made.origin_host.carried() - uplink,
+            "own": _shares(made, watched(watcher)),
             "seconds": round(took, 2),
             "lan": spent,
             "victim": None if victim is None else victim.id,
         }
+
+
+def _shares(made: Fleet, by_address: dict[str, int]) -> list[int]:
+    """What of a link's bytes each device sent or was sent."""
+    return [by_address.get(machine.host.address, 0) for machine in made.machines]
 
 
 async def _connected(made: Fleet) -> None:

@@ -1,14 +1,16 @@
 """An asyncio loop whose clock jumps to the next timer whenever nothing else is to be done: weeks pass in seconds.
 
 Nothing is mocked: what measures time by the loop's clock (`loop.time`, asyncio.sleep, asyncio.timeout) lives in it.
-While work is in threads, time stands still. Sockets work, but the far side's delays take no time.
+While work is in threads, time stands still, unless they wait for the loop themselves (`threads_may_wait`). Sockets
+work, but the far side's delays take no time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
@@ -19,20 +21,24 @@ class _Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.idle: Callable[[float | None], bool] = lambda timeout: False
+        self.grace = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready now; where nothing is, let time jump instead of waiting."""
         ready = super().select(0)
+        if not ready and self.grace and timeout != 0:
+            ready = super().select(self.grace if timeout is None else min(timeout, self.grace))
         if ready or timeout == 0 or self.idle(timeout):
             return ready
         return super().select(_THREAD_SECONDS if timeout is None else min(timeout, _THREAD_SECONDS))
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Begins at 0 seconds."""
+    """Begins at 0 seconds. Whoever uses sockets gives the kernel `grace` seconds to bring what is on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float = 0.0) -> None:
         selector = _Selector()
+        selector.grace = grace
         self._now = 0.0
         self._threads = 0
         super().__init__(selector)
@@ -53,6 +59,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _thread_done(self, future: asyncio.Future[Any]) -> None:
         self._threads -= 1
 
+    def waited_for(self, coroutine: Coroutine[Any, Any, _Result]) -> Coroutine[Any, Any, _Result]:
+        """`coroutine`, for which one of the threads waits: that thread does no work meanwhile."""
+
+        async def waiting() -> _Result:
+            self._threads -= 1
+            try:
+                return await coroutine
+            finally:
+                self._threads += 1
+
+        return waiting()
+
     def _jump(self, timeout: float | None) -> bool:
         if self._threads or timeout is None:
             return False
@@ -60,7 +78,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return True
 
 
-def run_virtually(main: Coroutine[Any, Any, _Result]) -> _Result:
+@contextlib.contextmanager
+def threads_may_wait() -> Iterator[None]:
+    """Let time go on while a thread waits in asyncio.run_coroutine_threadsafe."""
+    real = asyncio.run_coroutine_threadsafe
+
+    def asked(coroutine: Any, loop: Any) -> Any:
+        return real(loop.waited_for(coroutine) if isinstance(loop, VirtualLoop) else coroutine, loop)
+
+    asyncio.run_coroutine_threadsafe = asked  # type: ignore[assignment]  # a generic function, for tests' coroutines
+    try:
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe = real
+
+
+def run_virtually(main: Coroutine[Any, Any, _Result], grace: float = 0.0) -> _Result:
     """As asyncio.run, in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(grace)) as runner:
         return runner.run(main)

@@ -149,7 +149,7 @@ class _Job:
             self._build.drop()  # an error may have come between the move into place and this
             return PlanSummary(Kind.HELD, 0, 0)
         try:
-            started = self._build.resume(self._digest)
+            started = None if self._request.anew else self._build.resume(self._digest)
             if started is not None:
                 try:
                     return await self._go_on(*started)

@@ -21,7 +21,8 @@ class PrepareRequest:
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
     nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
     the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the
-    origin with. `update_limit`: bytes that may still be lacking on this network, whose rule is called `network`.
+    origin with; `anew`: go on from nothing that an earlier attempt left, since neighbours may have given it.
+    `update_limit`: bytes that may still be lacking on this network, whose rule is called `network`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PrepareRequest:
     repair: str | None = None
     read_secret: Callable[[Path], str | None] | None = None
     site: SiteAccess | None = None
+    anew: bool = False
     update_limit: int | None = None
     network: str = ""
 
@@ -98,6 +100,9 @@ class Listener(Protocol):
 
     def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
         """The same exchanged with neighbours, which is no uplink's; and how much of it was not what it should be."""
+
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        """A neighbour gave something of an object, before anybody looks at it; or what it gave turned out `wrong`."""
 
 
 class OverBudget(BudgetExceeded):

@@ -47,4 +47,4 @@ def shared(
         return contextlib.nullcontext(origin)
     from modelsync_daemon.transfer.site_origin import SiteOrigin  # only devices with neighbours carry it
 
-    return SiteOrigin(origin, request.origin, request.site, listener.site)
+    return SiteOrigin(origin, request.origin, request.site, listener.site, listener.neighbour)

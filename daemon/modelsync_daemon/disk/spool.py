@@ -16,6 +16,7 @@ import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modelsync_daemon.disk.datadir import RESERVE_BYTES
 from modelsync_protocol.errors import LocalError
@@ -25,6 +26,9 @@ _RECORD = struct.Struct("<QQQ")
 
 _HEAD_BYTES = 512
 _PLANNED, _HERE, _SIZE, _SETTLED = 1, 2, 3, 4
+_STEP_BYTES = 1024 * 1024
+"""So much room is made at a time."""
+
 _BOOT = "boot"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -75,9 +79,20 @@ class Entry:
     def begun(self) -> float:
         """When its first byte was about to be written (Unix seconds)."""
         try:
-            return float(json.loads(os.pread(self._log, _HEAD_BYTES, 0).rstrip(b"\0"))["at"])
+            return float(self._head()["at"])
         except (ValueError, KeyError, TypeError):
             return 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether stores replace the object, so that a copy is soon stale."""
+        try:
+            return bool(self._head().get("changes", True))
+        except (ValueError, AttributeError):
+            return True
+
+    def _head(self) -> dict[str, Any]:
+        return dict(json.loads(os.pread(self._log, _HEAD_BYTES, 0).rstrip(b"\0")))
 
     def view(self) -> View:
         """What is here now."""
@@ -241,6 +256,16 @@ class Spool:
             os.utime(self._folder / f"{name}.data")
         return Entry(data, log)
 
+    def holds(self, key: str) -> bool:
+        """Whether an object that does not change is here whole, by its key."""
+        for log in self._folder.glob(f"{key}*.log"):
+            with contextlib.suppress(OSError):
+                entry = self._entry(log.stem)
+                if entry is not None:
+                    with entry:
+                        return entry.view().whole and not entry.changes
+        return False
+
     def write(self, target: str) -> Writer | None:
         """Begin, or go on with, an object; None if somebody else writes it, or the disk doesn't take it."""
         name = _name(target)
@@ -254,7 +279,7 @@ class Spool:
             _try_lock(data, fcntl.LOCK_SH)
             if os.fstat(log).st_size == 0:
                 os.ftruncate(data, 0)
-                head = json.dumps({"format": 1, "at": int(time.time())}).encode()
+                head = json.dumps({"format": 1, "at": int(time.time()), "changes": "?" in target}).encode()
                 os.write(log, head.ljust(_HEAD_BYTES, b"\0"))
         except OSError:
             for descriptor in (data, log):
@@ -278,7 +303,7 @@ class Spool:
 
     def make_room(self, count: int, name: str) -> int:
         """Let at least `count` more bytes of object `name` fit, by removing others; how many do. OSError (ENOSPC)."""
-        step = max(count, 1024 * 1024)
+        step = max(count, min(_STEP_BYTES, self._quota // 16))  # each writer may be so far beyond what is counted
         used = self._used()
         while sum(size for _, size, _ in used) + step > self._quota or self._free() < step:
             victim = next((item for _, _, item in used if item != name and self._idle(item)), None)
@@ -364,7 +389,8 @@ class Spool:
 
 
 def _name(target: str) -> str:
-    return hashlib.sha256(target.encode()).hexdigest()[:40]
+    """It begins with the key by which neighbours ask (protocol site.key_of)."""
+    return hashlib.sha256(b"modelsync site 1\n" + target.encode()).hexdigest()[:40]
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

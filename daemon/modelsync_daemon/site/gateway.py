@@ -6,17 +6,18 @@ It passes objects through and keeps them; it verifies nothing and knows no model
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
 from weakref import WeakValueDictionary
 
 from aiohttp import web
 
 from modelsync_daemon.disk.spool import Entry, Spool
 from modelsync_daemon.site import server
+from modelsync_daemon.site.lines import Lines, Open
 from modelsync_daemon.site.server import Sent
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.trust.resolved import ObjectMissing
@@ -26,15 +27,14 @@ from modelsync_protocol.site import target_of
 
 _RANGE = re.compile(r"bytes=(\d{1,19})-(\d{0,19})")
 _BLOCK_BYTES = 64 * 1024
-_MOST_PULLS = 4
 _MOST_MISSING = 4096
-"""What the origin does not have is remembered for when it can't be asked."""
+"""What the origin does not have is remembered: for a while, and for when it can't be asked."""
+
+_MISSING_SECONDS = 10.0
+"""So long it is not asked again for what it does not have, however many children ask."""
 
 _RETRY_SECONDS = "30"
 _log = logging.getLogger(__name__)
-
-Open = Callable[[], AbstractAsyncContextManager[Origin]]
-"""A visit to the origin, with this device's access to it and its limits."""
 
 
 class Gateway:
@@ -43,17 +43,18 @@ class Gateway:
     def __init__(
         self, spool: Spool, url: Callable[[], str | None], open_origin: Open, count: Callable[[int, int], None]
     ) -> None:
-        self._spool, self._url, self._open, self._count = spool, url, open_origin, count
+        self._spool, self._url, self._count = spool, url, count
+        self._lines = Lines(url, open_origin)
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._missing: set[str] = set()
-        self._few = asyncio.Semaphore(_MOST_PULLS)
+        self._missing: dict[str, float] = {}
 
     async def stop(self) -> None:
         """End what is under way."""
         for task in self._pulls.values():
             task.cancel()
         await asyncio.gather(*self._pulls.values(), return_exceptions=True)
+        await self._lines.close()
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One request of a child."""
@@ -66,9 +67,6 @@ class Gateway:
                 return await self._small(request, path, target, sent)
             return await self._object(request, path, target, sent)
         except ObjectMissing:
-            if len(self._missing) >= _MOST_MISSING:
-                self._missing.clear()
-            self._missing.add(target)
             return web.Response(status=404)
         except ModelsyncError as error:
             if target in self._missing:
@@ -82,10 +80,27 @@ class Gateway:
         finally:
             self._count(server.length(request), sent.total)
 
+    def _lock(self, target: str) -> asyncio.Lock:
+        return self._locks.setdefault(target, asyncio.Lock())  # kept while somebody holds it
+
+    @contextlib.asynccontextmanager
+    async def _visit(self, target: str) -> AsyncIterator[Origin]:
+        """The origin, to be asked for an object; ObjectMissing if it said lately, or says, that there is none."""
+        if time.monotonic() < self._missing.get(target, float("-inf")) + _MISSING_SECONDS:
+            raise ObjectMissing(f"the origin has no {target}.")
+        try:
+            async with self._lines.visit() as origin:
+                yield origin
+        except ObjectMissing:
+            if len(self._missing) >= _MOST_MISSING:
+                self._missing.clear()
+            self._missing[target] = time.monotonic()
+            raise
+        self._missing.pop(target, None)
+
     async def _small(self, request: web.Request, path: str, target: str, sent: Sent) -> web.StreamResponse:
         """What changes in a store: as the origin has it, or as it was last seen if that can't be reached."""
-        lock = self._locks.setdefault(target, asyncio.Lock())  # kept while somebody holds it
-        async with lock:
+        async with self._lock(target):
             entry = self._spool.open(target)
             kept = None
             if entry is not None:
@@ -96,7 +111,7 @@ class Gateway:
                     if kept is not None and fresh:
                         return self._whole(request, kept, sent)
             try:
-                async with self._few, self._open() as origin:
+                async with self._visit(target) as origin:
                     data = await origin.get(path, caps.MAX_MANIFEST_BYTES)
             except ObjectMissing:
                 raise
@@ -112,14 +127,15 @@ class Gateway:
         return web.Response(body=data, headers={"Cache-Control": "no-cache"})
 
     async def _object(self, request: web.Request, path: str, target: str, sent: Sent) -> web.StreamResponse:
-        size = await self._size(path, target)
-        begin, end = _asked(request, size)
+        async with self._lock(target):
+            size = await self._size(path, target)
+        begin, end = asked(request.headers.get("Range", ""), size)
         if request.method == "HEAD":
             return web.Response(headers={"Content-Length": str(size)})
         if begin >= end > 0 or begin > size:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
         first, last = begin // _BLOCK_BYTES, -(-end // _BLOCK_BYTES)  # many small ranges would be dear to keep in mind
-        self._fetch(path, target, first * _BLOCK_BYTES, min(size, last * _BLOCK_BYTES))
+        self._fetch(path, target, first * _BLOCK_BYTES, min(size, last * _BLOCK_BYTES), size)
         entry = await self._opened(target, begin, end)
         if entry is None:
             raise FormatError("there is no room for it; raise site_cache_bytes.")
@@ -140,10 +156,14 @@ class Gateway:
                 known = entry.view().size
                 if known is not None:
                     return known
-        async with self._few, self._open() as origin:
+        async with self._visit(target) as origin:
             size = await origin.size(path)
-        if size is None:
-            raise ObjectMissing(f"the origin has no {path}.")
+            if size is None:
+                raise ObjectMissing(f"the origin has no {path}.")
+        writer = self._spool.write(target)
+        if writer is not None:  # or each child would have it asked again
+            writer.size(size)
+            writer.close()
         return size
 
     async def _opened(self, target: str, begin: int, end: int) -> Entry | None:
@@ -166,10 +186,10 @@ class Gateway:
                 return entry
             await asyncio.sleep(0.02)
 
-    def _fetch(self, path: str, target: str, begin: int, end: int) -> None:
+    def _fetch(self, path: str, target: str, begin: int, end: int, size: int) -> None:
         """See that the range comes, behind what else is being fetched of the object."""
         before = self._pulls.get(target)
-        task = asyncio.ensure_future(self._pull(path, target, begin, end, before))
+        task = asyncio.ensure_future(self._pull(path, target, begin, end, size, before))
         self._pulls[target] = task
         task.add_done_callback(lambda done: self._forget(target, done))
 
@@ -179,7 +199,9 @@ class Gateway:
         if self._pulls.get(target) is done and not done.cancelled() and done.exception() is None:
             del self._pulls[target]
 
-    async def _pull(self, path: str, target: str, begin: int, end: int, before: asyncio.Task[None] | None) -> None:
+    async def _pull(
+        self, path: str, target: str, begin: int, end: int, size: int, before: asyncio.Task[None] | None
+    ) -> None:
         if before is not None:
             await asyncio.wait([before])
         at = begin + self._here(target, begin)
@@ -189,10 +211,7 @@ class Gateway:
         if writer is None:
             raise FormatError("the disk does not take it.")
         try:
-            async with self._few, self._open() as origin:
-                size = await origin.size(path)
-                if size is None:
-                    raise ObjectMissing(f"the origin has no {path}.")
+            async with self._visit(target) as origin:
                 writer.size(size)
                 writer.plan(at, end)
                 body = origin.open(path, at, end, whole=end == size)
@@ -201,7 +220,7 @@ class Gateway:
                     if not writer.write(at, data):
                         raise FormatError("there is no room for it; raise site_cache_bytes.")
                     at += len(data)
-            writer.settle(durable=True)
+            await asyncio.to_thread(writer.settle, durable=True)  # a slow disk holds up no other child
         finally:
             writer.close()
 
@@ -213,9 +232,9 @@ class Gateway:
             return entry.view().available(begin)
 
 
-def _asked(request: web.Request, size: int) -> tuple[int, int]:
-    """Begin and end of what is asked for."""
-    match = _RANGE.fullmatch(request.headers.get("Range", ""))
+def asked(text: str, size: int) -> tuple[int, int]:
+    """Begin and end of what a Range header asks for of an object; all of it if it is none that we read."""
+    match = _RANGE.fullmatch(text)
     if match is None:
         return 0, size
     begin = int(match[1])

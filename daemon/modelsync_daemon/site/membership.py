@@ -69,6 +69,10 @@ class Membership:
     def _name(self, policy: SitePolicy | None) -> str:
         return policy.name if policy is not None and policy.name else self._local.name
 
+    def look_again(self) -> None:
+        """The site's key is another one now."""
+        self._known = None
+
     async def resolve(self) -> None:
         """Look up neighbours that are given by name."""
         policy = self.policy()

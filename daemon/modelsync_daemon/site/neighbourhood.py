@@ -12,8 +12,10 @@ from modelsync_daemon.config import Settings, parse_listening
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.reconcile.device import Device
+from modelsync_daemon.site.keys import Keys
 from modelsync_daemon.site.membership import Membership
 from modelsync_daemon.site.server import SiteServer
+from modelsync_daemon.transfer.download import Rate
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import Access
 from modelsync_daemon.transfer.site_access import SiteAccess
@@ -43,19 +45,27 @@ class Neighbourhood:
         self._server: SiteServer | None = None
         self._device: Device | None = None
         self._tidying: asyncio.Task[None] | None = None
+        self._rekeying: asyncio.Task[None] | None = None
         self._parent: Gateway | None = None
         self._discovery: Discovery | None = None
+        self._rate = Rate(None)
+        self._keys = Keys(self._local(self._port), children=settings.site_role == "gateway")
 
     def access(self) -> SiteAccess | None:
-        """How a worker reaches the neighbours; None before `start`, and where the twin says so."""
-        return None if self._members is None else self._members.access()
+        """How a worker reaches the neighbours; None before `start`, where the twin says so, or names another key."""
+        if self._members is None or self._device is None:
+            return None
+        if self._keys.changed() and (self._rekeying is None or self._rekeying.done()):
+            self._rekeying = asyncio.ensure_future(self._rekey())
+        policy = self._device.policy().site
+        if policy is not None and policy.key and policy.key != self._keys.fingerprint:
+            return None  # until what its files hold is in force
+        return self._members.access()
 
     async def start(self, device: Device) -> int:
         """Serve; the port. Raises UsageError for wrong keys, LocalError."""
         self._spool.create()
-        local = self._local(self._port)
-        context = local.server_context(children=self._settings.site_role == "gateway")
-        local.client_context()
+        context = self._keys.load()
         elsewhere = None
         if self._settings.site_role == "gateway":
             elsewhere = self._gateway(device).answer
@@ -78,9 +88,9 @@ class Neighbourhood:
         """Close everything."""
         if self._discovery is not None:
             await self._discovery.stop()
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.gather(self._tidying, return_exceptions=True)
+        for task in filter(None, (self._tidying, self._rekeying)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         if self._parent is not None:
             await self._parent.stop()
         if self._server is not None:
@@ -95,11 +105,13 @@ class Neighbourhood:
             closed = device.networks.closed()
             if closed:  # for children too
                 raise UnreachableError(closed)
+            if self._rate.limit != device.policy().rate_limit:
+                self._rate = Rate(device.policy().rate_limit)
             return Origin(
                 device.origin() or "",
                 settings.origin_ca,
                 stall_seconds=settings.stall_seconds,
-                rate_limit=device.policy().rate_limit,
+                rate_limit=self._rate,
                 on_traffic=device.ledger.add,
                 access=Access(device.secrets()),
                 proxy=settings.proxy,
@@ -128,6 +140,15 @@ class Neighbourhood:
         cert, key, ca = (str(path or "") for path in (settings.site_cert, settings.site_key, settings.site_ca))
         me = site.address(self._host, port or 1)
         return SiteAccess(settings.site_name, me, (), self._folder, settings.site_cache_bytes, cert, key, ca)
+
+    async def _rekey(self) -> None:
+        """Take new keys into use: who has only the old one is out, whatever was open."""
+        context = self._keys.reload()
+        if context is not None and self._server is not None:
+            await self._server.rekey(context)
+            if self._members is not None:
+                self._members.look_again()
+            _log.info("the site's keys were loaded anew.")
 
     def _now(self) -> tuple[str, str] | None:
         access = self.access()

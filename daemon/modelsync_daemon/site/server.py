@@ -6,6 +6,7 @@ It promises nothing of what it sends: whoever asks verifies. Everything is bound
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import ssl
 import time
@@ -19,7 +20,7 @@ from modelsync_daemon.disk.spool import Entry, Spool
 from modelsync_daemon.site.leases import Leases
 from modelsync_protocol import site
 from modelsync_protocol.errors import FormatError, LocalError
-from modelsync_protocol.site import Verb
+from modelsync_protocol.site import Question, Verb
 from modelsync_protocol.twin import MAX_PEERS
 
 _BLOCK_BYTES = 64 * 1024
@@ -44,12 +45,16 @@ Elsewhere = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Site = Callable[[], "tuple[str, str] | None"]
 """The site's name and this device's address in it; None while it does without."""
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Sent:
     """Bytes of one answer, so far."""
 
     total: int = _HEAD_BYTES
+    wanted: Callable[[], bool] = lambda: True
+    """Whether who asked may still have it."""
 
 
 class SiteServer:
@@ -69,6 +74,16 @@ class SiteServer:
         self._sending: Counter[str] = Counter()
         self._asked: dict[str, tuple[float, float]] = {}
         self._runner: web.AppRunner | None = None
+        self._listening = ("", 0)
+
+    async def rekey(self, context: ssl.SSLContext) -> None:
+        """Speak with who has the key of `context` from now on, and with nobody else: all connections are closed."""
+        self._context = context
+        await self.stop()
+        try:
+            await self.start(*self._listening)
+        except LocalError as error:
+            _log.error("%s Until then no neighbour is served.", error)
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port. Raises LocalError."""
@@ -86,7 +101,8 @@ class SiteServer:
             raise LocalError(
                 f"neighbours can't be served on {host}:{port} ({error.strerror}); change site_address."
             ) from error
-        return int(self._runner.addresses[0][1])
+        self._listening = (host, int(self._runner.addresses[0][1]))
+        return self._listening[1]
 
     async def stop(self) -> None:
         """Close everything."""
@@ -101,7 +117,7 @@ class SiteServer:
         known = self._context is None or (request.transport and request.transport.get_extra_info("peercert"))
         if not known or now is None or name != now[0] or request.method != "GET" or request.remote is None:
             return web.Response(status=404)  # another site's, or nobody's business
-        sent = Sent()
+        sent = Sent(wanted=lambda: (still := self._now()) is not None and still[0] == name)
         own = request.remote == now[1].rpartition(":")[0].strip("[]")
         try:
             response = (
@@ -125,6 +141,11 @@ class SiteServer:
             asker = site.address(request.remote, question.port)
         except (FormatError, ValueError):
             return web.Response(status=400)
+        now = self._now()
+        if (
+            now is not None and question.verb is Verb.WANT and self._spool.holds(question.key)
+        ):  # of before a restart, say
+            self.leases.take(Question(Verb.DONE, question.key, question.port), now[1])
         holder = self.leases.take(question, asker)
         if question.verb is not Verb.WANT:
             return web.Response(status=204)
@@ -215,6 +236,10 @@ async def send(
     """Send what is here, and wait for what comes; if nothing comes any more, the connection ends."""
     moved = time.monotonic()
     while begin < end:
+        if not sent.wanted():
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("who asked is no neighbour any more")
         view = entry.view()
         count = min(view.available(begin), end - begin, _BLOCK_BYTES)
         if count:

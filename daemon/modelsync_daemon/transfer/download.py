@@ -114,14 +114,14 @@ class Rate:
     """A token bucket of one second's worth; `limit` in bytes a second, None: no limit."""
 
     def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+        self.limit = limit
         self._free_at = 0.0
 
     async def spend(self, count: int) -> None:
         """Wait until `count` more bytes are allowed."""
-        if self._limit:
+        if self.limit:
             now = asyncio.get_running_loop().time()
-            self._free_at = max(self._free_at, now - 1.0) + count / self._limit
+            self._free_at = max(self._free_at, now - 1.0) + count / self.limit
             if self._free_at > now:
                 await asyncio.sleep(self._free_at - now)
 

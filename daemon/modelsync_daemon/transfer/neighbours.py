@@ -32,6 +32,11 @@ _ASKED = 2
 _CONNECT_SECONDS = 1.0
 _FIRST_WAIT_SECONDS, _RANK_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 0.25, 5.5
 _ALL_WAITING_SECONDS, _LEAST_WAIT_SECONDS = 6.5, 1.0
+_VISIT_WAITING_SECONDS = 12.0
+"""So long a device waits in vain for neighbours on one visit, however many they are; then it does without."""
+
+_ALSO_HONEST = frozenset({400, 404, 408, 413, 414, 416, 429, 431, 500, 503})
+"""How a neighbour says that it has nothing, or no time."""
 
 MOST_ATTEMPTS = 3
 """So many neighbours are tried for an object before this device fetches it itself."""
@@ -49,23 +54,41 @@ class NeighbourLies(NeighbourFailed):
     """A neighbour did what no honest one does: it is not spoken to again on this visit."""
 
 
+class Visit:
+    """How long a device still waits in vain for neighbours, with all objects of a visit together."""
+
+    def __init__(self) -> None:
+        self.left = _VISIT_WAITING_SECONDS
+
+
 class Waiting:
     """How long a device waits for neighbours with one object: `first` seconds at a time, and little more in all."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, visit: Visit) -> None:
         """`rank`: this device's place in the object's order. Those further down wait longer, so that not all go."""
         self.first = min(_FIRST_WAIT_SECONDS + _RANK_WAIT_SECONDS * rank, _LONGEST_WAIT_SECONDS)
-        self._left = _ALL_WAITING_SECONDS
+        self._left, self._visit = _ALL_WAITING_SECONDS, visit
+
+    @property
+    def over(self) -> bool:
+        """Whether it has waited long enough."""
+        return self._left <= 0 or self._visit.left <= 0
+
+    def lose(self, seconds: float) -> None:
+        """So long was waited in vain."""
+        self._left -= seconds
+        self._visit.left -= seconds
 
     @contextlib.asynccontextmanager
     async def limited(self) -> AsyncIterator[None]:
         """Limit what is awaited inside, a neighbour's next sign; raises TimeoutError. What fails was waited in vain."""
         begin = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(min(self.first, max(_LEAST_WAIT_SECONDS, self._left))):
+            left = max(_LEAST_WAIT_SECONDS, min(self._left, self._visit.left))
+            async with asyncio.timeout(min(self.first, left)):
                 yield
         except BaseException:
-            self._left -= asyncio.get_running_loop().time() - begin
+            self.lose(asyncio.get_running_loop().time() - begin)
             raise
 
 
@@ -77,6 +100,7 @@ class Neighbours:
         self._context = access.client_context()
         self._scheme = "http" if self._context is None else "https"
         self.meter = Meter()
+        self._visit = Visit()
         self.present = {peer for peer in access.peers if peer != access.me}
         """Who can be reached, as far as is known: all, until one can't; then all are looked at."""
         self._looked = False
@@ -104,11 +128,15 @@ class Neighbours:
         """All of the site, this device too, in the order in which they answer for the object."""
         return site.ranked(key, {*self._access.peers, self._access.me})
 
+    def waiting(self, key: str) -> Waiting:
+        """How long neighbours are waited for with the object."""
+        return Waiting(self.ranked(key).index(self._access.me), self._visit)
+
     def _reachable(self, member: str) -> bool:
         return member in self.present or member == self._access.me
 
-    async def who(self, key: str, excluded: frozenset[str], attempt: int) -> str | None:
-        """Who has the object or fetches it; None: this device is to fetch it.
+    async def who(self, key: str, excluded: frozenset[str], attempt: int, waiting: Waiting) -> str | None:
+        """Who has the object or fetches it; None: this device is to fetch it, or has waited long enough.
 
         The device that is asked is the first in the object's order; after each failure, the next one. Who is told to
         fetch asks one more, for the first may have started just now, or be gone soon.
@@ -116,15 +144,14 @@ class Neighbours:
         question = Question(Verb.WANT, key, self._access.port, frozenset(sorted(excluded)[: site.MAX_EXCLUDED]))
         told = 0
         for member in self.ranked(key)[attempt:]:
-            if told == _ASKED:
+            if told == _ASKED or waiting.over:
                 break
             if member in excluded or not self._reachable(member):
                 continue
             try:
-                holder = site.parse_answer(await self._ask(member, question))
-            except FormatError:
-                continue
-            except NeighbourFailed:
+                async with waiting.limited():
+                    holder = site.parse_answer(await self._ask(member, question))
+            except (FormatError, NeighbourFailed, TimeoutError):
                 self.present.discard(member)
                 await self._look()
                 continue
@@ -153,9 +180,14 @@ class Neighbours:
     async def tell(self, verb: Verb, key: str, attempt: int) -> None:
         """Say what has become of an object to those who may be asked about it."""
         question = Question(verb, key, self._access.port)
-        for member in filter(self._reachable, self.ranked(key)[: attempt + _ASKED]):
-            with contextlib.suppress(NeighbourFailed):
+
+        async def say(member: str) -> None:
+            try:
                 await self._ask(member, question)
+            except NeighbourFailed:
+                self.present.discard(member)  # or the next objects would wait for it again
+
+        await asyncio.gather(*map(say, filter(self._reachable, self.ranked(key)[: attempt + _ASKED])))
 
     async def open(self, holder: str, target: str, begin: int, end: int | None) -> aiohttp.ClientResponse:
         """Ask for bytes `begin` to `end` of an object (None: for all of it). Raises NeighbourFailed."""
@@ -163,7 +195,8 @@ class Neighbours:
         response = await self._get(holder, target, headers, {})
         if response.status != (200 if end is None else 206):
             response.close()
-            raise NeighbourFailed(f"{holder} answers {response.status}.")
+            failed = NeighbourFailed if response.status in _ALSO_HONEST else NeighbourLies
+            raise failed(f"{holder} answers {response.status}.")
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         other = end is not None and not (match and int(match[1]) == begin and int(match[2]) == end - 1)
         if other or response.content_length is None or (end is not None and response.content_length != end - begin):
@@ -214,6 +247,8 @@ class Neighbours:
         named = {**headers, site.NAME_HEADER: self._access.name}
         try:
             return await self._session.get(url, params=query or None, headers=named, allow_redirects=False)
+        except aiohttp.ClientResponseError as error:
+            raise NeighbourLies(f"{member} speaks no HTTP.") from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise NeighbourFailed(f"{member} can't be reached.") from error
 

@@ -61,7 +61,8 @@ class Origin:
     `url` may carry a query (a SAS), which stays behind each path; `access` adds a secret one, and when that is refused
     another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to trust
     instead of the system's. After `stall_seconds` without progress (stall.py) the call that waits raises
-    UnreachableError. `rate_limit` is in bytes a second. One call at a time.
+    UnreachableError. `rate_limit` is in bytes a second, or a Rate that several share. One
+    call at a time.
     `on_traffic(received, sent)` gets increments of the wire's bytes. `ticket`: the private file in which a TLS session
     is kept from one visit to the next.
     """
@@ -72,7 +73,7 @@ class Origin:
         ca: Path | None = None,
         *,
         stall_seconds: float = 60.0,
-        rate_limit: int | None = None,
+        rate_limit: int | Rate | None = None,
         on_traffic: Callable[[int, int], None] = lambda received, sent: None,
         access: Access | None = None,
         proxy: str | None = None,
@@ -82,7 +83,7 @@ class Origin:
         if self._parts.scheme not in ("http", "https") or not self._parts.hostname:
             raise UsageError(f"{_without_query(url)!r} is not an origin: give a URL like https://host[:port][/path].")
         self._patience = Patience(stall_seconds)
-        self._rate = Rate(rate_limit)
+        self._rate = rate_limit if isinstance(rate_limit, Rate) else Rate(rate_limit)
         self._on_traffic = on_traffic
         self._access = access or Access(())
         self._proxy = proxy

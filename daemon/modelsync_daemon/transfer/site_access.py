@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from modelsync_protocol.errors import UsageError
 class SiteAccess:
     """`me` and `peers` are addresses `ip:port`, `me` is where this device serves. `folder` holds what is kept for
     neighbours, `quota` bytes of it. With `ca`, `cert` and `key` (paths of PEM files) all of it goes over mutual TLS.
-    `fresh`: take nothing from neighbours that changes in a store.
+    `fresh`: take nothing from neighbours that changes in a store. `refused`: objects, as neighbours call them, and who
+    is not to be asked for each.
     """
 
     name: str
@@ -28,6 +29,7 @@ class SiteAccess:
     key: str = ""
     ca: str = ""
     fresh: bool = False
+    refused: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
 
     def document(self) -> dict[str, Any]:
         """As JSON."""

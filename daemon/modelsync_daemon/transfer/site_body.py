@@ -7,6 +7,7 @@ A neighbour that brings the object later than our own line would is left: a piec
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Protocol
 
 import aiohttp
@@ -24,14 +25,16 @@ _READ_BYTES = 16 * 1024
 _MOST_LOST_SECONDS = 5.0
 """A neighbour is left if our own line would have the rest so much sooner."""
 
-_PIECE_SHARE, _PIECE_LEAST, _PIECE_MOST = 512, 4 * 1024, 128 * 1024
-"""Such a part of the rest is fetched to compare, and at least and at most so many bytes."""
+_PIECE_SHARE, _PIECE_LEAST, _PIECE_MOST = 256, 2 * 1024, 128 * 1024
+"""All of a site together fetch such a part of the rest to compare; each at least and at most so many bytes."""
 
 _MOST_HIDDEN_BYTES = 512 * 1024
 """So much of what is not judged yet is kept in memory."""
 
 _LINE_KNOWN_SECONDS = 60.0
-"""So long what was measured of our own line holds."""
+"""So long what was measured of our own line holds the first time, and twice as long each further time."""
+
+_log = logging.getLogger(__name__)
 
 
 class Shared(Protocol):
@@ -96,8 +99,8 @@ class SiteBody:
         self._hidden: list[tuple[int, bytes]] = []
         """What of it neighbours are not shown yet."""
         self._hidden_bytes = 0
-        self._marked, self._came = 0.0, 0
-        self._line, self._line_until = 0.0, 0.0
+        self._since, self._marked, self._came = 0.0, 0.0, 0
+        self._line, self._line_until, self._line_known = 0.0, 0.0, _LINE_KNOWN_SECONDS
 
     @property
     def hearsay(self) -> bool:
@@ -207,7 +210,8 @@ class SiteBody:
             self._opened = True
             self._writer = self._site.writer(self.path, self.position, self._end, whole=self._whole)
         while not self._site.alone(self.path) and self._attempt < MOST_ATTEMPTS:
-            holder = await self._site.neighbours.who(self._key, self._site.refused(self.path), self._attempt)
+            refused = self._site.refused(self.path)
+            holder = await self._site.neighbours.who(self._key, refused, self._attempt, self._waiting)
             if holder is None:
                 break
             if await self._follow(holder):
@@ -223,7 +227,7 @@ class SiteBody:
         except (NeighbourFailed, TimeoutError) as error:
             self._left(holder, error)
             return False
-        self._holder, self._marked, self._came = holder, _now(), 0
+        self._holder, self._since, self._marked, self._came = holder, _now(), _now(), 0
         return True
 
     def _left(self, holder: str, why: BaseException | str) -> None:
@@ -256,7 +260,7 @@ class SiteBody:
         if self._hidden_bytes > _MOST_HIDDEN_BYTES:  # a long head: memory is dearer
             self._show()
         self._site.took(self.path, self._holder, len(part))
-        if _now() - self._marked >= self._waiting.first:
+        if _now() - self._marked >= self._waiting.first / (1 + self._attempt):
             await self._compare(self.position + len(part))
         return part
 
@@ -269,25 +273,28 @@ class SiteBody:
             return
         if self._line_until > _now() and not self._sooner(rest, rate):
             return
-        count = min(rest, max(_PIECE_LEAST, min(rest // _PIECE_SHARE, _PIECE_MOST)))
+        share = _PIECE_SHARE * max(1, len(self._site.neighbours.present))
+        count = min(rest, max(_PIECE_LEAST, min(rest // share, _PIECE_MOST)))
         piece = self._site.origin.open(self.path, position, position + count, whole=False)
-        begin = _now()
+        begin, data = _now(), b""
         try:
             async with asyncio.timeout(count / rate + _MOST_LOST_SECONDS / 5):
                 data = await piece.read(count)
-        except (TimeoutError, ModelsyncError):  # our own line is no better
-            return
+        except (TimeoutError, ModelsyncError):  # our own line is no better, or is another's just now
+            _log.debug("%s: our own line is no faster than %s.", self.path, self._holder)
         finally:
             piece.close()
-        self._line, self._line_until = count / max(_now() - begin, 1e-3), _now() + _LINE_KNOWN_SECONDS
-        if self._writer is not None:
+        self._line, self._line_until = len(data) / max(_now() - begin, 1e-3), _now() + self._line_known
+        self._line_known *= 2
+        if data and self._writer is not None:
             self._writer.write(position, data)
-        if self._sooner(rest, rate):
+        if data and self._sooner(rest, rate):
+            self._waiting.lose(_now() - self._since)
             self._left(self._holder, "our own line is faster.")
         self._marked = _now()
 
     def _sooner(self, rest: int, rate: float) -> bool:
-        return rest / rate - rest / self._line > _MOST_LOST_SECONDS
+        return self._line > 0 and rest / rate - rest / self._line > _MOST_LOST_SECONDS
 
 
 def _now() -> float:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from modelsync_daemon.disk.spool import Spool, Writer
 from modelsync_daemon.transfer.download import named
@@ -31,17 +32,30 @@ _SHARED_BYTES = 64 * 1024
 _log = logging.getLogger(__name__)
 
 
+class OnNeighbour(Protocol):
+    """Who is told what neighbours give."""
+
+    def __call__(self, target: str, holder: str, *, wrong: bool) -> None:
+        """As build.request.Listener.neighbour."""
+
+
 class SiteOrigin:
     """`origin`, whose URL is `url`, shared with the neighbours of `access`. Use as an async context manager.
 
     `on_traffic(received, sent, wasted)` gets increments: bytes exchanged with neighbours, and bytes that were not what
-    they should be.
+    they should be. `on_neighbour(object, holder, wrong=…)` is told who gives what, and who gave it wrong.
     """
 
     def __init__(
-        self, origin: Origin, url: str, access: SiteAccess, on_traffic: Callable[[int, int, int], None]
+        self,
+        origin: Origin,
+        url: str,
+        access: SiteAccess,
+        on_traffic: Callable[[int, int, int], None],
+        on_neighbour: OnNeighbour,
     ) -> None:
         self.origin, self.access = origin, access
+        self._on_neighbour = on_neighbour
         self.neighbours = Neighbours(access)
         self._url, self._on_traffic = url, on_traffic
         self._spool = Spool(Path(access.folder), access.quota)
@@ -112,7 +126,7 @@ class SiteOrigin:
         """The object as a neighbour has it, if one has in time; and how many were tried."""
         waiting, attempt = self.waiting(path), 0
         while attempt < MOST_ATTEMPTS:
-            holder = await self.neighbours.who(key, self.refused(path), attempt)
+            holder = await self.neighbours.who(key, self.refused(path), attempt, waiting)
             if holder is None:
                 break
             data = b""
@@ -146,7 +160,8 @@ class SiteOrigin:
         """
         givers = self._givers.pop(path, set())
         for giver in givers:
-            self.refused_by(path).add(giver)
+            self._refused_by(path).add(giver)
+            self._on_neighbour(self.target(path), giver, wrong=True)
             self.neighbours.present.discard(giver)
         if givers:
             wasted = self._taken.pop(path, 0)
@@ -174,22 +189,25 @@ class SiteOrigin:
 
     def waiting(self, path: str) -> Waiting:
         """How long neighbours are waited for with this object."""
-        return Waiting(self.neighbours.ranked(site.key_of(self.target(path))).index(self.access.me))
+        return self.neighbours.waiting(site.key_of(self.target(path)))
 
     def refused(self, path: str) -> frozenset[str]:
         """Neighbours that have failed with this object."""
-        return frozenset(self._refused.get(path, ()))
+        return frozenset(self._refused_by(path))
 
-    def refused_by(self, path: str) -> set[str]:
-        """The same, to be added to."""
-        return self._refused.setdefault(path, set())
+    def _refused_by(self, path: str) -> set[str]:
+        if path not in self._refused:
+            self._refused[path] = set(self.access.refused.get(self.target(path), ()))
+        return self._refused[path]
 
     def strike(self, path: str, holder: str, error: BaseException | str, wasted: int) -> None:
         """A neighbour failed: it is not asked for this object again. `wasted`: bytes of it that are worth nothing."""
         why = "it took too long" if isinstance(error, TimeoutError) else str(error)
         level = logging.WARNING if wasted else logging.INFO
         _log.log(level, "%s is not taken from %s any more: %s", named(path), holder, why)
-        self.refused_by(path).add(holder)
+        self._refused_by(path).add(holder)
+        if wasted or isinstance(error, NeighbourLies):
+            self._on_neighbour(self.target(path), holder, wrong=True)
         self._wasted += wasted
         if wasted or isinstance(error, TimeoutError | NeighbourLies):
             self.neighbours.present.discard(holder)  # for all that this visit is about
@@ -197,7 +215,10 @@ class SiteOrigin:
 
     def took(self, path: str, holder: str, count: int) -> None:
         """Bytes of an object came from a neighbour."""
-        self._givers.setdefault(path, set()).add(holder)
+        givers = self._givers.setdefault(path, set())
+        if holder not in givers:
+            givers.add(holder)
+            self._on_neighbour(self.target(path), holder, wrong=False)
         self._taken[path] = self._taken.get(path, 0) + count
         self._tell()
 

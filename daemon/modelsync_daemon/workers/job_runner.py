@@ -36,6 +36,9 @@ class _Listener:
     def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
         self._emit({"event": "site", "received": received_delta, "sent": sent_delta, "wasted": wasted_delta})
 
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        self._emit({"event": "neighbour", "object": target, "holder": holder, "wrong": wrong})
+
 
 class _Quiet:
     """Tells nobody."""
@@ -52,6 +55,9 @@ class _Quiet:
     def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
         """Nothing."""
 
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        """Nothing."""
+
 
 class _Counting(_Quiet):
     """Passes on what the wire carried, and nothing else."""
@@ -66,6 +72,10 @@ class _Counting(_Quiet):
     def site(self, received_delta: int, sent_delta: int, wasted_delta: int) -> None:
         """The increments."""
         self._emit({"event": "site", "received": received_delta, "sent": sent_delta, "wasted": wasted_delta})
+
+    def neighbour(self, target: str, holder: str, *, wrong: bool) -> None:
+        """Who gave what."""
+        self._emit({"event": "neighbour", "object": target, "holder": holder, "wrong": wrong})
 
 
 async def run(
@@ -96,6 +106,7 @@ async def run(
         repair=job.repair,
         read_secret=read_secret,
         site=None if job.site is None else SiteAccess.parse(job.site),
+        anew=job.anew,
     )
     # What is only staged or mended leaves the model's state alone: it goes on as it is.
     listener: Listener = _Listener(job.name, database, emit)

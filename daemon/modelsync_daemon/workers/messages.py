@@ -44,6 +44,7 @@ class Job:
     network: str = ""
     site: Mapping[str, Any] | None = None
     """A SiteAccess as JSON: neighbours to share the origin with."""
+    anew: bool = False
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""
@@ -103,7 +104,7 @@ class WorkerDied(LocalError):
 
 
 EventCallback = Callable[[Mapping[str, Any]], None]
-"""Called with each of the worker's events: state, progress or wire."""
+"""Called with each of the worker's events: state, progress, wire or site."""
 
 
 class Preparer(Protocol):

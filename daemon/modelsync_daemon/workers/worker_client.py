@@ -7,15 +7,17 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelsync_daemon.disk.datadir import Lock
 from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.transfer.errors import Misled
+from modelsync_daemon.workers import suspicion
 from modelsync_daemon.workers.messages import MAX_TEXT, EventCallback, Job, Outcome, WorkerDied, error_of
+from modelsync_daemon.workers.suspicion import Given, Suspicion
 from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 
 _log = logging.getLogger(__name__)
@@ -55,19 +57,58 @@ class ChildPreparer:
         self._command = tuple(command)
         self._zygote = zygote
         self._one = asyncio.Semaphore(1)
+        self._suspicion = Suspicion()
+        self._given: dict[str, Given] = {}
+        """What neighbours gave of a model since it was last done; of one that is not here an earlier daemon knew."""
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError.
 
-        Where neighbours misled it, it is done again with what the origin says.
+        Where neighbours misled it, it is done again with what the origin says; where it died of what they gave, without
+        them and from its beginning, and they are not asked for these objects again.
         """
+        if job.site is None:
+            return await self._prepare(job, on_event)
+        known = job.name in self._given
+        given = self._given.setdefault(job.name, {})
+
+        def listen(event: Mapping[str, Any]) -> None:
+            if event["event"] != "neighbour":
+                on_event(event)
+            elif suspicion.read(event, job.site or {}, given):
+                self._suspicion.add({str(event["object"]): {event["holder"]}})
+
+        job = replace(job, site=self._suspicion.tell(job.site))
+        try:
+            outcome = await self._shared(job, listen)
+        except WorkerDied as error:
+            if known and not given:
+                raise
+            _log.warning("%s What neighbours gave may have killed it: it is done again without them.", error)
+            _forget(job, given)
+            outcome = await self._without(job, given, on_event)
+        self._given[job.name] = {}
+        return outcome
+
+    async def _without(self, job: Job, given: Given, on_event: EventCallback) -> Outcome:
+        """Do `job` from its beginning, without those who gave `given`; they are suspected, unless it dies again."""
+        try:
+            outcome = await self._prepare(replace(job, site=None, anew=True), on_event)
+        except WorkerDied:
+            raise
+        except BaseException:
+            self._suspicion.add(given)
+            raise
+        self._suspicion.add(given)
+        return outcome
+
+    async def _shared(self, job: Job, on_event: EventCallback) -> Outcome:
+        """Do `job` together with neighbours."""
         try:
             return await self._prepare(job, on_event)
         except Misled as error:
-            if job.site is None:
-                raise
             _log.warning("%s It is asked of the origin.", error)
-            return await self._prepare(replace(job, site={**job.site, "fresh": True}), on_event)
+            return await self._prepare(replace(job, site={**(job.site or {}), "fresh": True}), on_event)
 
     async def _prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         async with self._one:
@@ -129,6 +170,15 @@ class ChildPreparer:
         code = await child.wait()
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         raise WorkerDied(f"the worker {reason} before it was done; see whether memory ran out.")
+
+
+def _forget(job: Job, given: Given) -> None:
+    """Offer no neighbour what may have killed a worker here."""
+    from modelsync_daemon.disk.spool import Spool  # only devices with neighbours carry it
+
+    site = job.site or {}
+    for target in given:
+        Spool(Path(site["folder"]), site["quota"]).drop(target)
 
 
 def _secret(job: Job, path: str) -> str | None:
