@@ -6,6 +6,7 @@ azure-identity is imported only here, and only when a hub is named without a con
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -58,4 +59,6 @@ def _default() -> Any:
         raise LocalError(
             "signing in with Entra ID needs azure-identity: pip install 'modelsync-server[azure]'."
         ) from None
+    # It logs a page about each way that it tried; what a person needs is said in one sentence.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return DefaultAzureCredential()

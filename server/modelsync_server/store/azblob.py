@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import ContainerClient, ExponentialRetry
 
@@ -227,6 +227,11 @@ class AzureBlobStore:
 
     def _translated(self, path: str, error: AzureError) -> ModelsyncError:
         """Our error for the SDK's. Its own text may hold a URL with a signature, so none of it is passed on."""
+        if isinstance(error, ClientAuthenticationError) and (error.status_code is None or error.status_code == 400):
+            return RefusedError(
+                f"{self.url}: no identity of this machine gives a token for it: sign in (az login), give the machine a "
+                "managed or workload identity, or set AZURE_STORAGE_CONNECTION_STRING."
+            )
         if not isinstance(error, HttpResponseError) or error.status_code is None:
             return UnreachableError(f"{self.address.host} can't be reached ({type(error).__name__}); check the line.")
         code, status = _code(error) or error.reason or "", error.status_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -164,4 +165,6 @@ def _identity() -> Any:
         raise UsageError(
             f"no credentials: set {CONNECTION_VARIABLE}, or install azure-identity (the extra modelsync-server[azure])."
         ) from error
+    # It logs a page about each way that it tried; what a person needs is said in one sentence.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return DefaultAzureCredential()

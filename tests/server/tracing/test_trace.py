@@ -74,6 +74,7 @@ async def _modelsync(collector: str, *arguments: str, code: int = 0, **environme
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_publish_twin_and_device_are_one_trace(tmp_path: Path, worker_id: str, collector: Collector) -> None:
     shop = await Shop.open(tmp_path)
     origin = web.AppRunner(application(shop.path), access_log=None)
