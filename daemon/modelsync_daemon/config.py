@@ -5,6 +5,7 @@ The table in docs/daemon.md is held against the dataclass by a test.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,6 +21,9 @@ MAX_KEEP_ALIVE_SECONDS = 1740
 
 _LISTS = frozenset({"windows", "site_peers"})
 """Settings that are lists of strings."""
+
+_TABLES = frozenset({"models", "consumers"})
+"""Settings that are tables, read by whoever they are for."""
 
 _SECRET = frozenset({"connection_string", "proxy", "origin"})
 """Settings whose value is, or may hold, a secret: an error never repeats it."""
@@ -40,6 +44,14 @@ _PATHS = frozenset(
         "site_ca",
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A table of tables as it stands in the file; paths in it are relative to `base`."""
+
+    values: Mapping[str, Any]
+    base: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,8 @@ class Settings:
     site_key: Path | None = None
     site_ca: Path | None = None
     site_cache_bytes: int = 512 * 1024 * 1024
+    models: Tables | None = None
+    consumers: Tables | None = None
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -150,6 +164,12 @@ class Settings:
             rate_limit=self.rate_limit,
             windows=tuple(parse_window(text) for text in self.windows),
         )
+
+    def chosen_by_twin(self, name: str) -> frozenset[str]:
+        """Labels in `consumers` that the twin may choose for model `name`."""
+        table = self.models.values.get(name) if self.models else None
+        labels = table.get("twin_activation") if isinstance(table, Mapping) else None
+        return frozenset(map(str, labels)) if isinstance(labels, list) else frozenset()
 
     @property
     def has_hub(self) -> bool:
@@ -242,6 +262,10 @@ def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Setting
 def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
     if key in _PATHS and isinstance(value, str) and value:
         return base / value
+    if key in _TABLES:
+        if isinstance(value, Mapping):
+            return Tables(value, base)
+        raise UsageError(f"the setting {key} is not a table, as [{key}.NAME].")
     if key in _LISTS:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -258,6 +282,8 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
 
 def _from_text(name: str, text: str, expected: Any) -> Any:
     kinds = get_args(expected) or (expected,)
+    if name in _TABLES:
+        return _json(text)
     if name in _LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     if bool in kinds:
@@ -268,6 +294,13 @@ def _from_text(name: str, text: str, expected: Any) -> Any:
         except ValueError:
             return text
     return text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _read_text(path: Path, what: str) -> str:

@@ -34,11 +34,15 @@ _BAD_KEY = re.compile(r"[\x00-\x20\x7f.$]")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is desired of one model: a version, removal (`absent`), or neither (no opinion)."""
+    """What is desired of one model: a version, removal (`absent`), or neither (no opinion).
+
+    `activate`: which of the device's own ways to tell its application; empty: the usual one.
+    """
 
     version: int | None = None
     absent: bool = False
     retry: str = ""
+    activate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +195,12 @@ class _Reader:
         if type(retry) not in (str, int) or len(str(retry)) > 128:
             self._problem(f"{path}/retry", "is not a short string or integer.")
             retry = ""
+        activate = value.get("activate", "")
+        if not isinstance(activate, str) or len(activate) > 128:
+            self._problem(f"{path}/activate", "is not the label of an application that the device's settings name.")
+            activate = ""
         assert version is None or isinstance(version, int)
-        return Wish(version=version, absent=state == "absent", retry=str(retry))
+        return Wish(version=version, absent=state == "absent", retry=str(retry), activate=activate)
 
     def _policy(self, value: object) -> Policy:
         if not isinstance(value, Mapping):

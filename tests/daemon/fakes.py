@@ -13,6 +13,7 @@ from typing import Any
 from modelsync_daemon.activate.activation import Patience
 from modelsync_daemon.activate.inference_processes import Report
 from modelsync_daemon.config import Settings
+from modelsync_daemon.consumers.configured import Configured
 from modelsync_daemon.control.plane import HintCallback, MethodAnswer, MethodCallback, Twin
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir, Lock
@@ -232,11 +233,12 @@ async def device(
     clock: Callable[[], float] | None = None,
     setup: Callable[[Device], None] = lambda device: None,
     backoffs: tuple[Backoff, Backoff, Backoff] = (QUICK, QUICK, QUICK),
+    consumers: Configured | None = None,
     **settings: Any,
 ) -> AsyncIterator[Device]:
     """A running device on `root`; may be opened again on the same root, as after a restart.
 
-    `backoffs`: after the origin, after refusals, after the hub.
+    `backoffs`: after the origin, after refusals, after the hub. `consumers`: applications that are told.
     """
     data = DataDir(root)
     lock = data.lock()
@@ -251,6 +253,7 @@ async def device(
         plane,
         patience or Patience(probe=5.0, probation=0.05, settle=0.0),
         *backoffs,
+        consumers=consumers,
     )
     made = Device(resident, data, database, preparer, plane, lock, asyncio.get_running_loop().create_task(_never()))
     setup(made)

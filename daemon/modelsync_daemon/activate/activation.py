@@ -1,6 +1,7 @@
 """Brings a complete version into service, watches it, and goes back: probing, activating, probation, rollback.
 
-Inference processes follow the pointers and report; another application is told (telling.py). It fetches nothing. Each step is persisted first, and `resume` goes on from whatever step a kill left behind.
+Inference processes follow the pointers and report; another application is told (telling.py). It
+fetches nothing. Each step is persisted first, and `resume` goes on from whatever step a kill left behind.
 """
 
 from __future__ import annotations
@@ -228,6 +229,8 @@ class Activation:
                     deaths += 1
                     if deaths >= 2:
                         raise NotServing(f"the inference process died twice while it loaded this version{ended}.")
+                    continue
+                if not isinstance(event, Report):
                     continue
                 ended = how_it_ended(event) or ended
                 if event.state == reports.DEFERRED:

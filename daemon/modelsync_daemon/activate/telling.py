@@ -103,6 +103,12 @@ class Telling:
         told = read(self._database, name) or {}
         return float(told.get("retry_at") or 0) if told.get("result") == FAILED else 0.0
 
+    def hurry(self, name: str) -> None:
+        """Let one that failed be told again now."""
+        told = read(self._database, name)
+        if told is not None and told.get("retry_at"):
+            self._database.remember(_key(name), json.dumps({**told, "retry_at": 0}))
+
     @contextlib.asynccontextmanager
     async def watched(self, pointer: Pointer, tell: Callable[[Event], None]) -> AsyncIterator[None]:
         """Look at it as long as the context lasts, and tell when it is not ready any more."""
