@@ -1,8 +1,8 @@
 """An application that loads the model that it is told of, and does not follow pointers: by HTTP, a signal or a restart.
 
-A program: `python told_application.py FOLDER`, FOLDER being models/NAME of a data directory. `rules.json` beside it says how
-versions behave ({"2": "bad"}): `bad` is refused, `hang` never comes back, `crash` loads and dies soon after, `deaf` is
-answered with success and not loaded. It answers `GET /version` and counts requests that it could not answer.
+A program: `python told_application.py FOLDER PORT`, FOLDER being models/NAME of a data directory. `rules.json` in that
+says how versions behave ({"2": "bad"}): `bad` is refused, `hang` never comes back, `crash` loads and dies soon after,
+`deaf` is answered with success and not loaded. It answers `GET /version`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Application:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.version, self.loads = folder, 0, 0
-        self.loaded_generations: list[str] = []
 
     def rule(self, version: int) -> str:
+        """How that version behaves."""
         try:
             return str(json.loads((self.folder.parent.parent / "rules.json").read_text()).get(str(version), ""))
         except OSError:
@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until killed; the port is written beside rules.json."""
+    """Serve until killed; the process id is written beside rules.json."""
     folder = Path(sys.argv[1])
     application = Application(folder)
     try:

@@ -16,6 +16,9 @@ from modelsync_daemon.disk.pointer import Pointer
 _LOOK_SECONDS = 10.0
 """How long one look may take, of those that are repeated."""
 
+_SHORTEST_SECONDS = 1.0
+"""The last look before the time is over gets so much, lest its own haste be the reason that is told."""
+
 _MAX_FAILURES = 3
 """So many looks in a row that fail, or so many times that it came back as another process, end a probation."""
 
@@ -53,7 +56,7 @@ class Application:
         while True:
             left = deadline - time.monotonic()
             try:
-                await self._look(values, max(0.001, min(left, _LOOK_SECONDS)))
+                await self._look(values, min(max(left, _SHORTEST_SECONDS), _LOOK_SECONDS))
                 return
             except NotServing as error:
                 if time.monotonic() + self.plan.every >= deadline:

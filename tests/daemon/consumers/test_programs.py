@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def processes_with(mark: str) -> list[str]:
             if entry.name.isdecimal() and mark in (entry / "cmdline").read_text().split("\0"):
                 found.append(entry.name)
     return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("waited in vain")
 
 
 async def test_it_gets_a_clean_environment_and_what_there_is_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +88,14 @@ async def test_a_shell_is_nowhere() -> None:
 async def test_nothing_of_one_that_hangs_survives_its_time(script: str) -> None:
     mark = f"8{os.getpid()}.{abs(hash(script)) % 1000}"
     begin = time.monotonic()
-    with pytest.raises(NotServing, match="did not end within 0.5 s and was killed"):
+    with pytest.raises(NotServing, match=r"did not end within 0.5 s and was killed"):
         await run("/bin/sh", "-c", script.format(mark=mark), seconds=0.5)
     assert not processes_with(mark) and time.monotonic() - begin < 30
 
 
 async def test_one_that_forks_and_leaves_is_told_on_and_leaves_nothing() -> None:
     mark = f"7{os.getpid()}.5"
-    with pytest.raises(NotServing, match="ended and left 2 process.* started by a service manager"):
+    with pytest.raises(NotServing, match=r"ended and left 2 process.* started by a service manager"):
         await run("/bin/sh", "-c", f"setsid sleep {mark} & sleep {mark} & exit 0")
     assert not processes_with(mark)
 
@@ -99,7 +108,8 @@ async def test_one_that_forks_without_end_is_outrun() -> None:
     mark = f"6{os.getpid()}.5"
     forks = (
         "import os, sys, time\nend = time.monotonic() + 20\n"
-        "while time.monotonic() < end:\n    os.fork() and time.sleep(0.05) if len(os.listdir('/proc')) < 2000 else time.sleep(1)"
+        "while time.monotonic() < end:\n"
+        "    os.fork() and time.sleep(0.05) if len(os.listdir('/proc')) < 2000 else time.sleep(1)"
     )
     with pytest.raises(NotServing, match="was killed"):
         await run(sys.executable, "-c", forks, mark, seconds=0.4)
@@ -109,8 +119,7 @@ async def test_one_that_forks_without_end_is_outrun() -> None:
 async def test_cancelling_ends_it_too() -> None:
     mark = f"5{os.getpid()}.5"
     task = asyncio.ensure_future(run("/bin/sh", "-c", f"setsid sleep {mark} & sleep {mark}", seconds=60))
-    while len(processes_with(mark)) < 2:
-        await asyncio.sleep(0.02)
+    await until(lambda: len(processes_with(mark)) >= 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -126,15 +135,10 @@ async def test_it_ends_with_the_daemon() -> None:
         "programs.Bounds(confined=False), {}))"
     )
     waiting = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
-    while len(processes_with(mark)) < 2:
-        await asyncio.sleep(0.02)
+    await until(lambda: len(processes_with(mark)) >= 2)
     waiting.kill()
     await waiting.wait()
-    for _ in range(500):
-        if not processes_with(mark):
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(processes_with(mark))
+    await until(lambda: not processes_with(mark))
 
 
 async def test_a_signal_to_its_starter_changes_nothing() -> None:
@@ -154,7 +158,7 @@ async def test_it_reads_its_model_and_the_system_and_writes_nothing(tmp_path: Pa
         ("/bin/cat", "/etc/shadow"),
         ("/bin/sh", "-c", f"echo x > {model}/weights"),
         ("/bin/sh", "-c", f"echo x > {tmp_path}/more"),
-        ("/bin/cat", f"/proc/{os.getpid()}/environ"),
+        ("/bin/cat", f"/proc/{os.getpid()}/mem"),
     ):
         with pytest.raises(NotServing, match="Permission denied"):
             await run(*refused, bounds=bounds, path=str(model))
