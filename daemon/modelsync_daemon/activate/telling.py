@@ -58,8 +58,9 @@ class Telling:
         consumer = self._choose(pointer.name)
         if consumer is None:
             return
-        attempts = self._attempts(pointer)
-        self._keep(pointer, TELLING, attempts=attempts)
+        before, attempts = self._failed(pointer)
+        attempts += 1
+        self._keep(pointer, TELLING, before, attempts)
         self._loading.add(pointer.name)
         try:
             await consumer.load(pointer)
@@ -79,7 +80,7 @@ class Telling:
         try:
             await self.load(pointer)
         except NotServing as error:
-            attempts = self._attempts(pointer) - 1
+            _, attempts = self._failed(pointer)
             _log.error(
                 "%s: version %d is to serve, and its application did not load it (attempt %d): %s",
                 name, pointer.version, attempts, error,
@@ -127,10 +128,11 @@ class Telling:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _attempts(self, pointer: Pointer) -> int:
+    def _failed(self, pointer: Pointer) -> tuple[str, int]:
+        """Why it did not load this generation the last time, if it did not, and how often it was told."""
         told = read(self._database, pointer.name) or {}
         same = told.get("generation") == pointer.generation
-        return int(told.get("attempts") or 0) + 1 if same else 1
+        return (str(told.get("text") or ""), int(told.get("attempts") or 0)) if same else ("", 0)
 
     def _keep(self, pointer: Pointer, result: str, text: str = "", attempts: int = 0, retry_at: int = 0) -> None:
         document = {

@@ -68,8 +68,7 @@ def _model(
 ) -> dict[str, Any]:
     current, told = data.read_pointer(row.name), telling.read(database, row.name)
     error = {"code": row.error_code, "text": row.error_text} if row.error_code else None
-    failing = told is not None and current is not None and told["result"] == telling.FAILED
-    if told and failing and told["generation"] == (current and current.generation) and row.state in _FOLLOWS:
+    if told and told["text"] and current and told["generation"] == current.generation and row.state in _FOLLOWS:
         text = f"its application does not load version {told['version']}, and is told again: {told['text']}"
         error = {"code": "consumer", "text": f"{text} Before that: {row.error_text}" if row.error_text else text}
     return {
