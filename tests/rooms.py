@@ -55,7 +55,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "iothub": "",
     },
     "daemon": {
-        "front": "activate build config confinement consumers control disk doctor local reconcile site timing transfer workers",
+        "front": "activate build config confinement consumers control disk doctor local reconcile site timing transfer "
+        "workers",
         "site": "config disk reconcile transfer trust",
         "doctor": "config confinement consumers disk local transfer trust",
         "consumers": "activate config confinement disk",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,8 @@ class FakePreparer:
         self.block.set()
         self.cancelled = 0
         self.withdrawn: tuple[int, ...] = ()
+        self.files: Callable[[int], Mapping[str, bytes | None]] = lambda version: {}
+        """What else a version has; None: a pipe that nobody writes to."""
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         self.jobs.append(job)
@@ -146,6 +149,12 @@ class FakePreparer:
             raise self.fail.pop(0)
         held = self.data.find(job.name, reference(job.version)) is not None
         made = install(self.data, job.version, name=job.name)
+        for path, content in self.files(job.version).items():
+            file = self.data.version_dir(job.name, made.version, made.digest) / path
+            if content is not None:
+                file.write_bytes(content)
+            elif not file.exists():
+                os.mkfifo(file)
         size = 0 if held else 900
         return Outcome(
             job.name,
