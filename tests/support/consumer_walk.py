@@ -70,9 +70,11 @@ async def walk(
     crash: Callable[[], None] | None = None,
     started: Started = _nothing,
 ) -> None:
-    """Go the whole way. `files`: of a version (None: a pipe that nobody writes to); `drains`: no request may be lost but
-    by a crash; `hangs`: whether a load can hang; `rescue`: ends a program that does; `crash`: ends it on probation, again
-    and again, if the version itself does not; `started`: a context for as long as the device runs."""
+    """Go the whole way. `files`: of a version (None: a pipe that nobody writes to); `drains`: no request may be lost.
+
+    `hangs`: whether a load can hang; `rescue`: ends a program that does; `crash`: ends it on probation, again and
+    again, if the version itself does not; `started`: a context for as long as the device runs.
+    """
     plane = MemoryControlPlane()
 
     @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from modelsync_daemon.activate import inference_processes as reports
 from modelsync_daemon.activate import telling
-from modelsync_daemon.activate.consumer import NotServing
+from modelsync_daemon.activate.consumer import NotServing, NotThere
 from modelsync_daemon.activate.inference_processes import Event, Joined, Left, Processes, Report, Unready
 from modelsync_daemon.activate.telling import Telling
 from modelsync_daemon.activate.verdicts import Before, how_it_did, how_it_ended, is_about, trouble_with
@@ -62,7 +62,7 @@ class Activation:
         """Bring `reference`, complete on the disk, into service: probe, activate, probation.
 
         `retry` is the twin's token, remembered with a quarantine. Returns in `active`, `rolled back` or
-        `quarantined`; never raises for a bad version.
+        `quarantined`; never raises for a bad version. NotThere: its application can't be told now.
         """
         old = self._data.read_pointer(name)
         # Every attempt takes a new generation, so that a late report about an earlier one can't be mistaken.
@@ -83,6 +83,9 @@ class Activation:
         try:
             await self._probe(pointer)
             await self.told.examine(pointer)
+        except NotThere:  # nothing is said against the version
+            self._drop_candidate(name)
+            raise
         except NotServing as error:
             self._database.quarantine(name, reference.digest, reference.version, str(error), retry)
             self._step(name, State.QUARANTINED, error_code="probe", error_text=str(error), attempts=0)
@@ -252,7 +255,10 @@ class Activation:
             if self.processes.registered(name):
                 await self._await_serving(pointer)
         except NotServing as error:
-            await self._fall_back(pointer, str(error), retry)
+            if isinstance(error, NotThere) and pointer.previous is None:
+                self._finish(pointer)  # it finds its first model when it comes, and is told then
+            else:
+                await self._fall_back(pointer, str(error), retry)
             return
         self._step(name, State.PROBATION, starts=0)
         await self._probation(pointer, before, retry)

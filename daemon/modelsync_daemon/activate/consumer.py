@@ -14,12 +14,25 @@ class NotServing(ModelsyncError):
     exit_code = 3
 
 
+class NotThere(NotServing):
+    """The application can't be told at all now, whatever the version: it does not run, or this machine lacks it.
+
+    `passing`: it only does not run, as one that has no model yet may not.
+    """
+
+    exit_code = 4
+
+    def __init__(self, text: str, passing: bool = True) -> None:
+        super().__init__(text)
+        self.passing = passing
+
+
 class Consumer(Protocol):
     """What an application is asked for. Each call ends within a time of its own, and nothing of it runs on afterwards,
     also when it is cancelled."""
 
     async def examine(self, pointer: Pointer) -> None:
-        """Ask whether the candidate would do, while the old version serves; raises NotServing."""
+        """Ask whether the candidate would do, while the old one serves. NotServing; NotThere if it can't be asked."""
 
     async def load(self, pointer: Pointer) -> None:
         """Tell it to load what `pointer` names, and wait until it is ready; raises NotServing. May be repeated."""

@@ -85,7 +85,7 @@ class UnitCheck:
     async def look(self, values: Values, seconds: float) -> str:
         """As of Check."""
         found = await tools.show(self.unit, ("ActiveState", "SubState", "InvocationID"), seconds)
-        if found.get("ActiveState") not in ("active", "reloading", "refreshing"):
+        if found.get("ActiveState") not in tools.RUNNING:
             raise NotServing(f"{self.unit} is {found.get('ActiveState')} ({found.get('SubState')}).")
         return found.get("InvocationID", "")
 

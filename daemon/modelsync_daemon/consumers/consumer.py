@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from modelsync_daemon.activate.consumer import NotServing
+from modelsync_daemon.activate.consumer import NotServing, NotThere
 from modelsync_daemon.consumers.actions import Action
 from modelsync_daemon.consumers.checks import Check
 from modelsync_daemon.consumers.templates import Values, values_of
@@ -45,6 +45,11 @@ class Application:
 
     async def examine(self, pointer: Pointer) -> None:
         """As of Consumer."""
+        try:
+            await self.plan.action.reach(_LOOK_SECONDS)
+        except NotThere as error:
+            if pointer.previous is not None or not error.passing:
+                raise
         if self.plan.check is not None:
             await self.plan.check.look(self._values(pointer), self.plan.check_seconds)
 

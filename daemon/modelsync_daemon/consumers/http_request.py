@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from modelsync_daemon.activate.consumer import NotServing
+from modelsync_daemon.activate.consumer import NotServing, NotThere
 from modelsync_daemon.consumers.templates import Values, filled
 
 _MAX_ANSWER_BYTES = 64 * 1024
@@ -48,6 +48,8 @@ class HttpRequest:
                 status, answer = await self._ask(values)
         except TimeoutError:
             raise NotServing(f"{self.shown} was not answered within {seconds:g} s.") from None
+        except aiohttp.ClientConnectorError as error:
+            raise NotThere(f"{self.shown} failed: {error.strerror or error}.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise NotServing(f"{self.shown} failed: {reason}.") from error
@@ -55,6 +57,13 @@ class HttpRequest:
         if status not in self.status if self.status else not 200 <= status <= 299:
             raise NotServing(f"{self.shown} was answered with {status}{f': {said}' if said else '.'}")
         self._judge(answer, said, values)
+
+    @property
+    def address(self) -> str:
+        """Where it goes: host:port, or a socket's path."""
+        parts = urlsplit(self.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return str(self.unix) if self.unix else f"{parts.hostname}:{port}"
 
     async def _ask(self, values: Values) -> tuple[int, str]:
         connector = aiohttp.UnixConnector(path=str(self.unix)) if self.unix else aiohttp.TCPConnector()

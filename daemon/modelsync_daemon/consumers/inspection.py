@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from modelsync_daemon.activate.consumer import NotServing
 from modelsync_daemon.consumers import processes, tools
 from modelsync_daemon.consumers.actions import Action, CommandAction, DbusAction, HttpAction, SignalAction, UnitAction
 from modelsync_daemon.consumers.checks import Check, CommandCheck, HttpCheck, ProcessCheck, SocketCheck, UnitCheck
 from modelsync_daemon.consumers.consumer import Plan
-from modelsync_daemon.consumers.http_request import HttpRequest
 
 _SECONDS = 10.0
 
@@ -38,7 +36,7 @@ async def _of(part: Action | Check) -> AsyncIterator[tuple[bool, str, str]]:
             yield found
     elif isinstance(part, HttpAction | HttpCheck):
         for request in part.requests if isinstance(part, HttpAction) else (part.request,):
-            async for found in _answers([_place(request)], request.shown):
+            async for found in _answers([request.address], request.shown):
                 yield found
     elif isinstance(part, SocketCheck):
         async for found in _answers([part.address], part.address):
@@ -65,7 +63,7 @@ async def _unit(unit: str, reload: bool) -> AsyncIterator[tuple[bool, str, str]]
         yield True, f"there is no unit {unit}.", f"systemctl status {unit}"
     elif reload and found.get("CanReload") == "no":
         yield True, f"{unit} can't be reloaded: it has no ExecReload=; restart it instead.", f"systemctl cat {unit}"
-    elif found.get("ActiveState") not in ("active", "reloading", "refreshing"):
+    elif found.get("ActiveState") not in tools.RUNNING:
         yield False, f"{unit} is {found.get('ActiveState')}.", f"systemctl status {unit}"
 
 
@@ -75,9 +73,3 @@ async def _answers(addresses: Sequence[str], shown: str) -> AsyncIterator[tuple[
             await SocketCheck(address).look({}, _SECONDS)
         except NotServing as error:
             yield False, f"{shown}: {error}", "ss --listening --processes"
-
-
-def _place(request: HttpRequest) -> str:
-    parts = urlsplit(request.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return str(request.unix) if request.unix else f"{parts.hostname}:{port}"

@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_daemon.activate.consumer import NotServing
+from modelsync_daemon.activate.consumer import NotServing, NotThere
 
 _MAX_BYTES = 64
 _MAX_COMM = 15
@@ -26,26 +26,26 @@ class Found:
 
 
 def of(pidfile: Path, program: str | None = None) -> Found:
-    """The living process that `pidfile` names; NotServing if there is none, or if its name is not `program`.
+    """The living process that `pidfile` names; NotThere if there is none, or if its name is not `program`.
 
     Times are not compared: a device without a clock may have written the file in 1970.
     """
     try:
         text = pidfile.read_bytes()[:_MAX_BYTES].split(b"\n")[0].strip()
     except OSError as error:
-        raise NotServing(f"{pidfile} can't be read ({error.strerror}): the application does not run.") from error
+        raise NotThere(f"{pidfile} can't be read ({error.strerror}): the application does not run.") from error
     if not text.isdigit() or int(text) < 2:
-        raise NotServing(f"{pidfile} holds no process id.")
+        raise NotThere(f"{pidfile} holds no process id.")
     pid = int(text)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError as error:
-        raise NotServing(f"{pidfile} names process {pid}, which is not there: the application does not run.") from error
+        raise NotThere(f"{pidfile} names process {pid}, which is not there: the application does not run.") from error
     if stat[0] == "Z":
-        raise NotServing(f"{pidfile} names process {pid}, which ended: the application does not run.")
+        raise NotThere(f"{pidfile} names process {pid}, which ended: the application does not run.")
     if program is not None and name != program[:_MAX_COMM]:
-        raise NotServing(f"{pidfile} names process {pid}, which is {name} and not {program}.")
+        raise NotThere(f"{pidfile} names process {pid}, which is {name} and not {program}.")
     return Found(pid, int(stat[_STARTED]))
 
 

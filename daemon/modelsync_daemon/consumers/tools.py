@@ -12,6 +12,9 @@ from modelsync_daemon.activate.consumer import NotServing
 from modelsync_daemon.consumers import programs
 from modelsync_daemon.consumers.programs import Bounds
 
+RUNNING = ("active", "reloading", "refreshing")
+"""States of a unit that runs."""
+
 _PATH = "/usr/bin:/bin:/usr/local/bin"
 
 

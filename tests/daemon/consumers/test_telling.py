@@ -46,7 +46,7 @@ class Listener:
     def table(self, way: str = "") -> dict[str, Any]:
         """Settings that tell it."""
         url = f"http://127.0.0.1:{self.port}/load?version={{version}}&generation={{generation}}&way={way}"
-        return {"http": {"url": url}, "seconds": 3}
+        return {"http": {"url": url}, "seconds": 1}
 
     def consumers(self) -> Configured:
         """The same, read."""
@@ -238,3 +238,32 @@ async def test_a_removed_model_is_forgotten(tmp_path: Path, listener: Listener) 
         pi.wish(None, state="absent")
         await pi.until(lambda: telling.read(pi.database, NAME) is None)
         assert listener.told == [(1, 1)]
+
+
+async def test_one_that_is_down_costs_no_version(tmp_path: Path, listener: Listener, unused_tcp_port: int) -> None:
+    """The first version waits for it; before a later one it is waited for, and nothing is switched."""
+    port, listener.port = listener.port, unused_tcp_port
+    down, listener.port = listener.consumers(), port
+    plane = MemoryControlPlane()
+    async with device(tmp_path, plane, PATIENCE, consumers=down) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        await pi.until(lambda: (telling.read(pi.database, NAME) or {}).get("attempts", 0) >= 2)
+        assert pi.resident.commands.status()["models"][NAME]["error"]["code"] == "consumer"
+        pi.wish(2)
+        await pi.is_in("waiting", "consumer")
+        current = pi.current()
+        assert current and current.version == 1 and not pi.database.quarantined(NAME)
+        assert "Connect call failed" in pi.row().error_text
+    async with device(tmp_path, plane, PATIENCE, consumers=listener.consumers()) as pi:
+        await pi.serves(2)
+        assert (2, 2) in listener.told or (2, 3) in listener.told
+
+
+async def test_what_this_machine_lacks_costs_no_version(tmp_path: Path) -> None:
+    table = {"activate": {"command": ["/nowhere/reload"]}}
+    async with device(tmp_path, patience=PATIENCE, consumers=configured.read({NAME: table}, {}, Path("/"))) as pi:
+        pi.wish(1)
+        await pi.is_in("waiting", "consumer")
+        assert pi.current() is None and not pi.database.quarantined(NAME)
+        assert pi.row().error_text == "/nowhere/reload is not there, or is no program that may be run."
