@@ -132,6 +132,10 @@ class FakePreparer:
         self.files: Callable[[int], Mapping[str, bytes | None]] = lambda version: {}
         """What else a version has; None: a pipe that nobody writes to."""
 
+    def install(self, name: str, version: int) -> Reference:
+        """Put a version on the disk."""
+        return install(self.data, version, name=name)
+
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         self.jobs.append(job)
         assert job.version is not None
@@ -147,8 +151,8 @@ class FakePreparer:
             raise
         if self.fail:
             raise self.fail.pop(0)
-        held = self.data.find(job.name, reference(job.version)) is not None
-        made = install(self.data, job.version, name=job.name)
+        held = any(item.version == job.version for item in self.data.installed(job.name))
+        made = self.install(job.name, job.version)
         for path, content in self.files(job.version).items():
             file = self.data.version_dir(job.name, made.version, made.digest) / path
             if content is not None:

@@ -20,7 +20,7 @@ model.start()
 
 @app.post("/predict")  # type: ignore[untyped-decorator]
 def predict() -> Any:
-    """`{"X": [[…]]}` → `{"version", "label": […]}`. A request keeps the version that it began with."""
+    """`{"X": [[…]]}` → `{"version", …}`, outputs by name. A request keeps the version that it began with."""
     inputs = {"X": np.asarray(request.get_json()["X"], np.float32)}
     try:
         answer = model.predict(inputs)
@@ -28,4 +28,4 @@ def predict() -> Any:
         return {"error": str(error)}, 503
     except InputError as error:
         return {"error": str(error)}, 400
-    return {"version": answer.version, "label": answer.outputs["label"].tolist()}
+    return {"version": answer.version, **{name: value.tolist() for name, value in answer.outputs.items()}}

@@ -34,7 +34,7 @@ class Front:
         self._port = 0
         self._open, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
-        self._under_way = 0
+        self._under_way = self.deaths = 0
         self._swapping = asyncio.Lock()
 
     async def swap(self, model: str) -> str:
@@ -50,7 +50,7 @@ class Front:
             except TimeoutError:
                 self._open.set()
                 return f"requests were still under way after {DRAIN_SECONDS:g} s; the old model serves on"
-            before = self.model
+            before, self.deaths = self.model, 0
             trouble = await self._start(model)
             if trouble and before:
                 await self._start(before)
@@ -105,6 +105,7 @@ class Front:
                 await self._process.wait()
                 async with self._swapping:
                     if self.model and self._process.returncode is not None:
+                        self.deaths += 1
                         await self._start(self.model)
             await asyncio.sleep(0.2)
 
@@ -131,7 +132,9 @@ class Front:
         if url.path == "/swap":
             trouble = await self.swap(f"{parse_qs(url.query)['path'][0]}/model.gguf")
         alive = self._process is not None and self._process.returncode is None
-        body = json.dumps({"model": self.model, "alive": alive, "error": trouble or None}).encode()
+        body = json.dumps(
+            {"model": self.model, "alive": alive, "deaths": self.deaths, "error": trouble or None}
+        ).encode()
         status = "500 Not Loaded" if trouble else "200 OK" if alive else "503 Not Running"
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         await writer.drain()

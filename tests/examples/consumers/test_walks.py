@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +24,16 @@ import pytest
 
 from modelsync_daemon.consumers import configured
 from modelsync_daemon.consumers.configured import Configured
-from tests.daemon.fakes import NAME
+from modelsync_daemon.disk.pointer import Reference
+from modelsync_daemon.local.socket_api import SocketApi
+from tests.daemon.fakes import NAME, Device
+from tests.support import datadir, own_packages, tiny_gguf
 from tests.support.addresses import free_port
 from tests.support.consumer_walk import BAD, CRASHES, HANGS, walk
+from tests.support.own_packages import missing
+from tests.support.tiny_models import scaler
 
+HERE = Path(__file__).parent
 EXAMPLES = Path(__file__).parents[3] / "examples" / "consumers"
 
 
@@ -82,11 +91,11 @@ class Kept:
                 await asyncio.sleep(0.1)
 
 
-def get(url: str, document: Any = None) -> Any:
+def get(url: str, document: Any = None, seconds: float = 5) -> Any:
     """One request; OSError if it fails."""
     data = None if document is None else json.dumps(document).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=seconds) as answer:
         return json.load(answer)
 
 
@@ -111,13 +120,6 @@ def compiler() -> str:
     if found is None:
         missing("there is no C compiler")
     return str(found)
-
-
-def missing(reason: str) -> None:
-    """Said loudly, and an error where everything was to be installed."""
-    if os.environ.get("CI"):
-        pytest.fail(f"not walked: {reason}")
-    pytest.skip(f"LOUD: not walked: {reason}")
 
 
 @pytest.mark.long
@@ -191,3 +193,115 @@ async def test_a_detector_that_is_restarted(tmp_path: Path) -> None:
             asking(f"http://127.0.0.1:{port}/"),
             drains=False,  # it is down while it starts
         )
+
+
+@pytest.mark.long
+async def test_a_flask_application_that_embeds_hotmodel(tmp_path: Path) -> None:
+    packages, port = own_packages.folder(HERE / "flask.txt"), free_port()
+    command = [sys.executable, "-m", "flask", "--app", str(EXAMPLES / "flask" / "app.py"), "run", "--port", str(port)]
+    environment = {"MODELSYNC_DATA": str(tmp_path), "PYTHONPATH": str(packages)}
+    app = Kept(command, environment, log=tmp_path / "log")
+
+    def model(version: int) -> bytes:
+        return b"junk" if version == BAD else scaler(version)
+
+    async def ask() -> int:
+        said = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/predict", {"X": [[1, 1, 1]]})
+        assert {value for row in said["y"] for value in row} == {said["version"]}, "one version answered as another"
+        return int(said["version"])
+
+    def install(name: str, version: int) -> Reference:
+        made = datadir.DataDir(tmp_path, name).install(version, {"model.onnx": model(version)})
+        return Reference(made.version, made.digest)
+
+    @contextlib.asynccontextmanager
+    async def started(pi: Device) -> AsyncIterator[None]:
+        pi.preparer.install = install  # type: ignore[method-assign]  # with manifests that HotModel reads
+        api = SocketApi(pi.resident.commands, pi.resident.processes, pi.data.socket)
+        await api.start()
+        try:
+            await pi.until(lambda: pi.resident.processes.registered(NAME))
+            yield
+        finally:
+            await api.stop()
+
+    async with app.runs():
+        await walk(tmp_path, None, lambda version: {}, ask, drains=True, hangs=False, crash=app.kill, started=started)
+
+
+@pytest.mark.long
+async def test_triton(tmp_path: Path) -> None:
+    packages, port, repository = own_packages.folder(HERE / "triton.txt"), free_port(), tmp_path / "repository"
+    home = packages / "pytriton" / "tritonserver"
+    stub = home / f"python_backend_stubs/{sys.version_info[0]}.{sys.version_info[1]}/triton_python_backend_stub"
+    (repository / "detector").mkdir(parents=True)
+    shutil.copy(EXAMPLES / "triton/repository/detector/config.pbtxt", repository / "detector")
+    (repository / "detector" / "1").symlink_to(tmp_path / "models" / NAME / "current")
+    backends = tmp_path / "backends"
+    shutil.copytree(home / "backends", backends)
+    shutil.copy(stub, backends / "python")
+    for program in (home / "bin" / "tritonserver", backends / "python" / stub.name):
+        program.chmod(0o755)
+    command = [str(home / "bin" / "tritonserver"), f"--model-repository={repository}"]
+    command += ["--model-control-mode=explicit", "--load-model=detector", "--exit-on-error=false"]
+    command += [f"--backend-directory={backends}", "--http-address=127.0.0.1", f"--http-port={port}"]
+    command += ["--allow-grpc=false", "--allow-metrics=false"]
+    environment = {
+        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+        "PYTHONPATH": sysconfig.get_path("platlib"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    triton = Kept(command, environment, log=tmp_path / "log")
+    say = numbered(
+        lambda version: {"factor": version, "version": version},
+        bad={"factor": "none"},
+        hangs={"load_seconds": 8},
+    )
+    model = (HERE / "triton_model.py").read_bytes()
+
+    async def ask() -> int:
+        x = {"name": "X", "shape": [1], "datatype": "FP32", "data": [1]}
+        url = f"http://127.0.0.1:{port}/v2/models/detector/infer"
+        try:
+            said = str(await asyncio.to_thread(get, url, {"inputs": [x]}))
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()
+        found = re.search(r"y=(\d+) version=(\d+)", said)
+        if found is None:
+            raise ValueError(said)
+        assert found[1] == found[2], "one version answered as another"
+        return int(found[2])
+
+    replaced = {"8000": str(port), "seconds = 60": "seconds = 4"}
+    async with triton.runs():
+        await walk(
+            tmp_path,
+            settings("triton/activate.toml", replaced),
+            lambda version: {"model.py": model, "factor.json": json.dumps(say(version)).encode()},
+            ask,
+            drains=True,
+            crash=triton.kill,
+        )
+
+
+@pytest.mark.long
+async def test_llama_cpp_behind_its_front(tmp_path: Path) -> None:
+    packages, port, control = own_packages.folder(HERE / "llama.txt"), free_port(), tmp_path / "control"
+    command = [sys.executable, str(EXAMPLES / "llama" / "front.py"), str(port), str(control)]
+    command += [sys.executable, str(HERE / "llama_server.py"), "{model}", "{port}"]
+    environment = {"PYTHONPATH": str(packages), "DRAIN_SECONDS": "10", "START_SECONDS": "5"}
+    front = Kept(command, environment, log=tmp_path / "log")
+
+    def files(version: int) -> Mapping[str, bytes | None]:
+        model = tiny_gguf.write(tmp_path / "made.gguf", version).read_bytes()
+        if version == BAD:
+            return {"model.gguf": model[:1000]}
+        return {"model.gguf": model, **{HANGS: {"hangs": b""}, CRASHES: {"crashes": b""}}.get(version, {})}
+
+    async def ask() -> int:
+        said = await asyncio.to_thread(get, f"http://127.0.0.1:{port}/completion", {"prompt": "7", "n_predict": 1}, 60)
+        return int(said["content"]) // 7
+
+    consumers = settings("llama/activate.toml", {"/run/llama": str(tmp_path)})
+    async with front.runs():
+        await walk(tmp_path, consumers, files, ask, drains=True)
