@@ -68,12 +68,15 @@ async def walk(
     hangs: bool = True,
     rescue: Callable[[], None] | None = None,
     crash: Callable[[], None] | None = None,
+    crash_seconds: float = 1.2,
+    late: bool = False,
     started: Started = _nothing,
 ) -> None:
     """Go the whole way. `files`: of a version (None: a pipe that nobody writes to); `drains`: no request may be lost.
 
-    `hangs`: whether a load can hang; `rescue`: ends a program that does; `crash`: ends it on probation, again and
-    again, if the version itself does not; `started`: a context for as long as the device runs.
+    `hangs`: whether a load can hang; `late`: it can't be called off and may come through; `rescue`: ends a program that
+    hangs; `crash`: ends it on probation, again and again (every `crash_seconds`), if the version itself does not;
+    `started`: a context for as long as the device runs.
     """
     plane = MemoryControlPlane()
 
@@ -89,7 +92,7 @@ async def walk(
     async with running(1.0) as pi:
         await _goes_to(pi, FIRST)
         await _answers(ask, FIRST)
-        async with _traffic(ask, drains, {FIRST, SECOND}):
+        async with _traffic(ask, drains, {FIRST, SECOND, *([HANGS] if late else [])}):
             await _goes_to(pi, SECOND)
             await _answers(ask, SECOND)
             await _falls_back(pi, BAD)
@@ -109,7 +112,7 @@ async def walk(
             await _until(lambda: pi.row().state == "probation", pi)
             while pi.row().state == "probation":
                 crash()
-                await asyncio.sleep(1.2)
+                await asyncio.sleep(crash_seconds)
         await _falls_back(pi, CRASHES)
         await _answers(ask, SECOND)
     async with running(1.0) as pi, _traffic(ask, drains, {SECOND, LAST}):

@@ -226,7 +226,17 @@ async def test_a_flask_application_that_embeds_hotmodel(tmp_path: Path) -> None:
             await api.stop()
 
     async with app.runs():
-        await walk(tmp_path, None, lambda version: {}, ask, drains=True, hangs=False, crash=app.kill, started=started)
+        await walk(
+            tmp_path,
+            None,
+            lambda version: {},
+            ask,
+            drains=True,
+            hangs=False,
+            crash=app.kill,
+            crash_seconds=5,
+            started=started,
+        )
 
 
 @pytest.mark.long
@@ -263,7 +273,7 @@ async def test_triton(tmp_path: Path) -> None:
         x = {"name": "X", "shape": [1], "datatype": "FP32", "data": [1]}
         url = f"http://127.0.0.1:{port}/v2/models/detector/infer"
         try:
-            said = str(await asyncio.to_thread(get, url, {"inputs": [x]}))
+            said = str(await asyncio.to_thread(get, url, {"inputs": [x]}, 30))
         except urllib.error.HTTPError as error:
             said = error.read().decode()
         found = re.search(r"y=(\d+) version=(\d+)", said)
@@ -281,6 +291,8 @@ async def test_triton(tmp_path: Path) -> None:
             ask,
             drains=True,
             crash=triton.kill,
+            crash_seconds=3,
+            late=True,  # Triton gives up no load: what comes through late serves until it is told again
         )
 
 
