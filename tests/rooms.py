@@ -58,9 +58,11 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "tracing": "",
     },
     "daemon": {
-        "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",
+        "front": "activate build config confinement consumers control disk doctor local reconcile site timing transfer "
+        "workers",
         "site": "config disk network reconcile transfer trust",
-        "doctor": "config confinement disk local network transfer trust",
+        "doctor": "config confinement consumers disk local network transfer trust",
+        "consumers": "activate config confinement disk",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",
         "reconcile": "activate config disk network timing transfer workers",

@@ -25,6 +25,9 @@ LOG_FORMATS = ("text", "json", "journald")
 _LISTS = frozenset({"windows", "site_peers"})
 """Settings that are lists of strings."""
 
+_TABLES = frozenset({"models", "consumers"})
+"""Settings that are tables, read by whoever they are for."""
+
 _SECRET = frozenset({"connection_string", "proxy", "origin"})
 """Settings whose value is, or may hold, a secret: an error never repeats it."""
 
@@ -44,6 +47,14 @@ _PATHS = frozenset(
         "site_ca",
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A table of tables as it stands in the file; paths in it are relative to `base`."""
+
+    values: Mapping[str, Any]
+    base: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,8 @@ class Settings:
     site_discover: bool = False
     site_cache_bytes: int = 512 * 1024 * 1024
     log_format: str = "text"
+    models: Tables | None = None
+    consumers: Tables | None = None
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -162,6 +175,12 @@ class Settings:
             windows=tuple(parse_window(text) for text in self.windows),
             networks=self.networks,
         )
+
+    def chosen_by_twin(self, name: str) -> frozenset[str]:
+        """Labels in `consumers` that the twin may choose for model `name`."""
+        table = self.models.values.get(name) if self.models else None
+        labels = table.get("twin_activation") if isinstance(table, Mapping) else None
+        return frozenset(map(str, labels)) if isinstance(labels, list) else frozenset()
 
     @property
     def has_hub(self) -> bool:
@@ -259,6 +278,10 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
             return parse_rules(value)
         except ValueError as error:
             raise UsageError(f"the setting networks: {error}") from error
+    if key in _TABLES:
+        if isinstance(value, Mapping):
+            return Tables(value, base)
+        raise UsageError(f"the setting {key} is not a table, as [{key}.NAME].")
     if key in _LISTS:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -275,11 +298,8 @@ def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
 
 def _from_text(name: str, text: str, expected: Any) -> Any:
     kinds = get_args(expected) or (expected,)
-    if name == "networks":
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
+    if name in _TABLES or name == "networks":
+        return _json(text)
     if name in _LISTS:
         return [item.strip() for item in text.split(",") if item.strip()]
     if bool in kinds:
@@ -290,6 +310,13 @@ def _from_text(name: str, text: str, expected: Any) -> Any:
         except ValueError:
             return text
     return text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _read_text(path: Path, what: str) -> str:

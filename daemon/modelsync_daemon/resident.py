@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from modelsync_daemon.activate import telling
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_history import InferenceHistory
 from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.activate.telling import Telling
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control.hub_link import CheckIn, HubLink
 from modelsync_daemon.control.methods import Methods
@@ -38,6 +40,8 @@ from modelsync_protocol.errors import LocalError
 _FLUSH_SECONDS = 3600.0
 
 if TYPE_CHECKING:
+    from modelsync_daemon.activate.telling import Choose
+    from modelsync_daemon.consumers.configured import Configured
     from modelsync_daemon.transfer.site_access import SiteAccess
 
 
@@ -57,13 +61,19 @@ class Resident:
         hub: Backoff = HUB,
         first_pause: float = 0.0,
         neighbours: Callable[[], SiteAccess | None] = lambda: None,
+        consumers: Configured | None = None,
     ) -> None:
-        """`first_pause`: seconds until hub and origin are first asked; `neighbours`: who shares them, now."""
+        """`first_pause`: seconds until hub and origin are first asked; `neighbours`: who shares them, now; `consumers`:
+        applications that are told of versions."""
         patience = patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds)
         self.signals, device = Signals(), Device.of(settings, data, database, neighbours)
         signals = self.signals
         self.processes = Processes()
-        activation = Activation(data, database, self.processes, patience, signals.changed.set)
+        told = Telling(data, database, _chooser(consumers, device), network)
+        for row in database.models():
+            if not told.has(row.name):  # the settings named somebody once
+                telling.forget(database, row.name)
+        activation = Activation(data, database, self.processes, patience, signals.changed.set, told)
         pushed = PushedUpdates(device, preparer)
         imports = Imports(device, preparer)
         updates = Updates(device, preparer, pushed, imports, activation, signals.changed.set, network, refused)
@@ -112,3 +122,9 @@ class Resident:
             with contextlib.suppress(LocalError):  # it is still counted, and flushed later
                 self.ledger.flush()
                 self.device.site_ledger.flush()
+
+
+def _chooser(consumers: Configured | None, device: Device) -> Choose:
+    if consumers is None:
+        return lambda name: None
+    return consumers.chooser(device.data, lambda name: device.desired.of(name).activate)

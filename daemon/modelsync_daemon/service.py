@@ -25,6 +25,7 @@ from modelsync_daemon.workers.zygote import Zygote
 from modelsync_protocol.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from modelsync_daemon.consumers.configured import Configured
     from modelsync_daemon.site.neighbourhood import Neighbourhood
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent
         if path is not None and not path.is_file():
             raise UsageError(f"the setting {key} names {path}, which is not a file.")
     _check_confinement(settings)
+    consumers = _consumers(settings)
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
         neighbourhood = _neighbourhood(settings, data)
@@ -53,6 +55,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent
             _plane(settings),
             first_pause=start_spread.first_pause(settings.startup_spread_seconds, start_spread.machine_uptime()),
             neighbours=neighbourhood.access if neighbourhood is not None else lambda: None,
+            consumers=consumers,
         )
         if neighbourhood is not None:
             await neighbourhood.start(resident.device)
@@ -112,6 +115,14 @@ def _neighbourhood(settings: Settings, data: DataDir) -> Neighbourhood | None:
     from modelsync_daemon.site.neighbourhood import Neighbourhood  # nothing of it is awake where there is no site
 
     return Neighbourhood(settings, data)
+
+
+def _consumers(settings: Settings) -> Configured | None:
+    if settings.models is None and settings.consumers is None:
+        return None
+    from modelsync_daemon.consumers import configured  # nothing of it is awake where all follow the pointers
+
+    return configured.of(settings)
 
 
 def _plane(settings: Settings) -> ControlPlane | None:

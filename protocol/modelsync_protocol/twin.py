@@ -40,12 +40,14 @@ class Wish:
     """What is desired of one model: a version, removal (`absent`), or neither (no opinion).
 
     `trace`: a W3C traceparent; the stages of the update are reported with it. It changes nothing else.
+    `activate`: which of the device's own ways to tell its application; empty: the usual one.
     """
 
     version: int | None = None
     absent: bool = False
     retry: str = ""
     trace: str = field(default="", compare=False)
+    activate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,12 @@ class _Reader:
         if not isinstance(trace, str) or not re.fullmatch(r"|[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", trace):
             self._problem(f"{path}/trace", "is no traceparent.")
             trace = ""
+        activate = value.get("activate", "")
+        if not isinstance(activate, str) or len(activate) > 128:
+            self._problem(f"{path}/activate", "is not the label of an application that the device's settings name.")
+            activate = ""
         assert version is None or isinstance(version, int)
-        return Wish(version=version, absent=state == "absent", retry=str(retry), trace=trace)
+        return Wish(version=version, absent=state == "absent", retry=str(retry), trace=trace, activate=activate)
 
 
 def check_model_names(patch: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from modelsync_daemon.activate.activation import Patience
 from modelsync_daemon.activate.inference_processes import Report
 from modelsync_daemon.config import Settings
+from modelsync_daemon.consumers.configured import Configured
 from modelsync_daemon.control.plane import HintCallback, MethodAnswer, MethodCallback, Twin
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir, Lock
@@ -127,6 +129,12 @@ class FakePreparer:
         self.block.set()
         self.cancelled = 0
         self.withdrawn: tuple[int, ...] = ()
+        self.files: Callable[[int], Mapping[str, bytes | None]] = lambda version: {}
+        """What else a version has; None: a pipe that nobody writes to."""
+
+    def install(self, name: str, version: int) -> Reference:
+        """Put a version on the disk."""
+        return install(self.data, version, name=name)
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         self.jobs.append(job)
@@ -143,8 +151,14 @@ class FakePreparer:
             raise
         if self.fail:
             raise self.fail.pop(0)
-        held = self.data.find(job.name, reference(job.version)) is not None
-        made = install(self.data, job.version, name=job.name)
+        held = any(item.version == job.version for item in self.data.installed(job.name))
+        made = self.install(job.name, job.version)
+        for path, content in self.files(job.version).items():
+            file = self.data.version_dir(job.name, made.version, made.digest) / path
+            if content is not None:
+                file.write_bytes(content)
+            elif not file.exists():
+                os.mkfifo(file)
         size = 0 if held else 900
         return Outcome(
             job.name,
@@ -232,11 +246,12 @@ async def device(
     clock: Callable[[], float] | None = None,
     setup: Callable[[Device], None] = lambda device: None,
     backoffs: tuple[Backoff, Backoff, Backoff] = (QUICK, QUICK, QUICK),
+    consumers: Configured | None = None,
     **settings: Any,
 ) -> AsyncIterator[Device]:
     """A running device on `root`; may be opened again on the same root, as after a restart.
 
-    `backoffs`: after the origin, after refusals, after the hub.
+    `backoffs`: after the origin, after refusals, after the hub. `consumers`: applications that are told.
     """
     data = DataDir(root)
     lock = data.lock()
@@ -251,6 +266,7 @@ async def device(
         plane,
         patience or Patience(probe=5.0, probation=0.05, settle=0.0),
         *backoffs,
+        consumers=consumers,
     )
     made = Device(resident, data, database, preparer, plane, lock, asyncio.get_running_loop().create_task(_never()))
     setup(made)

@@ -1,6 +1,7 @@
 """Brings a complete version into service, watches it, and goes back: probing, activating, probation, rollback.
 
-It fetches nothing. Each step is persisted first, and `resume` goes on from whatever step a kill left behind.
+Inference processes follow the pointers and report; another application is told (telling.py). It
+fetches nothing. Each step is persisted first, and `resume` goes on from whatever step a kill left behind.
 """
 
 from __future__ import annotations
@@ -11,30 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelsync_daemon.activate import inference_processes as reports
-from modelsync_daemon.activate.inference_processes import Event, Joined, Left, Processes, Report
+from modelsync_daemon.activate import telling
+from modelsync_daemon.activate.consumer import NotServing, NotThere
+from modelsync_daemon.activate.inference_processes import Event, Joined, Left, Processes, Report, Unready
+from modelsync_daemon.activate.telling import Telling
+from modelsync_daemon.activate.verdicts import Before, how_it_did, how_it_ended, is_about, trouble_with
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.disk.states import SETTLED, State
 from modelsync_daemon.timing.deadline import within
-from modelsync_protocol.errors import ModelsyncError, RefusedError
+from modelsync_protocol.errors import RefusedError
 
 UPDATE, ROLLBACK, FALLBACK = "update", "rollback", "fallback"
 """Why a model is in `activating`: a new version, a rollback that was asked for, a fallback after a failure."""
 
 _MAX_DEATHS = 3
 _MAX_STARTS = 3
-_MIN_ERRORS = 5
-_ERROR_RATE_RISE = 0.1
-_MIN_TIMED_REQUESTS = 50
-_SLOWER = 4.0
-_SLOWER_BY_MICROSECONDS = 2000
-
-
-class NotServing(ModelsyncError):
-    """An inference process refused or broke the version; the sentence says why."""
-
-    exit_code = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +38,6 @@ class Patience:
     probe: float = 60.0
     probation: float = 60.0
     settle: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """How the version before the switch did: the share of runs that failed, and the mean microseconds of one.
-
-    0: not known, and then it is not compared.
-    """
-
-    error_rate: float = 0.0
-    run_us: float = 0.0
 
 
 class Activation:
@@ -67,8 +50,11 @@ class Activation:
         processes: Processes,
         patience: Patience,
         changed: Callable[[], None] = lambda: None,
+        told: Telling | None = None,
     ) -> None:
+        """`told`: applications that are told of versions; None: there are none."""
         self._data, self._database, self.processes = data, database, processes
+        self.told = told or Telling(data, database)
         self._patience, self._changed = patience, changed
         self._begin = time.monotonic()
 
@@ -76,7 +62,7 @@ class Activation:
         """Bring `reference`, complete on the disk, into service: probe, activate, probation.
 
         `retry` is the twin's token, remembered with a quarantine. Returns in `active`, `rolled back` or
-        `quarantined`; never raises for a bad version.
+        `quarantined`; never raises for a bad version. NotThere: its application can't be told now.
         """
         old = self._data.read_pointer(name)
         # Every attempt takes a new generation, so that a late report about an earlier one can't be mistaken.
@@ -93,9 +79,13 @@ class Activation:
         await self._settle(name)
         previous = old.previous if old and old.reference == reference else old.reference if old else None
         pointer = Pointer(name, reference, generation, previous)
-        before = self._how_it_did(name)
+        before = how_it_did(self.processes.last(name))
         try:
             await self._probe(pointer)
+            await self.told.examine(pointer)
+        except NotThere:  # nothing is said against the version
+            self._drop_candidate(name)
+            raise
         except NotServing as error:
             self._database.quarantine(name, reference.digest, reference.version, str(error), retry)
             self._step(name, State.QUARANTINED, error_code="probe", error_text=str(error), attempts=0)
@@ -110,6 +100,7 @@ class Activation:
         """Take `name` off this device: files, state, and whoever serves it. Raises LocalError."""
         await asyncio.to_thread(self._data.remove_model, name)
         self._database.forget(name)
+        telling.forget(self._database, name)
         self.processes.hint(name, "current")
 
     async def resume(self, name: str, retry: str = "") -> bool:
@@ -124,7 +115,8 @@ class Activation:
             starts = row.starts + 1
             self._database.update(name, starts=starts)
             if starts >= _MAX_STARTS or target.digest in self._database.quarantined(name):
-                self._fall_back(current, "the device restarted again and again while it was on probation.", retry)
+                reason = "the device restarted again and again while it was on probation."
+                await self._fall_back(current, reason, retry)
                 return True
             await self._settle(name)
             await self._probation(current, Before(), retry)
@@ -135,10 +127,15 @@ class Activation:
             if not pointed or current is None or current.generation != row.generation:
                 previous = current.reference if current and row.intent == ROLLBACK else None
                 self._point(Pointer(name, target, row.generation, previous))
-            self._step(name, State.ROLLED_BACK)
-            self._data.prune(name)
+            await self._come_back(name)
             return True
         if row.state == State.ACTIVATING and current and pointed and current.generation == row.generation:
+            starts = row.starts + 1
+            self._database.update(name, starts=starts)
+            if starts >= _MAX_STARTS:
+                reason = "the device restarted again and again while it was brought into service."
+                await self._fall_back(current, reason, retry)
+                return True
             self._drop_candidate(name)
             await self._settle(name)
             await self._after_switch(current, Before(), retry)
@@ -209,8 +206,9 @@ class Activation:
             self._database.quarantine(name, current.digest, current.version, reason, retry)
             if self._database.model(name).state == State.ACTIVE:
                 self._step(name, State.QUARANTINED, error_code="serving", error_text=reason)
-        elif self._database.model(name).state in SETTLED:
-            self._fall_back(current, reason, retry)
+        elif self._database.model(name).state in SETTLED and self._point_back(current, reason, retry):
+            self._step(name, State.ROLLED_BACK)  # an application that is told as well is so by the next look
+            self._prune(name)
 
     async def _probe(self, pointer: Pointer) -> None:
         """Have every registered process load the candidate; raises NotServing. Nobody registered: nothing to ask."""
@@ -235,7 +233,9 @@ class Activation:
                     if deaths >= 2:
                         raise NotServing(f"the inference process died twice while it loaded this version{ended}.")
                     continue
-                ended = _how_it_ended(event) or ended
+                if not isinstance(event, Report):
+                    continue
+                ended = how_it_ended(event) or ended
                 if event.state == reports.DEFERRED:
                     deadline = time.monotonic() + self._patience.probe  # the application keeps us waiting, and says so
                 elif event.pointer == "candidate" and event.generation == pointer.generation:
@@ -247,19 +247,24 @@ class Activation:
 
     async def _after_switch(self, pointer: Pointer, before: Before, retry: str) -> None:
         name = pointer.name
-        if not self.processes.registered(name):
+        if not self.processes.registered(name) and not self.told.has(name):
             self._finish(pointer)
             return
         try:
-            await self._await_serving(pointer)
+            await self.told.load(pointer)
+            if self.processes.registered(name):
+                await self._await_serving(pointer)
         except NotServing as error:
-            self._fall_back(pointer, str(error), retry)
+            if isinstance(error, NotThere) and pointer.previous is None:
+                self._finish(pointer)  # it finds its first model when it comes, and is told then
+            else:
+                await self._fall_back(pointer, str(error), retry)
             return
         self._step(name, State.PROBATION, starts=0)
         await self._probation(pointer, before, retry)
 
     async def _await_serving(self, pointer: Pointer) -> None:
-        if any(_is_about(report, pointer) and report.state == reports.SERVING for report in self._last(pointer)):
+        if any(is_about(report, pointer) and report.state == reports.SERVING for report in self._last(pointer)):
             return
         with self.processes.events(pointer.name) as events:
             self.processes.hint(pointer.name, "current")
@@ -268,7 +273,7 @@ class Activation:
                 event = await _next(events, deadline)
                 if event is None:
                     raise NotServing(f"no inference process served it within {self._patience.probe:.0f} s.")
-                if isinstance(event, Report) and _is_about(event, pointer):
+                if isinstance(event, Report) and is_about(event, pointer):
                     if event.state == reports.SERVING:
                         return
                     if event.state == reports.DEFERRED:
@@ -280,34 +285,31 @@ class Activation:
         since = self._database.model(pointer.name).since
         left = self._patience.probation - max(0.0, self._database.clock() - since)
         deadline = time.monotonic() + max(0.0, min(left, self._patience.probation))
-        deaths, ended = 0, ""
         with self.processes.events(pointer.name) as events:
-            while (event := await _next(events, deadline)) is not None:
-                trouble = None
-                ended = _how_it_ended(event) or ended
-                if isinstance(event, Left):
-                    deaths += 1
-                    if deaths >= _MAX_DEATHS:
-                        trouble = f"the inference process ended {deaths} times while it was on probation{ended}."
-                elif isinstance(event, Report) and _is_about(event, pointer):
-                    trouble = _trouble(event, before)
-                if trouble is not None:
-                    self._fall_back(pointer, trouble, retry)
-                    return
+            async with self.told.watched(pointer, events.put_nowait):
+                trouble = await _trouble(events, deadline, pointer, before)
+        if trouble is not None:
+            await self._fall_back(pointer, trouble, retry)
+            return
         self._finish(pointer)
 
     def _finish(self, pointer: Pointer) -> None:
         self._step(pointer.name, State.ACTIVE, attempts=0, error_code="", error_text="", starts=0)
         self._data.prune(pointer.name)
 
-    def _fall_back(self, bad: Pointer, reason: str, retry: str) -> None:
+    async def _fall_back(self, bad: Pointer, reason: str, retry: str) -> None:
         """Quarantine what `bad` points to and go back to its previous version, if there is one."""
+        if self._point_back(bad, reason, retry):
+            await self._come_back(bad.name)
+
+    def _point_back(self, bad: Pointer, reason: str, retry: str) -> bool:
+        """The first half of it, up to the pointer; False if there is nothing to go back to."""
         name = bad.name
         self._database.quarantine(name, bad.digest, bad.version, reason, retry)
         previous = bad.previous
         if previous is None or self._data.find(name, previous) is None:
             self._step(name, State.QUARANTINED, error_code="serving", error_text=reason, attempts=0)
-            return
+            return False
         back = Pointer(name, previous, self._next_generation(name, bad), None)
         self._step(
             name,
@@ -321,8 +323,18 @@ class Activation:
             attempts=0,
         )
         self._point(back)
+        return True
+
+    async def _come_back(self, name: str) -> None:
+        """The second half: have the version loaded that the pointer names again. One that does not is told again."""
+        await self.told.settle(name)
         self._step(name, State.ROLLED_BACK)
-        self._data.prune(name)
+        self._prune(name)
+
+    def _prune(self, name: str) -> None:
+        """Remove what is not needed; an application that did not come back yet may still read what it serves."""
+        if self.told.owed(name) is None:
+            self._data.prune(name)
 
     def _point(self, pointer: Pointer) -> None:
         self._data.write_current(pointer)
@@ -352,39 +364,9 @@ class Activation:
     def _last(self, pointer: Pointer) -> list[Report]:
         return self.processes.last(pointer.name)
 
-    def _how_it_did(self, name: str) -> Before:
-        served = [report for report in self.processes.last(name) if report.state == reports.SERVING]
-        requests = sum(report.requests for report in served)
-        timed = [report.run_us for report in served if report.run_us and report.requests >= _MIN_TIMED_REQUESTS]
-        errors = sum(report.errors for report in served)
-        return Before(errors / requests if requests else 0.0, sum(timed) / len(timed) if timed else 0.0)
-
     def _step(self, name: str, state: State, **details: object) -> None:
         self._database.transition(name, state, **details)
         self._changed()
-
-
-def _how_it_ended(event: Event) -> str:
-    """The rest of a sentence about the process that a reporting one came after; empty if nobody knows."""
-    return f" (it {event.ended})" if isinstance(event, Report) and event.restarts and event.ended else ""
-
-
-def _is_about(report: Report, pointer: Pointer) -> bool:
-    return report.pointer == "current" and report.generation == pointer.generation and report.digest == pointer.digest
-
-
-def _trouble(report: Report, before: Before) -> str | None:
-    if report.state in (reports.REFUSED, reports.FAILED):
-        return report.reason or "the inference process can't serve it."
-    if report.errors >= _MIN_ERRORS and report.errors / max(report.requests, 1) > before.error_rate + _ERROR_RATE_RISE:
-        return f"{report.errors} of {report.requests} requests failed since the switch."
-    limit = max(before.run_us * _SLOWER, before.run_us + _SLOWER_BY_MICROSECONDS)
-    if before.run_us and report.requests >= _MIN_TIMED_REQUESTS and report.run_us > limit:
-        return (
-            f"a run takes {report.run_us / 1000:.1f} ms on average since the switch; "
-            f"the version before took {before.run_us / 1000:.1f} ms."
-        )
-    return None
 
 
 async def _next(events: asyncio.Queue[Event], deadline: float) -> Event | None:
@@ -393,3 +375,22 @@ async def _next(events: asyncio.Queue[Event], deadline: float) -> Event | None:
         return await within(max(0.0, deadline - time.monotonic()), events.get())
     except TimeoutError:
         return None
+
+
+async def _trouble(events: asyncio.Queue[Event], deadline: float, pointer: Pointer, before: Before) -> str | None:
+    """Why the version that `pointer` names has to go; None if nothing was said against it until `deadline`."""
+    deaths, ended = 0, ""
+    while (event := await _next(events, deadline)) is not None:
+        trouble = None
+        ended = how_it_ended(event) or ended
+        if isinstance(event, Unready):
+            trouble = event.reason
+        elif isinstance(event, Left):
+            deaths += 1
+            if deaths >= _MAX_DEATHS:
+                trouble = f"the inference process ended {deaths} times while it was on probation{ended}."
+        elif isinstance(event, Report) and is_about(event, pointer):
+            trouble = trouble_with(event, before)
+        if trouble is not None:
+            return trouble
+    return None

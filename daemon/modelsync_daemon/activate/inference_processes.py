@@ -77,7 +77,14 @@ class Left:
     pid: int
 
 
-Event = Report | Joined | Left
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """An application that was told to serve a version does not; the sentence says why."""
+
+    reason: str
+
+
+Event = Report | Joined | Left | Unready
 
 
 class Watch:

@@ -30,7 +30,7 @@ class Reporter:
         link: HubLink,
         signals: Signals,
     ) -> None:
-        self._desired, self._reconciler, self._commands = device.desired, reconciler, commands
+        self._device, self._reconciler, self._commands = device, reconciler, commands
         self._outbox, self._link, self._changed = outbox, link, signals.changed
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class Reporter:
 
     def _report(self) -> None:
         try:
-            self._outbox.put(twin.build_reported(self._commands.status(), self._desired.now.problems))
+            self._outbox.put(twin.build_reported(self._commands.status(), self._device.problems()))
         except LocalError as error:
             self._reconciler.postpone(error)
         self._link.send_soon()

@@ -8,7 +8,7 @@ from pathlib import Path
 from modelsync_daemon import config
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk.datadir import DataDir
-from modelsync_daemon.doctor import data_directory, machine, network
+from modelsync_daemon.doctor import applications, data_directory, machine, network
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.findings import Finding, good, problem
 
@@ -40,6 +40,8 @@ def examine(
     if root is None:
         return found
     found += machine.confinement(settings is not None and settings.require_confinement)
+    if settings is not None:
+        found += applications.examine(settings)
     found += _device(root, settings, online)
     return found
 

@@ -38,6 +38,7 @@ class _Collector:
                 ("hold", "1 while a hold keeps updates out."),
                 ("error", "1 while the model has an error to report."),
                 ("processes", "Inference processes that are registered."),
+                ("consumer_failed", "1 while the model's application does not load what is to serve."),
             )
         }
         state = GaugeMetricFamily("modelsync_model_state", "1 for the model's state.", labels=["model", "state"])
@@ -58,6 +59,7 @@ class _Collector:
                 "hold": int(model["hold"]),
                 "error": int(model["error"] is not None),
                 "processes": len(self._processes.registered(name)),
+                "consumer_failed": int(model["consumer"]["result"] == "failed") if "consumer" in model else None,
             }
             for key, value in values.items():
                 if value is not None:

@@ -143,7 +143,7 @@ class Commands:
 
     def carried_report(self) -> dict[str, Any]:
         """What is to be carried to the hub where there is no line. LocalError."""
-        return carried_report.build(self._database, self.status(), self._device.desired.now.problems)
+        return carried_report.build(self._database, self.status(), self._device.problems())
 
     def keep_secret(self, query: str | None) -> str | None:
         """Keep the origin's new secret (a SAS; None: forget it); what waits for one goes on. Returns its expiry."""

@@ -81,6 +81,17 @@ class Device:
         closed = {"policy/windows": NEVER in policy.windows, "policy/networks": UNREADABLE in policy.networks}
         return "; ".join(f"{path}: {problems.get(path, '')}" for path, shut in closed.items() if shut)
 
+    def problems(self) -> dict[str, str]:
+        """What is wrong with the desired properties, and with them on this device, by path."""
+        now, found = self.desired.now, dict(self.desired.now.problems)
+        for name, wish in now.models.items():
+            if wish.activate and wish.activate not in self.settings.chosen_by_twin(name):
+                found[f"models/{name}/activate"] = (
+                    f"this device's settings don't let the twin choose {wish.activate!r:.60} (twin_activation); "
+                    "their own choice stands."
+                )
+        return found
+
     def seconds_to_close(self) -> float | None:
         """Seconds until the time window that is open closes; None if none does."""
         return budget.seconds_to_close(self.policy(), self.database.clock())

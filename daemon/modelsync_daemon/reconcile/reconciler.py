@@ -16,7 +16,7 @@ from modelsync_daemon.activate.activation import Activation
 from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.database import DamagedDatabase
 from modelsync_daemon.disk.states import PREPARING, SWITCHING, State
-from modelsync_daemon.reconcile.decision import Decision, Facts, Step, decide, fingerprint
+from modelsync_daemon.reconcile.decision import MAX_WAIT_SECONDS, Decision, Facts, Step, decide, fingerprint
 from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.reconcile.model_tasks import ModelTasks
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
@@ -104,6 +104,8 @@ class Reconciler:
         for row in self._database.models():
             if row.state == State.WAITING and row.retry_at and (codes is None or row.error_code in codes):
                 self._database.update(row.name, retry_at=0)
+            if codes is None:
+                self._activation.told.hurry(row.name)
         self._signals.look.set()
 
     @contextlib.asynccontextmanager
@@ -117,7 +119,8 @@ class Reconciler:
 
     def in_use(self, name: str) -> bool:
         """Whether something is under way for `name`."""
-        return name in self.tasks or self._pushed.busy(name) or self._repairs.busy(name)
+        owed = self._activation.told.owed(name) is not None  # it may still read what it serves
+        return name in self.tasks or self._pushed.busy(name) or self._repairs.busy(name) or owed
 
     def preparing(self) -> bool:
         """Whether an update is on its way to this device."""
@@ -144,7 +147,7 @@ class Reconciler:
         try:
             if state not in SWITCHING:
                 self._activation.abandon(name)
-            if state in garbage.PRUNABLE:
+            if state in garbage.PRUNABLE and self._activation.told.owed(name) is None:
                 self._data.prune(name)
         except LocalError as error:  # what serves goes on; the next start or update tries again
             _log.error("%s", error)
@@ -177,19 +180,32 @@ class Reconciler:
             if self._pushed.busy(name) or self._repairs.busy(name):
                 continue
             wish = self._device.desired.of(name)
-            if self.tasks.serves(name, fingerprint(wish)):
+            if self.tasks.serves(name, fingerprint(wish)) or self._activation.told.busy(name):
                 continue
             await self.stop(name)
             decision = decide(self._facts(name, wish))
             await self._apply(name, wish, decision)
             if decision.again is not None:
                 deadlines.append(decision.again)
+            if name not in self.tasks and self._activation.told.owed(name) is not None:
+                deadlines.append(self._tell(name, fingerprint(wish)))
         deadlines += [
             row.retry_at
             for row in self._database.models()
             if row.state == State.WAITING and row.retry_at and row.name not in self.tasks
         ]
         return min(deadlines, default=None)
+
+    def _tell(self, name: str, wish: str) -> float:
+        """Tell the application of what the pointer names, if it is time; when to look again (epoch seconds)."""
+        now, again = self._database.clock(), self._activation.told.retry_at(name)
+        if again - now > 0 and again - now < MAX_WAIT_SECONDS:
+            return again
+        self.tasks.start(name, self._guarded(name, partial(self._settle, name)), wish)
+        return now + _LONGEST_SLEEP_SECONDS
+
+    async def _settle(self, name: str) -> None:
+        await self._activation.told.settle(name)
 
     def _names(self) -> set[str]:
         """Models that are here, desired, or on a medium."""

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from modelsync_daemon.activate import inference_history
+from modelsync_daemon.activate import inference_history, telling
 from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
-from modelsync_daemon.disk.states import SETTLED
+from modelsync_daemon.disk.states import SETTLED, State
 from modelsync_daemon.workers.messages import CONFINED_BY
 from modelsync_protocol.twin import Wish
 
@@ -23,6 +23,9 @@ _NEEDS_ZLIB = 2
 
 FORMATS = (1, 2)
 """Versions of protocol/FORMAT.md that this daemon reads."""
+
+_FOLLOWS = frozenset(State) - {State.QUARANTINED, State.PROBING}
+"""States in which an application that does not load what the pointer names is what there is to say."""
 
 Progress = Mapping[str, tuple[int, int]]
 """By model: bytes done and bytes in total of what is being fetched."""
@@ -66,21 +69,42 @@ def build(
 def _model(
     data: DataDir, database: Database, row: ModelRow, wish: Wish, progress: tuple[int, int] | None
 ) -> dict[str, Any]:
-    current = data.read_pointer(row.name)
     # Only of what is settled: a report on the way would cost more than it tells.
     traced = bool(wish.trace) and row.state in SETTLED
+    current, told = data.read_pointer(row.name), telling.read(database, row.name)
+    error = {"code": row.error_code, "text": row.error_text} if row.error_code else None
+    if told and told["text"] and current and told["generation"] == current.generation and row.state in _FOLLOWS:
+        text = f"its application does not load version {told['version']}, and is told again: {told['text']}"
+        error = {"code": "consumer", "text": f"{text} Before that: {row.error_text}" if row.error_text else text}
     return {
         "version": current.version if current else None,
         "digest": current.digest if current else None,
         "generation": current.generation if current else row.generation,
         "state": row.state.value,
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.since)) if row.since else None,
+        "since": _utc(row.since) if row.since else None,
         "desired": wish.version,
         "previous": current.previous.version if current and current.previous else None,
         "progress": None if progress is None else {"done": progress[0], "total": progress[1]},
         "bytes": row.bytes,
-        "error": {"code": row.error_code, "text": row.error_text} if row.error_code else None,
+        "error": error,
         "hold": bool(row.hold),
         "inference": inference_history.read(database, row.name),
         **({"trace": {"parent": wish.trace, "steps": database.steps.of(row.name)}} if traced else {}),
+        **({} if told is None else {"consumer": _consumer(told)}),
     }
+
+
+def _consumer(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "result": told["result"],
+        "version": told["version"],
+        "generation": told["generation"],
+        "since": _utc(told["since"]),
+        "text": told["text"] or None,
+        "attempts": told["attempts"],
+        "retry_at": _utc(told["retry_at"]) if told["retry_at"] else None,
+    }
+
+
+def _utc(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

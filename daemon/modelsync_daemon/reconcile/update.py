@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
+from modelsync_daemon.activate.consumer import NotThere
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
@@ -153,6 +154,8 @@ class Updates:
             code, wait = "network", self._network.seconds(attempts)
         elif isinstance(error, _WindowClosed):
             code, wait = "window", 1.0
+        elif isinstance(error, NotThere):
+            code = "consumer"
         elif isinstance(error, WorkerDied):
             code, wait = "worker", self._network.seconds(attempts)
         elif isinstance(error, LocalError):

@@ -48,14 +48,18 @@ def version() -> int:
     return max(found, 0)
 
 
-def restrict(readable: Iterable[Path], writable: Iterable[Path], ports: Iterable[int] = ()) -> None:
+def restrict(
+    readable: Iterable[Path], writable: Iterable[Path], ports: Iterable[int] | None = (), *, alone: bool = True
+) -> None:
     """Leave this thread, and those it starts, what lies beneath these paths; missing ones are passed over. OSError.
 
-    TCP but to `ports`, abstract Unix sockets of others and signals to others go too, where the version knows them.
+    TCP but to `ports` (None: it stays), abstract Unix sockets of others and signals to others (unless not `alone`) go
+    too, where the version knows them.
     """
     abi = version()
     rights = (1 << _FS_BITS.get(abi, _MAX_FS_BITS)) - 1
-    wanted = _Ruleset(rights, _NET if abi >= 4 else 0, _SCOPES if abi >= 6 else 0)
+    net = _NET if abi >= 4 and ports is not None else 0
+    wanted = _Ruleset(rights, net, _SCOPES if abi >= 6 and alone else 0)
     size = 24 if abi >= 6 else 16 if abi >= 4 else 8
     ruleset = _call(_CREATE, ctypes.byref(wanted), ctypes.c_size_t(size), 0)
     try:
@@ -63,7 +67,7 @@ def restrict(readable: Iterable[Path], writable: Iterable[Path], ports: Iterable
             _allow(ruleset, path, _READ & rights)
         for path in writable:
             _allow(ruleset, path, rights)
-        for port in ports if abi >= 4 else ():
+        for port in ports if ports is not None and abi >= 4 else ():
             _call(_ADD, ruleset, _PORT, ctypes.byref(_Port(_CONNECT, port)), 0)
         if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs")
