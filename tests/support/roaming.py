@@ -163,8 +163,8 @@ async def journey(root: Path) -> dict[str, Any]:
         shop = await Shop.open(root)
         large = random.Random(1).randbytes(SIZE)
         await shop.publish_bytes(NAME, large)
-        command = (sys.executable, "-c", SERVER, "serve", str(shop.path), "--host", SERVICES)
-        serving = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        serve: tuple[str, ...] = (sys.executable, "-c", SERVER, "serve", str(shop.path), "--host", SERVICES)
+        serving = await asyncio.create_subprocess_exec(*serve, stdout=asyncio.subprocess.PIPE)
         stack.callback(_end, serving)
         assert serving.stdout is not None
         url = json.loads(await serving.stdout.readline())["url"]

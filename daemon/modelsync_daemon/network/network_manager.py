@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jeepney.io.asyncio import DBusRouter
 
+_log = logging.getLogger(__name__)
 _SECONDS = 3.0
 _SERVICE = "org.freedesktop.NetworkManager"
 _METERED = {1: True, 2: False, 3: True, 4: False}
@@ -45,7 +47,8 @@ async def ask(interface: str) -> Answer:
     try:
         async with asyncio.timeout(_SECONDS), open_dbus_router("SYSTEM") as router:
             return await _ask(router, interface)
-    except (OSError, EOFError, TimeoutError, ValueError, RuntimeError, LookupError):  # what a bus may come with
+    except Exception as error:  # a bus that goes, or says what it should not, must not end the daemon
+        _log.info("NetworkManager: %s: %s", type(error).__name__, error)
         return Answer(problem=NO_ANSWER)
 
 
