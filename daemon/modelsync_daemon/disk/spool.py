@@ -14,11 +14,11 @@ import json
 import os
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelsync_daemon.disk.datadir import RESERVE_BYTES
+from modelsync_daemon.disk.spool_view import View, merged
 from modelsync_protocol.errors import LocalError
 
 _RECORD = struct.Struct("<QQQ")
@@ -31,36 +31,6 @@ _STEP_BYTES = 1024 * 1024
 
 _BOOT = "boot"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is here of an object: `size` (None: not known yet), ranges that are here, and what a writer is about."""
-
-    size: int | None
-    here: tuple[tuple[int, int], ...]
-    planned: tuple[int, int | None] | None
-    cursor: int
-    settled: bool
-
-    def available(self, offset: int) -> int:
-        """Bytes that are here from `offset` on without a gap."""
-        for begin, end in self.here:
-            if begin <= offset < end:
-                return end - offset
-        return 0
-
-    @property
-    def whole(self) -> bool:
-        """Whether all is here."""
-        return self.size is not None and (self.size == 0 or self.here == ((0, self.size),))
-
-    def coming(self, offset: int) -> bool:
-        """Whether a writer that lives is on its way to `offset`."""
-        if self.planned is None:
-            return False
-        begin, end = self.planned
-        return begin <= offset and (end is None or offset < end) and self.cursor <= offset
 
 
 class Entry:
@@ -111,7 +81,7 @@ class Entry:
             self._planned = (offset, value or None)
             self._cursor = offset
         elif kind == _HERE:
-            self._here = _merged(self._here, offset, offset + value)
+            self._here = merged(self._here, offset, offset + value)
             self._cursor = offset + value
         elif kind == _SIZE:
             self._size = value
@@ -399,12 +369,3 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _merged(ranges: list[tuple[int, int]], begin: int, end: int) -> list[tuple[int, int]]:
-    if ranges and ranges[-1][0] <= begin <= ranges[-1][1]:  # what comes in order
-        return [*ranges[:-1], (ranges[-1][0], max(end, ranges[-1][1]))]
-    kept = [item for item in ranges if item[1] < begin or item[0] > end]
-    touched = [item for item in ranges if not (item[1] < begin or item[0] > end)]
-    begin, end = min([begin, *(b for b, _ in touched)]), max([end, *(e for _, e in touched)])
-    return sorted([*kept, (begin, end)])
