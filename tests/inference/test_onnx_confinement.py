@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from modelsync_inference import ModelRefusedError
 from modelsync_inference.confinement import inheritance, reader
-from modelsync_inference.processes.process_runtime import Bounds, Limits, ProcessModel, ProcessRuntime
+from modelsync_inference.processes.process_model import Limits, ProcessModel
+from modelsync_inference.processes.process_runtime import Bounds, ProcessRuntime
 from modelsync_inference.processes.spawner import Spawner
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from tests.support.hostile_zygote import SECRET, VARIABLE

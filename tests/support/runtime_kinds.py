@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelsync_inference import LoadedModel, Runtime
 from modelsync_inference.processes.code_runtime import CodeRuntime
-from modelsync_inference.processes.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.processes.process_model import Limits
+from modelsync_inference.processes.process_runtime import ProcessRuntime
 from modelsync_inference.runtimes.datatypes import Array
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtimes.port import check_inputs

@@ -1,0 +1,168 @@
+"""The runtime port on OpenVINO, on the CPU: its own IR (.xml with .bin) and, where that is chosen, ONNX files.
+
+Source: https://docs.openvino.ai/2026/openvino-workflow/running-inference.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from modelsync_inference.errors import InputError, ModelRefusedError, RunError
+from modelsync_inference.runtimes.datatypes import BYTES, Array, numpy_dtype
+from modelsync_inference.runtimes.model_kinds import Kind, kind_of
+from modelsync_inference.runtimes.onnx_sessions import Choice
+from modelsync_inference.runtimes.port import LoadedModel, Stated, TensorSpec
+
+_DEVICE = "CPU"
+_DATATYPES = {
+    "boolean": "BOOL",
+    "u8": "UINT8",
+    "u16": "UINT16",
+    "u32": "UINT32",
+    "u64": "UINT64",
+    "i8": "INT8",
+    "i16": "INT16",
+    "i32": "INT32",
+    "i64": "INT64",
+    "f16": "FP16",
+    "f32": "FP32",
+    "f64": "FP64",
+    "string": BYTES,
+}
+_EMPTY = b'<?xml version="1.0"?><net name="n" version="11"><layers/><edges/></net>'
+
+
+class OpenVinoEngine:
+    """Compiles models for the CPU, with streams for as many runs at a time as are wanted."""
+
+    def __init__(self, choice: Choice, *, preload: bool) -> None:
+        """`preload`: load now the plugin and the readers, which are libraries that come late otherwise."""
+        self._core = openvino.Core()
+        self._properties = {
+            "INFERENCE_NUM_THREADS": str(choice.threads * choice.runs),
+            "NUM_STREAMS": str(choice.runs),
+            # As it stands in the file: fewer bits, where a processor has them, would answer its probe differently.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self._runs = choice.runs
+        self._core.get_property(_DEVICE, "SUPPORTED_PROPERTIES")  # without its plugin, this says so
+        if preload:
+            for nothing in (_EMPTY, b"\x08\x08"):
+                with contextlib.suppress(Exception):
+                    self._core.read_model(nothing, b"")
+
+    def load_from(self, path: Path, data: bytes | None, stated: Stated) -> LoadedModel:
+        """See Engine. The weights of an IR are mapped."""
+        try:
+            model = self._core.read_model(str(path)) if data is None else self._core.read_model(data, _weights(path))
+            compiled = self._core.compile_model(model, _DEVICE, self._properties)
+            requests = [compiled.create_infer_request() for _ in range(self._runs)]
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ModelRefusedError(f"OpenVINO can't load {path.name}: {_told(error)}.") from error
+        return OpenVinoModel(compiled, requests)
+
+
+class OpenVinoModel:
+    """A compiled model."""
+
+    platform = "openvino"
+
+    def __init__(self, compiled: Any, requests: Sequence[Any]) -> None:
+        """`requests`: one for each run at the same time."""
+        self.inputs = tuple(_spec("input", number, port) for number, port in enumerate(compiled.inputs))
+        self.outputs = tuple(_spec("output", number, port) for number, port in enumerate(compiled.outputs))
+        self._compiled = compiled
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for request in requests:
+            self._free.put(request)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """See LoadedModel. State that a model keeps between runs is reset before each."""
+        request = self._free.get()
+        if request is None:
+            self._free.put(None)
+            raise RunError("the model is closed.")
+        try:
+            for number, spec in enumerate(self.inputs):
+                self._set(request, number, spec, inputs[spec.name])
+            try:
+                request.reset_state()
+                request.infer()
+                return {
+                    spec.name: _answer(spec, request.get_output_tensor(number))
+                    for number, spec in enumerate(self.outputs)
+                    if spec.name in outputs
+                }
+            except RuntimeError as error:
+                raise RunError(f"the model broke while it ran: {_told(error)}.") from error
+        finally:
+            self._free.put(request)
+
+    def _set(self, request: Any, number: int, spec: TensorSpec, array: Array) -> None:
+        try:
+            if spec.datatype == BYTES:
+                items = np.array([_text(spec, item) for item in array.ravel().tolist()], dtype=np.str_)
+                tensor = openvino.Tensor(items.reshape(array.shape))
+            else:
+                dtype = numpy_dtype(spec.datatype)
+                tensor = openvino.Tensor(np.require(array, dtype=dtype, requirements=["C", "A"]))
+            request.set_input_tensor(number, tensor)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"OpenVINO refuses input {spec.name!r}: {_told(error)}.") from error
+
+    def close(self) -> None:
+        """Drop the compiled model, which frees its weights, memory and threads."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._free.get_nowait()
+        self._free.put(None)
+        self._compiled = None
+
+
+def _weights(path: Path) -> bytes:
+    weights = path.with_suffix(".bin")
+    if kind_of(path) is Kind.ONNX or not weights.is_file():
+        return b""
+    return weights.read_bytes()
+
+
+def _spec(what: str, number: int, port: Any) -> TensorSpec:
+    names = sorted(port.get_names()) or [port.get_node().get_friendly_name() or f"{what}_{number}"]
+    datatype = _DATATYPES.get(port.get_element_type().get_type_name())
+    if datatype is None:
+        raise ModelRefusedError(
+            f"{what} {names[0]!r:.80} is of type {port.get_element_type().get_type_name()}; what is served is "
+            f"{', '.join(sorted(_DATATYPES.values()))}."
+        )
+    partial = port.get_partial_shape()
+    if partial.rank.is_dynamic:
+        return TensorSpec(names[0], datatype, None)
+    shape = tuple(size.get_length() if size.is_static else -1 for size in partial)
+    return TensorSpec(names[0], datatype, shape)
+
+
+def _text(spec: TensorSpec, item: object) -> str:
+    try:
+        return item.decode() if isinstance(item, bytes) else str(item)
+    except UnicodeDecodeError as error:
+        raise InputError(f"input {spec.name!r} holds bytes that are not UTF-8, which its strings must be.") from error
+
+
+def _answer(spec: TensorSpec, tensor: Any) -> Array:
+    if spec.datatype == BYTES:
+        return np.asarray(tensor.str_data).astype(np.object_)
+    return np.array(tensor.data, copy=True)  # the request's own memory is the next run's
+
+
+def _told(error: Exception) -> str:
+    """Without the places in OpenVINO's source that its errors begin with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("Exception from src/", "Check '"))] or lines
+    return " ".join(" ".join(told).split()).rstrip(".")[:400] or type(error).__name__
