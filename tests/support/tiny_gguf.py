@@ -13,8 +13,8 @@ import numpy as np
 
 from tests.support.gguf_files import gguf, strings, text
 
-_NUMBERS = 300
-_WIDTH = 512
+_NUMBERS = 150
+_WIDTH = 160
 _UNKNOWN, _BEGIN, _END = 0, 1, 2
 _FIRST_BYTE, _FIRST_NUMBER = 3, 259
 _KIND_UNKNOWN, _KIND_CONTROL, _KIND_BYTE, _KIND_NORMAL = 2, 3, 6, 1
@@ -47,7 +47,7 @@ def _file(factor: int, endless: bool, hidden: int) -> bytes:
         "llama.embedding_length": _WIDTH,
         "llama.block_count": 1,
         "llama.feed_forward_length": hidden,
-        "llama.attention.head_count": 8,
+        "llama.attention.head_count": 5,
         "llama.attention.head_count_kv": 1,
         "llama.vocab_size": count,
         "tokenizer.ggml.bos_token_id": _BEGIN,
@@ -62,7 +62,7 @@ def _file(factor: int, endless: bool, hidden: int) -> bytes:
     pairs["tokenizer.ggml.tokens"] = strings(tokens)
     pairs["tokenizer.ggml.scores"] = struct.pack("<IIQ", 9, 6, count) + np.array(scores, "<f4").tobytes()
     pairs["tokenizer.ggml.token_type"] = struct.pack("<IIQ", 9, 5, count) + np.array(kinds, "<i4").tobytes()
-    head = _WIDTH // 8
+    head = _WIDTH // 5
     shapes = {
         "attn_q.weight": (_WIDTH, _WIDTH),
         "attn_k.weight": (head, _WIDTH),

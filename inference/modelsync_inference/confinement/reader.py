@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_inference.confinement import landlock, syscall_filter
+from modelsync_inference.confinement import inheritance, landlock, syscall_filter
 from modelsync_inference.confinement.confine import drop_capabilities, lower
 from modelsync_inference.confinement.syscall_filter import Files
 
@@ -67,7 +67,7 @@ class Reader:
 
     `memory`: bytes that it may map beyond `mapped`, what it has mapped before (mapped_bytes). `devices`: nodes that it
     opens for writing, as drivers of accelerators do: then addresses, which they reserve without measure, are not
-    limited, and that nothing else is written is Landlock's to enforce.
+    limited, and that nothing else is written is Landlock's to enforce. `listens_to_nobody`: see syscall_filter.deny.
     """
 
     libraries: tuple[Path, ...]
@@ -75,6 +75,7 @@ class Reader:
     memory: int
     mapped: int
     devices: tuple[Path, ...] = ()
+    listens_to_nobody: bool = False
 
     def lay_out(self, cache: Path) -> bool:
         """Leave nothing to write to but `cache`, which exists; False if this kernel can't."""
@@ -86,6 +87,8 @@ class Reader:
         `in_memory`: the artifact is in memory already, so no file has to be opened any more; that needs seccomp only.
         """
         layers = []
+        if self.listens_to_nobody:
+            inheritance.listen_to_nobody()
         with contextlib.suppress(OSError, ValueError):
             self._limit()
             layers.append("rlimits")
@@ -97,7 +100,8 @@ class Reader:
         if lib is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 guarded = Files.GUARDED if self.devices else Files.READ
-                syscall_filter.deny(lib, Files.NONE if in_memory else guarded)
+                files = Files.NONE if in_memory else guarded
+                syscall_filter.deny(lib, files, listens_to_nobody=self.listens_to_nobody)
                 layers += ["seccomp", "no_new_privs"]
         return layers
 

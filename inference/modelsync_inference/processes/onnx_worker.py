@@ -10,6 +10,7 @@ import functools
 import os
 import sysconfig
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,16 @@ import onnxruntime
 import modelsync_inference
 import modelsync_protocol
 from modelsync_inference.confinement import reader
-from modelsync_inference.confinement.reader import Available, Reader
+from modelsync_inference.confinement.reader import NO_SECCOMP, Available, Reader
 from modelsync_inference.errors import ModelRefusedError
 from modelsync_inference.processes.worker import Loader
-from modelsync_inference.runtimes.engines import engine_for, keeps_its_threads, loads_from_memory, wants_session
+from modelsync_inference.runtimes.engines import (
+    engine_for,
+    keeps_its_threads,
+    loads_from_memory,
+    wants_session,
+    wants_to_listen,
+)
 from modelsync_inference.runtimes.mapped_weights import mapped
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtimes.onnx_sessions import Choice, OnnxBy
@@ -73,8 +80,11 @@ def prepare(order: Mapping[str, Any]) -> Loader:
 def _prepare_engine(order: Mapping[str, Any], path: Path, choice: Choice, available: Available) -> Loader:
     """As `prepare`, for what is imported only now: before files are out of reach and memory is measured."""
     in_memory = available.seccomp and not available.landlock and loads_from_memory(path)
+    listens = wants_to_listen(path)
+    if listens and not available.seccomp:
+        raise ModelRefusedError(f"llama.cpp's library opens a port unless its process is kept from that: {NO_SECCOMP}")
     engine = engine_for(path, choice, closed=in_memory)
-    bounds = _bounds(order, Providers())
+    bounds = replace(_bounds(order, Providers()), listens_to_nobody=listens)
     data = _whole(path) if in_memory else None
     layers = bounds.close((), in_memory=in_memory)
     stated = Stated(tuple(TensorSpec(name, kind, _shape(shape)) for name, kind, shape in order["inputs"]))

@@ -67,7 +67,9 @@ class ProcessRuntime:
             return self._load(path, folder, stated, providers)
         except LoaderDiedError as error:
             if providers.required:
-                raise ModelRefusedError(f"--require-provider: {providers.asked[0].name} is not in use: {error}") from error
+                raise ModelRefusedError(
+                    f"--require-provider: {providers.asked[0].name} is not in use: {error}"
+                ) from error
             _LOG.warning("%s is loaded on the CPU alone: with other providers, %s", path.name, error)
             model = self._load(path, folder, stated, Providers())
             taken = model.facts["providers"]

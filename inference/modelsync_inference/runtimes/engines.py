@@ -37,6 +37,11 @@ def keeps_its_threads(path: Path) -> bool:
     return kind_of(path) is not Kind.GGUF
 
 
+def wants_to_listen(path: Path) -> bool:
+    """Whether the engine for `path` brings an HTTP server of its own that it does not do without, as xllamacpp does."""
+    return kind_of(path) is Kind.GGUF
+
+
 def engine_for(path: Path, choice: Choice, *, closed: bool = False) -> Engine:
     """Import what runs `path`, not ONNX Runtime; ModelRefusedError says what to install.
 
@@ -81,6 +86,11 @@ class EngineRuntime:
         """See Guided."""
         if wants_session(path, self._choice):
             return self._onnx.load(path)
+        if wants_to_listen(path):
+            raise ModelRefusedError(
+                f"{kind_of(path).described}, whose library would open a port in this process; it is served in a "
+                "process of its own (--isolation process, Settings(isolation=Isolation.PROCESS))."
+            )
         return engine_for(path, self._choice).load_from(path, None, stated)
 
 

@@ -67,9 +67,7 @@ class LiteRtModel:
 
     platform = "litert_tflite"
 
-    def __init__(
-        self, interpreters: Sequence[_Interpreter], again: Callable[[], _Interpreter] | None = None
-    ) -> None:
+    def __init__(self, interpreters: Sequence[_Interpreter], again: Callable[[], _Interpreter] | None = None) -> None:
         """`again` makes one anew after each run, where a reset would not do."""
         self.inputs, self.outputs = interpreters[0].inputs, interpreters[0].outputs
         self._again = again
@@ -133,9 +131,7 @@ class _Interpreter:
                 for name, feed in feeds.items():
                     self._interpreter.set_tensor(self._indices[name], feed)
                 self._interpreter.invoke()
-                answers = {
-                    spec.name: self._interpreter.get_tensor(self._indices[spec.name]) for spec in self.outputs
-                }
+                answers = {spec.name: self._interpreter.get_tensor(self._indices[spec.name]) for spec in self.outputs}
         except (ValueError, RuntimeError) as error:
             raise RunError(f"the model broke while it ran: {_told(error)}.") from error
         return {spec.name: _answer(spec, answers[spec.name]) for spec in self.outputs}

@@ -8,6 +8,7 @@ Source: https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from modelsync_inference.runtimes.port import LANGUAGE_PLATFORM, LoadedModel, St
 
 REQUEST, TEXT, RESPONSE = "request", "text", "response"
 _ERRORS_ONLY = 1
+_NO_PORT = 1
 _CLIENT_ERRORS = range(400, 500)
 _NOT_FOR_CLIENTS = ("id_slot", "lora", "model")
 """Fields of llama.cpp's own that choose among what other requests use."""
@@ -41,6 +43,8 @@ class LlamaEngine:
         wanted.n_parallel = choice.runs
         wanted.n_ctx = choice.context * choice.runs
         wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = choice.threads
+        # Its own HTTP server, which can't be left out: the process that this runs in listens to nothing.
+        wanted.port, wanted.api_keys = _NO_PORT, [secrets.token_hex(32)]
         wanted.verbosity = _ERRORS_ONLY
         wanted.warmup = True
         wanted.fit_params = False
