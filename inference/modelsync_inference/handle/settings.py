@@ -29,7 +29,7 @@ _MAPPED_FACTOR, _INLINE_FACTOR = 1.1, 3.0
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """What runs models. Of `providers` (for ONNX Runtime) and `onnx_by` the name "" holds for models without their own.
+    """What runs models. Of `providers` (of ONNX Runtime) and `onnx_by` the name "" is for models without their own.
 
     `context_tokens`: of one generation of a language model, with its prompt. `generation_seconds`: its longest time.
     """
@@ -68,8 +68,9 @@ class Settings:
     `trials`: see TrialRules. `max_batch_size`: the most rows run together, 1 being none (batch_rules.py).
     `allow_code`: names of models that may be code (pickles, scoring scripts), confined;
     `code_memory`: bytes that each of their processes may take beyond its libraries. `require_confinement`: load nothing
-    where a layer of the workers' confinement is missing (docs/confinement.md). `engines`: see EngineRules. `restarts`, `ended`: how many
-    processes did this one's work before, and how the last one ended, as a supervisor knows it; the daemon is told.
+    where a layer of the workers' confinement is missing (docs/confinement.md). `engines`: see EngineRules.
+    `restarts`, `ended`: how many processes did this one's work before, and how the last one ended, as a supervisor
+    knows it; the daemon is told.
     """
 
     threads: int = 1

@@ -106,5 +106,5 @@ def _missing(kind: Kind, error: Exception) -> str:
     name, extra = _EXTRAS.get(kind, ("OpenVINO", "openvino"))
     return (
         f"{kind.described} that {name} runs here, which this device hasn't "
-        f"(pip install 'modelsync-inference[{extra}]'; docs/integrations/runtimes.md says where it can be had): {error}."
+        f"(pip install 'modelsync-inference[{extra}]'; docs/integrations/runtimes.md says where there is one): {error}."
     )

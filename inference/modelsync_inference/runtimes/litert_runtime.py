@@ -169,7 +169,7 @@ def _interpreter_class() -> Any:
 
 
 def _signature(signatures: Mapping[str, Mapping[str, Sequence[str]]], stated: Stated) -> str | None:
-    """The signature that is served: the only one, the one with the stated inputs, or the default; None: there is none."""
+    """The signature to serve: the only one, the one with the stated inputs, or the default; None: there are none."""
     if len(signatures) <= 1:
         return next(iter(signatures), None)
     wanted = {spec.name for spec in stated.inputs}

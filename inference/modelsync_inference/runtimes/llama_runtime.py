@@ -98,10 +98,9 @@ class LlamaModel:
                 handle(document, part)
             else:
                 part(handle(document))
-        except ValueError as error:
+        except (ValueError, RuntimeError, TypeError) as error:
+            # It raises while it reads a request; what goes wrong later comes as a part (_checked).
             raise InputError(f"llama.cpp refuses the request: {_told(error)}.") from error
-        except (RuntimeError, TypeError) as error:
-            raise RunError(f"the model broke while it wrote: {_told(error)}.") from error
         if failed:
             raise failed[0]
 

@@ -18,8 +18,9 @@ _registered: set[str] = set()
 def open_session(model: bytes | str, options: Callable[[], Any], wanted: Providers) -> tuple[Any, Taken]:
     """A session of `model` on the first of `wanted` that works, the CPU after them all, and what became of each.
 
-    `options` makes session options. A provider that is not in this build, has no device here or fails while the session is made is left out, and said.
-    ModelRefusedError if the first is required and not in use; else what ONNX Runtime raises.
+    `options` makes session options. A provider that is not in this build, has no device here or fails while the session
+    is made is left out, and said. ModelRefusedError if the first is required and
+    not in use; else what ONNX Runtime raises.
     """
     obstacles: dict[str, str] = {}
     usable = [provider for provider in wanted.asked if provider.name != CPU and _present(provider, obstacles)]
