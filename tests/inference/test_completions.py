@@ -216,6 +216,8 @@ def test_in_an_applications_own_process_it_is_refused_with_the_cure(tmp_path: Pa
 
 def _worker_of(server: InferProcess) -> int:
     """The process in which the model runs: the one that has llama.cpp mapped."""
-    children = [int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()]
+    children = [
+        int(pid) for pid in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    ]
     (found,) = [pid for pid in children if "xllamacpp" in Path(f"/proc/{pid}/maps").read_text()]
     return found

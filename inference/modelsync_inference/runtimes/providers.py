@@ -18,13 +18,10 @@ CPU = "CPUExecutionProvider"
 _NAMES = {
     name.lower(): f"{name}{_ENDING}"
     for name in (
-        "CPU", "CUDA", "TensorRT", "NvTensorRTRTX", "ROCM", "MIGraphX", "OpenVINO", "XNNPACK", "QNN", "CoreML", "Dml",
-        "ACL", "ArmNN", "NNAPI", "SNPE", "VitisAI", "CANN", "Azure", "WebGPU", "DNNL", "Tvm", "RKNPU",
+        "CPU", "CUDA", "Tensorrt", "NvTensorRTRTX", "ROCM", "MIGraphX", "OpenVINO", "Xnnpack", "QNN", "CoreML", "Dml",
+        "ACL", "ArmNN", "Nnapi", "SNPE", "VitisAI", "CANN", "Azure", "WebGpu", "WebNN", "Dnnl", "Rknpu", "VSINPU",
     )
 }  # fmt: skip
-_NAMES["tensorrt"] = "TensorrtExecutionProvider"
-_NAMES["dnnl"] = "DnnlExecutionProvider"
-_NAMES["nnapi"] = "NnapiExecutionProvider"
 
 _NVIDIA = ("nvidia*", "nvhost-*", "nvmap", "nvgpu*/*/*", "nvidia-caps/*", "nvsciipc")
 _DEVICES = {
