@@ -191,7 +191,7 @@ def test_an_answer_without_end_is_ended(tmp_path: Path) -> None:
 
 
 def test_its_process_has_no_port(server: InferProcess) -> None:
-    sockets = {os.readlink(path) for path in Path(f"/proc/{_worker_of(server)}/fd").iterdir()}
+    sockets = {str(path.readlink()) for path in Path(f"/proc/{_worker_of(server)}/fd").iterdir()}
     listening = {f"socket:[{line.split()[9]}]" for line in Path("/proc/net/tcp").read_text().splitlines()[1:]}
     assert not sockets & listening
     assert "seccomp" in status(server)["confined_by"]
@@ -200,17 +200,25 @@ def test_its_process_has_no_port(server: InferProcess) -> None:
 def test_in_an_applications_own_process_it_is_refused_with_the_cure(tmp_path: Path) -> None:
     models = Models(tmp_path)
     models.activate(1, 3)
-    with HotModel(models.root, "chat", settings=Settings(link=False)) as model:
-        with pytest.raises(NotServingError, match=r"it is served in a process of its own .*Isolation\.PROCESS"):
-            model.wait_ready(2)
+    told = r"it is served in a process of its own .*Isolation\.PROCESS"
+    with (
+        HotModel(models.root, "chat", settings=Settings(link=False)) as model,
+        pytest.raises(NotServingError, match=told),
+    ):
+        model.wait_ready(2)
     settings = Settings(link=False, isolation=Isolation.PROCESS, engines=EngineRules(context_tokens=128))
     with HotModel(models.root, "chat", settings=settings) as model:
         model.wait_ready(30)
         asked = json.dumps({"prompt": "2", "max_tokens": 1, **DULL})
         assert model.predict({"request": [asked]}, ["text"]).outputs["text"].tolist() == ["6"]
         parts: list[bytes] = []
+
+        def keep(part: bytes) -> bool:
+            parts.append(part)
+            return True
+
         with model.lease() as lease:
-            lease.generate(asked.encode(), lambda part: parts.append(part) is None)
+            lease.generate(asked.encode(), keep)
         assert [json.loads(part)["choices"][0]["text"] for part in parts] == ["6"]
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO behind the port: its own files as an artifact of two, ONNX files by setting, shapes, strings, state, faults."""
+"""OpenVINO behind the port: an artifact of two files, ONNX files by setting, shapes, types, state, damage."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from modelsync_inference.handle.settings import EngineRules
 from modelsync_inference.model.batch_rules import obstacle
 from modelsync_inference.processes.process_model import Limits
 from modelsync_inference.processes.process_runtime import ProcessRuntime
+from modelsync_inference.runtimes.datatypes import Array
 from modelsync_inference.runtimes.engines import engine_for
 from modelsync_inference.runtimes.onnx_sessions import Choice, OnnxBy
 from modelsync_inference.runtimes.port import LoadedModel, Stated, check_inputs
@@ -108,7 +109,7 @@ def test_half_of_it_is_no_model(tmp_path: Path, missing: str) -> None:
 
 def test_onnx_files_run_by_openvino_where_that_is_set_and_by_onnx_runtime_elsewhere(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
-    data.point("current", data.install(1, {"model.onnx": scaler(2.0)}), 1)
+    data.point("current", data.install(1, {"model.onnx": scaler(2)}), 1)
     for name, platform in (("anomaly", "openvino"), ("another", "onnxruntime_onnx")):
         rules = EngineRules(onnx_by={name: OnnxBy.OPENVINO})
         settings = Settings(link=False, isolation=Isolation.PROCESS, engines=rules)
@@ -123,13 +124,12 @@ def test_onnx_files_run_by_openvino_where_that_is_set_and_by_onnx_runtime_elsewh
 
 
 def test_small_types_go_through_and_strings_are_refused(tmp_path: Path) -> None:
-    for number, (element, values) in enumerate(
-        [
-            (TensorProto.INT8, np.array([-128, 127], dtype=np.int8)),
-            (TensorProto.FLOAT16, np.array([0.5, -2], dtype=np.float16)),
-            (TensorProto.BOOL, np.array([True, False])),
-        ]
-    ):
+    types: list[tuple[int, Array]] = [
+        (TensorProto.INT8, np.array([-128, 127], dtype=np.int8)),
+        (TensorProto.FLOAT16, np.array([0.5, -2], dtype=np.float16)),
+        (TensorProto.BOOL, np.array([True, False])),
+    ]
+    for number, (element, values) in enumerate(types):
         x, y = (helper.make_tensor_value_info(name, element, [None]) for name in ("x", "y"))
         path = tmp_path / f"{number}.onnx"
         path.write_bytes(model_bytes([helper.make_node("Identity", ["x"], ["y"])], [x], [y], []))

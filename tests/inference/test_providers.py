@@ -41,7 +41,7 @@ def providers(*names: str, required: bool = False, library: str = "") -> Provide
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
-    path.write_bytes(scaler(2.0))
+    path.write_bytes(scaler(2))
     return path
 
 
@@ -119,7 +119,7 @@ def test_a_library_that_crashes_at_load_costs_a_worker_and_the_model_runs_on_the
 
 def test_a_server_tells_it_in_its_status_and_metrics(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
-    data.point("current", data.install(1, {"model.onnx": scaler(2.0)}), 1)
+    data.point("current", data.install(1, {"model.onnx": scaler(2)}), 1)
     with InferProcess(tmp_path, "--providers", "anomaly:cuda", "--provider-option", "cuda.device_id=1") as server:
 
         def status() -> dict[str, Any]:

@@ -136,8 +136,8 @@ def _spec(what: str, number: int, port: Any) -> TensorSpec:
     datatype = _DATATYPES.get(port.get_element_type().get_type_name())
     if datatype is None:
         raise ModelRefusedError(
-            f"{what} {names[0]!r:.80} is of type {port.get_element_type().get_type_name()}; what is served by OpenVINO is "
-            f"{', '.join(sorted(_DATATYPES.values()))}."
+            f"{what} {names[0]!r:.80} is of type {port.get_element_type().get_type_name()}; what is served by "
+            f"OpenVINO is {', '.join(sorted(_DATATYPES.values()))}."
         )
     partial = port.get_partial_shape()
     if partial.rank.is_dynamic:
