@@ -83,7 +83,7 @@ def _prepare_engine(order: Mapping[str, Any], path: Path, choice: Choice, availa
     listens = wants_to_listen(path)
     if listens and not available.seccomp:
         raise ModelRefusedError(f"llama.cpp's library opens a port unless its process is kept from that: {NO_SECCOMP}")
-    engine = engine_for(path, choice, closed=in_memory)
+    engine = engine_for(path, choice)
     bounds = replace(_bounds(order, Providers()), listens_to_nobody=listens)
     data = _whole(path) if in_memory else None
     layers = bounds.close((), in_memory=in_memory)

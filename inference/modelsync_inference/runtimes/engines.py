@@ -18,7 +18,7 @@ class Engine(Protocol):
     def load_from(self, path: Path, data: bytes | None, stated: Stated) -> LoadedModel:
         """Load `path`; `data`: all of its bytes, if no file may be opened any more. ModelRefusedError.
 
-        An engine that can't load from memory opens the file all the same.
+        Only given to an engine that `loads_from_memory`.
         """
 
 
@@ -28,8 +28,10 @@ def wants_session(path: Path, choice: Choice) -> bool:
 
 
 def loads_from_memory(path: Path) -> bool:
-    """Whether the engine for `path` can do without opening files; llama.cpp can't."""
-    return kind_of(path) is not Kind.GGUF
+    """Whether the engine for `path` can do without opening files; llama.cpp can't, nor OpenVINO, of whose readers each
+    looks for itself anew.
+    """
+    return kind_of(path) is Kind.TFLITE
 
 
 def keeps_its_threads(path: Path) -> bool:
@@ -42,31 +44,28 @@ def wants_to_listen(path: Path) -> bool:
     return kind_of(path) is Kind.GGUF
 
 
-def engine_for(path: Path, choice: Choice, *, closed: bool = False) -> Engine:
-    """Import what runs `path`, not ONNX Runtime; ModelRefusedError says what to install.
-
-    `closed`: no file will be opened afterwards, so everything that is loaded late has to be loaded now.
-    """
+def engine_for(path: Path, choice: Choice) -> Engine:
+    """Import what runs `path`, not ONNX Runtime; ModelRefusedError says what to install."""
     kind = kind_of(path)
     try:
-        return _ENGINES[Kind.OPENVINO if kind is Kind.ONNX else kind](choice, closed)
+        return _ENGINES[Kind.OPENVINO if kind is Kind.ONNX else kind](choice)
     except (ImportError, OSError) as error:
         raise ModelRefusedError(_missing(kind, error)) from error
 
 
-def _litert(choice: Choice, _: bool) -> Engine:
+def _litert(choice: Choice) -> Engine:
     from modelsync_inference.runtimes.litert_runtime import LiteRtEngine
 
     return LiteRtEngine(choice)
 
 
-def _openvino(choice: Choice, closed: bool) -> Engine:
+def _openvino(choice: Choice) -> Engine:
     from modelsync_inference.runtimes.openvino_runtime import OpenVinoEngine
 
-    return OpenVinoEngine(choice, preload=closed)
+    return OpenVinoEngine(choice)
 
 
-def _llama(choice: Choice, _: bool) -> Engine:
+def _llama(choice: Choice) -> Engine:
     from modelsync_inference.runtimes.llama_runtime import LlamaEngine
 
     return LlamaEngine(choice)
@@ -94,7 +93,7 @@ class EngineRuntime:
         return engine_for(path, self._choice).load_from(path, None, stated)
 
 
-_ENGINES: Mapping[Kind, Callable[[Choice, bool], Engine]] = {
+_ENGINES: Mapping[Kind, Callable[[Choice], Engine]] = {
     Kind.TFLITE: _litert,
     Kind.OPENVINO: _openvino,
     Kind.GGUF: _llama,

@@ -36,7 +36,7 @@ class LlamaEngine:
         self._choice = choice
 
     def load_from(self, path: Path, data: bytes | None, stated: Stated) -> LoadedModel:
-        """See Engine. The file is mapped, whatever `data` holds: llama.cpp loads from files only."""
+        """See Engine. The file is mapped."""
         wanted, choice = xllamacpp.CommonParams(), self._choice
         wanted.model.path = str(path)
         wanted.n_gpu_layers = 0

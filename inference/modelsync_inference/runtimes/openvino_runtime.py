@@ -16,7 +16,6 @@ import openvino
 
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtimes.datatypes import Array, numpy_dtype
-from modelsync_inference.runtimes.model_kinds import Kind, kind_of
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from modelsync_inference.runtimes.port import LoadedModel, Stated, TensorSpec
 
@@ -37,14 +36,11 @@ _DATATYPES = {
 }
 """No strings: its CPU plugin takes them for extensions' sake, and a plain copy of one ends the process (2026.4)."""
 
-_EMPTY = b'<?xml version="1.0"?><net name="n" version="11"><layers/><edges/></net>'
-
 
 class OpenVinoEngine:
     """Compiles models for the CPU, with streams for as many runs at a time as are wanted."""
 
-    def __init__(self, choice: Choice, *, preload: bool) -> None:
-        """`preload`: load now the plugin and the readers, which are libraries that come late otherwise."""
+    def __init__(self, choice: Choice) -> None:
         self._core = openvino.Core()
         self._properties = {
             "INFERENCE_NUM_THREADS": str(choice.threads * choice.runs),
@@ -54,15 +50,11 @@ class OpenVinoEngine:
         }
         self._runs = choice.runs
         self._core.get_property(_DEVICE, "SUPPORTED_PROPERTIES")  # without its plugin, this says so
-        if preload:
-            for nothing in (_EMPTY, b"\x08\x08"):
-                with contextlib.suppress(Exception):
-                    self._core.read_model(nothing, b"")
 
     def load_from(self, path: Path, data: bytes | None, stated: Stated) -> LoadedModel:
         """See Engine. The weights of an IR are mapped."""
         try:
-            model = self._core.read_model(str(path)) if data is None else self._core.read_model(data, _weights(path))
+            model = self._core.read_model(str(path))
             compiled = self._core.compile_model(model, _DEVICE, self._properties)
             requests = [compiled.create_infer_request() for _ in range(self._runs)]
         except (RuntimeError, ValueError, TypeError) as error:
@@ -122,13 +114,6 @@ class OpenVinoModel:
                 self._free.get_nowait()
         self._free.put(None)
         self._compiled = None
-
-
-def _weights(path: Path) -> bytes:
-    weights = path.with_suffix(".bin")
-    if kind_of(path) is Kind.ONNX or not weights.is_file():
-        return b""
-    return weights.read_bytes()
 
 
 def _spec(what: str, number: int, port: Any) -> TensorSpec:
