@@ -78,6 +78,7 @@ def test_any_shape_that_fits_is_run_and_one_that_does_not_breaks_its_own_run_onl
         model.close()
 
 
+@pytest.mark.long
 def test_an_artifact_of_two_files_is_found_served_and_swapped(tmp_path: Path) -> None:
     def files(factor: float) -> dict[str, bytes]:
         path = multiple(tmp_path / "m.xml", factor)
@@ -107,6 +108,7 @@ def test_half_of_it_is_no_model(tmp_path: Path, missing: str) -> None:
         load(tmp_path / "m.xml")
 
 
+@pytest.mark.long
 def test_onnx_files_run_by_openvino_where_that_is_set_and_by_onnx_runtime_elsewhere(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
     data.point("current", data.install(1, {"model.onnx": scaler(2)}), 1)
