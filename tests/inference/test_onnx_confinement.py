@@ -182,7 +182,9 @@ def test_a_taken_over_worker_has_no_memory_without_end(world: World, taken: Proc
     assert world.attempt(taken, ("memory", 1024), ("memory", 64)) == ["MemoryError", f"done: {64 * MIB}"]
 
 
-@pytest.mark.parametrize("suffix", [".tflite", ".xml", ".gguf"])
+@pytest.mark.parametrize(
+    "suffix", [".gguf", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".tflite", ".xml"))]
+)
 def test_whatever_runs_its_file_a_taken_over_worker_gets_no_further(world: World, suffix: str) -> None:
     """Its runtime is imported and set up in the process before that is confined; here stands what it becomes."""
     if world.layers == "landlock" and suffix == ".gguf":
@@ -204,7 +206,9 @@ def test_whatever_runs_its_file_a_taken_over_worker_gets_no_further(world: World
     model.close()
 
 
-@pytest.mark.parametrize("name", ["tflite in a process", "openvino in a process", "gguf in a process"])
+@pytest.mark.parametrize(
+    "name", ["tflite in a process", "gguf in a process", pytest.param("openvino in a process", marks=pytest.mark.long)]
+)
 def test_every_runtime_serves_within_every_layer(world: World, name: str) -> None:
     kind = all_kinds()[name]
     if world.layers == "landlock" and kind.file.endswith(".gguf"):

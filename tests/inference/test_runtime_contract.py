@@ -47,6 +47,7 @@ IN_PROCESSES = [
     "tflite in a process",
     "openvino in a process",
     "gguf in a process",
+    pytest.param("onnx by openvino", marks=pytest.mark.long),
 ]
 """Models that are data, in processes."""
 
