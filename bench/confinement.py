@@ -17,7 +17,8 @@ import numpy as np
 
 from modelsync_inference.confinement import reader
 from modelsync_inference.processes import zygote
-from modelsync_inference.processes.process_runtime import ProcessModel, ProcessRuntime
+from modelsync_inference.processes.process_model import ProcessModel
+from modelsync_inference.processes.process_runtime import ProcessRuntime
 from modelsync_inference.processes.spawner import Spawner
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from tests.support.tiny_models import scaler

@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from modelsync_inference.follow.memory_policy import Policy
     from modelsync_inference.handle.async_model import AsyncHotModel, AsyncLease
     from modelsync_inference.handle.hot_model import HotModel
-    from modelsync_inference.handle.settings import Settings
+    from modelsync_inference.handle.settings import EngineRules, Settings
     from modelsync_inference.model.lease import Lease, Prediction
     from modelsync_inference.model.trial import Label, TrialRules
     from modelsync_inference.processes.isolation import Isolation
+    from modelsync_inference.runtimes.onnx_sessions import OnnxBy
     from modelsync_inference.runtimes.port import LoadedModel, Runtime, TensorSpec
+    from modelsync_inference.runtimes.providers import Provider, Providers
 
 __all__ = [
     "AsyncHotModel",
     "AsyncLease",
+    "EngineRules",
     "HotModel",
     "InputError",
     "Isolation",
@@ -28,9 +31,12 @@ __all__ = [
     "LoadedModel",
     "ModelRefusedError",
     "NotServingError",
+    "OnnxBy",
     "Outcome",
     "Policy",
     "Prediction",
+    "Provider",
+    "Providers",
     "RunError",
     "Runtime",
     "Settings",
@@ -49,7 +55,9 @@ _MODULES = {
     "follow.memory_policy": ("Policy",),
     "runtimes.port": ("LoadedModel", "Runtime", "TensorSpec"),
     "model.lease": ("Lease", "Prediction"),
-    "handle.settings": ("Settings",),
+    "handle.settings": ("EngineRules", "Settings"),
+    "runtimes.onnx_sessions": ("OnnxBy",),
+    "runtimes.providers": ("Provider", "Providers"),
     "model.trial": ("Label", "TrialRules"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

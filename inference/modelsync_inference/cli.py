@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from modelsync_inference import engine_options
 from modelsync_inference.edge import options
 from modelsync_inference.follow.memory_policy import Policy
 from modelsync_inference.processes.isolation import Isolation
@@ -208,6 +209,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
     )
+    engine_options.add_arguments(parser)
     options.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="accepted for symmetry; the ready line is always JSON")
     if "_ARGCOMPLETE" in os.environ:  # a shell completes; at any other time nothing is loaded for it
@@ -230,6 +232,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UsageError("--code-memory-mib must be at least 1.")
     if not 1 <= arguments.max_batch_size <= 65536 or not 0 <= arguments.max_queue_delay_microseconds <= 10_000_000:
         raise UsageError("--max-batch-size is from 1 to 65536, --max-queue-delay-microseconds from 0 to 10000000.")
+    engine_options.check(arguments)
     if arguments.data.exists() and not arguments.data.is_dir():
         raise UsageError(f"--data {arguments.data} is not a directory.")
     arguments.edge_options = options.read(arguments)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from modelsync_inference import engine_options
 from modelsync_inference.errors import NotServingError
 from modelsync_inference.follow.memory_policy import Policy
 from modelsync_inference.handle.repository import Repository
-from modelsync_inference.handle.settings import Settings
+from modelsync_inference.handle.settings import EngineRules, Settings
 from modelsync_inference.http.dynamic_batcher import BatchRules
 from modelsync_inference.http.server import DRAIN, build_app
 from modelsync_inference.model.trial import TrialRules
@@ -64,6 +65,12 @@ def _settings(arguments: argparse.Namespace, start: Start | None) -> Settings:
         require_confinement=arguments.require_confinement,
         code_memory=arguments.code_memory_mib * _MIB,
         max_batch_size=arguments.max_batch_size,
+        engines=EngineRules(
+            engine_options.providers_of(arguments),
+            engine_options.onnx_by_of(arguments),
+            arguments.context_tokens,
+            arguments.generation_seconds,
+        ),
         restarts=start.restarts if start is not None else 0,
         ended=start.ended if start is not None else "",
     )

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from modelsync_inference import HotModel, Isolation, Outcome, Settings, WorkerDiedError
-from modelsync_inference.processes.process_runtime import Limits, ProcessModel, ProcessRuntime
+from modelsync_inference.processes.process_model import Limits, ProcessModel
+from modelsync_inference.processes.process_runtime import ProcessRuntime
 from tests.support.datadir import DataDir
 from tests.support.deadly_models import crashes_while_loading, divider, looper
 from tests.support.tiny_models import scaler

@@ -1,4 +1,4 @@
-"""What a worker for ONNX files can do once it is taken over, by layer; the control shows that attempts would work."""
+"""What a worker for data can do once it is taken over, by layer; the control shows that attempts would work."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from onnx import TensorProto, helper
 
 from modelsync_inference import ModelRefusedError
 from modelsync_inference.confinement import inheritance, reader
-from modelsync_inference.processes.process_runtime import Bounds, Limits, ProcessModel, ProcessRuntime
+from modelsync_inference.processes.process_model import Limits, ProcessModel
+from modelsync_inference.processes.process_runtime import Bounds, ProcessRuntime
 from modelsync_inference.processes.spawner import Spawner
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from tests.support.hostile_zygote import SECRET, VARIABLE
+from tests.support.runtime_kinds import all_kinds, ask
 from tests.support.tiny_models import model_bytes, scaler
 
 MIB = 1 << 20
@@ -178,6 +180,48 @@ def test_a_taken_over_worker_has_no_network_no_processes_and_no_signals(world: W
 
 def test_a_taken_over_worker_has_no_memory_without_end(world: World, taken: ProcessModel) -> None:
     assert world.attempt(taken, ("memory", 1024), ("memory", 64)) == ["MemoryError", f"done: {64 * MIB}"]
+
+
+@pytest.mark.parametrize(
+    "suffix", [".gguf", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".tflite", ".xml"))]
+)
+def test_whatever_runs_its_file_a_taken_over_worker_gets_no_further(world: World, suffix: str) -> None:
+    """Its runtime is imported and set up in the process before that is confined; here stands what it becomes."""
+    if world.layers == "landlock" and suffix == ".gguf":
+        with pytest.raises(ModelRefusedError, match="opens a port unless its process is kept from that"):
+            world.load(f"taken-over{suffix}", b"any")
+        return
+    model = world.load(f"taken-over{suffix}", b"any")
+    model.settle()
+    # Without Landlock llama.cpp and OpenVINO still have to open their files themselves.
+    reads = [] if world.layers == "seccomp" and suffix != ".tflite" else _reads(world)
+    answers = world.attempt(model, *reads, *_writes(world), ("memory_of", os.getpid()))
+    if world.layers != "landlock":
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            connect = ("connect", server.getsockname()[1])
+            answers += world.attempt(model, connect, "io_uring", "fork", "program", "exec", "hidden_memory", "unshare")
+    assert set(answers) <= REFUSED, answers
+    assert world.attempt(model, ("variable", "MODELSYNC_TEST_SECRET")) == ["KeyError"]
+    assert world.attempt(model, ("memory", 1024), ("memory", 64)) == ["MemoryError", f"done: {64 * MIB}"]
+    model.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["tflite in a process", "gguf in a process", pytest.param("openvino in a process", marks=pytest.mark.long)]
+)
+def test_every_runtime_serves_within_every_layer(world: World, name: str) -> None:
+    kind = all_kinds()[name]
+    if world.layers == "landlock" and kind.file.endswith(".gguf"):
+        pytest.skip("it is refused there, as the test above shows")
+    folder = world.artifact / kind.file.replace(".", "-")
+    folder.mkdir()
+    model = world.runtime.load(kind.write(folder, 3))
+    assert isinstance(model, ProcessModel)
+    assert ask(kind, model, 5) == 15
+    model.settle()
+    assert [ask(kind, model, n) for n in range(10)] == [3 * n for n in range(10)]
+    assert {layer.split()[0] for layer in model.layers} >= ({"rlimits"} if world.layers == "all" else {world.layers})
+    model.close()
 
 
 def pointing_out(location: str) -> bytes:

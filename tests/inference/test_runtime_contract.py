@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from onnx import TensorProto
 
 from modelsync_inference import InputError, LoadedModel, ModelRefusedError, RunError, WorkerDiedError
 from modelsync_inference.model.memory import give_back, resident_bytes
+from modelsync_inference.processes.process_model import ProcessModel
 from modelsync_inference.processes.process_runtime import ProcessRuntime
 from modelsync_inference.runtimes.datatypes import datatype_of
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
@@ -38,7 +41,20 @@ def processes(kinds: dict[str, Kind]) -> ProcessRuntime:
     return runtime
 
 
-@pytest.fixture(params=["onnx in a thread", "onnx in a process", "pickle", "script", "toy"])
+IN_PROCESSES = [
+    "onnx in a process",
+    "onnx by openvino",
+    "tflite in a process",
+    "openvino in a process",
+    "gguf in a process",
+    pytest.param("onnx by openvino", marks=pytest.mark.long),
+]
+"""Models that are data, in processes."""
+
+KINDS = ["onnx in a thread", "pickle", "script", "toy", "tflite in a thread", "openvino in a thread", *IN_PROCESSES]
+
+
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
     return kinds[request.param]
 
@@ -46,6 +62,18 @@ def kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
 @pytest.fixture(params=["onnx in a process", "pickle", "script"])
 def process_kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
     """Those that survive what a model does to its process."""
+    return kinds[request.param]
+
+
+@pytest.fixture(params=["onnx in a process", "pickle", "script", "tflite in a process"])
+def hanging_kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
+    """Those whose models can run without end."""
+    return kinds[request.param]
+
+
+@pytest.fixture(params=IN_PROCESSES)
+def killed_kind(request: pytest.FixtureRequest, kinds: dict[str, Kind]) -> Kind:
+    """Those whose process can be ended from here."""
     return kinds[request.param]
 
 
@@ -107,7 +135,7 @@ def test_a_wrong_input_is_the_callers_fault_and_the_model_answers_on(kind: Kind,
 
 def test_a_run_that_breaks_is_told_and_the_model_answers_on(kind: Kind, tmp_path: Path) -> None:
     if RAISES not in kind.can:
-        pytest.skip("the toy runtime breaks on demand of the test, not of a request; its own tests do that")
+        pytest.skip("no request breaks this one: the toy breaks on a test's demand, test_openvino.py breaks OpenVINO")
     with serving(kind, tmp_path) as model:
         with pytest.raises(RunError) as caught:
             ask(kind, model, RAISES)
@@ -122,11 +150,19 @@ def test_a_crash_costs_its_run_is_told_and_the_model_answers_on(process_kind: Ki
         assert ask(process_kind, model, 4) == 8
 
 
-def test_a_run_without_end_is_ended_told_and_the_model_answers_on(process_kind: Kind, tmp_path: Path) -> None:
-    with serving(process_kind, tmp_path) as model:
+def test_a_process_that_is_killed_is_started_again_and_no_request_is_lost(killed_kind: Kind, tmp_path: Path) -> None:
+    with serving(killed_kind, tmp_path) as model:
+        assert isinstance(model, ProcessModel)
+        os.kill(model.pid, signal.SIGKILL)
+        assert [ask(killed_kind, model, n) for n in range(1, 5)] == [2, 4, 6, 8]
+        assert model.deaths == 1
+
+
+def test_a_run_without_end_is_ended_told_and_the_model_answers_on(hanging_kind: Kind, tmp_path: Path) -> None:
+    with serving(hanging_kind, tmp_path) as model:
         with pytest.raises(WorkerDiedError, match="did not answer within 1 s; its process was ended"):
-            ask(process_kind, model, HANGS)
-        assert ask(process_kind, model, 4) == 8
+            ask(hanging_kind, model, HANGS)
+        assert ask(hanging_kind, model, 4) == 8
 
 
 def test_a_closed_model_gives_its_memory_and_its_processes_back(kind: Kind, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from modelsync_inference import LoadedModel, ModelRefusedError, WorkerDiedError
 from modelsync_inference.confinement import bubblewrap, landlock, syscall_filter
 from modelsync_inference.confinement.confine import LANDLOCK_NEEDED
 from modelsync_inference.processes.code_runtime import CodeRuntime
-from modelsync_inference.processes.process_runtime import Limits, ProcessModel
+from modelsync_inference.processes.process_model import Limits, ProcessModel
 from modelsync_inference.processes.sandbox import Allowance
 from modelsync_inference.runtimes.port import check_inputs
 from tests.support.hostile_code import ATTEMPTS, attempting_script, pickle_of, script

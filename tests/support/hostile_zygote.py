@@ -63,7 +63,7 @@ def main() -> None:
 
     def prepare(order: Mapping[str, Any]) -> worker.Loader:
         real = whole(order)
-        if Path(order["path"]).name != "taken-over.onnx":
+        if Path(order["path"]).stem != "taken-over":
             return real
         return worker.Loader(TakenOver, real.layers, real.settled)
 

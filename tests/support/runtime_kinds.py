@@ -6,6 +6,7 @@ raise, -3 crashes their process, -4 takes for ever; of these each kind has what 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modelsync_inference import LoadedModel, Runtime
 from modelsync_inference.processes.code_runtime import CodeRuntime
-from modelsync_inference.processes.process_runtime import Limits, ProcessRuntime
+from modelsync_inference.processes.process_model import Limits
+from modelsync_inference.processes.process_runtime import ProcessRuntime
 from modelsync_inference.runtimes.datatypes import Array
+from modelsync_inference.runtimes.engines import EngineRuntime
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
+from modelsync_inference.runtimes.onnx_sessions import Choice, OnnxBy
 from modelsync_inference.runtimes.port import check_inputs
+from tests.support import tiny_gguf
 from tests.support.tiny_models import model_bytes
 from tests.support.toy_runtime import ToyRuntime, toy
 
@@ -158,6 +163,68 @@ class Script:
 
 
 @dataclass(slots=True)
+class TfLite:
+    """y = X * factor in integers, by LiteRT."""
+
+    runtime: Runtime
+    can: frozenset[int]
+    file: str = "model.tflite"
+
+    def write(self, folder: Path, factor: int) -> Path:
+        """See Kind."""
+        from tests.support.tiny_tflite import scaler  # its schema comes with LiteRT
+
+        return scaler(folder / self.file, factor)
+
+    def feeds(self, n: int) -> Mapping[str, object]:
+        """See Kind."""
+        return {"X": [[[n]]] if n == BAD else [n]}
+
+    def result(self, outputs: Mapping[str, Array]) -> float:
+        """See Kind."""
+        return float(outputs["y"][0])
+
+
+@dataclass(slots=True)
+class OpenVino(Onnx):
+    """The same graph as ONNX, as OpenVINO's own files."""
+
+    file: str = "model.xml"
+
+    def write(self, folder: Path, factor: int) -> Path:
+        """See Kind."""
+        import openvino
+
+        source, path = folder / "source.onnx", folder / self.file
+        source.write_bytes(_onnx(factor, deadly=False))
+        openvino.save_model(openvino.convert_model(source), path, compress_to_fp16=False)
+        source.unlink()
+        return path
+
+
+@dataclass(slots=True)
+class Language:
+    """A language model that continues the number n with n * factor."""
+
+    runtime: Runtime
+    file: str = "model.gguf"
+    can: frozenset[int] = frozenset()
+
+    def write(self, folder: Path, factor: int) -> Path:
+        """See Kind."""
+        return tiny_gguf.write(folder / self.file, factor)
+
+    def feeds(self, n: int) -> Mapping[str, object]:
+        """See Kind. What is bad has no prompt."""
+        asked = {} if n == BAD else {"prompt": str(n)}
+        return {"request": [json.dumps({**asked, "max_tokens": 1, "temperature": 0})]}
+
+    def result(self, outputs: Mapping[str, Array]) -> float:
+        """See Kind."""
+        return float(outputs["text"][0])
+
+
+@dataclass(slots=True)
 class Toy:
     """The tests' own runtime."""
 
@@ -182,7 +249,15 @@ class Toy:
 
 def all_kinds() -> dict[str, Kind]:
     """One of each; the caller closes the runtimes."""
+    choice, by_openvino = Choice(context=128), Choice(onnx_by=OnnxBy.OPENVINO)
+    here, elsewhere = EngineRuntime(choice, OnnxRuntime()), ProcessRuntime(choice, limits=LIMITS)
     return {
+        "tflite in a thread": TfLite(here, frozenset({RAISES})),
+        "tflite in a process": TfLite(elsewhere, frozenset({RAISES, HANGS})),
+        "openvino in a thread": OpenVino(here, frozenset()),
+        "openvino in a process": OpenVino(elsewhere, frozenset()),
+        "onnx by openvino": Onnx(ProcessRuntime(by_openvino, limits=LIMITS), frozenset()),
+        "gguf in a process": Language(elsewhere),
         "onnx in a thread": Onnx(OnnxRuntime(), frozenset({RAISES})),
         "onnx in a process": Onnx(ProcessRuntime(limits=LIMITS), frozenset({RAISES, CRASHES, HANGS})),
         "pickle": Pickle(CodeRuntime("anomaly", limits=LIMITS)),

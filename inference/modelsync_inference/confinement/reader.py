@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_inference.confinement import landlock, syscall_filter
+from modelsync_inference.confinement import inheritance, landlock, syscall_filter
 from modelsync_inference.confinement.confine import drop_capabilities, lower
 from modelsync_inference.confinement.syscall_filter import Files
 
@@ -65,17 +65,21 @@ def available() -> Available:
 class Reader:
     """The bounds of one process: it reads `libraries` and the artifact's `folder`.
 
-    `memory`: bytes that it may map beyond `mapped`, what it has mapped before (mapped_bytes).
+    `memory`: bytes that it may map beyond `mapped`, what it has mapped before (mapped_bytes). `devices`: nodes that it
+    opens for writing, as drivers of accelerators do: then addresses, which they reserve without measure, are not
+    limited, and that nothing else is written is Landlock's to enforce. `listens_to_nobody`: see syscall_filter.deny.
     """
 
     libraries: tuple[Path, ...]
     folder: Path
     memory: int
     mapped: int
+    devices: tuple[Path, ...] = ()
+    listens_to_nobody: bool = False
 
     def lay_out(self, cache: Path) -> bool:
         """Leave nothing to write to but `cache`, which exists; False if this kernel can't."""
-        return _restrict((*self.libraries, *_DEVICES, self.folder, cache), (cache,))
+        return _restrict((*self.libraries, *_DEVICES, self.folder, cache), (cache, *self.devices))
 
     def close(self, also: Iterable[Path], *, in_memory: bool) -> list[str]:
         """Give up the rest but reading `also`; the names of the layers in force. Call it on the only thread.
@@ -83,22 +87,27 @@ class Reader:
         `in_memory`: the artifact is in memory already, so no file has to be opened any more; that needs seccomp only.
         """
         layers = []
+        if self.listens_to_nobody:
+            inheritance.listen_to_nobody()
         with contextlib.suppress(OSError, ValueError):
             self._limit()
             layers.append("rlimits")
-        if _restrict((*self.libraries, *_DEVICES, self.folder, *also), ()):
+        if _restrict((*self.libraries, *_DEVICES, self.folder, *also), self.devices):
             layers.insert(0, f"landlock {landlock.version()}")
         with contextlib.suppress(Exception):  # UnconfinedError, where the kernel refuses even that
             drop_capabilities()
         lib = syscall_filter.library()
         if lib is not None:
             with contextlib.suppress(OSError, RuntimeError):
-                syscall_filter.deny(lib, Files.NONE if in_memory else Files.READ)
+                guarded = Files.GUARDED if self.devices else Files.READ
+                files = Files.NONE if in_memory else guarded
+                syscall_filter.deny(lib, files, listens_to_nobody=self.listens_to_nobody)
                 layers += ["seccomp", "no_new_privs"]
         return layers
 
     def _limit(self) -> None:
-        lower(resource.RLIMIT_AS, self.mapped + self.memory + _SLACK)
+        if not self.devices:
+            lower(resource.RLIMIT_AS, self.mapped + self.memory + _SLACK)
         lower(resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS)
         lower(resource.RLIMIT_FSIZE, 0)
         lower(resource.RLIMIT_CORE, 0)

@@ -22,7 +22,7 @@ from modelsync_inference.model.lease import Lease, Loaded, Prediction
 from modelsync_inference.model.memory import resident_bytes
 from modelsync_inference.model.serving_model import Serving
 from modelsync_inference.model.trial import Label
-from modelsync_inference.runtimes.port import Confined, Processes, Runtime
+from modelsync_inference.runtimes.port import Confined, Processes, Runtime, Telling
 from modelsync_protocol import names
 
 _LOG = logging.getLogger(__name__)
@@ -203,6 +203,7 @@ class HotModel:
             "run_ms": round(counters.run_ms, 3),
             "rss_bytes": self._resident(),
             "confined_by": _layers(loaded),
+            "providers": _providers(loaded),
             "labels": {str(label): version for label, version in self.labels.items()},
             "trial": self._serving.statistics(),
             "current": _outcome_json(follower.current),
@@ -300,6 +301,13 @@ def _layers(loaded: Loaded | None) -> list[str] | None:
     if loaded is None or not isinstance(loaded.model, Confined):
         return None
     return list(loaded.model.layers) or None
+
+
+def _providers(loaded: Loaded | None) -> dict[str, Any] | None:
+    """Execution providers of the model that serves (providers.Taken); None if its runtime has none."""
+    if loaded is None or not isinstance(loaded.model, Telling):
+        return None
+    return loaded.model.facts.get("providers")
 
 
 def _outcome_json(outcome: Outcome | None) -> dict[str, Any] | None:

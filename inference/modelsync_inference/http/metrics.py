@@ -88,6 +88,17 @@ class Metrics:
         return generate_latest(self._registry) + "".join(self.statistics.prometheus()).encode()
 
 
+def _add_providers(model: HotModel, provider: GaugeMetricFamily, fallback: GaugeMetricFamily) -> None:
+    """For models for which providers were asked: every model runs on the CPU."""
+    found = model.status()["providers"]
+    if not found or not found["asked"]:
+        return
+    for state in ("asked", "available", "in_use"):
+        for name in found[state]:
+            provider.add_metric([model.name, name, state], 1)
+    fallback.add_metric([model.name], 0 if found["fallback"] is None else 1)
+
+
 class _ModelCollector(Collector):
     def __init__(self, models: Repository) -> None:
         self._models = models
@@ -103,9 +114,20 @@ class _ModelCollector(Collector):
             "modelsync_inference_model_info", "The serving version.", labels=["model", "version", "digest"]
         )
         ready = GaugeMetricFamily("modelsync_inference_ready", "1 if a version serves, else 0.", labels=["model"])
+        provider = GaugeMetricFamily(
+            "modelsync_inference_provider",
+            "1 for each execution provider of the serving version, by what is true of it: asked, available, in_use.",
+            labels=["model", "provider", "state"],
+        )
+        fallback = GaugeMetricFamily(
+            "modelsync_inference_provider_fallback",
+            "1 if the first provider that was asked for is not in use, else 0.",
+            labels=["model"],
+        )
         for model in self._models.models:
             self._add(model, swaps, refused, info, ready)
-        yield from (swaps, refused, info, ready)
+            _add_providers(model, provider, fallback)
+        yield from (swaps, refused, info, ready, provider, fallback)
 
     def _add(
         self,

@@ -91,7 +91,11 @@ def metadata(
 
 
 def _spec_json(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or ())}
+    document: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or ())}
+    if spec.quantization is not None:
+        scale, zero_point = spec.quantization
+        document["parameters"] = {"scale": scale, "zero_point": zero_point}
+    return document
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:

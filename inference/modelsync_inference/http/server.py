@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from modelsync_inference.errors import InputError, NotServingError, UnknownError
 from modelsync_inference.handle.repository import Repository
 from modelsync_inference.http import oip, scoring_route
+from modelsync_inference.http.completions import Completions
 from modelsync_inference.http.dynamic_batcher import BatchRules
 from modelsync_inference.http.infer_request import Done, Inferring, Job, lease
 from modelsync_inference.http.inference_statistics import Timing
@@ -67,6 +68,7 @@ def build_app(
             web.post("/v2/repository/index", server.index),
             web.post("/v2/repository/models/{model}/load", server.load),
             web.post("/v2/repository/models/{model}/unload", server.unload),
+            *server.completions.routes(),
         ]
     )
     for prefix in (one, one + _VERSION):
@@ -87,6 +89,7 @@ class _Server:
         self._inferring = Inferring(models, metrics, workers, batching)
         self._waiting = 0
         self._drained: asyncio.Event | None = None
+        self.completions = Completions(models, metrics, workers, self._in_flight, _status_of)
 
     async def drain(self, seconds: float) -> None:
         # aiohttp's own shutdown no longer reads, so a request whose body is still on its way would be lost in it.
@@ -98,6 +101,7 @@ class _Server:
 
     async def close(self, _: web.Application) -> None:
         await self._inferring.close()
+        await self.completions.close()
 
     async def server_metadata(self, _: web.Request) -> web.Response:
         version = importlib.metadata.version("modelsync-inference")

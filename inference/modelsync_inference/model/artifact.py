@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from modelsync_protocol import canonical, caps, names
 from modelsync_protocol.errors import FormatError
 
 _SUFFIX = ".onnx"
+_OTHERS = (".tflite", ".xml", ".gguf")
+_SPLIT_GGUF = re.compile(r"-([0-9]{5})-of-[0-9]{5}\.gguf$")
 _PICKLE_PROTOCOLS = tuple(bytes((0x80, number)) for number in range(2, 6))
 
 
@@ -68,8 +71,8 @@ def _model_path(paths: Sequence[str], requires: Mapping[str, object]) -> str:
         return named
     if SCRIPT_NAME in paths:
         return SCRIPT_NAME
-    for suffixes in ((_SUFFIX,), PICKLE_SUFFIXES):
-        known = [path for path in paths if path.endswith(suffixes)]
+    for suffixes in ((_SUFFIX,), PICKLE_SUFFIXES, *((suffix,) for suffix in _OTHERS)):
+        known = [path for path in paths if path.endswith(suffixes) and _is_whole(path, paths)]
         if len(known) == 1:
             return known[0]
         if known:
@@ -81,8 +84,17 @@ def _model_path(paths: Sequence[str], requires: Mapping[str, object]) -> str:
                 "requires.model."
             )
     raise ModelRefusedError(
-        f"it holds no {_SUFFIX} file, no {SCRIPT_NAME} and no pickle ({', '.join(PICKLE_SUFFIXES)}) to serve."
+        f"it holds no {_SUFFIX} file, no {SCRIPT_NAME} and no pickle ({', '.join(PICKLE_SUFFIXES)}) to serve, and "
+        "nothing for another runtime (.tflite, .gguf, or .xml with its .bin)."
     )
+
+
+def _is_whole(path: str, paths: Sequence[str]) -> bool:
+    """Whether a file is a model: an .xml has its weights beside it; of a split .gguf the first part stands for all."""
+    if path.endswith(".xml"):
+        return path.removesuffix(".xml") + ".bin" in paths
+    part = _SPLIT_GGUF.search(path)
+    return part is None or int(part[1]) == 1
 
 
 def _regular_file(base: Path, relative: str) -> Path:

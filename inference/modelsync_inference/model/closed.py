@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.runtimes.model_kinds import Kind, kind_of
 from modelsync_protocol import caps, references
 
 
@@ -48,6 +49,8 @@ def check_closed(folder: Path, model: Path) -> None:
     """ModelRefusedError says how what lies in `folder`, `model` among it, leads out. Raises OSError."""
     with ExitStack() as stack:
         tree = _FolderTree(folder, stack)
-        refusal = references.read(tree, model=str(model.relative_to(folder))).refusal
+        # A reader takes for ONNX what a runtime will take for it, whatever it is called.
+        onnx = str(model.relative_to(folder)) if kind_of(model) is Kind.ONNX else None
+        refusal = references.read(tree, model=onnx).refusal
     if refusal is not None:
         raise ModelRefusedError(refusal)

@@ -6,7 +6,7 @@ It loads nothing and reads no files. What becomes of a lease and its runs is tol
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -16,7 +16,14 @@ from modelsync_inference.model.batch_rules import join, rows_of, split
 from modelsync_inference.model.pointer import VersionRef
 from modelsync_inference.model.trial import Label, Trial
 from modelsync_inference.runtimes.datatypes import Array
-from modelsync_inference.runtimes.port import LoadedModel, TensorSpec, check_inputs, check_outputs
+from modelsync_inference.runtimes.port import (
+    LANGUAGE_PLATFORM,
+    Generating,
+    LoadedModel,
+    TensorSpec,
+    check_inputs,
+    check_outputs,
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -178,6 +185,27 @@ class Lease:
             self._lender.shadow(feeds, wanted, values)
         elif self.label is Label.CANARY:
             self._trial.count_canary(requests)
+
+    def generate(self, request: bytes, emit: Callable[[bytes], bool]) -> None:
+        """Have a language model answer `request` in parts (see runtimes.port.Generating).
+
+        Raises InputError if it does not fit or this is no language model, RunError if the model breaks.
+        """
+        loaded = self._held()
+        model = loaded.model
+        if model.platform != LANGUAGE_PLATFORM or not isinstance(model, Generating):
+            raise InputError("the model is no language model (a .gguf file), so it writes nothing.")
+        started = time.monotonic()
+        try:
+            model.generate(request, emit)
+        except RunError as error:
+            self._lender.count(loaded, time.monotonic() - started, error)
+            if self._trial is not None and self.label is Label.CANARY:
+                self._trial.count_canary(1, errors=1)
+            raise
+        self._lender.count(loaded, time.monotonic() - started)
+        if self._trial is not None and self.label is Label.CANARY:
+            self._trial.count_canary(1)
 
     def release(self) -> None:
         """Give the version back; may be repeated."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync_inference.errors import ModelRefusedError
-from modelsync_inference.processes.process_runtime import Limits, ProcessModel
+from modelsync_inference.processes.process_model import Limits, ProcessModel
 from modelsync_inference.processes.sandbox import Allowance, Sandbox
 from modelsync_inference.processes.spawner import Worker
 from modelsync_inference.runtimes.model_kinds import Kind, kind_of
@@ -74,10 +74,10 @@ class CodeRuntime:
 
 
 class KindRuntime:
-    """ONNX files by `onnx`, code by `code`, or not at all if that is None: the device does not allow it to `name`."""
+    """Models that are data by `data`, code by `code`, or not at all if that is None: it is not allowed to `name`."""
 
-    def __init__(self, name: str, onnx: Runtime, code: CodeRuntime | None) -> None:
-        self._name, self._onnx, self._code = name, onnx, code
+    def __init__(self, name: str, data: Runtime, code: CodeRuntime | None) -> None:
+        self._name, self._data, self._code = name, data, code
 
     def load(self, path: Path) -> LoadedModel:
         """See Runtime."""
@@ -87,7 +87,7 @@ class KindRuntime:
         """See Guided."""
         kind = kind_of(path)
         if not kind.is_code:
-            return self._onnx.load_as(path, folder, stated) if isinstance(self._onnx, Guided) else self._onnx.load(path)
+            return self._data.load_as(path, folder, stated) if isinstance(self._data, Guided) else self._data.load(path)
         if self._code is None:
             raise ModelRefusedError(
                 f"{kind.described}, and this device does not allow that: start modelsync-infer with --allow-code "
@@ -105,7 +105,7 @@ class KindRuntime:
             runtime.close()
 
     def _holders(self) -> list[Processes]:
-        runtimes: tuple[object, ...] = (self._onnx, self._code)
+        runtimes: tuple[object, ...] = (self._data, self._code)
         return [runtime for runtime in runtimes if isinstance(runtime, Processes)]
 
 

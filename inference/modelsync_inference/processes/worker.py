@@ -16,7 +16,8 @@ from typing import Any
 
 from modelsync_inference.errors import InputError
 from modelsync_inference.processes import wire
-from modelsync_inference.runtimes.port import LoadedModel
+from modelsync_inference.processes.conversation import answer_in_parts
+from modelsync_inference.runtimes.port import Generating, LoadedModel, Telling
 from modelsync_protocol.errors import ModelsyncError
 
 Load = Callable[[Mapping[str, Any]], LoadedModel]
@@ -108,8 +109,12 @@ def _load_and_probe(
         except Exception as error:  # nobody would learn of it: the thread ends, and the process with exit code 0
             wire.send(control, {"refused": f"loading it failed ({type(error).__name__}: {error})."}, {})
             return
-        inputs, outputs = ([[s.name, s.datatype, s.shape] for s in specs] for specs in (model.inputs, model.outputs))
-        wire.send(control, {"platform": model.platform, "inputs": inputs, "outputs": outputs, **extra}, {})
+        inputs, outputs = (
+            [[s.name, s.datatype, s.shape, s.quantization] for s in specs] for specs in (model.inputs, model.outputs)
+        )
+        facts = dict(model.facts) if isinstance(model, Telling) else {}
+        about = {"platform": model.platform, "facts": facts, "generates": isinstance(model, Generating)}
+        wire.send(control, {**about, "inputs": inputs, "outputs": outputs, **extra}, {})
         _answer(control, model)
         loaded.append(model)
     except wire.Ended:
@@ -121,6 +126,11 @@ def _answer(channel: socket.socket, model: LoadedModel) -> None:
     try:
         while True:
             request, feeds = wire.receive(channel)
+            if "generate" in request and isinstance(model, Generating):
+                answer_in_parts(channel, model, feeds)
+                continue
+            if "stop" in request:
+                continue
             if "outputs" not in request:
                 return
             try:

@@ -15,20 +15,19 @@ class Kind(StrEnum):
     ONNX = "onnx"
     PICKLE = "pickle"
     SCRIPT = "script"
+    TFLITE = "tflite"
+    OPENVINO = "openvino"
+    GGUF = "gguf"
 
     @property
     def is_code(self) -> bool:
         """Whether code of its author runs when it is loaded or run."""
-        return self is not Kind.ONNX
+        return self in (Kind.PICKLE, Kind.SCRIPT)
 
     @property
     def described(self) -> str:
         """As the beginning of a sentence."""
-        if self is Kind.PICKLE:
-            return "it is a pickle, which runs code when it is loaded"
-        if self is Kind.SCRIPT:
-            return "it is a scoring script, which is code that runs on this device"
-        return "it is an ONNX model"
+        return _DESCRIBED[self]
 
     @property
     def single_threaded(self) -> bool:
@@ -36,8 +35,23 @@ class Kind(StrEnum):
         return self is Kind.SCRIPT
 
 
+_DESCRIBED = {
+    Kind.ONNX: "it is an ONNX model",
+    Kind.PICKLE: "it is a pickle, which runs code when it is loaded",
+    Kind.SCRIPT: "it is a scoring script, which is code that runs on this device",
+    Kind.TFLITE: "it is a TensorFlow Lite model",
+    Kind.OPENVINO: "it is an OpenVINO model",
+    Kind.GGUF: "it is a language model for llama.cpp",
+}
+_SUFFIXES = {
+    ".py": Kind.SCRIPT,
+    **dict.fromkeys(PICKLE_SUFFIXES, Kind.PICKLE),
+    ".tflite": Kind.TFLITE,
+    ".xml": Kind.OPENVINO,
+    ".gguf": Kind.GGUF,
+}
+
+
 def kind_of(path: PurePath) -> Kind:
-    """The kind of the model file at `path`; what is no pickle and no script counts as ONNX."""
-    if path.suffix == ".py":
-        return Kind.SCRIPT
-    return Kind.PICKLE if path.suffix in PICKLE_SUFFIXES else Kind.ONNX
+    """The kind of the model file at `path`; what has no other kind's suffix counts as ONNX."""
+    return _SUFFIXES.get(path.suffix, Kind.ONNX)

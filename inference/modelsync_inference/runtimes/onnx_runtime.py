@@ -1,4 +1,4 @@
-"""The runtime port on ONNX Runtime (1.21 to 1.32), on the CPU. Nothing but ONNX files is ever executed."""
+"""The runtime port on ONNX Runtime (1.21 to 1.32), on the CPU or its other providers. Only ONNX files are executed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnxruntime
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtimes.datatypes import BYTES, Array, numpy_dtype
 from modelsync_inference.runtimes.mapped_weights import mapped
+from modelsync_inference.runtimes.onnx_providers import open_session
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from modelsync_inference.runtimes.port import LoadedModel, TensorSpec
 
@@ -48,23 +49,27 @@ class OnnxRuntime:
     def load_laid_out(self, path: Path, light: Path | None, data: bytes | None = None) -> LoadedModel:
         """As `load`. `light`: its copy with mapped weights; `data`: all of its bytes, with which no file is opened."""
         choice = self._choice
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = choice.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = choice.arena if choice.arena is not None else light is None
-        if not (choice.prepack if choice.prepack is not None else light is None):
-            options.add_session_config_entry("session.disable_prepacking", "1")
+
+        def options() -> Any:
+            made = onnxruntime.SessionOptions()
+            made.intra_op_num_threads = choice.threads
+            made.inter_op_num_threads = 1
+            made.log_severity_level = _FATAL_ONLY
+            made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            made.enable_cpu_mem_arena = choice.arena if choice.arena is not None else light is None
+            if not (choice.prepack if choice.prepack is not None else light is None):
+                made.add_session_config_entry("session.disable_prepacking", "1")
+            return made
+
         # ONNX Runtime holds Python's global lock all the while (docs/inference.md): in a process that serves, the
         # thread that loads must not run at a lower priority, or everybody would wait for it to get its turn.
         try:
-            session = onnxruntime.InferenceSession(
-                data or str(light or path), options, providers=["CPUExecutionProvider"]
-            )
+            session, taken = open_session(data or str(light or path), options, choice.providers)
+        except ModelRefusedError:
+            raise
         except Exception as error:  # its errors have no common root; whatever it is, this file can't serve
             raise ModelRefusedError(f"ONNX Runtime can't load {path.name}: {_one_line(error)}.") from error
-        return OnnxModel(path.name, session)
+        return OnnxModel(path.name, session, {"providers": taken.document()})
 
 
 class OnnxModel:
@@ -72,8 +77,9 @@ class OnnxModel:
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, name: str, session: Any) -> None:
-        self._session = session
+    def __init__(self, name: str, session: Any, facts: Mapping[str, Any]) -> None:
+        """`facts`: see Telling."""
+        self._session, self.facts = session, facts
         for node in session.get_inputs():
             if node.type not in _DATATYPES:
                 kinds = ", ".join(sorted(_DATATYPES.values()))

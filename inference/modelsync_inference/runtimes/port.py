@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,15 +15,22 @@ from modelsync_inference.runtimes.datatypes import BYTES, Array, datatype_of, nu
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output: protocol datatype, and its shape with -1 for a free size (None: rank not stated)."""
+    """An input or output: protocol datatype, and its shape with -1 for a free size (None: rank not stated).
+
+    `quantization`: scale and zero point of integers that stand for real numbers, (integer - zero point) * scale.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...] | None
+    quantization: tuple[float, int] | None = None
 
 
 SCRIPT_PLATFORM = "azureml_scoring_script"
 """The platform of scoring scripts; other platforms are their runtimes' own business."""
+
+LANGUAGE_PLATFORM = "llamacpp_gguf"
+"""The platform of language models, which are asked by text and not by tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,27 @@ class Confined(Protocol):
     @property
     def layers(self) -> tuple[str, ...]:
         """What it is confined by; empty for a model that is no code."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A loaded model that has more to say of itself than its tensors."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """A JSON object: `providers` (providers.Taken)."""
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """A loaded model that answers bit by bit: a language model."""
+
+    def generate(self, request: bytes, emit: Callable[[bytes], bool]) -> None:
+        """Answer `request`, a JSON body of OpenAI's chat completions or completions.
+
+        `emit` is given each part as JSON, the whole answer at once if the request does not ask for a stream; it
+        returns False to have no more. Raises InputError, RunError. Several threads may call.
+        """
 
 
 @runtime_checkable
