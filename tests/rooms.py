@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain",
+        "requirements": "ground",
         "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",
@@ -38,7 +39,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "library": "provenance publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
-        "publish": "blocks encode examination low_rank plain provenance refine store tensors trust",
+        "publish": "blocks encode examination low_rank plain provenance refine requirements store tensors trust",
+        "requirements": "",
         "examination": "",
         "provenance": "",
         "refine": "encode tensors",

@@ -1,7 +1,8 @@
-"""What releases of ONNX Runtime read: `python -m tests.runtimes.opsets 1.15 1.16 …` prints lines of releases.py's table.
+"""What releases of ONNX Runtime read: `python -m tests.runtimes.opsets 1.15 1.16 …`.
 
-Each release is fetched by pip into a temporary folder and asked in a process of its own, with the first argument's
-NumPy where it wants an older one (--numpy 1.26.4). Without arguments the installed release is measured.
+The table is protocol/modelsync_protocol/requirements/releases.py. Each release is fetched by pip into a temporary
+folder and asked in a process of its own, with an older NumPy where it wants one (--numpy 1.26.4). Without arguments the
+installed release is measured.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.releases:
         version, reads = measure()
-        print(f"{version}: {reads}")
+        sys.stdout.write(f"{version}: {reads}\n")
     for release in options.releases:
         with tempfile.TemporaryDirectory() as folder:
             paths = [str(_unpacked(f"onnxruntime=={release}.*", Path(folder)))]

@@ -123,16 +123,17 @@ def _begins(value: str) -> bool:
 def spell_versions(found: Mapping[int, Requirements]) -> str | None:
     """Spell the requirements of a role's versions, newest first; None if none has any.
 
-    `SET;N:SET;N:SET…`: the first holds for all versions above the first N, each other one for those up to its N.
+    `N:SET;N:SET…`: each holds for the versions up to its N and above the next one. Of versions above the first N
+    nothing is said: a publisher that does not know the field may have signed them.
     """
     runs: list[tuple[int, str]] = []
     for version in sorted(found, reverse=True):
         text = encode(found[version])
         if not runs or runs[-1][1] != text:
             runs.append((version, text))
-    if not any(text for _, text in runs):
-        return None
-    return ";".join([runs[0][1], *(f"{version}:{text}" for version, text in runs[1:])])
+    while runs and not runs[0][1]:
+        runs.pop(0)
+    return ";".join(f"{version}:{text}" for version, text in runs) or None
 
 
 def of_version(spelled: object, version: int) -> dict[str, str]:
@@ -141,9 +142,8 @@ def of_version(spelled: object, version: int) -> dict[str, str]:
         return {}
     if not isinstance(spelled, str) or len(spelled) > caps.MAX_ROLE_REQUIREMENTS_BYTES:
         raise FormatError("the metadata's requirements are no text of the right length: publish it anew.")
-    text, *runs = spelled.split(";")
-    above = caps.MAX_VERSION + 1
-    for run in runs:
+    text, above = "", caps.MAX_VERSION + 1
+    for run in spelled.split(";"):
         found = _RUN.fullmatch(run)
         if found is None or not int(found[1]) < above:
             raise FormatError("the metadata's requirements do not list versions from the newest down: publish it anew.")
