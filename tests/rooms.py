@@ -57,13 +57,15 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "iothub": "",
     },
     "daemon": {
-        "front": "activate build config confinement control disk doctor local reconcile site timing transfer workers",
+        "front": "activate build capabilities config confinement control disk doctor local reconcile site timing "
+        "transfer workers",
         "site": "config disk reconcile transfer trust",
         "doctor": "config confinement disk local transfer trust",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",
-        "reconcile": "activate config disk timing transfer workers",
+        "reconcile": "activate capabilities config disk timing transfer workers",
         "activate": "disk timing",
+        "capabilities": "disk",
         "workers": "build confinement disk transfer trust",
         "build": "disk transfer trust",
         "transfer": "disk timing trust",

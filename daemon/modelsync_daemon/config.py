@@ -13,12 +13,13 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
+from modelsync_protocol.requirements.capabilities import pair
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
 
-_LISTS = frozenset({"windows", "site_peers"})
+_LISTS = frozenset({"windows", "site_peers", "capabilities_has"})
 """Settings that are lists of strings."""
 
 _SECRET = frozenset({"connection_string", "proxy", "origin"})
@@ -88,6 +89,9 @@ class Settings:
     site_key: Path | None = None
     site_ca: Path | None = None
     site_cache_bytes: int = 512 * 1024 * 1024
+    capabilities_check: bool = True
+    capabilities_has: tuple[str, ...] = ()
+    capabilities_unknown: str = "take"
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -122,6 +126,7 @@ class Settings:
             if self.proxy is not None:
                 _check_proxy(self.proxy)
             self._check_site()
+            self._check_capabilities()
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
 
@@ -140,6 +145,12 @@ class Settings:
         others = self.site_peers or any(keys) or self.site_role != "neighbour"
         if others and self.site_address is None:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
+
+    def _check_capabilities(self) -> None:
+        for word in self.capabilities_has:
+            pair(word)
+        if self.capabilities_unknown not in ("take", "refuse"):
+            raise ValueError(f"capabilities_unknown = {self.capabilities_unknown!r:.40} is neither take nor refuse.")
 
     @property
     def policy(self) -> Policy:
@@ -227,10 +238,11 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
     """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
     types = get_type_hints(Settings)
-    table = document.get("site")
-    if isinstance(table, Mapping):  # [site] address = … is site_address = …
-        rest = {key: value for key, value in document.items() if key != "site"}
-        document = {**rest, **{f"site_{key}": value for key, value in table.items()}}
+    for name in ("site", "capabilities"):  # [site] address = … is site_address = …
+        table = document.get(name)
+        if isinstance(table, Mapping):
+            rest = {key: value for key, value in document.items() if key != name}
+            document = {**rest, **{f"{name}_{key}": value for key, value in table.items()}}
     unknown = sorted(set(document) - set(types))
     if unknown:
         raise UsageError(f"{where} has unknown settings: {', '.join(unknown)}; known are {', '.join(types)}.")

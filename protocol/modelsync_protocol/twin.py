@@ -312,7 +312,7 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in ("progress", "inference", "error", "since", "bytes", "digest"):
+    for key in ("progress", "inference", "runs_on", "unknown_requirements", "error", "since", "bytes", "digest"):
         if _size(document) <= caps.MAX_TWIN_BYTES:
             return document
         for model in models.values():
@@ -337,9 +337,11 @@ def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
     result = {
         key: model[key]
-        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes")
+        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "runs_on")
         if model.get(key) is not None
     }
+    if model.get("unknown_requirements"):
+        result["unknown_requirements"] = list(model["unknown_requirements"])[:_MAX_PROBLEMS]
     if model.get("hold"):
         result["hold"] = True
     if model.get("inference"):

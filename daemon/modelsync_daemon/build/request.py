@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelsync_daemon.transfer.errors import BudgetExceeded
 from modelsync_daemon.transfer.site_access import SiteAccess
@@ -21,7 +21,8 @@ class PrepareRequest:
     reads one of them (None: this process does). `pushed`: take everything from this file (see pushed_origin.py) and
     nothing from the origin; `media`: the same from an offline medium (media_origin.py). `repair`: digest of
     the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the
-    origin with.
+    origin with. `capabilities`: what this device has (None: what the version requires does not matter);
+    `refuse_unknown`: a requirement that nobody here knows counts as missing.
     """
 
     name: str
@@ -41,6 +42,8 @@ class PrepareRequest:
     repair: str | None = None
     read_secret: Callable[[Path], str | None] | None = None
     site: SiteAccess | None = None
+    capabilities: Mapping[str, Any] | None = None
+    refuse_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,10 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A version that lies complete, verified and durable at `path`. `held`: it did so before."""
+    """A version that lies complete, verified and durable at `path`. `held`: it did so before.
+
+    `unknown` are requirements of it that nobody here knows.
+    """
 
     name: str
     version: int
@@ -73,6 +79,7 @@ class Prepared:
     plan: PlanSummary
     wire: Wire
     withdrawn: frozenset[int]
+    unknown: tuple[str, ...] = ()
 
 
 class Listener(Protocol):

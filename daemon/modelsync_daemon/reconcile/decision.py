@@ -36,7 +36,8 @@ class Step(Enum):
 class Facts:
     """What is known of a model. `opens` is seconds until fetching is allowed (window), `now` epoch seconds.
 
-    `wrong_windows` says why the twin's windows can't be read, if none can.
+    `wrong_windows` says why the twin's windows can't be read, if none can. `lacking`: the device is what it was when it
+    could not run what is desired.
     """
 
     row: ModelRow
@@ -49,6 +50,7 @@ class Facts:
     held_by_policy: bool = False
     opens: float = 0.0
     wrong_windows: str = ""
+    lacking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ def _decide(facts: Facts, held: bool) -> Decision:
     for refused in facts.quarantined.values():
         if refused.version == wish.version and refused.retry == wish.retry:
             return _refused(row, refused)
+    if row.state == State.UNSUPPORTED and facts.lacking and row.desired == fingerprint(wish):
+        return Decision(Step.NOTHING)
     if facts.origin is None:
         return _settle(row, State.WAITING, "origin", "the twin names no usable origin; set modelsync.origin.")
     same = row.desired == fingerprint(wish)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
+from modelsync_daemon.capabilities import refusals
 from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.database import DamagedDatabase
 from modelsync_daemon.disk.states import PREPARING, SWITCHING, State
@@ -184,6 +185,8 @@ class Reconciler:
             held_by_policy=self._device.policy().hold,
             opens=0.0 if local else self._device.seconds_to_open(),
             wrong_windows=self._device.wrong_windows(),
+            lacking=row.state == State.UNSUPPORTED
+            and refusals.still(self._database, name, self._device.fingerprint(name)),
         )
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:

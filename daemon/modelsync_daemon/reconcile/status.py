@@ -10,11 +10,13 @@ from importlib.metadata import version
 from typing import Any
 
 from modelsync_daemon.activate import inference_history
+from modelsync_daemon.capabilities import device, environments, refusals
 from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.workers.messages import CONFINED_BY
+from modelsync_protocol.requirements import capabilities
 from modelsync_protocol.twin import Wish
 
 _NEEDS_ZLIB = 2
@@ -45,6 +47,7 @@ def build(
     return {
         "models": {
             name: _model(data, database, row, wishes.get(name, Wish()), progress.get(name))
+            | _runs_on(data, database, row)
             for name, row in sorted(rows.items())
         },
         "daemon": {
@@ -57,6 +60,17 @@ def build(
         "ledger": ledger.document(),
         **({} if site is None else {"site": site}),
     }
+
+
+def _runs_on(data: DataDir, database: Database, row: ModelRow) -> dict[str, Any]:
+    """What models run on here, if an inference process said so, and requirements of what serves that nobody knows."""
+    found: dict[str, Any] = {}
+    if environments.read(database, row.name):
+        found["runs_on"] = capabilities.line(device.look(data.root, database, row.name, ()))
+    current = data.read_pointer(row.name)
+    if unknown := refusals.unknown(database, row.name, current.version if current else None):
+        found["unknown_requirements"] = unknown
+    return found
 
 
 def _model(

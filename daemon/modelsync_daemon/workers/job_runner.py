@@ -94,6 +94,8 @@ async def run(
         repair=job.repair,
         read_secret=read_secret,
         site=None if job.site is None else SiteAccess.parse(job.site),
+        capabilities=job.capabilities,
+        refuse_unknown=job.refuse_unknown,
     )
     # What is only staged or mended leaves the model's state alone: it goes on as it is.
     listener: Listener = _Listener(job.name, database, emit)
@@ -114,4 +116,5 @@ async def run(
         sent=prepared.wire.sent,
         wire_requests=prepared.wire.requests,
         withdrawn=tuple(sorted(prepared.withdrawn)),
+        unknown=prepared.unknown,
     )

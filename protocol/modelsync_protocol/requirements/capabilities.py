@@ -15,6 +15,7 @@ from modelsync_protocol.requirements.releases import REPORTED, normalised
 
 _ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64", "armhf": "armv7l", "armv7": "armv7l"}
 _WORD = re.compile(r"([a-z0-9][a-z0-9.-]{0,63})=([0-9A-Za-z._+!-]{1,40})")
+_HAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:-]{0,79})=([!-:<-~]{1,160})")
 _MAX_LINE = 400
 _MIB = 1024 * 1024
 
@@ -22,6 +23,14 @@ _MIB = 1024 * 1024
 def architecture(name: str) -> str:
     """The kernel's name of an architecture, whatever others call it."""
     return _ARCHITECTURES.get(name.lower(), name.lower())
+
+
+def pair(word: str) -> tuple[str, str]:
+    """Key and value of a word of the settings, `KEY=VALUE`; ValueError."""
+    found = _HAS.fullmatch(word)
+    if found is None:
+        raise ValueError(f"{word!r:.80} is not of the form KEY=VALUE, such as accelerator=hailo.")
+    return found[1], found[2]
 
 
 def environment(document: object) -> dict[str, Any] | None:

@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 
 def needs(requires: Mapping[str, str]) -> str:
     """What a version requires of a device, for people."""
-    from modelsync_protocol.requirements import told
+    from modelsync_protocol.requirements.terms import told
 
     return printable(", ".join(told(key, value) for key, value in sorted(requires.items())))
 

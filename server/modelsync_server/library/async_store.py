@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modelsync_protocol import findings, requirements
+from modelsync_protocol import findings
 from modelsync_protocol.findings import Finding
+from modelsync_protocol.requirements import terms
 from modelsync_server.library.source import as_path
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
@@ -99,7 +100,7 @@ class AsyncStore:
                 untrusted=untrusted,
                 adapter=None if adapter is None else Path(adapter),
                 provenance=Wanted.of(provenance, require_provenance),
-                requires=requirements.from_words(requires) if requires else None,
+                requires=terms.from_words(requires) if requires else None,
                 derive=derive_requires,
                 progress=progress,
             )

@@ -23,7 +23,7 @@ def requirements_of(manifest: Manifest, stream: memoryview) -> dict[str, str]:
     for file, begin, end in zip(manifest.files, offsets, offsets[1:], strict=False):
         data = stream[begin:end]
         try:
-            more = _file(file.path, data, proven=manifest.probe is not None, script=script)
+            more = list(_file(file.path, data, proven=manifest.probe is not None, script=script))
         except FormatError:
             continue  # `publish` and `inspect` say what is damaged
         for key, value in more:

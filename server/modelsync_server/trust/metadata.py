@@ -14,9 +14,10 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
-from modelsync_protocol import near_names, requirements, trust
+from modelsync_protocol import near_names, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.names import is_digest
+from modelsync_protocol.requirements import terms
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.trust.keys import store_id
 
@@ -81,7 +82,7 @@ class State:
             for path in role.signed.targets if role and spelled is not None else ():
                 version = int(path.rpartition("/")[2])
                 with suppress(FormatError):
-                    if needed := requirements.of_version(spelled, version):
+                    if needed := terms.of_version(spelled, version):
                         found[version] = needed
         return found
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, TargetFile, Targets
 
-from modelsync_protocol import caps, names, requirements, trust
+from modelsync_protocol import caps, names, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.requirements import terms
 from modelsync_server.store import Store, StoreConflict
 from modelsync_server.trust import signing
 from modelsync_server.trust.bundles import Offers, write_bundles
@@ -51,7 +52,7 @@ class NewTarget:
         if self.release is not None:
             names.check_digest(self.release)
         if self.requires is not None:
-            requirements.encode(self.requires)
+            terms.encode(self.requires)
         if not 0 < self.length <= caps.MAX_MANIFEST_BYTES:
             raise FormatError(f"a manifest of {self.length} bytes is not allowed; the limit is 16 MiB.")
 
@@ -267,7 +268,7 @@ def _distribute(
                 continue
             _begin(state, role)
         signed = state.roles[role].signed
-        spelled = requirements.spell_versions({number: requires.get(number, {}) for number in numbers})
+        spelled = terms.spell_versions({number: requires.get(number, {}) for number in numbers})
         if signed.targets != wanted or signed.unrecognized_fields.get(trust.REQUIRES) != spelled:
             signed.targets = wanted
             signed.unrecognized_fields.pop(trust.REQUIRES, None)
