@@ -16,6 +16,9 @@ from modelsync_protocol.requirements.releases import REPORTED, normalised
 _ARCHITECTURES = {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64", "armhf": "armv7l", "armv7": "armv7l"}
 _WORD = re.compile(r"([a-z0-9][a-z0-9.-]{0,63})=([0-9A-Za-z._+!-]{1,40})")
 _HAS = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:-]{0,79})=([!-:<-~]{1,160})")
+_RUNTIMES = "runtimes"
+"""`complete`: only runtimes that are not named are not installed."""
+
 _MAX_LINE = 400
 _MIB = 1024 * 1024
 
@@ -71,7 +74,7 @@ def of_line(text: object) -> dict[str, Any]:
     """What a line says, as the document; what can't be read of it is not known."""
     if not isinstance(text, str) or len(text) > _MAX_LINE:
         return {}
-    words = dict(match.groups() for word in text.split() if (match := _WORD.fullmatch(word)))
+    words = {match[1]: match[2] for word in text.split() if (match := _WORD.fullmatch(word))}
     found: dict[str, Any] = {}
     if "arch" in words:
         found["arch"] = words.pop("arch")
@@ -79,7 +82,7 @@ def of_line(text: object) -> dict[str, Any]:
         found["memory"] = (int(memory) + 1) * _MIB  # rounded down when it was written
     if "python" in words:  # else no process has said anything
         packages = {name: value for name, value in words.items() if name in REPORTED}
-        found["environments"] = [{"python": words["python"], "packages": packages, "complete": False}]
+        found["environments"] = [{"python": words["python"], "packages": packages, "complete": _RUNTIMES}]
     return found
 
 

@@ -144,7 +144,8 @@ def _installed(each: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str]
     for name in names:
         if isinstance(version := packages.get(name), str):
             return name, version
-    if each.get("complete") is True or all(name in releases.REPORTED for name in names):
+    complete = each.get("complete")
+    if complete is True or (complete == "runtimes" and all(name in releases.REPORTED for name in names)):
         return None
     raise _Untold
 

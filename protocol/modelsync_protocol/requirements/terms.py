@@ -66,7 +66,7 @@ def check(found: Requirements) -> Requirements:
     for key, value in found.items():
         if not _KEY.fullmatch(key):
             raise FormatError(f"{key!r:.80} is no requirement's key: use letters, digits, '.', '_', ':' and '-'.")
-        if not _VALUE.fullmatch(value) or (value[0] == "=" and not value.startswith("==")):
+        if not _VALUE.fullmatch(value) or _pairs(_word(key, value)) != {key: value}:
             raise FormatError(f"the requirement {key} has the value {value!r:.80}: use ASCII without blanks and ';'.")
     return found
 
@@ -80,7 +80,7 @@ def encode(found: Requirements) -> str:
         if value is not None and value.startswith(begins) and _VALUE_OF_SHORT.fullmatch(value[len(begins) :]):
             glued += letter + value[len(begins) :]
             del left[key]
-    words = [key + (value if _begins(value) else f"={value}") for key, value in sorted(left.items())]
+    words = [_word(key, value) for key, value in sorted(left.items())]
     text = " ".join([glued] * bool(glued) + words)
     if len(text) > caps.MAX_REQUIREMENTS_BYTES:
         raise FormatError(f"a version's requirements take at most {caps.MAX_REQUIREMENTS_BYTES} bytes.")
@@ -98,6 +98,11 @@ def decode(text: str) -> dict[str, str]:
             raise FormatError("a requirement is there twice, or there are too many of them.")
         found |= pairs
     return found
+
+
+def _word(key: str, value: str) -> str:
+    whole = key + value
+    return whole if _begins(value) and _WORD.fullmatch(whole) else f"{key}={value}"
 
 
 def _pairs(word: str) -> dict[str, str]:

@@ -63,8 +63,13 @@ def minus(whole: Census, part: Census) -> Census:
     held = Counter(dict(whole.held))
     held.subtract(dict(part.held))
     left = {each: number for each, number in held.items() if number > 0}
-    pairs = ((whole.silent, part.silent), (whole.on_hold, part.on_hold), (whole.quarantined, part.quarantined))
-    return Census(left, *(max(0, all_of - some) for all_of, some in pairs), _without(whole.lacks, part.lacks))
+    return Census(
+        left,
+        max(0, whole.silent - part.silent),
+        max(0, whole.on_hold - part.on_hold),
+        max(0, whole.quarantined - part.quarantined),
+        _without(whole.lacks, part.lacks),
+    )
 
 
 def _without(whole: Mapping[str, int], part: Mapping[str, int]) -> dict[str, int]:
@@ -185,7 +190,7 @@ async def _lacking(
         return able, lacks
     query = target.members(f"{at}.runs_on AS line, {numbers}", both(where, able, f"is_defined({at}.runs_on)"))
     found = sorted(await rows(hub, f"{query} GROUP BY {at}.runs_on"), key=lambda row: -_whole(row.get("devices")))
-    lines = []
+    lines: list[str] = []
     for row in found:
         why = lacking(requires, row.get("line"))
         if why and len(lines) < _MOST_LINES:

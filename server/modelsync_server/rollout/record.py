@@ -235,6 +235,6 @@ def _ring(document: Mapping[str, Any]) -> RingRecord:
         int(document.get("held", 0)),
         None if document.get("spent") is None else int(document["spent"]),
         bool(document.get("returned", False)),
-        None if counts is None else Counts(*(int(each) for each in counts), unsupported=counted),
+        None if counts is None else replace(Counts(*(int(each) for each in counts)), unsupported=counted),
         planned,
     )
