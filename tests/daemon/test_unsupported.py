@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,15 @@ from modelsync_daemon.transfer.errors import Unsupported
 from modelsync_protocol import trust
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_protocol.requirements import capabilities as spelling
+from modelsync_protocol.requirements import releases
+from modelsync_protocol.requirements.judging import Judgement, judge
 from modelsync_server.store import open_store
 from modelsync_server.trust.bundles import write_bundles
 from tests.daemon.fakes import NAME, Inference, device, reference
 from tests.support.pulling import Device, finished, spawn_pull
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
+from tests.test_docs import ROOT, going
 
 OLD = {"python": "3.11.2", "packages": {"onnxruntime": "1.16.3"}, "complete": True}
 NEW = {"python": "3.11.2", "packages": {"onnxruntime": "1.23.2"}, "complete": True}
@@ -266,3 +271,44 @@ def test_what_this_machine_has_is_looked_up_without_a_runtime(tmp_path: Path) ->
         )
     with pytest.raises(ValueError, match="KEY=VALUE"):
         spelling.pair("nonsense")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+def test_the_page_goes_as_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "integrations" / "requirements.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- tested by tests/daemon/test_unsupported.py -->\n```sh\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    with going(f"set -e\n{found[1]}", tmp_path, seconds=180):
+        said = (tmp_path / "said").read_text()
+        machine = spelling.architecture(os.uname().machine)
+        assert f"modelsyncd: anomaly version 2 can't run here: it is for s390x; this is {machine}.\n" in said
+        assert "anomaly 1 unsupported since" in said and "requires arch: nothing -> s390x" in said
+        assert (tmp_path / "device" / "models" / "anomaly" / "current").resolve().name.startswith("2-")
+
+
+async def test_an_inference_process_says_what_it_has_and_the_daemon_hears_it(tmp_path: Path) -> None:
+    """A real handle on the real socket: a version for a newer runtime than the one installed here is refused."""
+    import onnxruntime
+
+    from modelsync_daemon.local.socket_api import SocketApi
+    from modelsync_inference import HotModel
+
+    async with device(tmp_path) as pi:
+        api = SocketApi(pi.resident.commands, pi.resident.processes, pi.data.socket)
+        await api.start()
+        handle = HotModel(tmp_path, NAME).start()
+        try:
+            await pi.until(lambda: environments.read(pi.database, NAME), "what the process says")
+        finally:
+            await asyncio.to_thread(handle.close)
+            await api.stop()
+        known = pi.resident.device.capabilities(NAME)
+        assert known["environments"][0]["packages"]["onnxruntime"] == onnxruntime.__version__
+        newest = releases.ONNX_RUNTIME[-1][1].opset
+        opsets = {str(opset): judge({"onnx.opset": str(opset)}, known) for opset in (17, newest + 1)}
+        assert opsets["17"] == Judgement()
+        if releases.release_of(onnxruntime.__version__)[:2] <= releases.ONNX_RUNTIME_KNOWN:
+            assert f"onnxruntime {onnxruntime.__version__} is here" in opsets[str(newest + 1)].missing[0]
+            with pytest.raises(Exception, match="opset"):  # and so says the runtime itself
+                onnxruntime.InferenceSession(model(newest + 1), providers=["CPUExecutionProvider"])

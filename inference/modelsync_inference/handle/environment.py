@@ -72,7 +72,7 @@ def _packages() -> dict[str, str]:
 
 def _version(name: str) -> str:
     try:
-        return metadata.version(name)
+        return metadata.version(name) or ""  # None where its metadata says nothing
     except metadata.PackageNotFoundError:
         return ""
 
