@@ -13,7 +13,6 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from modelsync_protocol.errors import UsageError
-from modelsync_protocol.requirements.capabilities import pair
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
@@ -147,8 +146,11 @@ class Settings:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
 
     def _check_capabilities(self) -> None:
-        for word in self.capabilities_has:
-            pair(word)
+        if self.capabilities_has:
+            from modelsync_protocol.requirements.capabilities import pair  # only devices that are told carry it
+
+            for word in self.capabilities_has:
+                pair(word)
         if self.capabilities_unknown not in ("take", "refuse"):
             raise ValueError(f"capabilities_unknown = {self.capabilities_unknown!r:.40} is neither take nor refuse.")
 

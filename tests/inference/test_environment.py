@@ -48,6 +48,7 @@ def test_a_runtime_without_metadata_is_there_in_a_version_that_is_not_known(
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     packages = environment.describe(builtin=True)["packages"]
     assert packages == {"old-name": "1.2", "debian-numpy": "1.24.2", "editable": "", "onnxruntime": ""}
+    monkeypatch.undo()
     judged = judge({"onnx.opset": "99", "package:old-name": ">=1"}, {"environments": [read({"packages": packages})]})
     assert not judged.missing and judged.untold == ("onnx.opset",)
 

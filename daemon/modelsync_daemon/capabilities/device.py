@@ -14,7 +14,6 @@ from typing import Any
 
 from modelsync_daemon.capabilities import environments
 from modelsync_daemon.disk.database import Database
-from modelsync_protocol.requirements.capabilities import architecture, pair
 
 _TOTAL = re.compile(r"MemTotal:\s+(\d{1,15}) kB")
 
@@ -31,6 +30,8 @@ def look(root: Path, database: Database, name: str, has: Sequence[str]) -> dict[
     if said := environments.read(database, name):
         found["environments"] = said
     if has:
+        from modelsync_protocol.requirements.capabilities import pair  # only devices that are told carry it
+
         found["has"] = dict(pair(word) for word in has)
     return found
 
@@ -42,6 +43,6 @@ def fingerprint(capabilities: Mapping[str, Any]) -> str:
 
 
 def _architecture() -> str:
-    machine = architecture(os.uname().machine)
+    machine = os.uname().machine
     # A 32-bit system on a 64-bit kernel, as Raspberry Pi OS has it, runs 32-bit programs.
     return "armv7l" if machine == "aarch64" and sys.maxsize < 2**32 else machine

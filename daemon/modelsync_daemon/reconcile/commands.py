@@ -24,7 +24,6 @@ from modelsync_daemon.reconcile.update import Updates
 from modelsync_daemon.transfer import origin_secret
 from modelsync_protocol import names
 from modelsync_protocol.errors import RefusedError, UsageError
-from modelsync_protocol.requirements import capabilities
 
 
 class HubConnection(Protocol):
@@ -163,6 +162,8 @@ class Commands:
 
     def environment(self, name: str, pid: int, document: object) -> None:
         """An inference process says what it runs models with. UsageError; one that is not registered is not heard."""
+        from modelsync_protocol.requirements import capabilities  # only where a process says something
+
         said = capabilities.environment(document)
         if said is None:
             raise UsageError("an environment is an object with python and packages.")

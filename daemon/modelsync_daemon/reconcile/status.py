@@ -16,7 +16,6 @@ from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.workers.messages import CONFINED_BY
-from modelsync_protocol.requirements import capabilities
 from modelsync_protocol.twin import Wish
 
 _NEEDS_ZLIB = 2
@@ -66,6 +65,8 @@ def _runs_on(data: DataDir, database: Database, row: ModelRow) -> dict[str, Any]
     """What models run on here, if an inference process said so, and requirements of what serves that nobody knows."""
     found: dict[str, Any] = {}
     if environments.read(database, row.name):
+        from modelsync_protocol.requirements import capabilities  # only where an inference process said something
+
         found["runs_on"] = capabilities.line(device.look(data.root, database, row.name, ()))
     current = data.read_pointer(row.name)
     if unknown := refusals.unknown(database, row.name, current.version if current else None):
