@@ -226,10 +226,14 @@ async def test_what_models_run_on_is_reported_once_a_process_has_said_it(tmp_pat
                 pi.resident.commands.environment(NAME, process.pid, nonsense)
 
 
-async def test_the_setting_switches_it_off(tmp_path: Path) -> None:
-    async with device(tmp_path, capabilities_check=False) as pi:
-        pi.wish(1)
-        await pi.serves(1)
+async def test_the_setting_switches_it_off_also_for_what_was_refused(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.preparer.early = [refused()]
+        pi.wish(2)
+        await pi.is_in("unsupported")
+        plane = pi.plane
+    async with device(tmp_path, plane, capabilities_check=False) as pi:
+        await pi.serves(2)
         assert pi.preparer.jobs[0].capabilities is None
 
 
@@ -263,7 +267,8 @@ def test_what_this_machine_has_is_looked_up_without_a_runtime(tmp_path: Path) ->
     with contextlib.closing(Database.open(data)) as database:
         found = capabilities.look(tmp_path, database, "m", ("accelerator=hailo",))
         assert found["memory"] > 2**26 and found["disk"] > 0 and found["arch"] == spelling.architecture(found["arch"])
-        same = {**found, "disk": found["disk"] - 1}
+        same = {**found, "disk": found["disk"] - 1, "memory": found["memory"] // 2**26 * 2**26 + 3}
+        found["memory"] = same["memory"] - 1
         assert capabilities.fingerprint(same) == capabilities.fingerprint(found)
         environments.keep(database, "m", [OLD])
         assert capabilities.fingerprint(capabilities.look(tmp_path, database, "m", ())) != capabilities.fingerprint(

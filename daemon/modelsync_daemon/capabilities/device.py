@@ -15,6 +15,7 @@ from typing import Any
 from modelsync_daemon.capabilities import environments
 from modelsync_daemon.disk.database import Database
 
+_MEMORY_UNIT = 64 * 1024 * 1024
 _TOTAL = re.compile(r"MemTotal:\s+(\d{1,15}) kB")
 
 
@@ -37,8 +38,10 @@ def look(root: Path, database: Database, name: str, has: Sequence[str]) -> dict[
 
 
 def fingerprint(capabilities: Mapping[str, Any]) -> str:
-    """Tells whether anything changed since; free disk does not count, which changes by the minute."""
+    """Tells whether anything changed since. Free disk does not count, which changes by the minute, and memory by whole
+    units only: kernels take another share at each start."""
     lasting = {key: value for key, value in capabilities.items() if key != "disk"}
+    lasting["memory"] = round(lasting.get("memory", 0) / _MEMORY_UNIT)
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
 
 

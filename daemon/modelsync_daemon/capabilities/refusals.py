@@ -14,8 +14,8 @@ def remember(database: Database, name: str, fingerprint: str) -> None:
 
 
 def still(database: Database, name: str, fingerprint: str) -> bool:
-    """Whether the device is what it was then."""
-    return database.document(f"unsupported:{name}") == fingerprint
+    """Whether the device is what it was then; never where nothing is checked (no fingerprint)."""
+    return bool(fingerprint) and database.document(f"unsupported:{name}") == fingerprint
 
 
 def forget(database: Database, name: str) -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +33,8 @@ _MODULES = {
     "tensorrt": "tensorrt",
 }
 """Modules that may be there without a package's metadata, as Debian and vendors' images have them."""
+_PROGRAMS = {"llama-server": "llama-cpp-python", "llama-cli": "llama-cpp-python"}
+"""Programs that are a runtime without a package of Python."""
 
 
 def describe(*, builtin: bool) -> dict[str, Any]:
@@ -64,6 +67,9 @@ def _packages() -> dict[str, str]:
             elif name.endswith(".egg-info"):
                 plain = normalised(name.removesuffix(".egg-info"))
                 found.setdefault(plain, _version(plain))
+    for program, name in _PROGRAMS.items():
+        if name not in found and shutil.which(program) is not None:
+            found[name] = ""
     for module, name in _MODULES.items():
         if not any(each == name or each.startswith(f"{name}-") for each in found) and _is_there(module):
             found[name] = ""

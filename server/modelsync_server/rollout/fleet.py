@@ -172,8 +172,8 @@ async def _grouped(
 
 
 UNABLE = "they report that they can't run it"
-_MOST_LINES = 40
-"""So many different lines of what devices run models on are told apart; rarer ones count as able."""
+_MOST_CHARACTERS = 8_000
+"""Of lines of what devices run models on, in one query; rarer ones count as able."""
 
 
 async def _lacking(
@@ -193,8 +193,9 @@ async def _lacking(
     lines: list[str] = []
     for row in found:
         why = lacking(requires, row.get("line"))
-        if why and len(lines) < _MOST_LINES:
-            lines.append(quoted(str(row["line"])))
+        line = quoted(str(row.get("line")))
+        if why and sum(map(len, lines)) + len(line) < _MOST_CHARACTERS:
+            lines.append(line)
             lacks[why] += _whole(row.get("devices"))
     if lines:
         able = both(able, f"(NOT is_defined({at}.runs_on) OR NOT {at}.runs_on IN [{', '.join(lines)}])")
