@@ -9,7 +9,7 @@ import pytest
 from modelsync_protocol import caps
 from modelsync_protocol.errors import FormatError, UsageError
 from modelsync_protocol.requirements import capabilities, releases, terms
-from modelsync_protocol.requirements.judging import judge
+from modelsync_protocol.requirements.judging import Judgement, judge
 
 EVERYTHING = {
     "onnx.opset": "17",
@@ -188,6 +188,22 @@ def test_what_is_set_counts_whatever_is_seen() -> None:
     assert only("memory", "2GiB", has=word) == ((), (), ())
 
 
+def test_a_runtime_that_is_set_speaks_for_who_says_nothing() -> None:
+    word = {"runtime:onnxruntime": "1.16.3", "package:numpy": "1.24", "runtime:tflite": "2.5.0"}
+    device = {"has": word}
+    assert "onnxruntime 1.16.3 is here" in judge({"onnx.opset": "21"}, device).missing[0]
+    assert judge({"onnx.opset": "17", "runtime:onnxruntime": ">=1.10"}, device) == Judgement()
+    assert judge({"package:numpy": ">=1.26"}, device).missing and judge({"tflite.runtime": ">=2.6"}, device).missing
+    assert judge({"package:pandas": "*", "gguf.version": "3"}, device).untold == ("gguf.version", "package:pandas")
+    assert not judge({"onnx.opset": "21"}, {**here(**with_packages(onnxruntime="1.23.2")), "has": word}).missing
+
+
+def test_the_packages_of_tensorflow_lite_count_apart() -> None:
+    assert only("runtime:tflite", ">=2.6", **with_packages(ai_edge_litert="1.2")) == ((), (), ())
+    assert only("runtime:tflite", "*", **with_packages(tflite_micro="0.1")) == ((), (), ())
+    assert "no runtime for it" in only("runtime:tflite", ">=2.6", **with_packages(numpy="2"))[0][0]
+
+
 def test_each_process_that_runs_the_model_has_to_be_able_to() -> None:
     old = here()["environments"]
     new = with_packages(onnxruntime="1.23.2")["environments"]
@@ -215,7 +231,8 @@ def test_the_short_line_of_a_report_says_what_decides_mostly() -> None:
 
 
 def test_a_process_is_heard_whatever_it_says() -> None:
-    for nonsense in (None, [], {}, {"packages": 3}, {"python": 3, "packages": {"x": 1}, "complete": "yes"}):
+    words: list[object] = [None, [], {}, {"packages": 3}, {"python": 3, "packages": {"x": 1}, "complete": "yes"}]
+    for nonsense in words:
         said = capabilities.environment(nonsense)
         assert said is None or judge(EVERYTHING, {"environments": [said]}).missing == ()
 

@@ -65,18 +65,28 @@ def _stated(key: str, value: str, capabilities: Mapping[str, Any]) -> _Answer:
     if key == terms.ACCELERATOR:
         raise _Untold
     check = _check_of(key, value)
-    found = environments(capabilities)
+    found = environments(capabilities) or _set_by_hand(has)
     if not found:
         raise _Untold
     answers = [check(each) for each in found]  # each process has to run it
     return next((answer for answer in answers if answer is not None), None)
 
 
+def _set_by_hand(has: object) -> Sequence[Mapping[str, Any]]:
+    """What runs models where no process says so, from the settings' words on runtimes, packages and Python."""
+    packages: dict[str, str] = {}
+    for key, word in has.items() if isinstance(has, Mapping) else ():
+        name = key.removeprefix(terms.RUNTIME)
+        if name != key and name in releases.PACKAGES:
+            packages[releases.PACKAGES[name][0]] = word
+        elif key.startswith(terms.PACKAGE):
+            packages[normalised(key.removeprefix(terms.PACKAGE))] = word
+    return [{"packages": packages}] if packages else []
+
+
 def _check_of(key: str, value: str) -> Callable[[Mapping[str, Any]], _Answer]:
     """How the word of one process is judged for a key; _UnknownKey."""
-    if key == terms.ONNX_OPSET or key.startswith(f"{terms.ONNX_OPSET}."):
-        return lambda each: _onnx(key, value, each)
-    if key == terms.ONNX_IR:
+    if key in (terms.ONNX_OPSET, terms.ONNX_IR) or key.startswith(f"{terms.ONNX_OPSET}."):
         return lambda each: _onnx(key, value, each)
     if key == terms.PYTHON:
         return lambda each: _python(value, each)
@@ -165,6 +175,8 @@ def _runtime(key: str, value: str, each: Mapping[str, Any]) -> _Answer:
     name = key.removeprefix(terms.RUNTIME)
     if name not in releases.PACKAGES:
         raise _Untold
+    if name == "tflite":  # whose packages count their releases apart
+        return _tflite(value, each)
     return _version(name, value, _installed(each, releases.PACKAGES[name]))
 
 
@@ -204,6 +216,8 @@ def _tflite(value: str, each: Mapping[str, Any]) -> _Answer:
     found = _installed(each, releases.PACKAGES["tflite"])
     if found is None:
         return f"TensorFlow Lite {value} is required; no runtime for it is installed where models run"
+    if value == "*":
+        return None
     if found[0] == "tflite-micro":
         raise _Untold
     if found[0] == "ai-edge-litert":

@@ -46,8 +46,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "onnxruntime-training",
     ),
     "tflite": (
-        "ai-edge-litert",
         "tflite-runtime",
+        "ai-edge-litert",
         "tensorflow",
         "tensorflow-cpu",
         "tensorflow-aarch64",

@@ -96,10 +96,9 @@ async def test_nothing_is_pushed_to_who_can_not_run_it(world: World) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(world.client, name)
 
-        async def query_page(self, text: str, **options: object) -> object:
-            found, token = await world.client.query_page(
-                text.replace(" AND connectionState = 'Connected'", ""), **options
-            )  # type: ignore[arg-type]
+        async def query_page(self, text: str, *, page: int = 100, token: str | None = None) -> object:
+            text = text.replace(" AND connectionState = 'Connected'", "")
+            found, token = await world.client.query_page(text, page=page, token=token)
             more = {"line": "Connected"}
             return [{**row, **more, "runs": OLD if row.get("deviceId") == "c0" else NEW} for row in found], token
 
