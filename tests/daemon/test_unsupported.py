@@ -209,6 +209,28 @@ async def test_it_is_tried_again_when_something_changed(tmp_path: Path, how: str
         assert given is not None and given["environments"] == [OLD]
 
 
+async def test_the_words_of_a_process_that_left_do_not_count_beside_others(tmp_path: Path) -> None:
+    async with device(tmp_path) as pi:
+        pi.wish(1)
+        await pi.serves(1)
+        old, new = Inference(pi, 1), Inference(pi, 2)
+        leaving = old.start()
+        new.start()
+        await pi.until(lambda: len(pi.resident.processes.registered(NAME)) == 2, "the processes")
+        pi.resident.commands.environment(NAME, 1, OLD)
+        pi.resident.commands.environment(NAME, 2, NEW)
+        assert len(environments.read(pi.database, NAME)) == 2
+        pi.preparer.early = [refused()]
+        pi.wish(2)
+        await pi.is_in("unsupported")
+        leaving.cancel()
+        await pi.until(lambda: len(pi.resident.processes.registered(NAME)) == 1, "its end")
+        assert (current := pi.current()) is not None
+        new.say("serving", current, "current")  # its heartbeat
+        assert environments.read(pi.database, NAME) == [NEW]
+        await pi.serves(2)
+
+
 async def test_what_models_run_on_is_reported_once_a_process_has_said_it(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)

@@ -156,6 +156,8 @@ class Commands:
         self._activation.processes.report(name, report)
         if self._history.take(name, report):
             self._signals.changed.set()
+        if self._activation.processes.fewer(name):  # what the others say is what counts now
+            self._keep_environments(name)
         bad = report.state in (inference_processes.REFUSED, inference_processes.FAILED)
         if report.pointer == "current" and bad and name not in self._reconciler.tasks:
             self._activation.refused_current(name, report, self._device.desired.of(name).retry)
@@ -168,6 +170,9 @@ class Commands:
         if said is None:
             raise UsageError("an environment is an object with python and packages.")
         self._activation.processes.say(name, pid, said)
+        self._keep_environments(name)
+
+    def _keep_environments(self, name: str) -> None:
         if environments.keep(self._database, name, self._activation.processes.environments(name)):
             self._signals.changed.set()
             self._signals.look.set()
