@@ -225,7 +225,8 @@ async def test_the_words_of_a_process_that_left_do_not_count_beside_others(tmp_p
         await pi.is_in("unsupported")
         leaving.cancel()
         await pi.until(lambda: len(pi.resident.processes.registered(NAME)) == 1, "its end")
-        assert (current := pi.current()) is not None
+        current = pi.current()
+        assert current is not None
         new.say("serving", current, "current")  # its heartbeat
         assert environments.read(pi.database, NAME) == [NEW]
         await pi.serves(2)
