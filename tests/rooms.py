@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain policy",
+        "requirements": "ground",
         "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",
@@ -39,7 +40,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "library": "provenance publish store trust",
         "triggers": "publish signin store trust",
         "push": "iothub store trust",
-        "publish": "blocks encode examination low_rank plain provenance refine store tensors trust",
+        "publish": "blocks encode examination low_rank plain provenance refine requirements store tensors trust",
+        "requirements": "",
         "examination": "",
         "provenance": "",
         "refine": "encode tensors",
@@ -58,15 +60,16 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "tracing": "",
     },
     "daemon": {
-        "front": "activate build config confinement consumers control disk doctor local reconcile site timing transfer "
-        "workers",
+        "front": "activate build capabilities config confinement consumers control disk doctor local reconcile site "
+        "timing transfer workers",
         "site": "config disk network reconcile transfer trust",
         "doctor": "config confinement consumers disk local network transfer trust",
         "consumers": "activate config confinement disk",
         "local": "activate disk reconcile timing",
         "control": "config disk reconcile timing transfer",
-        "reconcile": "activate config disk network timing transfer workers",
+        "reconcile": "activate capabilities config disk network timing transfer workers",
         "activate": "disk timing",
+        "capabilities": "disk",
         "workers": "build confinement disk transfer trust",
         "build": "disk transfer trust",
         "network": "timing transfer",

@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("--sas-file", type=Path, metavar="FILE", help="file with the secret query (SAS) of the origin")
     pull.add_argument("--proxy", metavar="URL", help="HTTP proxy on the way to the origin")
     pull.add_argument("--version", type=int, metavar="N", help="this version instead of the newest")
+    pull.add_argument(
+        "--ignore-requires", action="store_true", help="fetch it even if this device can't run it, as far as is known"
+    )
     pull.add_argument("--json", action="store_true", help="print one JSON document")
     pull.set_defaults(command=_pull)
 
@@ -94,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in (
         ("rollback", "go back to the kept previous version, and hold it"),
-        ("release", "end a hold or a quarantine"),
+        ("release", "end a hold or a quarantine, and try again what this device could not run"),
         ("hold", "keep what serves, whatever the twin says"),
     ):
         command = commands.add_parser(name, help=text)
@@ -179,6 +182,7 @@ def _pull(options: argparse.Namespace) -> None:
             ca=options.ca,
             sas_file=options.sas_file,
             proxy=options.proxy,
+            check_requirements=not options.ignore_requires,
             progress=show,
             stop_on_signals=True,
             own_process=True,

@@ -22,7 +22,7 @@ MAX_KEEP_ALIVE_SECONDS = 1740
 
 LOG_FORMATS = ("text", "json", "journald")
 
-_LISTS = frozenset({"windows", "site_peers"})
+_LISTS = frozenset({"windows", "site_peers", "capabilities_has"})
 """Settings that are lists of strings."""
 
 _TABLES = frozenset({"models", "consumers"})
@@ -108,6 +108,9 @@ class Settings:
     log_format: str = "text"
     models: Tables | None = None
     consumers: Tables | None = None
+    capabilities_check: bool = True
+    capabilities_has: tuple[str, ...] = ()
+    capabilities_unknown: str = "take"
 
     def __post_init__(self) -> None:
         sources = [bool(self.connection_string), bool(self.connection_string_file), self.edge, bool(self.dps_scope)]
@@ -144,6 +147,7 @@ class Settings:
             self._check_site()
             if self.log_format not in LOG_FORMATS:
                 raise ValueError(f"log_format = {self.log_format!r:.40} is none of {', '.join(LOG_FORMATS)}.")
+            self._check_capabilities()
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
 
@@ -164,6 +168,15 @@ class Settings:
             raise ValueError("a site needs site_address, where this device serves its neighbours, as 0.0.0.0:8444.")
         if self.site_discover and ":" in parse_listening(self.site_address or "")[0]:
             raise ValueError("site_discover finds neighbours by IPv4 only: give an IPv4 site_address, or name them.")
+
+    def _check_capabilities(self) -> None:
+        if self.capabilities_has:
+            from modelsync_protocol.requirements.capabilities import pair  # only devices that are told carry it
+
+            for word in self.capabilities_has:
+                pair(word)
+        if self.capabilities_unknown not in ("take", "refuse"):
+            raise ValueError(f"capabilities_unknown = {self.capabilities_unknown!r:.40} is neither take nor refuse.")
 
     @property
     def policy(self) -> Policy:
@@ -258,10 +271,11 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
     """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
     types = get_type_hints(Settings)
-    table = document.get("site")
-    if isinstance(table, Mapping):  # [site] address = … is site_address = …
-        rest = {key: value for key, value in document.items() if key != "site"}
-        document = {**rest, **{f"site_{key}": value for key, value in table.items()}}
+    for name in ("site", "capabilities"):  # [site] address = … is site_address = …
+        table = document.get(name)
+        if isinstance(table, Mapping):
+            rest = {key: value for key, value in document.items() if key != name}
+            document = {**rest, **{f"{name}_{key}": value for key, value in table.items()}}
     unknown = sorted(set(document) - set(types))
     if unknown:
         raise UsageError(f"{where} has unknown settings: {', '.join(unknown)}; known are {', '.join(types)}.")

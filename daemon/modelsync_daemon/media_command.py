@@ -6,10 +6,12 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modelsync_daemon import oneshot
+from modelsync_daemon.capabilities import device as capabilities
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.states import PREPARING, State
@@ -112,7 +114,10 @@ def _here(
                 held=desired.now.policy.hold,
             )
             if found.result == imports.COMING:
-                job = _job(name, found.version, path, data, trust_root, tuple(database.quarantined(name)))
+                job = replace(
+                    _job(name, found.version, path, data, trust_root, tuple(database.quarantined(name))),
+                    capabilities=capabilities.look(data.root, database, name, ()),
+                )
                 found = _bring(job, data, database, desired, show, stop_on_signals)
             results[name] = {**found.document(), "state": database.model(name).state.value}
         return results

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_processes import Processes
+from modelsync_daemon.capabilities import device as capabilities
+from modelsync_daemon.capabilities import refusals
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.ledger import Ledger
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import PREPARING, State
 from modelsync_daemon.reconcile.desired import DesiredState
-from modelsync_daemon.transfer.errors import NotClosed
+from modelsync_daemon.transfer.errors import NotClosed, Unsupported
 from modelsync_daemon.transfer.origin_secret import FILE_NAME
 from modelsync_daemon.workers import bounds
 from modelsync_daemon.workers.messages import Job
@@ -41,10 +43,12 @@ def pull(
     proxy: str | None = None,
     stop_on_signals: bool = False,
     own_process: bool = False,
+    check_requirements: bool = True,
 ) -> dict[str, Any]:
     """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
 
     `stop_on_signals`: SIGTERM and SIGINT raise Stopped once what is durable is closed; only in the main thread.
+    `check_requirements` False: what the version requires of a device does not matter.
     `own_process`: this process does nothing else, so it gives up for good what a pull doesn't need; on its only thread.
 
     Returns the document of DESIGN §9. Raises ModelsyncError; what was fetched by then is kept for the next call.
@@ -70,6 +74,7 @@ def pull(
             quarantined=tuple(database.quarantined(name)),
             secrets=tuple(str(path.absolute()) for path in (sas_file, data.root / FILE_NAME) if path),
             proxy=proxy,
+            capabilities=capabilities.look(data.root, database, name, ()) if check_requirements else None,
         )
         if own_process:
             bounds.confine_all(job)
@@ -95,6 +100,9 @@ def install(
     try:
         work = run(job, database, emit)
         outcome = asyncio.run(_until_signal(work) if stop_on_signals else work)
+    except Unsupported as error:
+        database.transition(job.name, State.UNSUPPORTED, error_code="unsupported", error_text=str(error))
+        raise
     except NotClosed as error:  # fetched again it would be the same: it is kept out until somebody releases it
         database.quarantine(job.name, error.digest, error.version, str(error), "")
         database.transition(job.name, State.QUARANTINED, error_code="refused", error_text=str(error))
@@ -107,6 +115,7 @@ def install(
     finally:
         ledger.flush()
     database.withdraw(job.name, frozenset(outcome.withdrawn))
+    refusals.note_unknown(database, job.name, outcome.version, outcome.unknown)
     database.update(job.name, bytes=outcome.bytes * (job.media is None), hold="")  # who does it by hand wants it
     if job.media is None:
         DesiredState(database).drop(job.name)  # this counts now, not what a medium once brought

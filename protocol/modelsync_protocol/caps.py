@@ -99,3 +99,12 @@ MAX_MEDIA_OBJECTS = 65_536
 
 MAX_REPORT_BYTES = 64 * KIB
 """A report that is carried by hand, bytes: a twin's half in base64, with room around it."""
+
+MAX_REQUIREMENTS = 32
+"""Requirements of one version."""
+
+MAX_REQUIREMENTS_BYTES = 1024
+"""One version's requirements as they are spelled, bytes."""
+
+MAX_ROLE_REQUIREMENTS_BYTES = 64 * KIB
+"""A role's field of requirements, of all its versions, bytes."""

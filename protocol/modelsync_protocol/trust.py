@@ -24,6 +24,10 @@ RELEASES = "releases"
 """Signed field of a model's archive role: decimal version → SHA-256 of its release record. Devices don't read it; the
 archive, because they fetch that only for old versions."""
 
+REQUIRES = "requires"
+"""Signed field of a model's role and of its archive: what their versions require (FORMAT.md §12.5); absent if nothing.
+Here and not in the manifest, so that it can be said anew, and is known before anything of a version is fetched."""
+
 TIMESTAMP_OBJECT = "metadata/timestamp.json"
 """The only object under metadata/ that is ever replaced."""
 

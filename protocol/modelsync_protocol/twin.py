@@ -191,7 +191,17 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in ("trace", "progress", "inference", "error", "since", "bytes", "digest"):
+    for key in (
+        "trace",
+        "progress",
+        "inference",
+        "runs_on",
+        "unknown_requirements",
+        "error",
+        "since",
+        "bytes",
+        "digest",
+    ):
         if _size(document) <= caps.MAX_TWIN_BYTES:
             return document
         for model in models.values():
@@ -218,12 +228,13 @@ def _unconfined(layers: Sequence[str] | None) -> dict[str, Any]:
     return {"unconfined": missing} if missing else {}
 
 
+_REPORTED = ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "runs_on", "trace")
+
+
 def _reported_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    result = {
-        key: model[key]
-        for key in ("version", "digest", "generation", "state", "since", "desired", "progress", "bytes", "trace")
-        if model.get(key) is not None
-    }
+    result = {key: model[key] for key in _REPORTED if model.get(key) is not None}
+    if model.get("unknown_requirements"):
+        result["unknown_requirements"] = list(model["unknown_requirements"])[:_MAX_PROBLEMS]
     if model.get("hold"):
         result["hold"] = True
     if model.get("inference"):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from modelsync_server.library.store import NewStore, Store, create_store, open_store
     from modelsync_server.publish.advice import Advice
     from modelsync_server.publish.details import FileEntry, Signature, VersionDetails
-    from modelsync_server.publish.difference import Change, Difference, FileChange, TensorChange
+    from modelsync_server.publish.difference import Change, Difference, FileChange, Need, TensorChange
     from modelsync_server.publish.explain import Explanation, Part
     from modelsync_server.publish.listing import Model, Version
     from modelsync_server.publish.publisher import Release, UpdatePrice
@@ -55,6 +55,7 @@ __all__ = [
     "FileEntry",
     "KeyUse",
     "Model",
+    "Need",
     "NewStore",
     "Part",
     "Price",
@@ -78,7 +79,7 @@ _MODULES = {
     "library.store": ("NewStore", "Store", "create_store", "open_store"),
     "publish.advice": ("Advice",),
     "publish.details": ("FileEntry", "Signature", "VersionDetails"),
-    "publish.difference": ("Change", "Difference", "FileChange", "TensorChange"),
+    "publish.difference": ("Change", "Difference", "FileChange", "Need", "TensorChange"),
     "publish.explain": ("Explanation", "Part"),
     "publish.listing": ("Model", "Version"),
     "publish.publisher": ("Release", "UpdatePrice"),

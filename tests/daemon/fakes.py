@@ -125,6 +125,8 @@ class FakePreparer:
         self.data, self.database = data, database
         self.jobs: list[Job] = []
         self.fail: list[ModelsyncError] = []
+        self.early: list[ModelsyncError] = []
+        """Raised once the metadata is known, before anything is planned."""
         self.block = asyncio.Event()
         self.block.set()
         self.cancelled = 0
@@ -139,6 +141,8 @@ class FakePreparer:
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         self.jobs.append(job)
         assert job.version is not None
+        if self.early:
+            raise self.early.pop(0)
         for state in ("planning", "fetching"):
             self.database.transition(job.name, state)
             on_event({"event": "state", "state": state})

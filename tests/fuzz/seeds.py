@@ -33,6 +33,7 @@ from modelsync_server.rollout import documents
 from modelsync_server.rollout.gate import Counts, Gate
 from modelsync_server.rollout.record import Record, RingRecord, State
 from modelsync_server.rollout.target import Kind, Target
+from tests.fuzz import requirements
 from tests.fuzz.targets import SUFFIXES, carve
 from tests.protocol.containers import make_hdf5, make_models
 from tests.protocol.golden import check
@@ -93,6 +94,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     yield from _services()
     yield "read-split", make_models.OPENVINO + b"\0"
     yield "read-split", make_models.NCNN + b"\0" + make_models.ncnn_weights()
+    yield from requirements.seeds((suffix, data) for suffix, _, data in _files())
     for suffix, target, data in _files():
         yield target, data
         yield "chunks", bytes([SUFFIXES.index(suffix)]) + data

@@ -48,7 +48,7 @@ from modelsync_protocol.plain import recipes, section
 from modelsync_protocol.tree_files import tree_columns
 from modelsync_protocol.wire import Reader
 from modelsync_server.plain import member_finder
-from tests.fuzz import services
+from tests.fuzz import requirements, services
 from tests.protocol.golden import check
 
 Target = Callable[[bytes], None]
@@ -413,5 +413,5 @@ _ALL: Final[dict[str, Target]] = {
     **services.TARGETS,
 }
 
-TARGETS: Final = {name: refusing(target) for name, target in _ALL.items()}
+TARGETS: Final = {name: refusing(target) for name, target in (_ALL | requirements.TARGETS).items()}
 """Every target by name."""

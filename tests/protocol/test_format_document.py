@@ -28,6 +28,7 @@ from modelsync_protocol.plain import reference, section
 from modelsync_protocol.plain.recipes import Wrapping
 from modelsync_protocol.plain.view import Member
 from modelsync_protocol.plan import NOTHING
+from modelsync_protocol.requirements import terms
 
 TEXT = (Path(__file__).parents[2] / "protocol" / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -224,6 +225,8 @@ def test_the_bundle_dictionary_stands_in_the_document() -> None:
         ("release record | 64 KiB", caps.MAX_RELEASE_RECORD_BYTES == 64 * caps.KIB),
         ("index of an offline medium | 1 MiB", caps.MAX_MEDIA_INDEX_BYTES == caps.MIB),
         ("entries of an export in one file | 65,536", caps.MAX_MEDIA_OBJECTS == 65_536),
+        ("requirements of a version | 32, 1,024 bytes", caps.MAX_REQUIREMENTS_BYTES == 1024),
+        ("field of requirements of a role | 64 KiB", caps.MAX_ROLE_REQUIREMENTS_BYTES == 64 * caps.KIB),
         ("carried report | 64 KiB", caps.MAX_REPORT_BYTES == 64 * caps.KIB),
     ],
 )
@@ -258,3 +261,12 @@ def test_a_report_is_signed_as_the_document_says() -> None:
     found = carried_report.check(line, [said["key"]])
     assert (found.hub, found.device, found.sequence) == ("hub.example", "pi", 7)
     assert carried_report.sign(found, said["key"]) == line
+
+
+def test_requirements() -> None:
+    field, *versions = [line.split(maxsplit=1)[1] if " " in line.strip() else line for line in example("requirements")]
+    for line in versions:
+        number, *words = line.split()
+        pairs = dict(word.split("=", 1) for word in words)
+        assert terms.of_version(field, int(number)) == pairs
+    assert terms.spell_versions({number: terms.of_version(field, number) for number in range(1, 6)}) == field

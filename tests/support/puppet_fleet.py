@@ -14,6 +14,7 @@ from modelsync_server.hub.hub import Hub
 from modelsync_server.iothub.identity import Identity
 
 ACTIVE, REFUSED, ROLLED_BACK, AWAY, SLOW, NONSENSE = "active", "refused", "rolled back", "away", "slow", "nonsense"
+UNSUPPORTED = "unsupported"
 
 Behaviour = Callable[[str, int], str]
 
@@ -40,6 +41,8 @@ class Puppets:
         self.told: dict[str, int | None] = {}
         self.asked: dict[str, list[int]] = {}
         self.fetched: dict[str, int] = {}
+        self.runs_on: dict[str, str] = {}
+        """What devices say that they run the model on; the others say nothing."""
         self.seen: dict[str, dict[str, Any]] = {}
         """What devices with a real client of the SDK were told of their desired properties; the others read the hub."""
         self.senders: dict[str, Callable[[dict[str, Any]], None]] = {}
@@ -86,6 +89,9 @@ class Puppets:
         fate = self.behaviour(device, wish.version)
         if fate == SLOW:
             self._report(device, "fetching", wish.version)
+        elif fate == UNSUPPORTED:
+            error = {"code": "unsupported", "text": "it can't run here: ONNX opset 21 is required."}
+            self._report(device, "unsupported", wish.version, None, error)
         elif fate == NONSENSE:
             self._put(device, {"state": ["<script>"], "version": "x" * 50, "desired": {"a": 1}})
         else:
@@ -110,6 +116,7 @@ class Puppets:
             "desired": desired,
             "bytes": size,
             "error": error,
+            "runs_on": self.runs_on.get(device),
         }
         document = {"models": {self.model: model}, "daemon": {"version": "0.1.0", "formats": [1]}, "ledger": {}}
         built = twin.build_reported(document)

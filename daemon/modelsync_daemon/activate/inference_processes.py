@@ -102,6 +102,8 @@ class Processes:
         self._watches: dict[str, list[Watch]] = {}
         self._listeners: dict[str, list[asyncio.Queue[Event]]] = {}
         self._last: dict[tuple[str, int], Report] = {}
+        self._said: dict[tuple[str, int], Mapping[str, Any]] = {}
+        self._fewer: set[str] = set()
 
     @contextlib.contextmanager
     def register(self, name: str, pid: int) -> Iterator[Watch]:
@@ -114,6 +116,8 @@ class Processes:
         finally:
             self._watches[name].remove(watch)
             self._last.pop((name, pid), None)
+            if self._said.pop((name, pid), None) is not None:
+                self._fewer.add(name)
             self._tell(name, Left(pid))
 
     def registered(self, name: str) -> frozenset[int]:
@@ -134,6 +138,21 @@ class Processes:
     def last(self, name: str) -> list[Report]:
         """Each registered process's latest report about `name`."""
         return [report for (model, _), report in self._last.items() if model == name]
+
+    def say(self, name: str, pid: int, environment: Mapping[str, Any]) -> None:
+        """A registered process says what it runs models with; of others nothing is taken in."""
+        if pid in self.registered(name):
+            self._said[name, pid] = environment
+
+    def environments(self, name: str) -> list[Mapping[str, Any]]:
+        """What the registered processes said of themselves."""
+        return [said for (model, _), said in self._said.items() if model == name]
+
+    def fewer(self, name: str) -> bool:
+        """Whether a process that had said something has left since the last call."""
+        left = name in self._fewer
+        self._fewer.discard(name)
+        return left
 
     @contextlib.contextmanager
     def events(self, name: str) -> Iterator[asyncio.Queue[Event]]:

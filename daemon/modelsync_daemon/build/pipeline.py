@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from modelsync_daemon.build import sources, zlib_trust
+from modelsync_daemon.build import sources, supported, zlib_trust
 from modelsync_daemon.build.carried import carried
 from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.hearsay import Judge, worth_its_manifest
@@ -58,9 +58,8 @@ async def prepare(
 ) -> Prepared:
     """Bring the requested version onto the disk, going on from where an earlier attempt was stopped.
 
-    `open_trust` opens the trust store in a folder.
-    Raises UsageError, RefusedError (trust, damage, quarantine), OverBudget, UnreachableError or LocalError; what is
-    durable by then is kept for the next attempt.
+    `open_trust` opens the trust store in a folder. What is durable when an error comes is kept for the next attempt.
+    Raises UsageError, RefusedError (trust, damage, quarantine), Unsupported, OverBudget, UnreachableError, LocalError.
     """
     names.check_model_name(request.name)
     data = DataDir(request.data)
@@ -85,6 +84,7 @@ async def prepare(
                 f"{request.name} version {resolved.version} was refused before and is quarantined; "
                 "publish another version or release it."
             )
+        unknown = supported.check(request, resolved)
         listener.state("planning")
         job = _Job(request, data, database, listener, objects, resolved)
         summary = await job.run()
@@ -98,6 +98,7 @@ async def prepare(
         summary,
         Wire(traffic.received, traffic.sent, traffic.requests),
         resolved.withdrawn,
+        unknown,
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from modelsync_daemon.transfer.errors import BudgetExceeded, TooLargeHere
 from modelsync_daemon.transfer.site_access import SiteAccess
@@ -23,6 +23,8 @@ class PrepareRequest:
     the version, which is installed and damaged; it is mended where it lies. `site`: neighbours to share the
     origin with; `anew`: go on from nothing that an earlier attempt left, since neighbours may have given it.
     `update_limit`: bytes that may still be lacking on this network, whose rule is called `network`.
+    `capabilities`: what this device has (None: what the version requires does not matter);
+    `refuse_unknown`: a requirement that nobody here knows counts as missing.
     """
 
     name: str
@@ -45,6 +47,8 @@ class PrepareRequest:
     anew: bool = False
     update_limit: int | None = None
     network: str = ""
+    capabilities: Mapping[str, Any] | None = None
+    refuse_unknown: bool = False
 
     def check_limits(self, needed: int) -> None:
         """Whether `needed` bytes may be fetched here and now, to begin or to go on; OverUpdateLimit, OverBudget."""
@@ -74,7 +78,10 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A version that lies complete, verified and durable at `path`. `held`: it did so before."""
+    """A version that lies complete, verified and durable at `path`. `held`: it did so before.
+
+    `unknown` are requirements of it that nobody here knows.
+    """
 
     name: str
     version: int
@@ -84,6 +91,7 @@ class Prepared:
     plan: PlanSummary
     wire: Wire
     withdrawn: frozenset[int]
+    unknown: tuple[str, ...] = ()
 
 
 class Listener(Protocol):

@@ -15,7 +15,7 @@ from modelsync_daemon.disk.journal import Build
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
 
-PRUNABLE = (State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED)
+PRUNABLE = (State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED, State.UNSUPPORTED)
 """States in which a version that no pointer names is a left-over; elsewhere it may be what is about to be activated."""
 
 _BUILT = (*PRUNABLE, State.IDLE)

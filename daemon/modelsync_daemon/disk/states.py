@@ -25,9 +25,10 @@ class State(StrEnum):
     ROLLED_BACK = "rolled back"
     QUARANTINED = "quarantined"
     WAITING = "waiting"
+    UNSUPPORTED = "unsupported"
 
 
-SETTLED = frozenset({State.IDLE, State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED, State.WAITING})
+SETTLED = frozenset({State.IDLE, State.ACTIVE, State.ROLLED_BACK, State.QUARANTINED, State.WAITING, State.UNSUPPORTED})
 """Nothing is under way; a restart leaves these alone."""
 
 PREPARING = frozenset({State.RESOLVING, State.PLANNING, State.FETCHING, State.ASSEMBLING})
@@ -59,12 +60,13 @@ TRANSITIONS: dict[tuple[State, State], str] = {
     (State.PROBATION, State.ACTIVATING): "errors or a crash loop: back to the previous version",
     (State.PROBATION, State.QUARANTINED): "errors or a crash loop, and no previous version to go back to",
     **{
-        (state, State.ACTIVATING): "back to the previous version, asked for here or from the cloud"
-        for state in (State.ACTIVE, State.QUARANTINED, State.WAITING, State.IDLE, State.ROLLED_BACK)
+        (state, State.ACTIVATING): "back to the previous version, asked for here or from the cloud" for state in SETTLED
     },
+    (State.RESOLVING, State.UNSUPPORTED): "this device lacks what the version requires; nothing of it is fetched",
     **{(state, State.WAITING): _FAILED for state in (SETTLED | PREPARING | SWITCHING) - {State.WAITING}},
     **{(state, State.QUARANTINED): _REFUSED for state in PREPARING | {State.PROBING, State.ACTIVATING}},
     (State.ACTIVE, State.QUARANTINED): "what is desired is in quarantine; the version that serves goes on",
+    (State.UNSUPPORTED, State.QUARANTINED): "what is desired is in quarantine; the version that serves goes on",
     (State.WAITING, State.QUARANTINED): "what is desired is in quarantine; the version that serves goes on",
     (
         State.ROLLED_BACK,

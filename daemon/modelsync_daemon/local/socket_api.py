@@ -63,6 +63,7 @@ class SocketApi:
                 web.post("/v1/carried-report", self._carried_report),
                 web.get("/v1/models/{name}/watch", self._watch),
                 web.post("/v1/models/{name}/report", self._report),
+                web.post("/v1/models/{name}/environment", self._environment),
             ]
         )
         if self._metrics:
@@ -164,6 +165,14 @@ class SocketApi:
     async def _report(self, request: web.Request) -> web.Response:
         name = names.check_model_name(request.match_info["name"])
         self._commands.report(name, Report.parse(await _json(request)))
+        return web.Response(status=204)
+
+    async def _environment(self, request: web.Request) -> web.Response:
+        name, document = names.check_model_name(request.match_info["name"]), await _json(request)
+        pid = document.get("pid") if isinstance(document, dict) else None
+        if type(pid) is not int:
+            raise UsageError('the body names no process: {"pid":N,"python":"3.13.5","packages":{…},"complete":true}.')
+        self._commands.environment(name, pid, document)
         return web.Response(status=204)
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from modelsync_daemon.activate import inference_processes
 from modelsync_daemon.activate.activation import Activation
 from modelsync_daemon.activate.inference_history import InferenceHistory
 from modelsync_daemon.activate.inference_processes import Report
+from modelsync_daemon.capabilities import environments
 from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.disk.states import PREPARING, State
@@ -22,7 +23,7 @@ from modelsync_daemon.reconcile.signals import Signals
 from modelsync_daemon.reconcile.update import Updates
 from modelsync_daemon.transfer import origin_secret
 from modelsync_protocol import names
-from modelsync_protocol.errors import RefusedError
+from modelsync_protocol.errors import RefusedError, UsageError
 
 
 class HubConnection(Protocol):
@@ -156,9 +157,26 @@ class Commands:
         self._activation.processes.report(name, report)
         if self._history.take(name, report):
             self._signals.changed.set()
+        if self._activation.processes.fewer(name):  # what the others say is what counts now
+            self._keep_environments(name)
         bad = report.state in (inference_processes.REFUSED, inference_processes.FAILED)
         if report.pointer == "current" and bad and name not in self._reconciler.tasks:
             self._activation.refused_current(name, report, self._device.desired.of(name).retry)
+
+    def environment(self, name: str, pid: int, document: object) -> None:
+        """An inference process says what it runs models with. UsageError; one that is not registered is not heard."""
+        from modelsync_protocol.requirements import capabilities  # only where a process says something
+
+        said = capabilities.environment(document)
+        if said is None:
+            raise UsageError("an environment is an object with python and packages.")
+        self._activation.processes.say(name, pid, said)
+        self._keep_environments(name)
+
+    def _keep_environments(self, name: str) -> None:
+        if environments.keep(self._database, name, self._activation.processes.environments(name)):
+            self._signals.changed.set()
+            self._signals.look.set()
 
     def _known(self, name: str) -> None:
         names.check_model_name(name)

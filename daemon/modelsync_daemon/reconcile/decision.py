@@ -38,6 +38,7 @@ class Facts:
 
     `wrong_policy` says what of the twin's policy can't be read, if that closes it; `network` why this network allows
     no fetching.
+    `lacking`: the device is what it was when it could not run what is desired.
     """
 
     row: ModelRow
@@ -51,6 +52,7 @@ class Facts:
     opens: float = 0.0
     wrong_policy: str = ""
     network: str = ""
+    lacking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def _decide(facts: Facts, held: bool) -> Decision:
     for refused in facts.quarantined.values():
         if refused.version == wish.version and refused.retry == wish.retry:
             return _refused(row, refused)
+    if row.state == State.UNSUPPORTED and facts.lacking and row.desired == fingerprint(wish):
+        return Decision(Step.NOTHING)
     if facts.origin is None:
         return _settle(row, State.WAITING, "origin", "the twin names no usable origin; set modelsync.origin.")
     same = row.desired == fingerprint(wish)

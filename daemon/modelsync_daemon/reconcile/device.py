@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelsync_daemon.capabilities import device as capabilities
 from modelsync_daemon.config import Settings
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.database import Database
@@ -119,7 +120,23 @@ class Device:
             proxy=settings.proxy,
             require_confinement=settings.require_confinement,
             site=None if access is None else access.document(),
+            **self.requirements(name),
         )
+
+    def capabilities(self, name: str) -> dict[str, Any]:
+        """What model `name` would find here, now."""
+        return capabilities.look(self.data.root, self.database, name, self.settings.capabilities_has)
+
+    def requirements(self, name: str) -> dict[str, Any]:
+        """A job's fields by which the worker judges what a version requires."""
+        if not self.settings.capabilities_check:
+            return {}
+        refuse = self.settings.capabilities_unknown == "refuse"
+        return {"capabilities": self.capabilities(name), "refuse_unknown": refuse}
+
+    def fingerprint(self, name: str) -> str:
+        """Changes when something that a version may require does."""
+        return capabilities.fingerprint(self.capabilities(name)) if self.settings.capabilities_check else ""
 
     def site(self) -> dict[str, Any] | None:
         """What neighbours have exchanged, and how many there are; None if there never were any."""

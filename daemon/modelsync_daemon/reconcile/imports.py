@@ -128,6 +128,7 @@ def job(device: Device, name: str, version: int | None, path: str) -> Job:
         quarantined=tuple(device.database.quarantined(name)),
         media=path,
         require_confinement=settings.require_confinement,
+        **device.requirements(name),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
+from modelsync_daemon.capabilities import refusals
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.pointer import Pointer
 from modelsync_daemon.disk.states import PREPARING, State
@@ -30,9 +31,12 @@ def hold(database: Database, name: str) -> None:
 
 
 def release(database: Database, name: str) -> None:
-    """End a hold and every quarantine of `name`. Raises RefusedError if there is neither."""
-    if not database.model(name).hold and not database.quarantined(name):
+    """End a hold and every quarantine of `name`, and have what it can't run tried again. RefusedError if there is
+    nothing of these."""
+    row = database.model(name)
+    if not row.hold and not database.quarantined(name) and row.state != State.UNSUPPORTED:
         raise RefusedError(f"{name} is neither held nor in quarantine; there is nothing to release.")
+    refusals.forget(database, name)
     database.unquarantine(name)
     database.update(name, hold="", retry_at=0, attempts=0)
 

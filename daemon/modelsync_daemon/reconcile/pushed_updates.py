@@ -34,6 +34,7 @@ class PushedUpdates:
     def __init__(self, device: Device, preparer: Preparer) -> None:
         self._data, self._database, self._preparer = device.data, device.database, preparer
         self._trust, self._required = device.settings.trust, device.settings.require_confinement
+        self._requirements = device.requirements
         self._staged: dict[str, _Staged] = {}
         self._busy: set[str] = set()
 
@@ -70,6 +71,7 @@ class PushedUpdates:
                 quarantined=tuple(self._database.quarantined(name)),
                 pushed=str(path),
                 require_confinement=self._required,
+                **self._requirements(name),
             )
             try:
                 done = await self._preparer.prepare(job, lambda event: None)

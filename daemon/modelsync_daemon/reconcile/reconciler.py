@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
+from modelsync_daemon.capabilities import refusals
 from modelsync_daemon.disk import garbage
 from modelsync_daemon.disk.database import DamagedDatabase
 from modelsync_daemon.disk.states import PREPARING, SWITCHING, State
@@ -230,6 +231,8 @@ class Reconciler:
             opens=0.0 if local else self._device.seconds_to_open(),
             wrong_policy="" if local else self._device.wrong_policy(),
             network="" if local else self._device.networks.closed(),
+            lacking=row.state == State.UNSUPPORTED
+            and refusals.still(self._database, name, self._device.fingerprint(name)),
         )
 
     async def _apply(self, name: str, wish: Wish, decision: Decision) -> None:

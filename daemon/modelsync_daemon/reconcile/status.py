@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from modelsync_daemon.activate import inference_history, telling
+from modelsync_daemon.capabilities import device, environments, refusals
 from modelsync_daemon.disk import zlib_verdict
 from modelsync_daemon.disk.database import Database, ModelRow
 from modelsync_daemon.disk.datadir import DataDir
@@ -51,6 +52,7 @@ def build(
     return {
         "models": {
             name: _model(data, database, row, wishes.get(name, Wish()), progress.get(name))
+            | _runs_on(data, database, row)
             for name, row in sorted(rows.items())
         },
         "daemon": {
@@ -64,6 +66,19 @@ def build(
         **({} if site is None else {"site": site}),
         **({} if network is None else {"network": network}),
     }
+
+
+def _runs_on(data: DataDir, database: Database, row: ModelRow) -> dict[str, Any]:
+    """What models run on here, if an inference process said so, and requirements of what serves that nobody knows."""
+    found: dict[str, Any] = {}
+    if environments.read(database, row.name):
+        from modelsync_protocol.requirements import capabilities  # only where an inference process said something
+
+        found["runs_on"] = capabilities.line(device.look(data.root, database, row.name, ()))
+    current = data.read_pointer(row.name)
+    if unknown := refusals.unknown(database, row.name, current.version if current else None):
+        found["unknown_requirements"] = unknown
+    return found
 
 
 def _model(

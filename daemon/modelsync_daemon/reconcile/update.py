@@ -12,6 +12,7 @@ from typing import Any
 
 from modelsync_daemon.activate.activation import Activation
 from modelsync_daemon.activate.consumer import NotThere
+from modelsync_daemon.capabilities import refusals
 from modelsync_daemon.disk import ledger as budget
 from modelsync_daemon.disk.pointer import Reference
 from modelsync_daemon.disk.states import State
@@ -21,7 +22,14 @@ from modelsync_daemon.reconcile.device import Device
 from modelsync_daemon.reconcile.imports import Imports
 from modelsync_daemon.reconcile.pushed_updates import PushedUpdates
 from modelsync_daemon.timing.backoff import NETWORK, REFUSED, Backoff
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, NotClosed, OriginBusy, TooLargeHere
+from modelsync_daemon.transfer.errors import (
+    AccessRefused,
+    BudgetExceeded,
+    NotClosed,
+    OriginBusy,
+    TooLargeHere,
+    Unsupported,
+)
 from modelsync_daemon.workers.messages import EventCallback, Outcome, Preparer, WorkerDied
 from modelsync_protocol.errors import LocalError, ModelsyncError, UnreachableError
 from modelsync_protocol.twin import Wish
@@ -71,7 +79,7 @@ class Updates:
             retry_at=0,
         )
         self._changed()
-        progressed = False
+        progressed, device_was = False, self._device.fingerprint(name)
 
         def on_event(event: Mapping[str, Any]) -> None:
             nonlocal progressed
@@ -87,6 +95,13 @@ class Updates:
                 return
             await self._activation.install(name, held, wish.retry)
             return
+        except Unsupported as error:
+            _log.warning("%s", error)
+            refusals.remember(self._database, name, device_was)
+            self._database.transition(
+                name, State.UNSUPPORTED, error_code="unsupported", error_text=str(error), attempts=0
+            )
+            return
         except NotClosed as error:
             self._database.quarantine(name, error.digest, error.version, str(error), wish.retry)
             self._database.transition(name, State.QUARANTINED, error_code="refused", error_text=str(error))
@@ -96,6 +111,7 @@ class Updates:
             return
         self._database.withdraw(name, frozenset(outcome.withdrawn))
         self._database.update(name, bytes=outcome.bytes)
+        refusals.note_unknown(self._database, name, outcome.version, outcome.unknown)
         await self._activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
 
     async def _prepare(self, name: str, wish: Wish, on_event: EventCallback) -> Outcome:

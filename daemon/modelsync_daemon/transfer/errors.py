@@ -37,6 +37,15 @@ class TooLargeHere(ModelsyncError):
     exit_code = 3
 
 
+class Unsupported(RefusedError):
+    """A version that this device can't run: nothing of it was fetched, and what serves goes on."""
+
+    def __init__(self, text: str, version: int, digest: str) -> None:
+        super().__init__(text)
+        self.version = version
+        self.digest = digest
+
+
 class NotClosed(RefusedError):
     """A version that leads out of itself: to fetch it again would change nothing, so it is to be quarantined."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelsync_protocol.errors import UnreachableError
 
@@ -25,7 +25,8 @@ class Resolved:
 
     `newest` is the highest version that is signed. `versions` maps the known live versions to manifest digests:
     the ten newest, and older ones if the archive had to be read. `offers` are unsigned hints (empty without a
-    bundle). `issued` is when the timestamp was signed, Unix seconds.
+    bundle). `issued` is when the timestamp was signed, Unix seconds. `requires` is what the version requires of a
+    device.
     """
 
     version: int
@@ -36,3 +37,4 @@ class Resolved:
     withdrawn: frozenset[int]
     offers: bytes
     issued: int
+    requires: Mapping[str, str] = field(default_factory=dict)

@@ -75,6 +75,7 @@ def answer(resolved: Resolved) -> bytes:
             "withdrawn": sorted(resolved.withdrawn),
             "offers": _text(resolved.offers),
             "issued": resolved.issued,
+            "requires": dict(resolved.requires),
         }
     )
 
@@ -90,9 +91,10 @@ def parse_answer(document: Mapping[str, Any]) -> Resolved:
         withdrawn=frozenset(document["withdrawn"]),
         offers=base64.b64decode(document["offers"], validate=True),
         issued=document["issued"],
+        requires=dict(document["requires"]),
     )
     numbers = (found.version, found.length, found.newest, found.issued, *found.withdrawn)
-    texts = (found.digest, *found.versions.values())
+    texts = (found.digest, *found.versions.values(), *found.requires, *found.requires.values())
     if not all(type(number) is int for number in numbers) or not all(isinstance(text, str) for text in texts):
         raise TypeError("a field has another type")
     return found

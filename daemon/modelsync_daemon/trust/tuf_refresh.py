@@ -22,6 +22,7 @@ from modelsync_daemon.trust.resolved import Fetch, ObjectMissing, Resolved
 from modelsync_protocol import bundle as bundles
 from modelsync_protocol import caps, names, trust
 from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError, RefusedError, UnreachableError
+from modelsync_protocol.requirements.terms import of_version
 
 _CONFIG = UpdaterConfig()
 
@@ -139,6 +140,7 @@ class Session:
             raise RefusedError(f"version {wanted} of {model!r} was withdrawn: choose another version.")
         if wanted not in found and (archive := self._role(trust.archive_name(model))) is not None:
             found = {**_listed(archive, model), **found}
+            role = archive if wanted not in _listed(role, model) else role
         if wanted not in found:
             raise RefusedError(f"the store signs no version {wanted} of {model!r}: publish it or choose another.")
         digest, length = found[wanted]
@@ -151,6 +153,7 @@ class Session:
             withdrawn=withdrawn,
             offers=self._bundle.offers if self._bundle else b"",
             issued=self.timestamp_issued(),
+            requires=_requires(role, wanted),
         )
 
     def _role(self, role: str) -> Targets | None:
@@ -277,6 +280,14 @@ def _withdrawn(role: Targets) -> frozenset[int]:
     if not isinstance(versions, list) or not all(type(version) is int for version in versions):
         raise FormatError("the metadata's list of withdrawn versions is not a list of integers: publish it anew.")
     return frozenset(versions)
+
+
+def _requires(role: Targets, version: int) -> dict[str, str]:
+    """What the version requires. What can't be read is a newer publisher's, and as unknown as a key of its."""
+    try:
+        return of_version(role.unrecognized_fields.get(trust.REQUIRES), version)
+    except FormatError:
+        return {trust.REQUIRES: "*"}
 
 
 @contextmanager

@@ -107,6 +107,8 @@ async def run(
         read_secret=read_secret,
         site=None if job.site is None else SiteAccess.parse(job.site),
         anew=job.anew,
+        capabilities=job.capabilities,
+        refuse_unknown=job.refuse_unknown,
     )
     # What is only staged or mended leaves the model's state alone: it goes on as it is.
     listener: Listener = _Listener(job.name, database, emit)
@@ -127,4 +129,5 @@ async def run(
         sent=prepared.wire.sent,
         wire_requests=prepared.wire.requests,
         withdrawn=tuple(sorted(prepared.withdrawn)),
+        unknown=prepared.unknown,
     )

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from modelsync_daemon.transfer.errors import AccessRefused, BudgetExceeded, Misled, NotClosed, OriginBusy, TooLargeHere
+from modelsync_daemon.transfer.errors import (
+    AccessRefused,
+    BudgetExceeded,
+    Misled,
+    NotClosed,
+    OriginBusy,
+    TooLargeHere,
+    Unsupported,
+)
 from modelsync_protocol import errors, names
 from modelsync_protocol.errors import LocalError, ModelsyncError
 
@@ -45,6 +53,8 @@ class Job:
     site: Mapping[str, Any] | None = None
     """A SiteAccess as JSON: neighbours to share the origin with."""
     anew: bool = False
+    capabilities: Mapping[str, Any] | None = None
+    refuse_unknown: bool = False
 
     def document(self) -> dict[str, Any]:
         """The job as JSON."""
@@ -57,6 +67,9 @@ class Job:
 
 
 _PLANS = ("held", "pushed", "update", "chunks", "pack")
+_MAX_KEY = 80
+"""Characters of a requirement's key (FORMAT.md §12.5)."""
+
 MAX_TEXT = 2000
 """Characters of a sentence that are passed on."""
 
@@ -76,6 +89,7 @@ class Outcome:
     sent: int
     wire_requests: int
     withdrawn: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Outcome:
@@ -83,10 +97,12 @@ class Outcome:
 
         The worker has read what came from outside: names and digests become paths here, so they are looked at again.
         """
-        found = cls(**{**document, "withdrawn": tuple(document["withdrawn"])})
+        found = cls(**{**document, **{key: tuple(document[key]) for key in ("withdrawn", "unknown")}})
         counts = (found.bytes, found.requests, found.received, found.sent, found.wire_requests)
         if not all(type(count) is int and count >= 0 for count in counts) or type(found.held) is not bool:
             raise ValueError("a count is none")
+        if any(type(key) is not str or len(key) > _MAX_KEY for key in document["unknown"]):
+            raise ValueError("a requirement's key is none")
         if found.kind not in _PLANS:
             raise ValueError("no such plan")
         try:
@@ -118,6 +134,7 @@ class Preparer(Protocol):
 _KINDS: dict[str, type[ModelsyncError]] = {
     "usage": errors.UsageError,
     "open": NotClosed,
+    "unsupported": Unsupported,
     "refused": errors.RefusedError,
     "access": AccessRefused,
     "busy": OriginBusy,
@@ -142,13 +159,17 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 def error_of(kind: str, text: str, about: Mapping[str, Any] = _NOTHING) -> ModelsyncError:
-    """The reverse of `kind_of`; `about` holds `after` of OriginBusy, `version` and `digest` of NotClosed."""
+    """The reverse of `kind_of`.
+
+    `about` holds `after` of OriginBusy, `version` and `digest` of NotClosed and Unsupported.
+    """
     text = str(text)[:MAX_TEXT]
     if kind == "busy":
         return OriginBusy(text, float(about.get("after", 0.0)))
-    if kind == "open":
+    if kind in ("open", "unsupported"):
+        closed = NotClosed if kind == "open" else Unsupported
         try:
-            return NotClosed(text, names.check_version(about["version"]), names.check_digest(about["digest"]))
+            return closed(text, names.check_version(about["version"]), names.check_digest(about["digest"]))
         except ModelsyncError as error:
             raise ValueError(str(error)) from error
     return _KINDS.get(kind, WorkerDied)(text)

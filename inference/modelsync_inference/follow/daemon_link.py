@@ -27,7 +27,8 @@ Report = dict[str, Any]
 
 
 class DaemonLink:
-    """Keeps a watch open on the daemon of `data` and posts `reports()`, in a thread of its own.
+    """Keeps a watch open on the daemon of `data` and posts `reports()`, in a thread of its own; `environment()` once
+    after each connect.
 
     `hint` is called on every event of the daemon and after every connect. Both callbacks come from the link's
     thread and must not block. Retries come every second, jittered; heartbeats every `heartbeat` seconds.
@@ -40,7 +41,9 @@ class DaemonLink:
         reports: Callable[[], list[Report]],
         hint: Callable[[], None],
         heartbeat: float = 5.0,
+        environment: Callable[[], Report] | None = None,
     ) -> None:
+        self._environment = environment
         self._data, self._model = data, model
         self._reports, self._hint, self._heartbeat = reports, hint, heartbeat
         self._loop = asyncio.new_event_loop()
@@ -114,6 +117,7 @@ class DaemonLink:
             response.raise_for_status()
             self.connected, self.problem = True, None
             self._hint()
+            await self._post_environment(session)
             tasks = [
                 asyncio.ensure_future(self._listen(response)),
                 asyncio.ensure_future(self._post_reports(session)),
@@ -126,6 +130,14 @@ class DaemonLink:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _post_environment(self, session: aiohttp.ClientSession) -> None:
+        if self._environment is None:
+            return
+        url, timeout = f"{_BASE}/v1/models/{self._model}/environment", aiohttp.ClientTimeout(total=10)
+        async with session.post(url, json=self._environment(), timeout=timeout) as response:
+            if response.status >= 400:  # a daemon of before does not know the question
+                _LOG.info("the daemon answered with status %s what this process runs models with", response.status)
 
     async def _listen(self, response: aiohttp.ClientResponse) -> None:
         async for line in response.content:

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,11 +18,13 @@ from modelsync_inference.follow.daemon_link import DaemonLink, Report
 from modelsync_inference.follow.follower import SERVING, Follower, Outcome
 from modelsync_inference.follow.memory_policy import MemoryPolicy
 from modelsync_inference.follow.watch import FolderWatch
+from modelsync_inference.handle.environment import describe
 from modelsync_inference.handle.settings import Settings, make_runtime
 from modelsync_inference.model.lease import Lease, Loaded, Prediction
 from modelsync_inference.model.memory import resident_bytes
 from modelsync_inference.model.serving_model import Serving
 from modelsync_inference.model.trial import Label
+from modelsync_inference.processes.code_runtime import KindRuntime
 from modelsync_inference.runtimes.port import Confined, Processes, Runtime, Telling
 from modelsync_protocol import names
 
@@ -83,7 +86,15 @@ class HotModel:
         self._watch = FolderWatch(folder, self._wake.set) if self._settings.watch else None
         self._link = None
         if self._settings.link:
-            self._link = DaemonLink(data, name, self.reports, self._wake.set, self._settings.heartbeat_seconds)
+            own = isinstance(self._runtime, KindRuntime)
+            self._link = DaemonLink(
+                data,
+                name,
+                self.reports,
+                self._wake.set,
+                self._settings.heartbeat_seconds,
+                partial(describe, builtin=own),
+            )
         self._thread = threading.Thread(target=self._follow, name="modelsync-follow", daemon=True)
 
     def start(self) -> HotModel:

@@ -28,6 +28,7 @@ _MAX_RANK = 4
 _MAX_ALIGNMENT = 1 << 20
 _DEFAULT_ALIGNMENT = 32
 _ALIGNMENT_KEY = b"general.alignment"
+_ARCHITECTURE_KEY = b"general.architecture"
 
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -119,6 +120,23 @@ def tensors(data: memoryview) -> Iterator[TensorRange]:
         if row % kind.elements:
             raise FormatError(f"the GGUF tensor {name!r:.80} has rows that are no whole number of blocks.")
         yield TensorRange(name, begin + offset, prod(shape) // kind.elements * kind.bytes, kind.name, shape)
+
+
+def head(data: memoryview) -> tuple[int, str]:
+    """(the file's version, `general.architecture` or nothing); FormatError for what is no GGUF file."""
+    walk = _Walk(data)
+    if walk.take(4) != _MAGIC:
+        raise FormatError("the file is no GGUF file.")
+    version = walk.number(4)
+    if version not in _VERSIONS:
+        return version, ""
+    walk.number(8)
+    for _ in range(min(walk.number(8), _MAX_PAIRS)):
+        key, kind = walk.string(_MAX_KEY_BYTES), walk.number(4)
+        if key == _ARCHITECTURE_KEY and kind == _STRING:
+            return version, walk.string(_MAX_NAME_BYTES).decode(errors="replace")
+        walk.skip_value(kind)
+    return version, ""
 
 
 def _described(walk: _Walk) -> tuple[str, tuple[int, ...], int, int]:

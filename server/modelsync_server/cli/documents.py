@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def release(result: Release) -> dict[str, Any]:
-    """What `publish --json` prints; `metadata` and `code` only if there is any."""
+    """What `publish --json` prints; `metadata`, `code` and `requires` only if there is any."""
     document = {
         "name": result.name,
         "version": result.version,
@@ -26,7 +26,7 @@ def release(result: Release) -> dict[str, Any]:
         "updates": _updates(result.updates),
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
-    more = {"metadata": dict(result.metadata), "code": list(result.code)}
+    more = {"metadata": dict(result.metadata), "code": list(result.code), "requires": dict(result.requires)}
     return document | {key: value for key, value in more.items() if value}
 
 
@@ -102,6 +102,7 @@ def _version(version: Version) -> dict[str, Any]:
         "install_bytes": version.install_bytes,
         "updates": _updates(version.updates),
         "metadata": dict(version.metadata),
+        "requires": dict(version.requires),
     }
 
 

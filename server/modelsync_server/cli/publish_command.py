@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents, fleet_bases, update_commands
+from modelsync_server.cli import documents, fleet_bases, tables, update_commands
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 from modelsync_server.cli.update_commands import PictureOption
@@ -74,6 +74,17 @@ def publish(
             help="Refuse what none of these signed: key:FILE, cert:FILE, sigstore:IDENTITY,ISSUER; repeatable.",
         ),
     ] = None,
+    requires: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="What it requires of a device, instead of what the model says: memory=512MiB, "
+            "package:numpy>=1.26; repeatable.",
+        ),
+    ] = None,
+    no_requires: Annotated[
+        bool, typer.Option("--no-requires", help="Don't take requirements from the model; --requires alone counts.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
     ] = False,
@@ -112,6 +123,8 @@ def publish(
             adapter=adapter,
             provenance=provenance or (),
             require_provenance=require_provenance or (),
+            requires=requires or (),
+            derive_requires=not no_requires,
             progress=bar.update,
         )
     if traced is not None:
@@ -146,6 +159,8 @@ def _tell(result: Release) -> None:
     else:
         typer.echo(f"{result.name} version {result.version}: {result.size:,} bytes in {result.chunks} chunks.")
     typer.echo(f"  first install {result.install_bytes:>12,} bytes")
+    if result.requires:
+        typer.echo(f"  requires      {tables.needs(result.requires)}")
     for item in result.updates:
         older = "" if item.older_bytes is None else f" ({item.older_bytes:,} for daemons that read format 1 only)"
         typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes{older}")

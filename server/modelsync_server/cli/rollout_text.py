@@ -23,9 +23,16 @@ def plan(found: RolloutPlan) -> str:
             held = f"version {group.version}" if group.version else ("another version" if group.digest else "nothing")
             note = "  (no update object)" if group.missing else ""
             lines.append(f"    {group.devices:>8,} hold {held}: {group.kind}, {group.bytes:,} bytes each{note}")
-        reasons = ((each.silent, "silent"), (each.on_hold, "on hold"), (each.quarantined, "quarantined it"))
+        reasons = (
+            (each.silent, "silent"),
+            (each.on_hold, "on hold"),
+            (each.quarantined, "quarantined it"),
+            (each.unsupported, "can't run it"),
+        )
         if left := ", ".join(f"{number:,} {why}" for number, why in reasons if number):
             lines.append(f"    not now: {left}")
+        for why, number in each.lacks.items():
+            lines.append(f"    {number:>8,} can't run it: {printable(why)}")
         if each.shared:
             lines.append(f"    {each.shared:,} more are in earlier rings and count there")
     total = _money(found.money(found.bytes), found.currency)
@@ -39,10 +46,11 @@ def status(found: RolloutStatus) -> str:
     lines = [f"{made.name} by {printable(made.by)}: {made.state.value}; {printable(found.waits)}"]
     for ring in found.rings:
         spent = "" if ring.spent is None else f", spent {ring.spent:,}"
+        unable = f", {ring.counts.unsupported:,} can't run it" if ring.counts.unsupported else ""
         lines.append(
             f"  {ring.name:<16} {ring.state:<9} {ring.counts.asked:>8,} asked of {ring.record.devices:,}, "
-            f"{ring.counts.active:,} active (gate {ring.record.gate.needed(ring.record.reachable):,}), "
-            f"{ring.counts.failed:,} failed; predicted {ring.predicted:,} bytes{spent}"
+            f"{ring.counts.active:,} active (gate {ring.record.gate.needed(ring.reachable):,}), "
+            f"{ring.counts.failed:,} failed{unable}; predicted {ring.predicted:,} bytes{spent}"
         )
         if ring.trouble:
             lines.append(f"    {printable(ring.trouble)}")

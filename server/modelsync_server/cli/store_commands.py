@@ -40,7 +40,11 @@ def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
     if not rows:
         typer.echo("the store has no models yet: `modelsync publish` adds one.")
         return
-    columns = ("model", "version", "published", "bytes", "install", "update", "digest", "metadata")
+    columns: tuple[str, ...] = ("model", "version", "published", "bytes", "install", "update", "digest", "metadata")
+    if any(version.requires for model in models for version in model.versions):
+        columns = (*columns, "requires")
+        needs = {(m.name, str(v.version)): v.requires for m in models for v in m.versions}
+        rows = [(*row, _clipped([tables.needs(needs.get((row[0], row[1]), {}))])) for row in rows]
     tables.show(columns, rows, right=("version", "bytes", "install", "update"))
 
 
@@ -92,6 +96,8 @@ def _tell_version(found: VersionDetails) -> None:
     typer.echo(f"  size       {tables.size(version.size)} bytes in {version.files} file(s), {found.chunks} chunks")
     if found.problem:
         typer.echo(f"  problem    {found.problem}")
+    if found.requires:
+        typer.echo(f"  requires   {tables.needs(found.requires)}")
     if version.metadata:
         typer.echo("\nmetadata")
         for key, value in version.metadata.items():
@@ -137,6 +143,8 @@ def _tell_difference(found: Difference, every: bool) -> None:
         typer.echo(f"  no update object is made from version {found.old}: publish with --bases {found.old} for one.")
     if found.header_bytes is not None:
         typer.echo(f"  of these the header has {found.header_bytes:,} bytes")
+    for need in found.requires:
+        typer.echo(f"  requires {need.key}: {need.old or 'nothing'} -> {need.new or 'nothing'}")
     typer.echo("")
     if found.files:
         tables.show(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 _PLAIN_WIDTH = 10_000
@@ -34,6 +34,13 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seq
 def printable(text: str) -> str:
     """`text` without what could steer a terminal: what a store says is another's."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def needs(requires: Mapping[str, str]) -> str:
+    """What a version requires of a device, for people."""
+    from modelsync_protocol.requirements.terms import told
+
+    return printable(", ".join(told(key, value) for key, value in sorted(requires.items())))
 
 
 def size(count: int | None) -> str:

@@ -19,7 +19,7 @@ from modelsync_server.rollout.target import Kind, Target, desired, quoted, repor
 REPORTED = "properties.reported.modelsync"
 STATES = (
     "idle", "resolving", "planning", "fetching", "assembling", "probing", "activating", "probation", "active",
-    "waiting", "rolled back", "quarantined",
+    "waiting", "rolled back", "quarantined", "unsupported",
 )  # fmt: skip
 """The daemon's (docs/states.md)."""
 UNDER_WAY = ("resolving", "planning", "fetching", "assembling", "probing", "activating", "probation")
@@ -70,6 +70,7 @@ _CODES: Mapping[str, str] = {
     "worker": "the process that prepares the version died.",
     "probe": "the version failed its probe; the one before goes on serving.",
     "serving": "the version failed in service; the one before serves again.",
+    "unsupported": "this device can't run the version: its own words say what is missing. It fetched nothing.",
 }
 """Codes of docs/states.md."""
 _KINDS: Mapping[str, str] = {
@@ -186,7 +187,7 @@ def _reason(row: Json) -> tuple[str, str] | None:
         return "nonsense", ""
     if row.get("hold") is True and version != wanted:
         return "held", ""
-    return ("state", "") if state in ("quarantined", "rolled back") else None
+    return ("state", "") if state in ("quarantined", "rolled back", "unsupported") else None
 
 
 async def _marginal(hub: FleetHub, target: Target, paths: Mapping[str, str]) -> Groups:

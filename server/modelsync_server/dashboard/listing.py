@@ -26,7 +26,7 @@ WHYS: Mapping[str, str] = {
     "under-way": "under way",
     "slow": "under way for more than an hour",
     "held": "on hold",
-    "state": "rolled back or quarantined",
+    "state": "rolled back, quarantined or unsupported",
     "nonsense": "reports nonsense",
     "unheard": "never reported it",
     "confused": "does not understand its wishes",
@@ -124,7 +124,7 @@ class Filter:
             "under-way": f"{base}.state IN [{', '.join(quoted(state) for state in UNDER_WAY)}]",
             "slow": under_way_since(self.model, now),
             "held": f"{base}.hold = true",
-            "state": f"{base}.state IN ['rolled back', 'quarantined']",
+            "state": f"{base}.state IN ['rolled back', 'quarantined', 'unsupported']",
             "unheard": f"is_defined({wish}.version) AND NOT is_defined({base}.state)",
             # What is no text compares with none; what is one is on the list or not.
             "nonsense": f"is_defined({base}) AND (NOT is_defined({base}.state) OR NOT {base}.state >= ''"

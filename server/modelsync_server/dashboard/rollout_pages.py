@@ -107,7 +107,7 @@ async def _with_spent(asked: Asked, found: RolloutStatus, times: float = 1.0) ->
 def _lanes(views: Sources, found: RolloutStatus, spending: list[int | None]) -> list[dict[str, Any]]:
     lanes = []
     for number, (ring, spent) in enumerate(zip(found.rings, spending, strict=True)):
-        counts, reachable = ring.counts, ring.record.reachable
+        counts, reachable = ring.counts, ring.reachable
         whole = max(reachable, counts.asked, 1)
         parts = [("active", counts.active), ("failed", counts.failed), ("waiting", counts.waiting)]
         needed = ring.record.gate.needed(reachable)
@@ -147,9 +147,9 @@ def _lists(found: RolloutStatus, number: int) -> dict[str, str]:
 def _gate(ring: RingStatus, now: float) -> list[tuple[str, str]]:
     """The gate's numbers: what it takes, what there is, what it waits for."""
     gate, counts = ring.record.gate, ring.counts
-    allowed = gate.allowed(max(ring.record.reachable, counts.answered))
+    allowed = gate.allowed(max(ring.reachable, counts.answered))
     lines = [
-        ("active", f"{counts.active:,} of {gate.needed(ring.record.reachable):,} needed ({gate.document()['active']})"),
+        ("active", f"{counts.active:,} of {gate.needed(ring.reachable):,} needed ({gate.document()['active']})"),
         ("failed", f"{counts.failed:,} of {allowed:,} allowed ({gate.document()['failures']})"),
     ]
     ripe = ring.judgement.ripe if ring.judgement else ring.record.ripe

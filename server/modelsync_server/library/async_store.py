@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from modelsync_protocol import findings
 from modelsync_protocol.findings import Finding
+from modelsync_protocol.requirements import terms
 from modelsync_server.library.source import as_path
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
@@ -77,6 +78,8 @@ class AsyncStore:
         adapter: str | Path | None = None,
         provenance: Sequence[str | Path] = (),
         require_provenance: Sequence[str] = (),
+        requires: Sequence[str] = (),
+        derive_requires: bool = True,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
@@ -97,6 +100,8 @@ class AsyncStore:
                 untrusted=untrusted,
                 adapter=None if adapter is None else Path(adapter),
                 provenance=Wanted.of(provenance, require_provenance),
+                requires=terms.from_words(requires) if requires else None,
+                derive=derive_requires,
                 progress=progress,
             )
 

@@ -93,6 +93,8 @@ class Store:
         adapter: str | Path | None = None,
         provenance: Sequence[str | Path] = (),
         require_provenance: Sequence[str] = (),
+        requires: Sequence[str] = (),
+        derive_requires: bool = True,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory or an open binary file as a new version of the model `name`.
@@ -107,7 +109,8 @@ class Store:
         the last version to make this one; its factors make the updates smaller. `provenance`: files with signatures
         (model-signing) or statements (in-toto), default those beside it; `require_provenance`: who may have signed
         them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
-        was found is signed with the version.
+        was found is signed with the version. `requires`: what it requires of a device, as `KEY=VALUE` or `KEY>=VALUE`,
+        beside what the model itself says, or instead of it; without `derive_requires` the model is not asked.
         `source` is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
@@ -126,6 +129,8 @@ class Store:
                 adapter=adapter,
                 provenance=provenance,
                 require_provenance=require_provenance,
+                requires=requires,
+                derive_requires=derive_requires,
                 progress=progress,
             )
         )

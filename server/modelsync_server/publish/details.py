@@ -88,7 +88,7 @@ async def describe(store: Store, name: str, version: int | None = None, *, diges
         entries=_entries(manifest, hashes) if manifest else (),
         chunks=manifest.chunk_count if manifest else None,
         probe=manifest.probe if manifest else None,
-        requires=manifest.requires if manifest else {},
+        requires={**(manifest.requires if manifest else {}), **found.requires},
         signatures=_signatures(state, name, wanted),
         problem=problem,
     )

@@ -5,6 +5,7 @@ The tensors are those that the encoder sees, paired as it pairs them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
@@ -75,6 +76,15 @@ class TensorChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """A requirement that is not the same; None where there is none of that key."""
+
+    key: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """From version `old` to `new` of a model. `bytes` and `requests` are what a device pays for that way.
 
@@ -93,6 +103,8 @@ class Difference:
     same_files: int
     tensors: tuple[TensorChange, ...]
     same_tensors: int
+    requires: tuple[Need, ...] = ()
+    """What is required of a device otherwise than before."""
 
 
 async def difference(store: Store, name: str, old: int, new: int) -> Difference:
@@ -116,7 +128,13 @@ async def difference(store: Store, name: str, old: int, new: int) -> Difference:
         same_files=same_files,
         tensors=tensors,
         same_tensors=same_tensors,
+        requires=_needs(catalogue.model(name).requires.get(old, {}), catalogue.model(name).requires.get(new, {})),
     )
+
+
+def _needs(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Need, ...]:
+    keys = sorted(old.keys() | new.keys())
+    return tuple(Need(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key))
 
 
 def _files(old: Manifest, new: Manifest, spent: UpdateBytes | None) -> tuple[tuple[FileChange, ...], int]:

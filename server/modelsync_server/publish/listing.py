@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +38,8 @@ class Version:
     install_bytes: int | None
     updates: tuple[UpdatePrice, ...]
     metadata: Mapping[str, Any]
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """What it requires of a device, by key; signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ async def read_version(store: Store, model: ModelVersions, version: int) -> tupl
         install_bytes=install,
         updates=updates,
         metadata=record.metadata if record else {},
+        requires=model.requires.get(version, {}),
     )
     return found, manifest
 

@@ -36,6 +36,7 @@ from modelsync_server.publish.newer import first_installs, newer_updates, throug
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
+from modelsync_server.requirements import requirements_of
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
 from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
@@ -83,6 +84,8 @@ class Release:
     """What is signed of it beside its bytes; empty if nothing is."""
     code: tuple[str, ...] = ()
     """What it would execute when it is loaded or run, a sentence each; `modelsync inspect` says the same."""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """What it requires of a device, by key (docs/integrations/requirements.md)."""
 
     @property
     def manifest(self) -> str:
@@ -104,6 +107,8 @@ async def publish(
     untrusted: bool = False,
     adapter: Path | None = None,
     provenance: Wanted | None = None,
+    requires: Mapping[str, str] | None = None,
+    derive: bool = True,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
@@ -112,7 +117,8 @@ async def publish(
     a version that is there it replaces what was said before. `untrusted`: nobody vouches for who made the artifact,
     so a confined process reads it first, within bounds. `adapter`: the file of what was merged into the last
     version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
-    version. Raises UsageError for input that can't be published,
+    version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
+    `derive` the model is not asked. Raises UsageError for input that can't be published,
     RefusedError for a version that exists with other bytes or keys that are missing.
     """
     names.check_model_name(name)
@@ -148,7 +154,12 @@ async def publish(
             if metadata is not None:
                 since = await _since(store, catalogue, name, number) if not fresh else None
                 record = await write_record(store, metadata, since or now())
-            entry = NewTarget(name, number, target.manifest.digest, len(target.manifest.encoded), release=record)
+            needs = None
+            if fresh or requires is not None or not derive:  # else it stands as it was said
+                read = requirements_of(artifact.manifest, artifact.stream) if derive else {}
+                needs = {**read, **(requires or {})}
+            length = len(target.manifest.encoded)
+            entry = NewTarget(name, number, target.manifest.digest, length, release=record, requires=needs)
             try:
                 catalogue = await repository.add_targets([entry])
             except RefusedError:
@@ -197,6 +208,7 @@ async def _describe(
         tuple(advice),
         fresh,
         record.metadata if record else {},
+        requires=model.requires.get(version, {}),
     )
 
 

@@ -120,11 +120,14 @@ class Counts:
     waiting: int = 0
     refused: int = 0
     rolled_back: int = 0
+    unsupported: int = 0
+    """Those that say that they can't run the version: they fetched nothing, and did not fail."""
 
     @property
     def failed(self) -> int:
         """Refusals, rollbacks, and reports that make no sense."""
-        return max(self.asked - self.active - self.waiting, self.refused + self.rolled_back, 0)
+        left = self.asked - self.active - self.waiting - self.unsupported
+        return max(left, self.refused + self.rolled_back, 0)
 
     @property
     def answered(self) -> int:
@@ -150,7 +153,11 @@ class Judgement:
 
 
 def judge(gate: Gate, counts: Counts, reachable: int, opened: float, ripe: float | None, now: float) -> Judgement:
-    """Judge a ring of `reachable` devices that was opened at `opened`; `ripe` is what the last judgement said."""
+    """Judge a ring of `reachable` devices that was opened at `opened`; `ripe` is what the last judgement said.
+
+    Devices that can't run the version are not among the reachable ones.
+    """
+    unable = f" ({devices(counts.unsupported)} can't run it)" if counts.unsupported else ""
     allowed, needed = gate.allowed(max(reachable, counts.answered)), gate.needed(reachable)
     if counts.failed > allowed:
         kinds = f"{counts.refused} refused, {counts.rolled_back} rolled back"
@@ -159,15 +166,16 @@ def judge(gate: Gate, counts: Counts, reachable: int, opened: float, ripe: float
         return Judgement(Verdict.BREAK, f"{devices(counts.failed)} failed ({kinds}) and {allowed} may.", ripe)
     if counts.active < needed:
         if now - opened >= gate.wait:
-            why = f"only {counts.active} of the {needed} devices that it takes are active after {span(gate.wait)}."
-            return Judgement(Verdict.EXPIRE, why, None)
-        return Judgement(Verdict.WAIT, f"{counts.active} of the {needed} devices that it takes are active.", None)
+            why = f"only {counts.active} of the {needed} devices that it takes are active after {span(gate.wait)}"
+            return Judgement(Verdict.EXPIRE, f"{why}{unable}.", None)
+        why = f"{counts.active} of the {needed} devices that it takes are active{unable}."
+        return Judgement(Verdict.WAIT, why, None)
     ripe = now if ripe is None else min(ripe, now)
     active = f"{devices(counts.active)} {'is' if counts.active == 1 else 'are'} active"
     left = gate.soak - (now - ripe)
     if left > 0:
         return Judgement(Verdict.WAIT, f"{active}; it soaks for {span(left)} more.", ripe)
-    return Judgement(Verdict.ADVANCE, f"{active}, {counts.failed} failed.", ripe)
+    return Judgement(Verdict.ADVANCE, f"{active}, {counts.failed} failed{unable}.", ripe)
 
 
 def devices(number: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
@@ -61,6 +61,8 @@ class RingPlan:
     on_hold: int
     quarantined: int
     shared: int
+    lacks: Mapping[str, int] = field(default_factory=dict)
+    """What devices lack to run the version → how many; a device counts once."""
 
     @property
     def reachable(self) -> int:
@@ -68,7 +70,12 @@ class RingPlan:
 
     @property
     def devices(self) -> int:
-        return self.reachable + self.silent + self.on_hold + self.quarantined
+        return self.reachable + self.silent + self.on_hold + self.quarantined + self.unsupported
+
+    @property
+    def unsupported(self) -> int:
+        """How many report that they can't run the version, or what they have by which they can't."""
+        return sum(self.lacks.values())
 
     @property
     def bytes(self) -> int:
@@ -133,7 +140,7 @@ async def plan(
     was withdrawn; what the hub and the store raise."""
     target = target or Target()
     versions, digest = await signed_digest(store, model, version)
-    found = await censuses(hub, target, model, version, rings, silent_days)
+    found = await censuses(hub, target, model, version, rings, silent_days, versions.requires.get(version, {}))
     prices = Prices(store, versions, digest)
     plans = []
     for ring, (counted, shared) in zip(rings, found, strict=True):
@@ -181,7 +188,7 @@ async def _ring_plan(ring: Ring, counted: Census, shared: int, prices: Prices) -
         found, missing = await prices.of(held)
         groups.append(BaseGroup(prices.version(held), held.digest, devices, found.kind.value, found.bytes, missing))
     groups.sort(key=lambda group: (-group.devices, -(group.version or 0)))
-    return RingPlan(ring, tuple(groups), counted.silent, counted.on_hold, counted.quarantined, shared)
+    return RingPlan(ring, tuple(groups), counted.silent, counted.on_hold, counted.quarantined, shared, counted.lacks)
 
 
 def _advice(store: Store, model: str, version: int, plans: Sequence[RingPlan]) -> tuple[str, ...]:
@@ -239,7 +246,13 @@ def document(found: RolloutPlan) -> Mapping[str, object]:
                     }
                     for group in each.groups
                 ],
-                "unreachable": {"silent": each.silent, "held": each.on_hold, "quarantined": each.quarantined},
+                "unreachable": {
+                    "silent": each.silent,
+                    "held": each.on_hold,
+                    "quarantined": each.quarantined,
+                    "unsupported": each.unsupported,
+                },
+                "lacks": dict(each.lacks),
                 "shared": each.shared,
             }
             for each in found.rings

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.push import payload_for
-from modelsync_server.rollout.fleet import Member, twins
+from modelsync_server.rollout.fleet import Member, lacking, twins
 from modelsync_server.rollout.planning import signed_digest
 from modelsync_server.rollout.port import FleetHub
 from modelsync_server.rollout.record import Record
@@ -29,13 +29,16 @@ _log = logging.getLogger(__name__)
 
 async def push_ring(hub: FleetHub, store: Store, record: Record, number: int) -> int:
     """Push to the ring's connected devices whose base has a small update; return how many staged it."""
-    _, digest = await signed_digest(store, record.model, record.version)
+    versions, digest = await signed_digest(store, record.model, record.version)
+    requires = versions.requires.get(record.version, {})
     where = record.rings[number].where
     if not record.target.reporters_are_modules:
         where = both(where, "connectionState = 'Connected'")
     alike: dict[tuple[str, int], list[Member]] = defaultdict(list)
     for member in await twins(hub, record.target, record.model, where):
         base = member.held.digest
+        if member.unsupported == record.version or lacking(requires, member.runs_on):
+            continue
         if member.connected and base not in (None, digest) and not member.hold:
             alike[str(base), member.formats].append(member)
     staged = 0

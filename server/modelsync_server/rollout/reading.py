@@ -17,6 +17,7 @@ from modelsync_server.rollout.gate import Counts, Judgement, Verdict, judge
 from modelsync_server.rollout.planning import GIGABYTE
 from modelsync_server.rollout.port import FleetHub, Json
 from modelsync_server.rollout.record import OVER, Record, RingRecord, State
+from modelsync_server.rollout.recount import recount
 from modelsync_server.rollout.target import Kind, Target
 
 
@@ -38,6 +39,11 @@ class RingStatus:
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def reachable(self) -> int:
+        """Devices that its gate counts on: the plan's, less those that turned out not to be able to run the version."""
+        return reachable(self.record, self.counts)
 
     @property
     def predicted(self) -> int:
@@ -104,6 +110,11 @@ def record_in(present: Sequence[Json], model: str) -> Record | None:
     return None
 
 
+def reachable(ring: RingRecord, counts: Counts) -> int:
+    """The plan's reachable devices, less those that can't run the version and that the plan did not know of."""
+    return max(0, ring.reachable - max(0, counts.unsupported - ring.unsupported))
+
+
 async def overview(hub: FleetHub, *, spending: bool = False) -> Overview:
     """Everything, in one call to the hub; with `spending` one query more for each ring that is open."""
     present = await hub.configurations()
@@ -162,7 +173,7 @@ async def status_in(hub: FleetHub, present: Sequence[Json], found: Record, *, sp
     configurations = {each.id: each for each in documents.found(present, found.model)}
     rings = []
     for number in range(len(found.rings)):
-        ring = _ring(found, number, configurations.get(documents.ring_id(found, number)), hub.now())
+        ring = await _ring(hub, found, number, configurations.get(documents.ring_id(found, number)))
         if spending and ring.spent is None and ring.record.opened is not None:
             ring = RingStatus(
                 ring.record, ring.state, ring.counts, ring.judgement, await ring_spent(hub, found, number), ring.trouble
@@ -177,7 +188,7 @@ async def ring_spent(hub: FleetHub, found: Record, number: int) -> int:
     return max(0, await spent(hub, found.target, found.model, found.version, asked) - found.rings[number].held)
 
 
-def _ring(found: Record, number: int, configuration: Found | None, now: float) -> RingStatus:
+async def _ring(hub: FleetHub, found: Record, number: int, configuration: Found | None) -> RingStatus:
     ring = found.rings[number]
     if ring.returned:
         return RingStatus(ring, "returned", ring.counts or Counts(), None, ring.spent, "")
@@ -187,10 +198,11 @@ def _ring(found: Record, number: int, configuration: Found | None, now: float) -
         counts = ring.counts or Counts()
         trouble = "" if found.state is State.FINISHING else f"{documents.ring_id(found, number)} was deleted by hand."
         return RingStatus(ring, "open" if number == found.ring else "passed", counts, None, ring.spent, trouble)
-    counts = configuration.counts
+    asked = found.target.asked(documents.ring_id(found, number), found.model, found.stamp(number))
+    counts = await recount(hub, found.target, found.model, found.version, asked, configuration.counts)
     what = configuration.differs(documents.ring_body(found, number))
     trouble = f"the {what} of {configuration.id} was changed by hand." if what else ""
-    judgement = judge(ring.gate, counts, ring.reachable, ring.opened, ring.ripe, now)
+    judgement = judge(ring.gate, counts, reachable(ring, counts), ring.opened, ring.ripe, hub.now())
     if number < found.ring:
         state = "failed" if judgement.verdict is Verdict.BREAK else "passed"
         return RingStatus(ring, state, counts, judgement, ring.spent, trouble)
@@ -275,9 +287,10 @@ def document(found: RolloutStatus) -> dict[str, Any]:
                 "failed": ring.counts.failed,
                 "refused": ring.counts.refused,
                 "rolled_back": ring.counts.rolled_back,
+                "unsupported": ring.counts.unsupported,
                 "opened": ring.record.opened,
                 "gate": ring.record.gate.document(),
-                "needed": ring.record.gate.needed(ring.record.reachable),
+                "needed": ring.record.gate.needed(ring.reachable),
                 "verdict": None if ring.judgement is None else ring.judgement.verdict.value,
                 "why": None if ring.judgement is None else ring.judgement.why,
                 "trouble": ring.trouble or None,

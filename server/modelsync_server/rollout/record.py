@@ -65,6 +65,8 @@ class RingRecord:
     spent: int | None = None
     returned: bool = False
     counts: Counts | None = None
+    unsupported: int = 0
+    """Devices that, by the plan, can't run the version; `reachable` leaves them out."""
 
     def dump(self) -> str:
         """Its label."""
@@ -86,7 +88,10 @@ class RingRecord:
             "spent": self.spent,
             "returned": self.returned,
             "counts": numbers,
+            "unsupported": [self.unsupported, self.counts.unsupported if self.counts else 0],
         }
+        if document["unsupported"] == [0, 0]:
+            del document["unsupported"]
         return json.dumps({key: value for key, value in document.items() if value is not None and value is not False})
 
 
@@ -216,6 +221,7 @@ def _ring(document: Mapping[str, Any]) -> RingRecord:
     devices, reachable, size, worst = (int(each) for each in document["plan"])
     counts = document.get("counts")
     opened, ripe = document.get("opened"), document.get("ripe")
+    planned, counted = (int(each) for each in document.get("unsupported", (0, 0)))
     return RingRecord(
         str(document["name"]),
         str(document["where"]),
@@ -229,5 +235,6 @@ def _ring(document: Mapping[str, Any]) -> RingRecord:
         int(document.get("held", 0)),
         None if document.get("spent") is None else int(document["spent"]),
         bool(document.get("returned", False)),
-        None if counts is None else Counts(*(int(each) for each in counts)),
+        None if counts is None else replace(Counts(*(int(each) for each in counts)), unsupported=counted),
+        planned,
     )

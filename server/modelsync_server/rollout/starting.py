@@ -94,6 +94,7 @@ def _record(plan: RolloutPlan, ours: Sequence[Found], *, by: str, at: float, pus
             each.reachable,
             each.bytes,
             each.worst,
+            unsupported=each.unsupported,
         )
         for each in plan.rings
     )

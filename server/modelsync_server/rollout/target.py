@@ -159,8 +159,25 @@ def select(columns: str, source: str, where: str) -> str:
     return f"SELECT {columns} FROM {source}" + ("" if where == EVERYONE else f" WHERE {where}")
 
 
+METRICS = ("asked", "active", "waiting", "refused", "rolled_back")
+
+
 def metrics(target: Target, model: str, version: int, asked: str) -> dict[str, str]:
-    """The five counts behind a gate. What is asked and none of the others failed: nonsense is no excuse."""
+    """The five counts behind a gate, which are all that a configuration takes. What is asked and none of the others
+    failed, or can't run the version (recount.py): nonsense is no excuse."""
+    found = conditions(target, model, version, asked)
+    ids = "deviceId, moduleId" if target.reporters_are_modules else "deviceId"
+    metrics = {name: target.reporters(ids, found[name]) for name in METRICS}
+    return {**metrics, "waiting": metrics["waiting"].replace(_LATE, _LATE_BEFORE)}
+
+
+_LATE = "['quarantined', 'rolled back', 'waiting', 'unsupported']"
+_LATE_BEFORE = "['quarantined', 'rolled back', 'waiting']"
+"""As the metrics of open rings say it: they must stay what they are, or a hand seems to have changed them."""
+
+
+def conditions(target: Target, model: str, version: int, asked: str) -> dict[str, str]:
+    """Which reporting twins belong to which count of a gate."""
     at = reported(model)
     about = f"(NOT is_defined({at}.desired) OR {at}.desired = {version})"
     other = f"({at}.desired < {version} OR {at}.desired > {version})"
@@ -169,15 +186,14 @@ def metrics(target: Target, model: str, version: int, asked: str) -> dict[str, s
         f"(NOT is_defined({at}) OR {at}.state IN [{working}]"
         f" OR {at}.state = 'waiting' AND (NOT is_defined({at}.error.code) OR {at}.error.code != 'refused')"
         f" OR {at}.state = 'active' AND ({at}.version < {version} OR {at}.version > {version})"
-        f" OR {at}.state IN ['quarantined', 'rolled back', 'waiting'] AND {other})"
+        f" OR {at}.state IN {_LATE} AND {other})"
     )
     refused = f"({at}.state = 'quarantined' OR {at}.state = 'waiting' AND {at}.error.code = 'refused')"
-    conditions = {
+    return {
         "asked": asked,
         "active": f"{asked} AND {at}.version = {version} AND {at}.state = 'active'",
         "waiting": f"{asked} AND {waiting}",
         "refused": f"{asked} AND {refused} AND {about}",
         "rolled_back": f"{asked} AND {at}.state = 'rolled back' AND {about}",
+        "unsupported": f"{asked} AND {at}.state = 'unsupported' AND {about}",
     }
-    ids = "deviceId, moduleId" if target.reporters_are_modules else "deviceId"
-    return {name: target.reporters(ids, where) for name, where in conditions.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -14,8 +15,9 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
 from modelsync_protocol import near_names, trust
-from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.names import is_digest
+from modelsync_protocol.requirements import terms
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.trust.keys import store_id
 
@@ -71,6 +73,19 @@ class State:
             return {}
         return {int(key): digest for key, digest in found.items() if _VERSION.fullmatch(key) and is_digest(digest)}
 
+    def requires(self, model: str) -> dict[int, dict[str, str]]:
+        """Version → what it requires, for live versions that require anything; what is malformed is left out."""
+        found: dict[int, dict[str, str]] = {}
+        for name in (trust.archive_name(model), trust.role_name(model)):
+            role = self.roles.get(name)
+            spelled = role.signed.unrecognized_fields.get(trust.REQUIRES) if role else None
+            for path in role.signed.targets if role and spelled is not None else ():
+                version = int(path.rpartition("/")[2])
+                with suppress(FormatError):
+                    if needed := terms.of_version(spelled, version):
+                        found[version] = needed
+        return found
+
     def objects(self) -> set[str]:
         """Store paths of the metadata that devices may still ask for: the whole root chain and all current files."""
         current = {trust.TIMESTAMP_OBJECT}
@@ -85,13 +100,14 @@ class State:
 class ModelVersions:
     """What is signed of one model. `versions` maps live versions to manifest digests, `lengths` to the manifests'
     sizes in bytes, `custom` to what the publisher noted; `withdrawn` are the versions taken back; `releases` maps
-    versions to digests of their release records."""
+    versions to digests of their release records, `requires` to what they require of a device."""
 
     versions: Mapping[int, str]
     lengths: Mapping[int, int]
     custom: Mapping[int, Mapping[str, Any]]
     withdrawn: frozenset[int]
     releases: Mapping[int, str] = field(default_factory=dict)
+    requires: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -138,6 +154,7 @@ def catalogue_of(state: State) -> Catalogue:
             custom={version: target.get("custom", {}) for version, target in targets.items()},
             withdrawn=frozenset(state.withdrawn(model)),
             releases=state.releases(model),
+            requires=state.requires(model),
         )
     return Catalogue(store_id(state.first_root), models, frozenset(state.objects()), state.timestamp.signed.expires)
 

@@ -18,6 +18,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Roo
 
 from modelsync_protocol import caps, names, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol.requirements import terms
 from modelsync_server.store import Store, StoreConflict
 from modelsync_server.trust import signing
 from modelsync_server.trust.bundles import Offers, write_bundles
@@ -33,7 +34,8 @@ _PAUSE = 0.02
 class NewTarget:
     """A version to sign: `digest` is the manifest's, `length` the size of its canonical JSON in bytes; `custom` is
     signed with it (small; it travels with every check-in), and so is `release`, the digest of its release record,
-    where devices don't meet it. Signing a version again with another record replaces the record."""
+    where devices don't meet it. `requires` is what it requires of a device. Signing a version again with another record
+    or other requirements (None: no word on them) replaces them."""
 
     model: str
     version: int
@@ -41,6 +43,7 @@ class NewTarget:
     length: int
     custom: Mapping[str, Any] | None = None
     release: str | None = None
+    requires: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         names.check_model_name(self.model)
@@ -48,6 +51,8 @@ class NewTarget:
         names.check_digest(self.digest)
         if self.release is not None:
             names.check_digest(self.release)
+        if self.requires is not None:
+            terms.encode(self.requires)
         if not 0 < self.length <= caps.MAX_MANIFEST_BYTES:
             raise FormatError(f"a manifest of {self.length} bytes is not allowed; the limit is 16 MiB.")
 
@@ -111,7 +116,7 @@ class Repository:
             role = state.roles[trust.role_name(model)].signed
             role.unrecognized_fields[trust.WITHDRAWN] = sorted([*withdrawn, version])
             remaining = {number: _target(model, number, json) for number, json in live.items() if number != version}
-            return _distribute(state, model, remaining) | {trust.role_name(model)}
+            return _distribute(state, model, remaining, state.requires(model)) | {trust.role_name(model)}
 
         return catalogue_of(await self.commit(change))
 
@@ -223,7 +228,9 @@ class Repository:
             path = names.target_path(model, target.version)
             extra = {"custom": dict(target.custom)} if target.custom else None
             wanted[target.version] = TargetFile(target.length, {"sha256": target.digest}, path, extra)
-        return changed | _distribute(state, model, wanted) | _record_releases(state, model, targets)
+        stated = {target.version: target.requires for target in targets if target.requires is not None}
+        changed |= _distribute(state, model, wanted, {**state.requires(model), **stated})
+        return changed | _record_releases(state, model, targets)
 
     def _delegate(self, state: State, model: str) -> None:
         """Let the model keys sign for a new model; only the targets key can say so."""
@@ -244,8 +251,11 @@ class Repository:
         _begin(state, trust.role_name(model))
 
 
-def _distribute(state: State, model: str, targets: Mapping[int, TargetFile]) -> set[str]:
-    """Put the newest versions into the model's role and the others into its archive; return the changed roles."""
+def _distribute(
+    state: State, model: str, targets: Mapping[int, TargetFile], requires: Mapping[int, Mapping[str, str]]
+) -> set[str]:
+    """Put the newest versions into the model's role and the others into its archive, each with what is required of
+    devices; return the changed roles."""
     newest = sorted(targets, reverse=True)[: trust.LISTED_VERSIONS]
     changed = set()
     for role, numbers in (
@@ -257,8 +267,12 @@ def _distribute(state: State, model: str, targets: Mapping[int, TargetFile]) -> 
             if not wanted:
                 continue
             _begin(state, role)
-        if state.roles[role].signed.targets != wanted:
-            state.roles[role].signed.targets = wanted
+        signed = state.roles[role].signed
+        spelled = terms.spell_versions({number: requires.get(number, {}) for number in numbers})
+        if signed.targets != wanted or signed.unrecognized_fields.get(trust.REQUIRES) != spelled:
+            signed.targets = wanted
+            signed.unrecognized_fields.pop(trust.REQUIRES, None)
+            signed.unrecognized_fields |= {} if spelled is None else {trust.REQUIRES: spelled}
             changed.add(role)
     return changed
 

@@ -61,7 +61,7 @@ def test_json_of_list_only_gained_keys(run: Run, filled: Path) -> None:
     (model,) = run("list", filled, "--json").json["models"]
     assert list(model) == ["name", "versions", "withdrawn"] and model["withdrawn"] == [2]
     keys = ["version", "manifest", "published", "published_signed", "size", "files", "install_bytes", "updates"]
-    assert [list(version) for version in model["versions"]] == [[*keys, "metadata"]] * 2
+    assert [list(version) for version in model["versions"]] == [[*keys, "metadata", "requires"]] * 2
     assert model["versions"][0]["metadata"] == {"author": "Ada", "commit": "c1", "metrics": {"auc": 0.91}}
 
 
