@@ -22,6 +22,7 @@ from modelsync_server.store.port import (
 )
 
 __all__ = [
+    "MARKER",
     "AlreadyExists",
     "DirectoryStore",
     "MemoryStore",
