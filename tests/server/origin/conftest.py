@@ -13,18 +13,19 @@ import ssl
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import obstore
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from obstore.store import S3Store
 
 from tests.support.cloud_servers import make_bucket, s3_environment
 from tests.support.nginx import running_nginx
@@ -168,9 +169,10 @@ def served_bucket(endpoint: str, folder: Path, certificate: tuple[Path, Path] | 
 
 
 def put(bucket: str, path: str, data: bytes) -> None:
-    """Put an object into a bucket as somebody else would."""
-    with urllib.request.urlopen(urllib.request.Request(f"{bucket}/{path}", data, method="PUT")) as answer:
-        assert answer.status == 200
+    """Put an object into a bucket (a URL) as somebody else would."""
+    endpoint, _, name = bucket.rpartition("/")
+    key = {"access_key_id": "testing", "secret_access_key": "testing"}
+    obstore.put(S3Store(name, endpoint=endpoint, client_options={"allow_http": True}, **key), path, data)  # type: ignore[misc]
 
 
 @contextmanager
