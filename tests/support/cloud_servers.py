@@ -5,17 +5,21 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from modelsync_protocol.aws_signature import SigningKey, sign
 from tests.support.npm import installed as npm_installed
 
 _PINS = Path(__file__).with_name("cloud-servers.txt")
@@ -36,6 +40,33 @@ def moto() -> Iterator[str]:
 
 
 @contextmanager
+def private_s3(bucket: str) -> Iterator[tuple[str, SigningKey]]:
+    """Run a moto that checks signatures and rights, with one bucket; yields the endpoint and the publisher's key."""
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    command = [str(_folder() / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    allowed = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*","sts:*"],"Resource":"*"}]}'
+    with running(command, port, _folder() / f"moto-{port}.log", {"INITIAL_NO_AUTH_ACTION_COUNT": "4"}):
+        make_bucket(endpoint, bucket)
+        user = {"Version": "2010-05-08", "UserName": "publisher"}
+        _iam(endpoint, {"Action": "CreateUser", **user})
+        _iam(endpoint, {"Action": "PutUserPolicy", "PolicyName": "p", "PolicyDocument": allowed, **user})
+        text = _iam(endpoint, {"Action": "CreateAccessKey", **user})
+        key, secret = (re.findall(f"<{name}>([^<]+)", text)[0] for name in ("AccessKeyId", "SecretAccessKey"))
+        yield endpoint, SigningKey(key, secret, "us-east-1")
+
+
+def _iam(endpoint: str, form: dict[str, str]) -> str:
+    body = urllib.parse.urlencode(form).encode()
+    key = SigningKey("nobody", "nothing", "us-east-1")
+    headers = sign(key, "POST", endpoint.rpartition("/")[2], "/", datetime.now(UTC), service="iam")
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/", body, headers), timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+@contextmanager
 def fake_gcs() -> Iterator[str]:
     """Run fake-gcs-server in memory; yields its URL, at which Google's JSON API answers."""
     found = sorted((_folder() / "lib").glob(f"python3*/site-packages/{_GCS}"))
@@ -49,7 +80,7 @@ def fake_gcs() -> Iterator[str]:
 
 @contextmanager
 def s3rver(folder: Path, bucket: str) -> Iterator[str]:
-    """Run s3rver, which checks signatures and their ends but ignores conditions; yields the endpoint."""
+    """Run s3rver, which ends signed URLs as clouds do, but ignores conditions; yields the endpoint."""
     program = npm_installed("s3rver", S3RVER, "bin/s3rver.js")
     port = free_port()
     command = ["node", str(program), "-d", str(folder), "-a", "127.0.0.1", "-p", str(port), "--silent"]
@@ -81,13 +112,13 @@ def make_bucket(endpoint: str, name: str) -> str:
     return name
 
 
-def s3_environment(endpoint: str, key: str = "testing") -> dict[str, str]:
+def s3_environment(endpoint: str, key: str = "testing", secret: str | None = None) -> dict[str, str]:
     """What a publisher sets for an S3 at `endpoint`."""
     return {
         "AWS_ENDPOINT_URL_S3": endpoint,
         "AWS_ENDPOINT_URL_STS": endpoint,
         "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": key,
+        "AWS_SECRET_ACCESS_KEY": secret or key,
         "AWS_REGION": "us-east-1",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

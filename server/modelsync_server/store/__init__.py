@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from modelsync_server.store.azure_account import DeviceAccess
+    from modelsync_server.store.device_access import DeviceAccess
 
 _AZURE = "azblob://"
 _BUCKETS = ("s3://", "gs://")
@@ -79,8 +79,20 @@ def create_store(url: str) -> Store:
     return DirectoryStore(path)
 
 
-async def device_access(url: str, lifetime: timedelta) -> DeviceAccess:
-    """A read-only SAS for the devices of a blob store; UsageError for a directory, which needs none."""
+async def device_access(url: str, lifetime: timedelta, role: str | None = None) -> DeviceAccess:
+    """What opens a private store to devices, read-only: a SAS, or on S3 a key of a session (`role`: that is assumed).
+
+    UsageError for a directory, which needs none, and for a Google bucket, which has nothing for a whole prefix.
+    """
+    if url.startswith("s3://"):
+        from modelsync_server.store import s3_device_access
+        from modelsync_server.store.bucket_address import BucketAddress
+
+        return await s3_device_access.device_access(BucketAddress.parse(url), lifetime, role)
+    if url.startswith("gs://"):
+        raise UsageError(
+            f"{url}: Google signs single objects only. Put `modelsync serve {url}` or Cloud CDN before it."
+        )
     if not url.startswith(_AZURE):
         raise UsageError(f"{url} is no blob store: devices need no SAS for it.")
     store = _azure(url, create=False)

@@ -171,8 +171,14 @@ def served_bucket(endpoint: str, folder: Path, certificate: tuple[Path, Path] | 
 def put(bucket: str, path: str, data: bytes) -> None:
     """Put an object into a bucket (a URL) as somebody else would."""
     endpoint, _, name = bucket.rpartition("/")
-    key = {"access_key_id": "testing", "secret_access_key": "testing"}
-    obstore.put(S3Store(name, endpoint=endpoint, client_options={"allow_http": True}, **key), path, data)  # type: ignore[misc]
+    store = S3Store(
+        name,
+        endpoint=endpoint,
+        client_options={"allow_http": True},
+        access_key_id="testing",
+        secret_access_key="testing",
+    )
+    obstore.put(store, path, data)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Readers of much are sent to the bucket by signed URLs, which end; s3rver checks them, as clouds do."""
+"""Readers of much are sent to the bucket by signed URLs, which end; s3rver ends them, as clouds do."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ SECONDS = 2
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of an S3 whose bucket `box` holds objects of a store."""
     with s3rver(tmp_path_factory.mktemp("s3") / "data", "box") as endpoint:
-        keys = {"access_key_id": S3RVER_KEY, "secret_access_key": S3RVER_KEY}
-        store = S3Store("box", endpoint=endpoint, client_options={"allow_http": True}, **keys)  # type: ignore[misc]
+        store = S3Store(
+            "box",
+            endpoint=endpoint,
+            client_options={"allow_http": True},
+            access_key_id=S3RVER_KEY,
+            secret_access_key=S3RVER_KEY,
+        )
         for path, data in {**OBJECTS, BIG: BODY}.items():
             obstore.put(store, path, data)
         yield endpoint
