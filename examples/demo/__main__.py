@@ -152,9 +152,7 @@ async def story(demo: Demo, stack: AsyncExitStack) -> None:
     )
     demo.daemon = process("daemon")
     await demo.daemon.start("modelsyncd", "run", "--config", str(config), "--verbose", ready=False)
-    demo.say(
-        f"store {demo.store}, hub {host}:8883, origin {origin['url']}, daemon pid {demo.daemon.pid}: all of them over TLS"
-    )
+    demo.say(f"store {demo.store}, hub {host}:8883, origin {origin['url']}, daemon pid {demo.daemon.pid}: all over TLS")
 
     console.rule("First versions")
     for name, folder in (("digits", "digits/float32/v1"), ("anomaly", "anomaly/v1")):

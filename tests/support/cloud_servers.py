@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import socket
@@ -40,12 +41,16 @@ def moto() -> Iterator[str]:
 
 
 @contextmanager
-def private_s3(bucket: str) -> Iterator[tuple[str, SigningKey]]:
-    """Run a moto that checks signatures and rights, with one bucket; yields the endpoint and the publisher's key."""
+def private_s3(bucket: str, policy: Mapping[str, object] | None = None) -> Iterator[tuple[str, SigningKey]]:
+    """Run a moto that checks signatures and rights, with one bucket; yields the endpoint and the publisher's key.
+
+    `policy` is what the publisher may do; everything there, if it is left out.
+    """
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     command = [str(_folder() / "bin" / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-    allowed = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["s3:*","sts:*"],"Resource":"*"}]}'
+    everything = {"Effect": "Allow", "Action": ["s3:*", "sts:*"], "Resource": "*"}
+    allowed = json.dumps(policy or {"Version": "2012-10-17", "Statement": [everything]})
     with running(command, port, _folder() / f"moto-{port}.log", {"INITIAL_NO_AUTH_ACTION_COUNT": "4"}):
         make_bucket(endpoint, bucket)
         user = {"Version": "2010-05-08", "UserName": "publisher"}
