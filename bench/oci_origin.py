@@ -1,8 +1,8 @@
 """What an update costs from an OCI registry instead of a plain origin: `python -m bench.oci_origin`.
 
-The registry is Debian's docker-registry. The objects of one real pull are recorded from our own origin and fetched again
-as blobs by the daemon's own client: the least that a registry can cost, without TLS and tokens, by a manifest that names
-only the objects of this one update.
+The registry is Debian's docker-registry. The objects of one real pull are recorded from our own origin and fetched
+again as blobs by the daemon's own client: the least that a registry can cost, without TLS and tokens, by a
+manifest that names only the objects of this one update.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class StoreOrigin:
             return web.Response(status=304, headers=headers)
         away = await self._away(request, path, tag, size)
         if away is not None:
-            return web.Response(status=307, headers={"Location": away, "Cache-Control": "no-store"})
+            return web.Response(status=307, headers={"Location": away})
         part = http_rules.part(request, size, tag)
         if part is None:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})

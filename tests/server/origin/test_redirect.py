@@ -103,6 +103,18 @@ async def test_a_signed_url_that_ends_in_mid_download_is_renewed_and_the_downloa
         assert (line.counts() - begin).down < len(BODY) - 500_000 + 3_000, "no byte came twice"
 
 
+async def test_what_a_redirect_costs_is_what_the_documents_say(origin: Origin) -> None:
+    """The answer that sends away, and the second request; a longer host or bucket, or a session's token, adds to it."""
+    host = urlsplit(origin.url).netloc
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write(f"GET /{BIG} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    answer = (await reader.readuntil(b"\r\n\r\n")).decode()
+    writer.close()
+    place = urlsplit(answer.partition("Location: ")[2].partition("\r\n")[0])
+    again = f"GET {place.path}?{place.query} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n"
+    assert answer.startswith("HTTP/1.1 307") and 900 < len(answer) + len(again) < 1000
+
+
 async def test_a_store_is_served_without_any_key_on_the_device(origin: Origin, tmp_path: Path) -> None:
     async with Client(origin.url) as client:
         assert await client.get("bundles/anomaly", 100) == OBJECTS["bundles/anomaly"]
