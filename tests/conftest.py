@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.azurite import azurite
+from tests.support.cloud_servers import fake_gcs, moto
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,17 @@ def azurite_service() -> Iterator[str]:
     """The connection string of a blob service in memory."""
     with azurite() as text:
         yield text
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[str]:
+    """The endpoint of an S3 in memory."""
+    with moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def gcs_service() -> Iterator[str]:
+    """The URL of a Google Cloud Storage in memory (its JSON API)."""
+    with fake_gcs() as url:
+        yield url

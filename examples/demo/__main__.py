@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from examples.demo.load import LoadReport, LoadStream
 from examples.demo.relay import Counts, Relay
 from examples.demo.report import DemoReport, Update
 from examples.demo.stage import Process, StageError, free_address, run
+from examples.demo.store_place import place
 from examples.demo.telling import Telling
 from modelsync_server.hub.certificates import ensure
 from modelsync_server.iothub.connection_string import parse_service
@@ -134,7 +135,10 @@ async def story(demo: Demo, stack: AsyncExitStack) -> None:
     )
     device = await run("modelsync", "hub", "device", "add", DEVICE, "--state", str(WORK / "hub"), "--json")
     demo.service = await stack.enter_async_context(ServiceClient(parse_service(hub["service"])))
-    trust = (await run("modelsync", "init", demo.store, "--keys", demo.keys["MODELSYNC_KEYS"], "--json"))["trust"]
+    demo.store, reaching = place(WORK, stack.enter_context(ExitStack()))
+    demo.keys |= reaching
+    init = ("modelsync", "init", demo.store, "--keys", demo.keys["MODELSYNC_KEYS"], "--json")
+    trust = (await run(*init, environment=demo.keys))["trust"]
     (WORK / "tls").mkdir()
     tls = ensure(WORK / "tls", "127.0.0.1")
     origin = await process("origin").start(
@@ -148,7 +152,7 @@ async def story(demo: Demo, stack: AsyncExitStack) -> None:
     )
     demo.daemon = process("daemon")
     await demo.daemon.start("modelsyncd", "run", "--config", str(config), "--verbose", ready=False)
-    demo.say(f"hub {host}:8883, origin {origin['url']}, daemon pid {demo.daemon.pid}: all of them over TLS")
+    demo.say(f"store {demo.store}, hub {host}:8883, origin {origin['url']}, daemon pid {demo.daemon.pid}: all over TLS")
 
     console.rule("First versions")
     for name, folder in (("digits", "digits/float32/v1"), ("anomaly", "anomaly/v1")):

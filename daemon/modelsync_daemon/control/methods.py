@@ -8,6 +8,7 @@ from typing import Any
 from modelsync_daemon.control.plane import MethodAnswer
 from modelsync_daemon.reconcile import operations
 from modelsync_daemon.reconcile.commands import Commands
+from modelsync_daemon.transfer import origin_secret
 from modelsync_protocol.errors import ModelsyncError, UnreachableError, UsageError
 
 _OF_MODEL = ("rollback", "hold", "release")
@@ -41,9 +42,7 @@ class Methods:
         if name == "apply":
             return MethodAnswer(200, await commands.apply(payload))
         if name == "secret":
-            if not isinstance(payload, Mapping) or not isinstance(payload.get("sas", 0), str | None):
-                raise UsageError('the payload is {"sas": "…"}, the query of a read-only SAS, or null to forget it.')
-            return MethodAnswer(200, {"expires": commands.keep_secret(payload["sas"])})
+            return MethodAnswer(200, {"expires": commands.keep_secret(origin_secret.of_method(payload))})
         if name not in _OF_MODEL:
             return MethodAnswer(404, {"error": f"the methods are {', '.join(METHODS[:-1])} and {METHODS[-1]}."})
         model = payload.get("model") if isinstance(payload, Mapping) else None

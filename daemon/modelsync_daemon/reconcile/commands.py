@@ -146,9 +146,9 @@ class Commands:
         """What is to be carried to the hub where there is no line. LocalError."""
         return carried_report.build(self._database, self.status(), self._device.problems())
 
-    def keep_secret(self, query: str | None) -> str | None:
-        """Keep the origin's new secret (a SAS; None: forget it); what waits for one goes on. Returns its expiry."""
-        expires = origin_secret.keep(self._data.root, query)
+    def keep_secret(self, secret: str | None) -> str | None:
+        """Keep the origin's new secret (None: forget it); what waits for one goes on. Returns its expiry."""
+        expires = origin_secret.keep(self._data.root, secret)
         self._reconciler.hurry({"access"})
         return expires
 

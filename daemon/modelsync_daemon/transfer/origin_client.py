@@ -58,11 +58,10 @@ class Traffic:
 class Origin:
     """One origin. Use as an async context manager, from one event loop.
 
-    `url` may carry a query (a SAS), which stays behind each path; `access` adds a secret one, and when that is refused
-    another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to trust
-    instead of the system's. After `stall_seconds` without progress (stall.py) the call that waits raises
-    UnreachableError. `rate_limit` is in bytes a second, or a Rate that several share. One
-    call at a time.
+    `url` may carry a query (a SAS), which stays behind each path; `access` adds a secret one, or signs; when that is
+    refused, another is waited for as long as for a broken line. `proxy` is an HTTP proxy's URL. `ca` is a PEM file to
+    trust instead of the system's. After `stall_seconds` without progress (stall.py) the call that waits raises
+    UnreachableError. `rate_limit` is in bytes a second, or a Rate that several share. One call at a time.
     `on_traffic(received, sent)` gets increments of the wire's bytes. `ticket`: the private file in which a TLS session
     is kept from one visit to the next.
     """
@@ -169,11 +168,14 @@ class Origin:
         Raises Transient; RefusedError for a bad certificate, or where a redirect would leave TLS.
         """
         base = self._parts
-        secret = self._access.query
-        query = joined(base.query, secret)
+        secret = self._access.secret
+        query = joined(base.query, self._access.query)
         # Encoded: a signature holds %2B and the like, which must go out as they are.
         url = URL(urlunsplit((base.scheme, base.netloc, f"{base.path.rstrip('/')}/{path}", query, "")), encoded=True)
-        response = await self._request(method, url, headers)
+        response = await self._request(method, url, {**headers, **self._access.headers(method, str(url))})
+        if response.status == 403 and self._access.adjusted(response.headers.get("Date", "")):
+            response.release()
+            response = await self._request(method, url, {**headers, **self._access.headers(method, str(url))})
         for _ in range(_MOST_REDIRECTS):
             if response.status not in _REDIRECTS:
                 break

@@ -51,14 +51,21 @@ def push(
 
 def sas(
     store: StoreArgument,
-    hours: Annotated[int, typer.Option(min=1, max=24 * 365, help="How long the SAS is valid.")] = 24 * 7,
+    hours: Annotated[
+        int | None, typer.Option(min=1, max=24 * 365, help="How long it is valid; default 168, on S3 12.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Send it to this device instead of printing it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write it to this file (mode 0600), for a module's secret.")] = None,
+    role: Annotated[
+        str | None, typer.Option(metavar="ARN", help="On AWS: the role whose rights are cut down to reading the store.")
+    ] = None,
     module: ModuleOption = None,
     service: ServiceOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make a read-only SAS with which devices read a blob store; prints {"origin","expires"} and where it went."""
+    """Make a read-only SAS, or on S3 a key of a session, with which devices read a private store.
+
+    Prints {"origin","expires"} and where it went."""
     import asyncio
     from datetime import timedelta
 
@@ -67,11 +74,13 @@ def sas(
 
     if (device is None) == (out is None):
         raise UsageError("say where the SAS goes: --device ID sends it to a device, --out FILE writes it to a file.")
-    access = asyncio.run(device_access(store, timedelta(hours=hours)))
+    access = asyncio.run(
+        device_access(store, timedelta(hours=hours or (12 if store.startswith("s3://") else 24 * 7)), role)
+    )
     if out is not None:
         durable.write(out.absolute(), access.sas.encode(), mode=0o600)
     elif device is not None:
-        answer = ask_hub(service, state, lambda hub: hub.invoke(device, "secret", {"sas": access.sas}, module))
+        answer = ask_hub(service, state, lambda hub: hub.invoke(device, "secret", access.payload, module))
         if answer.status != 200:
             raise RefusedError(f"{device} does not take the secret (status {answer.status}): update its daemon.")
     document = {"origin": access.origin, "expires": access.expires.isoformat(), "device": device}

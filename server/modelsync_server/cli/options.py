@@ -20,7 +20,9 @@ def _models(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
-StoreArgument = Annotated[str, typer.Argument(metavar="STORE", help="A directory, or azblob://ACCOUNT/CONTAINER.")]
+StoreArgument = Annotated[
+    str, typer.Argument(metavar="STORE", help="A directory, azblob://ACCOUNT/CONTAINER, s3://BUCKET or gs://BUCKET.")
+]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.", autocompletion=_models)]
 KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

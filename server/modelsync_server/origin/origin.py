@@ -6,22 +6,17 @@ GET and HEAD under the five object folders, single ranges, strong tags that are 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import ClientConnectionResetError, web
 
-_PATH = re.compile(r"/(metadata|bundles|manifests|packs|updates)((?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}){1,2})")
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
-_IMMUTABLE = "public, max-age=31536000, immutable"
+from modelsync_server.origin import http_rules
+from modelsync_server.origin.http_rules import PIECE_SECONDS, Part
+from modelsync_server.store.port import cache_control, changes
+
 _PIECE_BYTES = 256 * 1024
-_PIECE_SECONDS = 300.0
-"""How long a reader may take for one piece; whoever is slower is cut off and resumes. 2G takes a minute."""
 
 _TLS_PIECE_BYTES = 64 * 1024
 """Over TLS a piece passes through this process: so much memory a reader."""
@@ -32,38 +27,28 @@ _AT_ONCE_BYTES = 16 * 1024
 _STORE = web.AppKey("store", Path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Which bytes of an object to send: `length` from `start`; `partial` if a range was asked for."""
-
-    start: int
-    length: int
-    partial: bool
-
-
 def application(store: Path) -> web.Application:
     """The aiohttp application over the store's directory; it sees later publishes by itself."""
     app = web.Application()
     app[_STORE] = store.resolve()
     app.router.add_route("*", "/{path:.*}", _handle)
-    app.on_response_prepare.append(_drop_needless_headers)
+    app.on_response_prepare.append(http_rules.drop_needless_headers)
     return app
 
 
 async def _handle(request: web.Request) -> web.StreamResponse:
     if request.method not in ("GET", "HEAD"):
         return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-    match = _PATH.fullmatch(request.path)
-    # The raw path too: a path that was only made harmless by decoding it is not one of ours.
-    if match is None or request.raw_path.partition("?")[0] != request.path:
+    path = http_rules.object_path(request)
+    if path is None:
         return web.Response(status=404)
     # Not in a thread: what names a file in a directory is in the kernel's caches, and a thread costs more than that.
-    opened = _open(request.app[_STORE], request.path.removeprefix("/"))
+    opened = _open(request.app[_STORE], path)
     if opened is None:
         return web.Response(status=404)
     file, size, tag = opened
     try:
-        return await _answer(request, file, size, tag, _cache_control(request.path))
+        return await _answer(request, file, size, tag, cache_control(path))
     except ClientConnectionResetError:
         return web.Response(status=499)  # the client is gone: nobody reads this
     finally:
@@ -72,9 +57,9 @@ async def _handle(request: web.Request) -> web.StreamResponse:
 
 async def _answer(request: web.Request, file: BinaryIO, size: int, tag: str, cache: str) -> web.StreamResponse:
     headers = {"ETag": tag, "Cache-Control": cache}
-    if _matches(request.headers.get("If-None-Match"), tag):
+    if http_rules.matches(request.headers.get("If-None-Match"), tag):
         return web.Response(status=304, headers=headers)
-    part = _part(request, size, tag)
+    part = http_rules.part(request, size, tag)
     if part is None:
         return web.Response(status=416, headers={"Content-Range": f"bytes */{size}"})
     if part.length <= _AT_ONCE_BYTES and request.method == "GET":
@@ -93,7 +78,7 @@ async def _answer(request: web.Request, file: BinaryIO, size: int, tag: str, cac
     return response
 
 
-async def _send(request: web.Request, response: web.StreamResponse, file: BinaryIO, part: _Part) -> None:
+async def _send(request: web.Request, response: web.StreamResponse, file: BinaryIO, part: Part) -> None:
     """Send the bytes in pieces, each within its time: in the kernel, over TLS through this process."""
     transport = request.transport
     if transport is None or transport.is_closing():
@@ -107,7 +92,7 @@ async def _send(request: web.Request, response: web.StreamResponse, file: Binary
             count = min(piece, part.start + part.length - start)
             if transport.is_closing():
                 raise ConnectionResetError
-            async with asyncio.timeout(_PIECE_SECONDS):
+            async with asyncio.timeout(PIECE_SECONDS):
                 if encrypted:
                     data = os.pread(file.fileno(), count, start)
                     await response.write(data)
@@ -119,27 +104,6 @@ async def _send(request: web.Request, response: web.StreamResponse, file: Binary
     except (ConnectionError, TimeoutError, RuntimeError):  # asyncio says RuntimeError for a transport that closes
         if isinstance(transport, asyncio.WriteTransport):
             transport.abort()  # never let the next answer be taken for the rest of this one
-
-
-def _part(request: web.Request, size: int, tag: str) -> _Part | None:
-    """The asked part, the whole if no usable range is asked, None if the range is beyond the end (RFC 9110 §14)."""
-    whole = _Part(0, size, partial=False)
-    asked = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
-    condition = request.headers.get("If-Range")
-    if asked is None or request.method != "GET" or (condition is not None and condition != tag):
-        return whole
-    first, last = asked.groups()
-    if first:
-        start, end = int(first), min(int(last), size - 1) if last else size - 1
-        if last and int(last) < start:
-            return whole  # not a range at all: RFC 9110 lets it be ignored
-    elif last:
-        start, end = max(size - int(last), 0), size - 1
-        if int(last) == 0:
-            return None
-    else:
-        return whole
-    return _Part(start, end - start + 1, partial=True) if start < size else None
 
 
 def _open(store: Path, path: str) -> tuple[BinaryIO, int, str] | None:
@@ -164,38 +128,12 @@ def _open(store: Path, path: str) -> tuple[BinaryIO, int, str] | None:
     if not _is_regular(status.st_mode):
         file.close()
         return None
-    return file, status.st_size, _tag(path, status.st_size, file)
-
-
-def _tag(path: str, size: int, file: BinaryIO) -> str:
-    """A strong tag that a copy of the store gives too: from content where it changes, else from name and size."""
-    seed = hashlib.sha256(f"{path}:{size}".encode())
-    if _changes(path):
-        seed = hashlib.sha256(file.read())
+    content = b""
+    if changes(path):
+        content = file.read()
         file.seek(0)
-    return f'"{base64.urlsafe_b64encode(seed.digest()[:9]).decode()}"'
-
-
-def _changes(path: str) -> bool:
-    return path.startswith("bundles/") or path == "metadata/timestamp.json"
-
-
-def _cache_control(path: str) -> str:
-    return "no-cache" if _changes(path.removeprefix("/")) else _IMMUTABLE
-
-
-def _matches(header: str | None, tag: str) -> bool:
-    """Whether an If-None-Match header names the tag (weak comparison)."""
-    if header is None:
-        return False
-    return any(item.strip().removeprefix("W/") in (tag, "*") for item in header.split(","))
+    return file, status.st_size, http_rules.tag(path, status.st_size, content)
 
 
 def _is_regular(mode: int) -> bool:
     return mode & 0o170000 == 0o100000
-
-
-async def _drop_needless_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Devices on metered links pay for each header of each answer."""
-    for name in ("Server", "Content-Type"):
-        response.headers.pop(name, None)

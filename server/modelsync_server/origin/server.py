@@ -19,6 +19,7 @@ import ssl
 import time
 from asyncio import sslproto
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -27,7 +28,8 @@ from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_server.origin import tickets
 from modelsync_server.origin.connection_guard import Guard
 from modelsync_server.origin.origin import application
-from modelsync_server.store import Store
+from modelsync_server.origin.store_origin import Redirect, StoreOrigin
+from modelsync_server.store import MARKER, Store
 from modelsync_server.store.directory import DirectoryStore
 
 MAX_CONNECTIONS = 8192
@@ -63,16 +65,25 @@ def serve(
     key: Path | None,
     announce: Callable[[str], None],
     processes: int | None = None,
+    redirect: Redirect | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `announce` gets the JSON line `{"url"}` once connections are accepted.
 
-    `processes`: how many serve; None: one a core. UsageError for a store that is no directory and for unusable
+    `processes`: how many serve; None: one a core, and one for a store that is no directory, whose line is the limit.
+    `redirect`: what is read at the bucket instead. UsageError for what can't be served so and for unusable
     certificates, LocalError if the address is taken.
     """
-    if not isinstance(store, DirectoryStore):
-        raise UsageError("`modelsync serve` serves directories: devices fetch from a blob store directly.")
     context = _tls(cert, key)
-    count = processes or len(os.sched_getaffinity(0))
+    if isinstance(store, DirectoryStore):
+        if redirect is not None:
+            raise UsageError("a directory has nowhere to send devices to: leave out --redirect-from.")
+        make: Callable[[], web.Application] = partial(application, store.root)
+        count = processes or len(os.sched_getaffinity(0))
+    else:
+        if (processes or 1) > 1:
+            raise UsageError("a bucket is served by one process: leave out --processes, and let a proxy spread more.")
+        make, count = StoreOrigin(store, redirect).application, 1
+        asyncio.run(_seen(store))
     with _bound(host, port) as alone:  # not shared, so that an address that another server has is refused
         port = alone.getsockname()[1]
     listeners = [_bound(host, port, shared=True) for _ in range(count)]
@@ -88,12 +99,12 @@ def serve(
     def start(listener: socket.socket) -> int:
         pid = os.fork()
         if pid == 0:
-            _child(store.root, listener, context, first)
+            _child(make, listener, context, first)
         return pid
 
     if count == 1:
         announce(url)  # the kernel accepts already
-        asyncio.run(_accept(store.root, listeners[0], context))
+        asyncio.run(_accept(make, listeners[0], context))
         return
     running = {start(listener): listener for listener in listeners}
     announce(url)
@@ -106,7 +117,14 @@ def serve(
     _end(set(running))
 
 
-def _child(store: Path, listener: socket.socket, context: ssl.SSLContext | None, first: int) -> None:
+async def _seen(store: Store) -> None:
+    """Ask for what every store has, so that wrong credentials are told before devices come."""
+    await store.get(MARKER)
+
+
+def _child(
+    make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None, first: int
+) -> None:
     """Serve in a forked process, for as long as process `first` lives; never returns."""
     code = 1
     try:
@@ -115,13 +133,13 @@ def _child(store: Path, listener: socket.socket, context: ssl.SSLContext | None,
             return
         # Whoever reads the url reads to the end of it, which must not wait for this process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        asyncio.run(_accept(store, listener, context))
+        asyncio.run(_accept(make, listener, context))
         code = 0
     finally:
         os._exit(code)
 
 
-async def _accept(store: Path, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+async def _accept(make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None) -> None:
     """Answer what comes to `listener` until SIGTERM or SIGINT, which the caller has blocked."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,7 +149,7 @@ async def _accept(store: Path, listener: socket.socket, context: ssl.SSLContext 
         # asyncio reads requests of up to 256 KiB at a time, with so much memory for each connection; ours are tiny.
         sslproto.SSLProtocol.max_size = _TLS_READ_BYTES
     guard = Guard(_room(), HEADER_SECONDS, IDLE_SECONDS)
-    app = application(store)
+    app = make()
     app.middlewares.append(guard.middleware)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, lingering_time=1.0)
     await runner.setup()

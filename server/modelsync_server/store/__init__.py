@@ -11,6 +11,7 @@ from modelsync_server.store.directory import DirectoryStore
 from modelsync_server.store.durable import local_error, make_folder
 from modelsync_server.store.memory import MemoryStore
 from modelsync_server.store.port import (
+    MARKER,
     AlreadyExists,
     ObjectNotFound,
     Stat,
@@ -21,6 +22,7 @@ from modelsync_server.store.port import (
 )
 
 __all__ = [
+    "MARKER",
     "AlreadyExists",
     "DirectoryStore",
     "MemoryStore",
@@ -36,21 +38,25 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from modelsync_server.store.azure_account import DeviceAccess
+    from modelsync_server.store.device_access import DeviceAccess
 
 _AZURE = "azblob://"
+_BUCKETS = ("s3://", "gs://")
 
-MARKER = "metadata/1.root.json"
-"""The object that makes a place a store: the first root of trust."""
+ADDRESSES = "azblob://ACCOUNT/CONTAINER, s3://BUCKET or gs://BUCKET"
+"""Stores that are no directories, for sentences."""
 
 
 def open_store(url: str) -> Store:
-    """Open an initialised store by directory path or azblob:// address; UsageError says what to do if it is none.
+    """Open an initialised store by directory path or address (`ADDRESSES`, with a prefix if need be); UsageError says
+    what to do if it is none.
 
-    A blob container is looked at by the first call to the store, since that needs an event loop.
+    A container or bucket is looked at by the first call to the store, since that needs an event loop.
     """
     if url.startswith(_AZURE):
         return _azure(url, create=False)
+    if url.startswith(_BUCKETS):
+        return _bucket(url, create=False)
     path = _directory(url)
     if not (path / MARKER).is_file():
         raise UsageError(f"{url} is not a modelsync store: run `modelsync init {url}` first.")
@@ -58,9 +64,11 @@ def open_store(url: str) -> Store:
 
 
 def create_store(url: str) -> Store:
-    """Open the place for a store that `init` fills; a directory or container is made if it is missing."""
+    """Open the place for a store that `init` fills; a directory or container is made if it is missing, a bucket not."""
     if url.startswith(_AZURE):
         return _azure(url, create=True)
+    if url.startswith(_BUCKETS):
+        return _bucket(url, create=True)
     path = _directory(url)
     try:
         make_folder(path)
@@ -71,8 +79,20 @@ def create_store(url: str) -> Store:
     return DirectoryStore(path)
 
 
-async def device_access(url: str, lifetime: timedelta) -> DeviceAccess:
-    """A read-only SAS for the devices of a blob store; UsageError for a directory, which needs none."""
+async def device_access(url: str, lifetime: timedelta, role: str | None = None) -> DeviceAccess:
+    """What opens a private store to devices, read-only: a SAS, or on S3 a key of a session (`role`: that is assumed).
+
+    UsageError for a directory, which needs none, and for a Google bucket, which has nothing for a whole prefix.
+    """
+    if url.startswith("s3://"):
+        from modelsync_server.store import s3_device_access
+        from modelsync_server.store.bucket_address import BucketAddress
+
+        return await s3_device_access.device_access(BucketAddress.parse(url), lifetime, role)
+    if url.startswith("gs://"):
+        raise UsageError(
+            f"{url}: Google signs single objects only. Put `modelsync serve {url}` or Cloud CDN before it."
+        )
     if not url.startswith(_AZURE):
         raise UsageError(f"{url} is no blob store: devices need no SAS for it.")
     store = _azure(url, create=False)
@@ -90,9 +110,18 @@ def _azure(url: str, *, create: bool) -> Store:
     return AzureBlobStore(BlobAddress.parse(url), create=create)
 
 
+def _bucket(url: str, *, create: bool) -> Store:
+    try:
+        from modelsync_server.store.bucket import BucketStore
+        from modelsync_server.store.bucket_address import BucketAddress
+    except ImportError as error:
+        raise UsageError("stores in buckets need obstore: install the extra modelsync-server[buckets].") from error
+    return BucketStore(BucketAddress.parse(url), create=create)
+
+
 def _directory(url: str) -> Path:
     if not url:
         raise UsageError("the store's path is empty: name a directory.")
     if "://" in url:
-        raise UsageError(f"{url.partition('?')[0]} is not a store: name a directory, or azblob://ACCOUNT/CONTAINER.")
+        raise UsageError(f"{url.partition('?')[0]} is not a store: name a directory, {ADDRESSES}.")
     return Path(url).expanduser().absolute()

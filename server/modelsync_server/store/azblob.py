@@ -21,16 +21,15 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, 
 from modelsync_server.store.azure_account import BlobAddress, container_client
 from modelsync_server.store.durable import local_error
 from modelsync_server.store.port import (
+    MARKER,
     AlreadyExists,
     ObjectNotFound,
     Stat,
     Tagged,
     TagMismatch,
+    cache_control,
     check_object_path,
 )
-
-MARKER = "metadata/1.root.json"
-"""The object that makes a place a store: the first root of trust."""
 
 BLOCK_BYTES = 4 << 20
 """Larger objects go up in blocks of so many bytes, PARALLEL_BLOCKS at once; a broken line costs one block."""
@@ -39,7 +38,6 @@ PARALLEL_BLOCKS = 4
 PARALLEL_OBJECTS = 6
 """Calls in flight at once, so that a publish with many objects neither queues nor floods."""
 
-_MUTABLE = ("metadata/timestamp", "bundles/")
 _THROTTLED_ATTEMPTS = 6
 _LONGEST_PAUSE = 30.0
 _CREATE_CONFLICTS = frozenset({"BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite"})
@@ -310,11 +308,7 @@ async def _kept(container: ContainerClient) -> AsyncGenerator[ContainerClient, N
 
 def _settings(path: str) -> ContentSettings:
     """What a CDN in front may keep, as docs/origin.md asks."""
-    mutable = path.startswith(_MUTABLE)
-    return ContentSettings(
-        content_type="application/octet-stream",
-        cache_control="no-cache" if mutable else "public, max-age=31536000, immutable",
-    )
+    return ContentSettings(content_type="application/octet-stream", cache_control=cache_control(path))
 
 
 def _retry_after(error: HttpResponseError, otherwise: float) -> float:

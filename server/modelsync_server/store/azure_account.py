@@ -15,6 +15,7 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_server.store.device_access import DeviceAccess
 
 SCHEME = "azblob://"
 CONNECTION_VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"
@@ -58,15 +59,6 @@ class BlobAddress:
     def host(self) -> str:
         """The service's host name, for messages."""
         return urlsplit(endpoint(self)).netloc
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceAccess:
-    """What a device needs to read a container: the origin for the twin, and the secret query for elsewhere."""
-
-    origin: str
-    sas: str
-    expires: datetime
 
 
 def endpoint(address: BlobAddress) -> str:

@@ -10,6 +10,9 @@ from typing import Protocol
 
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 
+MARKER = "metadata/1.root.json"
+"""The object that makes a place a store: the first root of trust."""
+
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 
 
@@ -105,3 +108,13 @@ def check_object_path(path: str) -> str:
     if len(path) > 1024 or not all(_PART.fullmatch(part) for part in parts):
         raise UsageError(f"{path!r:.120} is not an object path of a store.")
     return path
+
+
+def cache_control(path: str) -> str:
+    """What a CDN in front may keep, as docs/origin.md asks."""
+    return "no-cache" if changes(path) else "public, max-age=31536000, immutable"
+
+
+def changes(path: str) -> bool:
+    """Whether an object of that path is replaced at times; all others are created once."""
+    return path.startswith("bundles/") or path == "metadata/timestamp.json"

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import ipaddress
 import json
+import os
+import secrets
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import obstore
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from obstore.store import S3Store
 
+from tests.support.cloud_servers import make_bucket, s3_environment
 from tests.support.nginx import running_nginx
 
 CONTENT = bytes(range(256)) * 400
@@ -45,6 +52,18 @@ class Origin:
     store: Path
     tls: ssl.SSLContext | None
     process: subprocess.Popen[str]
+    bucket: str = ""
+    """The URL of the bucket that holds what lies in `store` too, if that is what is served."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Publish an object later on; returns when it must be seen."""
+        if self.bucket:
+            put(self.bucket, path, data)
+            time.sleep(1.1)  # what a fleet asks of a bucket is bounded by that
+            return
+        temp = (self.store / path).with_name(".tmp-new")
+        temp.write_bytes(data)
+        temp.replace(self.store / path)
 
     def connect(self) -> socket.socket:
         """A raw connection, TLS included."""
@@ -84,13 +103,17 @@ def store(tmp_path: Path) -> Path:
     return make_store(tmp_path / "store")
 
 
-@pytest.fixture(scope="module", params=["modelsync", "modelsync-tls", "nginx", "nginx-tls"])
+@pytest.fixture(scope="module", params=["modelsync", "modelsync-tls", "nginx", "nginx-tls", "s3", "s3-tls"])
 def origin(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
 ) -> Iterator[Origin]:
     """Each kind of origin over the same directory."""
     kind, _, tls = str(request.param).partition("-")
     folder = tmp_path_factory.mktemp(kind)
+    if kind == "s3":
+        with served_bucket(request.getfixturevalue("s3_service"), folder, certificate if tls else None) as running:
+            yield running
+        return
     start = serve if kind == "modelsync" else nginx
     with start(make_store(folder / "store"), certificate if tls else None, folder) as running:
         yield running
@@ -106,28 +129,56 @@ def make_store(folder: Path) -> Path:
 
 @contextmanager
 def serve(
-    store: Path,
+    store: Path | str,
     certificate: tuple[Path, Path] | None,
     folder: Path | None = None,
     *,
     processes: int | None = None,
     port: int = 0,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Origin]:
     """Run `modelsync serve` until the block ends."""
-    command = [str(Path(sys.executable).with_name("modelsync")), "serve", str(store), "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("modelsync")), "serve", str(store), "--port", str(port), *options]
     if processes:
         command += ["--processes", str(processes)]
     if certificate:
         command += ["--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.stderr and process.stderr.read()
-        yield Origin(json.loads(line)["url"], store, _trusting(certificate), process)
+        yield Origin(json.loads(line)["url"], Path(store), _trusting(certificate), process)
     finally:
         process.terminate()
         process.communicate(timeout=20)
+
+
+@contextmanager
+def served_bucket(endpoint: str, folder: Path, certificate: tuple[Path, Path] | None) -> Iterator[Origin]:
+    """Run `modelsync serve s3://…` until the block ends."""
+    name = make_bucket(endpoint, f"c{secrets.token_hex(8)}")
+    store = make_store(folder / "store")
+    for path, data in OBJECTS.items():
+        put(f"{endpoint}/{name}", path, data)
+    with serve(f"s3://{name}", certificate, environment=s3_environment(endpoint)) as found:
+        yield dataclasses.replace(found, store=store, bucket=f"{endpoint}/{name}")
+
+
+def put(bucket: str, path: str, data: bytes) -> None:
+    """Put an object into a bucket (a URL) as somebody else would."""
+    endpoint, _, name = bucket.rpartition("/")
+    store = S3Store(
+        name,
+        endpoint=endpoint,
+        client_options={"allow_http": True},
+        access_key_id="testing",
+        secret_access_key="testing",
+    )
+    obstore.put(store, path, data)
 
 
 @contextmanager

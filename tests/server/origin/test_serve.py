@@ -118,7 +118,8 @@ def test_a_reader_who_leaves_in_the_middle_is_no_event(store: Path) -> None:
         (["serve", "{store}", "--tls-cert", "{store}/x"], 2, "both --tls-cert and --tls-key"),
         (["serve", "{store}", "--tls-cert", "{store}/x", "--tls-key", "{store}/y"], 2, "not a usable certificate"),
         (["serve", "{store}", "--host", "192.0.2.1"], 5, "can't listen on 192.0.2.1"),
-        (["serve", "azblob://account/container"], 2, "serves directories"),
+        (["serve", "s3://B"], 2, "is no bucket's address"),
+        (["serve", "{store}", "--redirect-from", "0"], 2, "leave out --redirect-from"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(

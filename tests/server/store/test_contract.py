@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from modelsync_server.store import (
     create_store,
 )
 from tests.support.azurite import ACCOUNT
+from tests.support.cloud_servers import make_bucket, s3_environment
+from tests.support.gcs_front import GcsFront
 
 BACKENDS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
@@ -28,15 +30,30 @@ BACKENDS: dict[str, Callable[[Path], Store]] = {
 }
 
 
-@pytest.fixture(params=[*sorted(BACKENDS), "azure", "azure prefix"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+@pytest.fixture(params=[*sorted(BACKENDS), "azure", "azure prefix", "s3", "s3 prefix", "gs", "gs prefix"])
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Store]:
     folder = tmp_path / "store"
-    if request.param.startswith("azure"):
+    kind, _, prefix = request.param.partition(" ")
+    prefix = "/a/b" if prefix else ""
+    name = f"c{secrets.token_hex(8)}"
+    if kind == "azure":
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", request.getfixturevalue("azurite_service"))
-        prefix = "/a/b" if request.param.endswith("prefix") else ""
-        return create_store(f"azblob://{ACCOUNT}/c{secrets.token_hex(8)}{prefix}")
-    folder.mkdir()
-    return BACKENDS[request.param](folder)
+        yield create_store(f"azblob://{ACCOUNT}/{name}{prefix}")
+    elif kind == "s3":
+        endpoint = request.getfixturevalue("s3_service")
+        for variable, value in s3_environment(endpoint).items():
+            monkeypatch.setenv(variable, value)
+        yield create_store(f"s3://{make_bucket(endpoint, name)}{prefix}")
+    elif kind == "gs":
+        async with GcsFront(request.getfixturevalue("gcs_service")) as front:
+            monkeypatch.setenv("GOOGLE_BASE_URL", front.url)
+            monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "testing")
+            yield create_store(f"gs://{await front.make_bucket(name)}{prefix}")
+    else:
+        folder.mkdir()
+        yield BACKENDS[kind](folder)
 
 
 async def test_what_was_created_is_read_back_whole_and_in_ranges(store: Store) -> None:

@@ -19,7 +19,7 @@ def test_a_directory_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> No
         open_store(str(tmp_path))
 
 
-@pytest.mark.parametrize("url", ["azblob://Account", "azblob://account/a--b", "s3://bucket", ""])
+@pytest.mark.parametrize("url", ["azblob://Account", "azblob://account/a--b", "s3://B", "ftp://bucket", ""])
 def test_other_kinds_of_store_are_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError):
         open_store(url)
