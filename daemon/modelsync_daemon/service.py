@@ -113,6 +113,11 @@ def _plane(settings: Settings) -> ControlPlane | None:
         return None
     settings.read_connection_string()  # what is wrong on this machine ends the daemon at once
     settings.read_ca()
+    settings.read_control_password()
+    if settings.control_kind == "mqtt":
+        from modelsync_daemon.control.broker import BrokerControlPlane  # each imports nothing of the others'
+
+        return BrokerControlPlane(settings)
     from modelsync_daemon.control.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
 
     return AzureControlPlane(settings)

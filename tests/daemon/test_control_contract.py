@@ -17,7 +17,7 @@ from modelsync_daemon.config import Settings, from_environment
 from modelsync_daemon.control.azure import AzureControlPlane
 from modelsync_daemon.control.plane import ControlPlane, MethodAnswer
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.identity import Identity
