@@ -81,6 +81,7 @@ class Settings:
     control_password_file: Path | None = None
     control_topic: str = "modelsync"
     control_protocol: str = "auto"
+    control_jobs: bool = False
     control_keep_alive_seconds: int = 2700
     websockets: bool = False
     ca: Path | None = None
@@ -181,6 +182,8 @@ class Settings:
             return
         if self.control_client != "sdk":
             raise ValueError("control_client is a choice for IoT Hub only.")
+        if self.control_jobs and self.control_kind != "aws":
+            raise ValueError('control_jobs are those of AWS IoT: they need control_kind = "aws".')
         if any((self.connection_string, self.connection_string_file, self.edge, self.dps_scope)):
             raise ValueError("a device follows one control plane: a broker's url or IoT Hub's identity.")
         if self.control_url is None or not self.broker_device:

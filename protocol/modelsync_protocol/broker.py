@@ -31,7 +31,7 @@ def check_device(name: str) -> str:
     """Return a device's id if it can be a level of a topic, else raise UsageError."""
     if not _LEVEL.fullmatch(name):
         raise UsageError(
-            f"{name!r:.140} can't be a device's id on a broker: use up to 128 characters without / + # and a leading $."
+            f"{name!r:.140} can't be a device's id on a broker: use up to 128 characters, no / + # and no leading $."
         )
     return name
 

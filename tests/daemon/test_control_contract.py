@@ -1,4 +1,5 @@
-"""One contract for every control plane: the fake in memory, and azure-iot-device as device and as Edge module."""
+"""One contract for every control plane: the fake in memory, azure-iot-device as device and as Edge module, our own
+client of IoT Hub (MQTT and WebSockets), a real Mosquitto with MQTT 5 and 3.1.1, and AWS IoT's stand-in."""
 
 from __future__ import annotations
 
@@ -15,15 +16,19 @@ from azure.iot.device.common.alarm import Alarm
 
 from modelsync_daemon.config import Settings, from_environment
 from modelsync_daemon.control.azure import AzureControlPlane
+from modelsync_daemon.control.broker import BrokerControlPlane
 from modelsync_daemon.control.plane import ControlPlane, MethodAnswer
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_protocol.mqtt import codec as mqtt
+from modelsync_server.broker.address import parse
+from modelsync_server.broker.service import BrokerService
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.daemon.fakes import MemoryControlPlane
 from tests.support.addresses import loopback_address
+from tests.support.mosquitto import mosquitto
 
 
 @dataclass
@@ -31,8 +36,9 @@ class World:
     """A control plane and the hub's other side: what an operator does and sees."""
 
     plane: ControlPlane
-    set_desired: Callable[[dict[str, Any]], Any]
-    reported: Callable[[], dict[str, Any]]
+    set_desired: Callable[[dict[str, Any]], Awaitable[int]]
+    """Merge into the desired properties, as an operator does; the new `$version`."""
+    reported: Callable[[], Awaitable[dict[str, Any]]]
     call: Callable[[str, Any], Awaitable[tuple[int, Any]]]
     drop: Callable[[], Any]
     hints: asyncio.Queue[int | None] = field(default_factory=asyncio.Queue)
@@ -51,7 +57,14 @@ def _memory() -> World:
         answer = await plane.call(name, payload)
         return answer.status, answer.payload
 
-    return World(plane, plane.set_desired, lambda: plane.reported, call, plane.drop)
+    async def set_desired(patch: dict[str, Any]) -> int:
+        plane.set_desired(patch)
+        return int(plane.desired["$version"])
+
+    async def reported() -> dict[str, Any]:
+        return plane.reported
+
+    return World(plane, set_desired, reported, call, plane.drop)
 
 
 async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str | None) -> World:
@@ -75,20 +88,57 @@ async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str 
         answer = await service.invoke("pi", name, payload, module, response_seconds=10)
         return answer.status, answer.payload
 
-    return World(
-        AzureControlPlane(settings, grace_seconds=0.2),
-        lambda patch: hub.set_desired("pi", patch, module),
-        lambda: hub.reported("pi", module),
-        call,
-        hub.device_side.drop_all,
+    async def set_desired(patch: dict[str, Any]) -> int:
+        hub.set_desired("pi", patch, module)
+        return int((await service.twin("pi", module))["properties"]["desired"]["$version"])
+
+    async def reported() -> dict[str, Any]:
+        return hub.reported("pi", module)
+
+    plane = AzureControlPlane(settings, grace_seconds=0.2)
+    return World(plane, set_desired, reported, call, hub.device_side.drop_all)
+
+
+async def _broker(root: Path, protocol: str, stack: AsyncExitStack) -> World:
+    served = stack.enter_context(mosquitto(root / "broker", persistence=True))
+    address = parse(f"{served.url}/fleet")
+    settings = Settings(
+        data=root,
+        control_kind="mqtt",
+        control_url=served.url,
+        control_device="pi",
+        control_topic="fleet",
+        control_protocol=protocol,
     )
 
+    async def set_desired(patch: dict[str, Any]) -> int:
+        async with BrokerService(address) as service:
+            return int((await service.set_desired("pi", patch))["properties"]["desired"]["$version"])
 
-@pytest.fixture(params=["memory", "device", "edge module"])
+    async def reported() -> dict[str, Any]:
+        async with BrokerService(address) as service:
+            found: dict[str, Any] = (await service.twin("pi"))["properties"]["reported"]
+            return found
+
+    async def call(name: str, payload: Any) -> tuple[int, Any]:
+        async with BrokerService(address) as service:
+            answer = await service.invoke("pi", name, payload, response_seconds=10)
+            return answer.status, answer.payload
+
+    def drop() -> None:
+        served.stop()
+        served.start()
+
+    return World(BrokerControlPlane(settings), set_desired, reported, call, drop)
+
+
+@pytest.fixture(params=["memory", "device", "edge module", "broker 5", "broker 3.1.1"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         if request.param == "memory":
             made = _memory()
+        elif request.param.startswith("broker"):
+            made = await _broker(tmp_path, request.param.removeprefix("broker "), stack)
         else:
             module = "modelsync" if request.param == "edge module" else None
             made = await _azure(tmp_path, worker_id, stack, module)
@@ -104,19 +154,20 @@ async def within(awaitable: Awaitable[Any]) -> Any:
 
 
 async def test_the_twin_is_read_with_versions(world: World) -> None:
-    world.set_desired({"modelsync": {"models": {"a": {"version": 1}}}})
+    version = await world.set_desired({"modelsync": {"models": {"a": {"version": 1}}}})
     before = world.plane.connected
     await within(world.plane.connect())
     assert (before, world.plane.connected) == (False, True)
     twin = await within(world.plane.read_twin())
-    assert twin.desired["modelsync"] == {"models": {"a": {"version": 1}}} and twin.desired["$version"] == 2
+    assert twin.desired["modelsync"] == {"models": {"a": {"version": 1}}} and twin.desired["$version"] == version
     assert await within(world.plane.read_twin()) == twin
 
 
 async def test_a_change_gives_a_hint_with_its_version(world: World) -> None:
     await within(world.plane.connect())
-    world.set_desired({"a": 1})
-    assert await within(world.hints.get()) == 2
+    await within(world.plane.read_twin())
+    version = await world.set_desired({"a": 1})
+    assert await within(world.hints.get()) == version
     await within(world.plane.read_twin())
     assert (await within(world.plane.read_twin())).desired["a"] == 1
 
@@ -125,7 +176,7 @@ async def test_reported_properties_are_merged(world: World) -> None:
     await within(world.plane.connect())
     await within(world.plane.patch_reported({"modelsync": {"a": 1, "b": {"c": 2}}}))
     await within(world.plane.patch_reported({"modelsync": {"a": None, "b": {"d": 3}}}))
-    assert world.reported()["modelsync"] == {"b": {"c": 2, "d": 3}}
+    assert (await world.reported())["modelsync"] == {"b": {"c": 2, "d": 3}}
 
 
 async def test_methods_are_answered_on_the_owners_loop(world: World) -> None:
@@ -141,11 +192,13 @@ async def test_a_lost_line_is_told_and_a_new_connect_begins_afresh(world: World)
     assert not world.plane.connected
     with pytest.raises(UnreachableError):
         await within(world.plane.patch_reported({"a": 1}))
-    world.set_desired({"while": "away"})
+    await world.set_desired({"while": "away"})
     await within(world.plane.connect())
     assert (await within(world.plane.read_twin())).desired["while"] == "away"
-    world.set_desired({"x": 2})
-    assert await within(world.hints.get()) == 3
+    while not world.hints.empty():
+        world.hints.get_nowait()  # of what came with the reading
+    version = await world.set_desired({"x": 2})
+    assert await within(world.hints.get()) == version
 
 
 async def test_bytes_are_counted_and_survive_reconnects(world: World) -> None:

@@ -2,7 +2,8 @@
 
 A broker keeps the last message of each topic and nothing else. What IoT Hub does beside that is done here: a desired
 document that is older than the one that was followed is left alone, even after a restart, and a broker that has lost
-what it kept changes nothing on the device. Source of the protocol: OASIS MQTT 3.1.1 and 5; topics: modelsync_protocol.broker.
+what it kept changes nothing on the device. Source of the protocol: OASIS MQTT 3.1.1 and 5; of the topics:
+modelsync_protocol.broker.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from modelsync_daemon.config import Settings
+from modelsync_daemon.control.calls import Calls
 from modelsync_daemon.control.mqtt_client import TAKEN_OVER, WITH_WILL
 from modelsync_daemon.control.mqtt_line import MqttLine, endpoint
-from modelsync_daemon.control.plane import HintCallback, MethodAnswer, MethodCallback, Twin
+from modelsync_daemon.control.plane import HintCallback, MethodCallback, Twin
 from modelsync_daemon.disk.control_state import ControlFile
 from modelsync_protocol import broker, caps, twin
 from modelsync_protocol.errors import ModelsyncError, RefusedError
@@ -29,12 +32,10 @@ CALL_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A connection that stands so long was taken over by nobody."""
 
-_SETTLE_SECONDS = 1.0
+_SETTLE_SECONDS = 0.3
 """How long a first reading waits if nothing came at all: some brokers send retained messages behind their answers."""
 
-_MOST_CALLS = 8
 _VERSIONS = {"auto": (5, 4), "5": (5,), "3.1.1": (4,)}
-_AWAY = broker.encode({"online": False})
 _log = logging.getLogger(__name__)
 
 
@@ -48,12 +49,12 @@ class BrokerControlPlane:
         self._line = MqttLine(settings, "the broker", call_seconds)
         self._kept: ControlFile | None = None
         self._hint: HintCallback = lambda version: None
-        self._method: MethodCallback | None = None
         self._parts: dict[str, bytes] = {}
         self._reported: dict[str, Any] = {}
         self._reading = self._unread = self._heard = self._desired_came = False
         self._problem = ""
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls = Calls(self._topics, lambda: self._line.client)
+        self._telling: asyncio.Task[None] | None = None
         self._steady: asyncio.TimerHandle | None = None
 
     @property
@@ -68,7 +69,8 @@ class BrokerControlPlane:
 
     def listen(self, on_hint: HintCallback, on_method: MethodCallback) -> None:
         """Set the callbacks, once, before `connect`."""
-        self._hint, self._method = on_hint, on_method
+        self._hint = on_hint
+        self._calls.listen(on_method)
 
     async def connect(self) -> None:
         """Connect, read what the broker keeps, say that this device is here. Raises UsageError for wrong files."""
@@ -86,7 +88,7 @@ class BrokerControlPlane:
                 keep_alive=settings.control_keep_alive_seconds,
                 username=settings.control_user,
                 password=None if secret is None else secret.encode(),
-                will=mqtt.Will(topics.of(broker.PRESENCE), _AWAY, retain=True),
+                will=mqtt.Will(topics.of(broker.PRESENCE), _away(), retain=True),
                 properties={MAXIMUM_PACKET_SIZE: mqtt.MAX_PACKET_BYTES},
             ),
             self._on_message,
@@ -95,7 +97,7 @@ class BrokerControlPlane:
         try:
             self._reading, self._unread, self._heard, self._desired_came = True, True, False, False
             reports = topics.of(broker.REPORTED, "#")
-            await client.subscribe((topics.of(broker.DESIRED), 1), (topics.of(broker.CALL, "+", "+"), 0), (reports, 1))
+            await client.subscribe((topics.of(broker.DESIRED), 1), (self._calls.filter, 0), (reports, 1))
             await client.ping()
             if not self._heard:
                 await asyncio.sleep(_SETTLE_SECONDS)
@@ -158,12 +160,13 @@ class BrokerControlPlane:
         """Leave: the broker shows at once that this device is away."""
         if self._steady is not None:
             self._steady.cancel()
-        for call in list(self._calls):
-            call.cancel()
+        self._calls.stop()
+        if self._telling is not None:
+            self._telling.cancel()
         if self._line.connected and (client := self._line.client).version == 4:
             with contextlib.suppress(ModelsyncError, TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await client.publish(self._topics.of(broker.PRESENCE), _AWAY, qos=0, retain=True)
+                    await client.publish(self._topics.of(broker.PRESENCE), _away(), qos=0, retain=True)
         await self._line.close(WITH_WILL)
 
     # What the broker sends
@@ -182,8 +185,8 @@ class BrokerControlPlane:
             self._take_desired(packet.payload)
         elif kind == broker.REPORTED and self._reading and packet.payload:
             self._parts[rest] = packet.payload
-        elif kind == broker.CALL:
-            self._take_call(path, packet)
+        else:
+            self._calls.take(packet)
 
     def _take_desired(self, payload: bytes) -> None:
         """Keep a newer document, durably, and hint at it; say what is wrong with another."""
@@ -216,29 +219,6 @@ class BrokerControlPlane:
         # Another document of the same version, or of none, is news too, which a number would not tell.
         self._hint(None if version == broker.version_of(known) else version)
 
-    def _take_call(self, path: str, packet: mqtt.Publish) -> None:
-        call = broker.parse_call(path)
-        if call is None or packet.retain or self._method is None:
-            return  # a retained call would be done again at each connect
-        task = asyncio.ensure_future(self._answer(*call, packet.payload))
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
-
-    async def _answer(self, method: str, number: str, payload: bytes) -> None:
-        assert self._method is not None
-        if len(self._calls) > _MOST_CALLS:
-            reply = MethodAnswer(429, {"error": "this device is busy with other calls; try again."})
-        else:
-            try:
-                value = broker.decode(payload) if payload else None
-            except ValueError as error:
-                reply = MethodAnswer(400, {"error": f"the payload {error}."})
-            else:
-                reply = await self._method(method, value)
-        answer = broker.encode({"status": reply.status, "payload": dict(reply.payload)})
-        with contextlib.suppress(ModelsyncError):  # the line may be gone; the caller sees a timeout
-            await self._line.client.publish(self._topics.of(broker.ANSWER, number), answer, expiry=60)
-
     # What this device says of itself
 
     def _wrong(self, sentence: str) -> None:
@@ -248,15 +228,13 @@ class BrokerControlPlane:
             if sentence:
                 _log.warning("hub: %s", sentence)
             if not self._reading and self._line.connected:
-                task = asyncio.ensure_future(self._tell_presence())
-                self._calls.add(task)
-                task.add_done_callback(self._calls.discard)
+                self._telling = asyncio.ensure_future(self._tell_presence())
 
     async def _tell_presence(self) -> None:
         seen = broker.version_of(self._desired)
-        document: dict[str, Any] = {"online": True} | ({} if seen is None else {"seen": seen})
+        document: dict[str, Any] = {"online": True, "at": int(time.time())} | ({} if seen is None else {"seen": seen})
         document |= {"problem": self._problem} if self._problem else {}
-        with contextlib.suppress(RefusedError):  # reports will be refused too, and say so
+        with contextlib.suppress(ModelsyncError):  # reports will be refused too, and say so
             await self._line.client.publish(self._topics.of(broker.PRESENCE), broker.encode(document), retain=True)
 
     def _stood(self) -> None:
@@ -266,3 +244,8 @@ class BrokerControlPlane:
         if self._kept is not None:
             with contextlib.suppress(ModelsyncError):
                 self._kept.change(problem=sentence)
+
+
+def _away() -> bytes:
+    """What the presence is when this device has gone; `at`: when it was last known to be there, seconds since 1970."""
+    return broker.encode({"online": False, "at": int(time.time())})

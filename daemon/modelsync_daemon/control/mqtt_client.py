@@ -101,9 +101,15 @@ class MqttClient:
     """
 
     def __init__(
-        self, stream: Stream, connect: mqtt.Connect, on_message: Callable[[mqtt.Publish], None], call_seconds: float
+        self,
+        stream: Stream,
+        connect: mqtt.Connect,
+        on_message: Callable[[mqtt.Publish], None],
+        call_seconds: float,
+        what: str = "the broker",
     ) -> None:
-        """`call_seconds`: the longest wait for an answer, after which the line counts as lost."""
+        """`call_seconds`: the longest wait for an answer, after which the line is lost; `what` is at the other end."""
+        self._what = what
         self._stream, self._connect, self._on_message = stream, connect, on_message
         self._call_seconds = call_seconds
         self._version = connect.version
@@ -138,12 +144,12 @@ class MqttClient:
         self._send(self._connect)
         answer = await self._within(self._connack)
         if answer.code in _VERSION_CODES:
-            raise VersionRefusedError(f"the broker does not speak MQTT {'5' if self._version == 5 else '3.1.1'}.")
+            raise VersionRefusedError(f"{self._what} does not speak MQTT {'5' if self._version == 5 else '3.1.1'}.")
         if answer.code:
             said = _REFUSALS.get(answer.code)
             text = said or f"it answers with code {answer.code}{_reason(answer.properties)}"
             kind = RefusedError if said else UnreachableError
-            raise kind(f"the broker refuses the connection: {text}.")
+            raise kind(f"{self._what} refuses the connection: {text}.")
         told = answer.properties or known.NONE
         self._keep_alive = float(_number(told, known.SERVER_KEEP_ALIVE, int(self._keep_alive)))
         self._most_aliases = min(_MOST_ALIASES, _number(told, known.TOPIC_ALIAS_MAXIMUM, 0))
@@ -158,7 +164,7 @@ class MqttClient:
         self._send(mqtt.Subscribe(number, filters))
         for (name, _), code in zip(filters, await self._within(answer), strict=False):
             if code >= mqtt.SUBSCRIPTION_REFUSED:
-                raise RefusedError(f"the broker does not let this client subscribe to {name}: check its access list.")
+                raise RefusedError(f"{self._what} does not let this client subscribe to {name}: check its access list.")
 
     async def unsubscribe(self, *filters: str) -> None:
         """End subscriptions."""
@@ -174,7 +180,7 @@ class MqttClient:
         size = len(mqtt.encode(packet, self._version)) + 16
         if size > self.max_packet:
             raise RefusedError(
-                f"a message for {topic} has {len(payload)} bytes, and the broker takes packets of {self.max_packet}: "
+                f"a message for {topic} has {len(payload)} bytes, and {self._what} takes packets of {self.max_packet}: "
                 "raise its limit."
             )
         if qos == 0:
@@ -188,7 +194,7 @@ class MqttClient:
             (code,) = await self._within(answer)
         if code >= mqtt.SUBSCRIPTION_REFUSED:
             why = "check its access list" if code == 0x87 else f"code {code}"
-            raise RefusedError(f"the broker does not take what this client publishes to {topic}: {why}.")
+            raise RefusedError(f"{self._what} does not take what this client publishes to {topic}: {why}.")
 
     async def ping(self) -> None:
         """Return when the broker has answered: all that it had to send before has come."""
@@ -213,7 +219,7 @@ class MqttClient:
                     if self.lost.done():
                         return
                     self._receive(packet)
-            self._fail("the broker closed it")
+            self._fail(f"{self._what} closed it")
         except (OSError, mqtt.MqttError) as error:
             self._fail(str(error).rstrip(".") or type(error).__name__)
 
@@ -235,7 +241,7 @@ class MqttClient:
         elif isinstance(packet, mqtt.Disconnect):
             self.ending = packet.code
             said = _GOODBYES.get(packet.code) or f"code {packet.code}{_reason(packet.properties)}"
-            self._fail(f"the broker ended it: {said}")
+            self._fail(f"{self._what} ended it: {said}")
 
     def _settle(self, number: int, codes: tuple[int, ...]) -> None:
         answer = self._waiting.pop(number, None)
@@ -244,7 +250,7 @@ class MqttClient:
 
     def _send(self, packet: mqtt.Packet) -> None:
         if self.lost.done():
-            raise UnreachableError(f"the connection to the broker is lost: {self.lost.result()}.")
+            raise UnreachableError(f"the connection to {self._what} is lost: {self.lost.result()}.")
         self._sent = self._loop.time()
         self._stream.write(mqtt.encode(packet, self._version))
 
@@ -253,7 +259,7 @@ class MqttClient:
             await self._within(self._stream.drain())
         except OSError as error:
             self._fail(str(error))
-            raise UnreachableError(f"the connection to the broker is lost: {error}.") from error
+            raise UnreachableError(f"the connection to {self._what} is lost: {error}.") from error
 
     def _shortened(self, packet: mqtt.Publish, expiry: int | None) -> mqtt.Publish:
         """With what MQTT 5 saves: the second time a topic is two bytes."""
@@ -287,7 +293,7 @@ class MqttClient:
                 return await awaitable
         except TimeoutError as error:
             self._fail(f"no answer in {self._call_seconds:.0f} s")
-            raise UnreachableError(f"the broker gives no answer in {self._call_seconds:.0f} s.") from error
+            raise UnreachableError(f"{self._what} gives no answer in {self._call_seconds:.0f} s.") from error
 
     # Time and end
 
@@ -318,7 +324,7 @@ class MqttClient:
         waiters: list[asyncio.Future[Any]] = [self._connack, *self._waiting.values(), *self._pings]
         for waiting in waiters:
             if not waiting.done():
-                waiting.set_exception(UnreachableError(f"the connection to the broker is lost: {reason}."))
+                waiting.set_exception(UnreachableError(f"the connection to {self._what} is lost: {reason}."))
                 waiting.exception()  # nobody need be waiting
         self._stream.close()
         if self._reader is not None and self._reader is not asyncio.current_task():

@@ -11,8 +11,9 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,26 +29,27 @@ _MAX_PROXY_ANSWER = 8 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a broker listens. `path`: of WebSockets, None for bare MQTT; `name`: in its certificate, if another."""
+    """Where a broker listens. `path`: of WebSockets, None for bare MQTT; `name`: in its certificate, if another;
+    `alpn`: the protocol that TLS asks for."""
 
     host: str
     port: int
     tls: bool = True
     path: str | None = None
     name: str | None = None
+    alpn: str | None = None
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
 
-def endpoint(url: str) -> Endpoint:
-    """Of control_url, which the settings have checked."""
+def endpoint(url: str, alpn: Mapping[int, str] = MappingProxyType({})) -> Endpoint:
+    """Of control_url, which the settings have checked. `alpn`: by port, what TLS asks for."""
     parts = check_broker(url)
     web = parts.scheme in ("wss", "ws")
     path = (parts.path or "/mqtt") if web else None
-    return Endpoint(
-        str(parts.hostname), parts.port or BROKER_PORTS[parts.scheme], parts.scheme in ("mqtts", "wss"), path
-    )
+    port, tls = parts.port or BROKER_PORTS[parts.scheme], parts.scheme in ("mqtts", "wss")
+    return Endpoint(str(parts.hostname), port, tls, path, alpn=None if web or not tls else alpn.get(port))
 
 
 class MqttLine:
@@ -109,7 +111,7 @@ class MqttLine:
             ) from error
         except (OSError, ssl.SSLError) as error:
             raise UnreachableError(f"could not reach {self._what} at {where}: {reason(error)}") from error
-        client = MqttClient(stream, connect, on_message, self._call_seconds)
+        client = MqttClient(stream, connect, on_message, self._call_seconds, self._what)
         begun = False
         try:
             await client.begin()
@@ -155,6 +157,8 @@ class MqttLine:
 
     async def _stream(self, where: Endpoint) -> Stream:
         context = self._context() if where.tls else None
+        if context is not None and where.alpn is not None:
+            context.set_alpn_protocols([where.alpn])
         if where.path is not None:
             from modelsync_daemon.control.websocket import open_websocket  # awake only where it is used
 
