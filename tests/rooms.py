@@ -20,6 +20,7 @@ MOST_MODULES = 18
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain",
+        "mqtt": "front ground",
         "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",
@@ -31,10 +32,10 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "dashboard hub iothub library media origin publish push rollout store triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push rollout store triggers trust",
         "dashboard": "library rollout",
         "rollout": "iothub publish push query store trust",
-        "media": "hub iothub publish store trust",
+        "media": "iothub publish store trust",
         "library": "provenance publish store trust",
         "triggers": "publish store trust",
         "push": "iothub store trust",
@@ -51,6 +52,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "encode": "low_rank tensors",
         "low_rank": "tensors",
         "tensors": "",
+        "broker": "iothub query",
         "query": "iothub",
         "iothub": "",
     },

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 from urllib.parse import SplitResult, urlsplit
 
-from modelsync_protocol.broker import check_device, check_prefix
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
@@ -172,7 +171,6 @@ class Settings:
         for key, allowed in _CONTROL.items():
             if (value := getattr(self, key)) not in allowed:
                 raise ValueError(f"{key} = {value!r:.40} is none of {', '.join(allowed)}.")
-        check_prefix(self.control_topic)
         if self.control_kind == "iothub":
             for key in ("control_url", "control_device", "control_user", "control_password_file"):
                 if getattr(self, key) is not None:
@@ -190,8 +188,11 @@ class Settings:
             raise ValueError(
                 "a broker needs control_url, as mqtts://broker:8883, and control_device, this device's id."
             )
+        from modelsync_protocol.mqtt import broker  # only devices of a broker carry it
+
         check_broker(self.control_url)
-        check_device(self.broker_device)
+        broker.check_prefix(self.control_topic)
+        broker.check_device(self.broker_device)
 
     @property
     def broker_device(self) -> str:

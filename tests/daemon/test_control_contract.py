@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ import pytest
 from azure.iot.device.common.alarm import Alarm
 
 from modelsync_daemon.config import Settings, from_environment
+from modelsync_daemon.control.aws import AwsControlPlane
 from modelsync_daemon.control.azure import AzureControlPlane
 from modelsync_daemon.control.broker import BrokerControlPlane
+from modelsync_daemon.control.iothub import HubControlPlane
 from modelsync_daemon.control.plane import ControlPlane, MethodAnswer
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.broker.address import parse
+from modelsync_server.broker.aws import AwsService
 from modelsync_server.broker.service import BrokerService
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.hub.workload import Workload, WorkloadAddress
@@ -28,7 +31,11 @@ from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.daemon.fakes import MemoryControlPlane
 from tests.support.addresses import loopback_address
+from tests.support.aws_iot import aws_iot
 from tests.support.mosquitto import mosquitto
+
+HubClient = Callable[..., ControlPlane]
+"""The two that speak to IoT Hub."""
 
 
 @dataclass
@@ -40,7 +47,7 @@ class World:
     """Merge into the desired properties, as an operator does; the new `$version`."""
     reported: Callable[[], Awaitable[dict[str, Any]]]
     call: Callable[[str, Any], Awaitable[tuple[int, Any]]]
-    drop: Callable[[], Any]
+    drop: Callable[[], Awaitable[None]]
     hints: asyncio.Queue[int | None] = field(default_factory=asyncio.Queue)
     methods: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -64,14 +71,22 @@ def _memory() -> World:
     async def reported() -> dict[str, Any]:
         return plane.reported
 
-    return World(plane, set_desired, reported, call, plane.drop)
+    async def drop() -> None:
+        plane.drop()
+
+    return World(plane, set_desired, reported, call, drop)
 
 
-async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str | None) -> World:
+async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str | None, own: bool = False) -> World:
+    """`own`: by our own client."""
     address = HubAddress(loopback_address(worker_id), service_port=0)
     hub = await stack.enter_async_context(Hub(root / "hub", address))
     service = await stack.enter_async_context(ServiceClient(hub.service))
-    if module is None:
+    if own:
+        settings = Settings(
+            data=root, connection_string=hub.add_device("pi", module), ca=hub.ca_path, control_client="own"
+        )
+    elif module is None:
         settings = Settings(data=root, connection_string=hub.add_device("pi"), ca=hub.ca_path)
     else:
         listen = WorkloadAddress(root / "workload.sock")
@@ -95,8 +110,11 @@ async def _azure(root: Path, worker_id: str, stack: AsyncExitStack, module: str 
     async def reported() -> dict[str, Any]:
         return hub.reported("pi", module)
 
-    plane = AzureControlPlane(settings, grace_seconds=0.2)
-    return World(plane, set_desired, reported, call, hub.device_side.drop_all)
+    async def drop() -> None:
+        hub.device_side.drop_all()
+
+    plane = AzureControlPlane(settings, grace_seconds=0.2) if not own else HubControlPlane(settings)
+    return World(plane, set_desired, reported, call, drop)
 
 
 async def _broker(root: Path, protocol: str, stack: AsyncExitStack) -> World:
@@ -125,20 +143,54 @@ async def _broker(root: Path, protocol: str, stack: AsyncExitStack) -> World:
             answer = await service.invoke("pi", name, payload, response_seconds=10)
             return answer.status, answer.payload
 
-    def drop() -> None:
+    async def drop() -> None:
         served.stop()
         served.start()
 
     return World(BrokerControlPlane(settings), set_desired, reported, call, drop)
 
 
-@pytest.fixture(params=["memory", "device", "edge module", "broker 5", "broker 3.1.1"])
+async def _aws(root: Path, stack: AsyncExitStack) -> World:
+    served = stack.enter_context(mosquitto(root / "broker"))
+    services = await stack.enter_async_context(aws_iot(served))
+    service = await stack.enter_async_context(AwsService(replace(parse(served.url), aws=True)))
+    settings = Settings(
+        data=root, control_kind="aws", control_url=served.url, control_device="pi", control_protocol="3.1.1"
+    )
+    plane = AwsControlPlane(settings)
+
+    async def set_desired(patch: dict[str, Any]) -> int:
+        return await services.desire("pi", "modelsync", patch["modelsync"])
+
+    async def reported() -> dict[str, Any]:
+        found: dict[str, Any] = (await service.twin("pi"))["properties"]["reported"]
+        return found
+
+    async def call(name: str, payload: Any) -> tuple[int, Any]:
+        answer = await service.invoke("pi", name, payload, response_seconds=10)
+        return answer.status, answer.payload
+
+    async def drop() -> None:
+        """In 3.1.1 nobody says why: another client takes the thing's place, and goes."""
+        intruder = AwsControlPlane(settings)
+        await intruder.connect()
+        await intruder.close()
+
+    return World(plane, set_desired, reported, call, drop)
+
+
+@pytest.fixture(params=["memory", "device", "edge module", "own", "own module", "broker 5", "broker 3.1.1", "aws"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         if request.param == "memory":
             made = _memory()
         elif request.param.startswith("broker"):
             made = await _broker(tmp_path, request.param.removeprefix("broker "), stack)
+        elif request.param == "aws":
+            made = await _aws(tmp_path, stack)
+        elif request.param.startswith("own"):
+            module = "modelsync" if request.param == "own module" else None
+            made = await _azure(tmp_path, worker_id, stack, module, own=True)
         else:
             module = "modelsync" if request.param == "edge module" else None
             made = await _azure(tmp_path, worker_id, stack, module)
@@ -166,10 +218,10 @@ async def test_the_twin_is_read_with_versions(world: World) -> None:
 async def test_a_change_gives_a_hint_with_its_version(world: World) -> None:
     await within(world.plane.connect())
     await within(world.plane.read_twin())
-    version = await world.set_desired({"a": 1})
+    version = await world.set_desired({"modelsync": {"a": 1}})
     assert await within(world.hints.get()) == version
     await within(world.plane.read_twin())
-    assert (await within(world.plane.read_twin())).desired["a"] == 1
+    assert (await within(world.plane.read_twin())).desired["modelsync"]["a"] == 1
 
 
 async def test_reported_properties_are_merged(world: World) -> None:
@@ -187,17 +239,17 @@ async def test_methods_are_answered_on_the_owners_loop(world: World) -> None:
 
 async def test_a_lost_line_is_told_and_a_new_connect_begins_afresh(world: World) -> None:
     await within(world.plane.connect())
-    world.drop()
+    await world.drop()
     assert "." in await within(world.plane.wait_lost())
     assert not world.plane.connected
     with pytest.raises(UnreachableError):
         await within(world.plane.patch_reported({"a": 1}))
-    await world.set_desired({"while": "away"})
+    await world.set_desired({"modelsync": {"while": "away"}})
     await within(world.plane.connect())
-    assert (await within(world.plane.read_twin())).desired["while"] == "away"
+    assert (await within(world.plane.read_twin())).desired["modelsync"]["while"] == "away"
     while not world.hints.empty():
         world.hints.get_nowait()  # of what came with the reading
-    version = await world.set_desired({"x": 2})
+    version = await world.set_desired({"modelsync": {"x": 2}})
     assert await within(world.hints.get()) == version
 
 
@@ -219,7 +271,8 @@ async def test_closing_twice_is_harmless(world: World) -> None:
     assert not world.plane.connected
 
 
-async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str) -> None:
+@pytest.mark.parametrize("client", [AzureControlPlane, HubControlPlane])
+async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str, client: HubClient) -> None:
     lose = False
 
     def outgoing(identity: Identity, packet: mqtt.Publish) -> tuple[float, ...]:
@@ -228,7 +281,7 @@ async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str) -> No
     address = HubAddress(loopback_address(worker_id), service_port=0)
     async with Hub(tmp_path / "hub", address, outgoing=outgoing) as hub:
         settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path)
-        plane = AzureControlPlane(settings, call_seconds=1.0)
+        plane = client(settings, call_seconds=1.0)
         await within(plane.connect())
         await within(plane.read_twin())
         lose = True
@@ -241,13 +294,14 @@ async def test_a_lost_answer_does_not_hang(tmp_path: Path, worker_id: str) -> No
         await within(plane.close())
 
 
+@pytest.mark.parametrize("client", [AzureControlPlane, HubControlPlane])
 async def test_a_token_near_its_end_means_a_new_connection_and_no_ticking_thread(
-    tmp_path: Path, worker_id: str
+    tmp_path: Path, worker_id: str, client: HubClient
 ) -> None:
     address = HubAddress(loopback_address(worker_id), service_port=0)
     async with Hub(tmp_path / "hub", address) as hub:
         settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path, token_seconds=300)
-        plane = AzureControlPlane(settings, token_share=0.002)
+        plane = client(settings, token_share=0.002)
         await within(plane.connect())
         assert all(thread.finished.is_set() for thread in threading.enumerate() if isinstance(thread, Alarm))
         assert "built anew" in await within(plane.wait_lost())
@@ -256,28 +310,32 @@ async def test_a_token_near_its_end_means_a_new_connection_and_no_ticking_thread
         await within(plane.close())
 
 
-async def test_wrong_keys_and_no_hub_have_words_of_their_own(tmp_path: Path, worker_id: str) -> None:
+@pytest.mark.parametrize("client", [AzureControlPlane, HubControlPlane])
+async def test_wrong_keys_and_no_hub_have_words_of_their_own(tmp_path: Path, worker_id: str, client: HubClient) -> None:
     address = HubAddress(loopback_address(worker_id), service_port=0)
     async with Hub(tmp_path / "hub", address) as hub:
         text = hub.add_device("pi")
         key = text.split("SharedAccessKey=")[1].split(";")[0]
         wrong = text.replace(key, "A" * (len(key) - 4) + "AAA=")
-        refused = AzureControlPlane(Settings(data=tmp_path, connection_string=wrong, ca=hub.ca_path))
+        refused = client(Settings(data=tmp_path, connection_string=wrong, ca=hub.ca_path))
         with pytest.raises(RefusedError, match="credentials"):
             await within(refused.connect())
         ca = tmp_path / "ca.pem"
         ca.write_text(hub.ca_pem)
-        other = AzureControlPlane(Settings(data=tmp_path, connection_string=text))
+        other = client(Settings(data=tmp_path, connection_string=text))
         with pytest.raises(UnreachableError):
             await within(other.connect())
-    gone = AzureControlPlane(Settings(data=tmp_path, connection_string=text, ca=ca))
+    gone = client(Settings(data=tmp_path, connection_string=text, ca=ca))
     with pytest.raises(UnreachableError):
         await within(gone.connect())
     with pytest.raises(UsageError, match="connection string"):
-        await within(AzureControlPlane(Settings(data=tmp_path, connection_string="nonsense")).connect())
+        await within(client(Settings(data=tmp_path, connection_string="nonsense")).connect())
 
 
-async def test_a_change_right_behind_the_first_reading_is_told(tmp_path: Path, worker_id: str) -> None:
+@pytest.mark.parametrize("client", [AzureControlPlane, HubControlPlane])
+async def test_a_change_right_behind_the_first_reading_is_told(
+    tmp_path: Path, worker_id: str, client: HubClient
+) -> None:
     """What the hub answers first must not be older than the notices: between the two a wish would be lost."""
     answered = asyncio.Event()
 
@@ -290,7 +348,7 @@ async def test_a_change_right_behind_the_first_reading_is_told(tmp_path: Path, w
     address = HubAddress(loopback_address(worker_id), service_port=0)
     async with Hub(tmp_path / "hub", address, outgoing=outgoing) as hub:
         settings = Settings(data=tmp_path, connection_string=hub.add_device("pi"), ca=hub.ca_path)
-        plane = AzureControlPlane(settings)
+        plane = client(settings)
         hints: asyncio.Queue[int | None] = asyncio.Queue()
 
         async def answer(name: str, payload: Any) -> MethodAnswer:

@@ -18,8 +18,9 @@ from modelsync_daemon.control.mqtt_client import TAKEN_OVER
 from modelsync_daemon.control.mqtt_line import MqttLine, endpoint
 from modelsync_daemon.control.plane import HintCallback, MethodCallback, Twin
 from modelsync_daemon.control.requests import Requests
-from modelsync_protocol import broker, twin
+from modelsync_protocol import twin
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
+from modelsync_protocol.mqtt import broker
 from modelsync_protocol.mqtt import codec as mqtt
 
 CALL_SECONDS = 30.0
@@ -110,6 +111,7 @@ class AwsControlPlane:
 
     async def patch_reported(self, patch: Mapping[str, Any]) -> None:
         """Merge `patch` into the reported half."""
+        _ = self._line.client
         section = patch.get(twin.SECTION)
         if isinstance(section, Mapping):
             await self._update("reported", section)

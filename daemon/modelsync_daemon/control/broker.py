@@ -21,8 +21,9 @@ from modelsync_daemon.control.mqtt_client import TAKEN_OVER, WITH_WILL
 from modelsync_daemon.control.mqtt_line import MqttLine, endpoint
 from modelsync_daemon.control.plane import HintCallback, MethodCallback, Twin
 from modelsync_daemon.disk.control_state import ControlFile
-from modelsync_protocol import broker, caps, twin
+from modelsync_protocol import caps, twin
 from modelsync_protocol.errors import ModelsyncError, RefusedError
+from modelsync_protocol.mqtt import broker
 from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_protocol.mqtt.properties import MAXIMUM_PACKET_SIZE
 

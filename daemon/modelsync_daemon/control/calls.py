@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from modelsync_daemon.control.mqtt_client import MqttClient
 from modelsync_daemon.control.plane import MethodAnswer, MethodCallback
-from modelsync_protocol import broker
 from modelsync_protocol.errors import ModelsyncError
+from modelsync_protocol.mqtt import broker
 from modelsync_protocol.mqtt import codec as mqtt
 
 _MOST_AT_A_TIME = 8

@@ -1,4 +1,4 @@
-"""MQTT packets, 3.1.1 and 5: bytes to packets and back, for the hub's devices, the local hub and brokers' clients.
+"""MQTT: packets of 3.1.1 and 5, bytes to packets and back; the topics by which a plain broker carries a twin.
 
-Imports nothing of ours. It does no input or output, and knows no topic's meaning.
+May import ground and what a twin is. It does no input or output, and the codec knows no topic's meaning.
 """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from modelsync_protocol import broker
 from modelsync_protocol.errors import UsageError
+from modelsync_protocol.mqtt import broker
 
 _PORTS = {"mqtts": 8883, "mqtt": 1883, "aws": 8883}
 _FILES = ("ca", "cert", "key")

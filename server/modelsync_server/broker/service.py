@@ -14,10 +14,11 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from modelsync_protocol import broker, twin
+from modelsync_protocol import twin
 from modelsync_protocol.errors import UsageError
+from modelsync_protocol.mqtt import broker
 from modelsync_server import query
-from modelsync_server.broker.address import BrokerAddress, parse
+from modelsync_server.broker.address import BrokerAddress
 from modelsync_server.broker.session import Session, connected
 from modelsync_server.iothub import twin_document as documents
 from modelsync_server.iothub.errors import HubError
@@ -35,10 +36,10 @@ class BrokerService:
     def __init__(self, address: BrokerAddress) -> None:
         self._address = address
         self._stack = AsyncExitStack()
-        self._session: Session
+        self.session: Session
 
     async def __aenter__(self) -> Self:
-        self._session = await self._stack.enter_async_context(connected(self._address))
+        self.session = await self._stack.enter_async_context(connected(self._address))
         return self
 
     async def __aexit__(
@@ -61,7 +62,7 @@ class BrokerService:
     async def twin(self, device: str, module: str | None = None) -> Json:
         """What the broker keeps of a device, in the form of the service REST. NotFoundError if that is nothing."""
         topics = self.topics(device, module)
-        found = await self._session.retained(*(topics.of(*levels) for levels in _KEPT))
+        found = await self.session.retained(*(topics.of(*levels) for levels in _KEPT))
         if not found:
             raise NotFoundError(
                 f"the broker keeps nothing of {device} below {topics.prefix}/: it never connected, and nothing was set."
@@ -77,8 +78,8 @@ class BrokerService:
         merged instead.
         """
         topics = self.topics(device, module)
-        _check(patch, "desired")
-        presence = (await self._session.retained(topics.of(broker.PRESENCE))).get(topics.of(broker.PRESENCE), b"")
+        checked(patch, "desired")
+        presence = (await self.session.retained(topics.of(broker.PRESENCE))).get(topics.of(broker.PRESENCE), b"")
         seen = _read(presence).get("seen")
         first = True
 
@@ -100,7 +101,7 @@ class BrokerService:
                 )
             return broker.encode({**after, "$version": broker.next_version(known, time.time())})
 
-        await self._session.change(topics.of(broker.DESIRED), change)
+        await self.session.change(topics.of(broker.DESIRED), change)
         return await self.twin(device)
 
     async def update_twin(self, device: str, body: Json, module: str | None = None, *, etag: str | None = None) -> Json:
@@ -111,8 +112,8 @@ class BrokerService:
             await self.set_desired(device, desired, etag=etag)
         tags = body.get("tags")
         if tags is not None:
-            _check(tags, "tags")
-            await self._session.change(
+            checked(tags, "tags")
+            await self.session.change(
                 topics.of(broker.TAGS), lambda payload: broker.encode(twin.merge(_read(payload), tags))
             )
         return await self.twin(device)
@@ -141,7 +142,7 @@ class BrokerService:
 
     async def _twins(self) -> list[Json]:
         prefix = self._address.prefix
-        found = await self._session.retained(*("/".join((prefix, "+", *levels)) for levels in _KEPT))
+        found = await self.session.retained(*("/".join((prefix, "+", *levels)) for levels in _KEPT))
         devices: dict[str, dict[str, bytes]] = {}
         for topic, payload in found.items():
             device, _, path = topic.removeprefix(f"{prefix}/").partition("/")
@@ -164,8 +165,8 @@ class BrokerService:
         topics = self.topics(device, module)
         number = secrets.token_hex(8)
         answers, presence = topics.of(broker.ANSWER, number), topics.of(broker.PRESENCE)
-        async with self._session.listening(answers, presence) as heard:
-            online = any(_read(packet.payload).get("online") for packet in await self._session.settled(heard))
+        async with self.session.listening(answers, presence) as heard:
+            online = any(_read(packet.payload).get("online") for packet in await self.session.settled(heard))
             deadline = asyncio.get_running_loop().time() + connect_seconds
             try:
                 async with asyncio.timeout_at(deadline):
@@ -173,7 +174,7 @@ class BrokerService:
                         packet = await heard.get()
                         online = packet.topic == presence and bool(_read(packet.payload).get("online"))
                 async with asyncio.timeout(response_seconds):
-                    await self._session.client.publish(
+                    await self.session.client.publish(
                         topics.of(broker.CALL, method, number),
                         b"" if payload is None else broker.encode(payload),
                         qos=0,
@@ -208,16 +209,6 @@ class BrokerService:
 
     def _lacking(self, what: str) -> UsageError:
         return UsageError(f"{what}, and {self.what} has none: set versions by `modelsync twin set`, device by device.")
-
-
-def open_service(url: str) -> BrokerService:
-    """The service of a broker's URL; UsageError."""
-    address = parse(url)
-    if address.aws:
-        from modelsync_server.broker.aws import AwsService
-
-        return AwsService(address)
-    return BrokerService(address)
 
 
 _KEPT = ((broker.DESIRED,), (broker.TAGS,), (broker.PRESENCE,), (broker.REPORTED, "#"))
@@ -273,7 +264,8 @@ def _read(payload: bytes) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _check(patch: Json, name: str) -> None:
+def checked(patch: Json, name: str) -> None:
+    """UsageError for a patch that no twin can hold."""
     try:
         documents.check_patch(patch, name)
     except HubError as error:

@@ -300,7 +300,7 @@ def ask_hub(service: str | None, state: Path | None, ask: Callable[[HubService],
 async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[HubService]:
     """A client of what the options name: a connection string, a host name (Entra ID), a broker, or a local state."""
     if service is not None and is_broker(service):
-        from modelsync_server.broker.service import open_service
+        from modelsync_server.broker.opening import open_service
 
         async with open_service(service) as found_there:
             yield found_there
