@@ -20,6 +20,8 @@ import typer
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_protocol.twin import check_model_names
 from modelsync_server.broker.address import is_broker
+from modelsync_server.cli import tables
+from modelsync_server.cli.options import JsonOption, print_json
 from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
@@ -38,7 +40,7 @@ from modelsync_server.hub.traffic import Traffic, parse_rates
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
 from modelsync_server.iothub.identity import Identity
-from modelsync_server.iothub.port import HubService
+from modelsync_server.iothub.port import HubService, twins
 from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
@@ -233,6 +235,21 @@ def twin_get(
 ) -> None:
     """Print the twin as JSON."""
     _echo(ask_hub(service, state, lambda client: client.twin(device, module)))
+
+
+@twin_app.command("list")
+def twin_list(
+    where: Annotated[str | None, typer.Option(help="A condition of the query language: tags.ring = 'canary'.")] = None,
+    as_json: JsonOption = False,
+    service: ServiceOption = None,
+    state: StateOption = None,
+) -> None:
+    """List devices with what each reports of its models; --json prints a twin a line."""
+    found = ask_hub(service, state, lambda client: twins(client, where))
+    for twin in found if as_json else ():
+        print_json(twin)
+    if not as_json:
+        tables.show(("device", "connection", "models"), [tables.device(twin) for twin in found])
 
 
 @twin_app.command("set")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 _PLAIN_WIDTH = 10_000
 
@@ -34,6 +35,19 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Seq
 def printable(text: str) -> str:
     """`text` without what could steer a terminal: what a store says is another's."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def device(twin: Mapping[str, Any]) -> tuple[str, str, str]:
+    """A twin as a row: id, connection, and each model as `name 2 active` or `name 1 -> 2 waiting`."""
+    reported = (twin.get("properties") or {}).get("reported") or {}
+    models = (reported.get("modelsync") or {}).get("models") or {}
+    said = []
+    for name, model in sorted(models.items()) if isinstance(models, Mapping) else ():
+        if isinstance(model, Mapping):
+            has, wanted = model.get("version"), model.get("desired")
+            number = f"{has or '-'}" if wanted in (None, has) else f"{has or '-'} -> {wanted}"
+            said.append(f"{name} {number} {model.get('state', '?')}")
+    return str(twin.get("deviceId")), str(twin.get("connectionState", "")), ", ".join(said)
 
 
 def size(count: int | None) -> str:

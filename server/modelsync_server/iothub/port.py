@@ -72,3 +72,9 @@ class HubService(Protocol):
     async def change_registry(self, items: Sequence[Json]) -> list[Json]:
         """Up to 100 changes of registry or twins at once."""
         ...
+
+
+async def twins(hub: HubService, where: str | None = None) -> list[Json]:
+    """The twins of all devices that satisfy a condition of the query language."""
+    text = "SELECT * FROM devices" + (f" WHERE {where}" if where else "")
+    return [twin async for twin in hub.query(text, page=1000)]
