@@ -50,6 +50,7 @@ class BrokerControlPlane:
         self._line = MqttLine(settings, "the broker", call_seconds)
         self._kept: ControlFile | None = None
         self._hint: HintCallback = lambda version: None
+        self._desired: dict[str, Any] = {}
         self._parts: dict[str, bytes] = {}
         self._reported: dict[str, Any] = {}
         self._reading = self._unread = self._heard = self._desired_came = False
@@ -80,6 +81,7 @@ class BrokerControlPlane:
         assert settings.control_url is not None
         if self._kept is None:
             self._kept = ControlFile(settings.data, f"{settings.control_url} {topics.root}")
+            self._desired = self._kept.state.desired
         self._parts, self._problem = {}, ""
         secret = settings.read_control_password()
         client = await self._line.open(
@@ -119,6 +121,8 @@ class BrokerControlPlane:
         if not self._unread:
             await client.subscribe((self._topics.of(broker.DESIRED), 1))  # the retained message comes again
             await client.ping()
+        assert self._kept is not None
+        self._kept.change(desired=self._desired)  # here, and not with each message: floods cost one write
         self._unread = False
         return Twin(self._desired, self._reported)
 
@@ -172,10 +176,6 @@ class BrokerControlPlane:
 
     # What the broker sends
 
-    @property
-    def _desired(self) -> dict[str, Any]:
-        return self._kept.state.desired if self._kept is not None else {}
-
     def _on_message(self, packet: mqtt.Publish) -> None:
         path = self._topics.under(packet.topic)
         if path is None:
@@ -190,8 +190,7 @@ class BrokerControlPlane:
             self._calls.take(packet)
 
     def _take_desired(self, payload: bytes) -> None:
-        """Keep a newer document, durably, and hint at it; say what is wrong with another."""
-        assert self._kept is not None
+        """Take a newer document, and hint at it; say what is wrong with another."""
         self._desired_came, known = True, self._desired
         try:
             found = broker.decode_desired(payload)
@@ -210,12 +209,7 @@ class BrokerControlPlane:
         self._wrong("")
         if found == known:
             return
-        try:
-            self._kept.change(desired=found)
-        except ModelsyncError as error:
-            _log.warning("hub: %s", error)
-            return  # what could not be kept is not followed: the next reading brings it again
-        self._unread = True
+        self._desired, self._unread = found, True
         version = broker.version_of(found)
         # Another document of the same version, or of none, is news too, which a number would not tell.
         self._hint(None if version == broker.version_of(known) else version)

@@ -112,6 +112,7 @@ class MqttLine:
         except (OSError, ssl.SSLError) as error:
             raise UnreachableError(f"could not reach {self._what} at {where}: {reason(error)}") from error
         client = MqttClient(stream, connect, on_message, self._call_seconds, self._what)
+        client.lost.add_done_callback(lambda _: self._counter.closed())  # its descriptor holds the line open, too
         begun = False
         try:
             await client.begin()
