@@ -45,11 +45,14 @@ class Mosquitto:
             self.process = subprocess.Popen(
                 [program, "-c", str(self.folder / "mosquitto.conf"), "-v"], stdout=log, stderr=log, cwd=self.folder
             )
+        ports = [self.port] if self.web_port is None else [self.port, self.web_port]
         for _ in range(500):
             assert self.process.poll() is None, self.log()
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+                if probe.connect_ex(("127.0.0.1", ports[0])) == 0:
+                    ports.pop(0)
+            if not ports:
+                return
             time.sleep(0.01)
         raise AssertionError(f"mosquitto does not listen: {self.log()}")
 

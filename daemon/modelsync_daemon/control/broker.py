@@ -33,6 +33,9 @@ CALL_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A connection that stands so long was taken over by nobody."""
 
+_BRIEF = 2
+"""So many connections in a row that the broker ended before they were steady are no accident."""
+
 _SETTLE_SECONDS = 0.3
 """How long a first reading waits if nothing came at all: some brokers send retained messages behind their answers."""
 
@@ -58,6 +61,7 @@ class BrokerControlPlane:
         self._calls = Calls(self._topics, lambda: self._line.client)
         self._telling: asyncio.Task[None] | None = None
         self._steady: asyncio.TimerHandle | None = None
+        self._brief = 0
 
     @property
     def connected(self) -> bool:
@@ -148,14 +152,17 @@ class BrokerControlPlane:
     async def wait_lost(self) -> str:
         """Return when the connection is lost, with a sentence why. RefusedError if another client took its place."""
         sentence = await self._line.lost()
-        if self._line.ending == TAKEN_OVER:
-            text = (
-                f"another client connected to the broker as {self._settings.broker_device}: "
-                "give each device a control_device of its own."
-            )
-            self._keep_problem(text)
-            raise RefusedError(text)
-        return sentence
+        if self._steady is not None and not self._steady.cancelled() and self._steady.when() > _now():
+            self._brief += self._line.hung_up
+        if self._line.ending != TAKEN_OVER and self._brief < _BRIEF:
+            return sentence
+        # Not every broker says why; Mosquitto 2.0 does not.
+        text = (
+            f"another client connects to the broker as {self._settings.broker_device}, or the broker hangs up on it "
+            "for another reason: give each device a control_device of its own."
+        )
+        self._keep_problem(text)
+        raise RefusedError(text)
 
     def wire(self) -> tuple[int, int]:
         """Bytes received and sent since this object was made."""
@@ -233,12 +240,17 @@ class BrokerControlPlane:
             await self._line.client.publish(self._topics.of(broker.PRESENCE), broker.encode(document), retain=True)
 
     def _stood(self) -> None:
+        self._brief = 0
         self._keep_problem("")
 
     def _keep_problem(self, sentence: str) -> None:
         if self._kept is not None:
             with contextlib.suppress(ModelsyncError):
                 self._kept.change(problem=sentence)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _away() -> bytes:

@@ -139,6 +139,12 @@ class MqttLine:
         """The code with which the broker ended the connection (MQTT 5), else 0."""
         return 0 if self._client is None else self._client.ending
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end closed the connection without a word."""
+        client = self._client
+        return client is not None and client.lost.done() and "closed it" in client.lost.result()
+
     def wire(self) -> tuple[int, int]:
         """Bytes received and sent since this object was made."""
         return self._counter.total()
