@@ -376,11 +376,14 @@ async def test_a_flood_of_wishes_is_one_reading_and_one_write(tmp_path: Path) ->
 async def test_a_retained_call_is_left_alone_and_a_malformed_one_answered(tmp_path: Path) -> None:
     with mosquitto(tmp_path / "broker") as served:
         await publish(served, "modelsync/pi/call/rollback/1", b"{}")
-        async with connected(parse(served.url)) as session, session.listening("modelsync/pi/answer/#") as heard:
-            async with device(tmp_path / "pi", served):
-                await session.client.publish("modelsync/pi/call/status/2", b"{")
-                answer = await within(heard.get())
-                assert answer.topic == "modelsync/pi/answer/2" and json.loads(answer.payload)["status"] == 400
-                await session.client.publish("modelsync/pi/call/status/../3", b"")
-                await session.client.publish("modelsync/pi/call/status/4", b"")
-                assert (await within(heard.get())).topic == "modelsync/pi/answer/4"
+        async with (
+            connected(parse(served.url)) as session,
+            session.listening("modelsync/pi/answer/#") as heard,
+            device(tmp_path / "pi", served),
+        ):
+            await session.client.publish("modelsync/pi/call/status/2", b"{")
+            answer = await within(heard.get())
+            assert answer.topic == "modelsync/pi/answer/2" and json.loads(answer.payload)["status"] == 400
+            await session.client.publish("modelsync/pi/call/status/../3", b"")
+            await session.client.publish("modelsync/pi/call/status/4", b"")
+            assert (await within(heard.get())).topic == "modelsync/pi/answer/4"
