@@ -91,7 +91,7 @@ def _broker(site: Any, wanted: bool) -> Iterator[None]:
     (root / "mosquitto.conf").write_text(
         f"user root\nallow_anonymous false\npassword_file {root / 'passwords'}\n"
         f"listener {_PORT} {site.lab.server_host}\n"
-        f"certfile {hub / 'server.pem'}\nkeyfile {hub / 'server.key'}\n"
+        f"certfile {hub / 'server.pem'}\nkeyfile {hub / 'server-key.pem'}\n"
     )
     with server(site.lab, [program, "-c", str(root / "mosquitto.conf")], root / "mosquitto.log", port=_PORT):
         yield

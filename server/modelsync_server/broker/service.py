@@ -101,7 +101,11 @@ class BrokerService:
                 )
             return broker.encode({**after, "$version": broker.next_version(known, time.time())})
 
-        await self.session.change(topics.of(broker.DESIRED), change)
+        def holds(payload: bytes) -> bool:
+            after = {key: value for key, value in _desired(payload).items() if key != "$version"}
+            return twin.merge(after, patch) == after
+
+        await self.session.change(topics.of(broker.DESIRED), change, holds)
         return await self.twin(device)
 
     async def update_twin(self, device: str, body: Json, module: str | None = None, *, etag: str | None = None) -> Json:
@@ -114,7 +118,9 @@ class BrokerService:
         if tags is not None:
             checked(tags, "tags")
             await self.session.change(
-                topics.of(broker.TAGS), lambda payload: broker.encode(twin.merge(_read(payload), tags))
+                topics.of(broker.TAGS),
+                lambda payload: broker.encode(twin.merge(_read(payload), tags)),
+                lambda payload: twin.merge(_read(payload), tags) == _read(payload),
             )
         return await self.twin(device)
 

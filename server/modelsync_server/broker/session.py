@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,10 @@ _KEEP_ALIVE_SECONDS = 60
 _SETTLE_SECONDS = 0.3
 """How long a reading waits if nothing came: some brokers send retained messages behind their answers."""
 
-_ATTEMPTS = 8
+_ATTEMPTS = 12
+_AGAIN_SECONDS = 0.05
+"""Writers that met wait a random part of this, times their attempt."""
+
 _Heard = TypeVar("_Heard")
 
 
@@ -54,29 +58,37 @@ class Session:
         await self.client.ping()
         if heard.empty():
             await asyncio.sleep(_SETTLE_SECONDS)
-        return [heard.get_nowait() for _ in range(heard.qsize())]
+        return _drained(heard)
 
     async def retained(self, *filters: str) -> dict[str, bytes]:
         """Topic to payload of all that the broker retains below these filters."""
         async with self.listening(*filters) as heard:
             return {packet.topic: packet.payload for packet in await self.settled(heard) if packet.payload}
 
-    async def change(self, topic: str, change: Callable[[bytes], bytes]) -> bytes:
-        """Replace a retained message by what `change` makes of it; return the new one.
+    async def change(self, topic: str, change: Callable[[bytes], bytes], holds: Callable[[bytes], bool]) -> None:
+        """Replace a retained message by what `change` makes of it; `holds` tells whether the change is in a message.
 
-        A broker has no compare-and-set. Its order of messages stands in for it: who sees another's message between
-        what it read and its own makes its change anew on that. ConflictError if that never ends.
+        A broker has no compare-and-set. Its order of messages stands in for it: whose message came between what was
+        read and our own is not lost, for the change is made anew on it, and so it is when another one, made without
+        knowing ours, follows it at once. ConflictError if that never ends.
         """
         async with self.listening(topic) as heard:
-            found = await self.settled(heard)
-            before = found[-1].payload if found else b""
-            for _ in range(_ATTEMPTS):
-                after = change(before)
-                await self.client.publish(topic, after, retain=True)
-                others = await self._until(heard, after)
-                if not others:
-                    return after
-                before = others[-1]
+            before = b""
+            for attempt in range(_ATTEMPTS):
+                for packet in await self.settled(heard) if attempt == 0 else _drained(heard):
+                    before = packet.payload
+                if attempt == 0 or not holds(before):
+                    after = change(before)
+                    await self.client.publish(topic, after, retain=True)
+                    others = await self._until(heard, after)
+                    before = others[-1] if others else after
+                if holds(before):
+                    await asyncio.sleep(_SETTLE_SECONDS)
+                    for packet in _drained(heard):
+                        before = packet.payload
+                    if holds(before):
+                        return
+                await asyncio.sleep(random.uniform(0, _AGAIN_SECONDS * (attempt + 1)))
         raise ConflictError(f"others change {topic} all the time; try again.")
 
     async def _until(self, heard: asyncio.Queue[mqtt.Publish], own: bytes) -> list[bytes]:
@@ -92,6 +104,10 @@ class Session:
                 "check that its access list lets you read what you write."
             ) from error
         return others
+
+
+def _drained(heard: asyncio.Queue[mqtt.Publish]) -> list[mqtt.Publish]:
+    return [heard.get_nowait() for _ in range(heard.qsize())]
 
 
 @contextlib.asynccontextmanager
