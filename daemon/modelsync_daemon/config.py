@@ -81,7 +81,7 @@ class Settings:
     control_topic: str = "modelsync"
     control_protocol: str = "auto"
     control_jobs: bool = False
-    control_keep_alive_seconds: int = 2700
+    control_keep_alive_seconds: int = 3000
     websockets: bool = False
     ca: Path | None = None
     origin: str | None = None
