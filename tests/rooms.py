@@ -21,6 +21,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
         "front": "codecs containers ground plain policy",
         "requirements": "ground",
+        "mqtt": "front ground",
         "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",
@@ -33,10 +34,10 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "dashboard hub iothub library media origin publish push rollout signin store tracing triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push rollout signin store tracing triggers trust",
         "dashboard": "library rollout signin",
         "rollout": "iothub publish push query store trust",
-        "media": "hub iothub publish store trust",
+        "media": "iothub publish store trust",
         "library": "provenance publish store trust",
         "triggers": "publish signin store trust",
         "push": "iothub store trust",
@@ -54,6 +55,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "encode": "low_rank tensors",
         "low_rank": "tensors",
         "tensors": "",
+        "broker": "iothub query",
         "query": "iothub",
         "iothub": "",
         "signin": "",

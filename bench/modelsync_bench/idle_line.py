@@ -117,7 +117,7 @@ def read(found: Any) -> dict[str, IdleLine]:
 
 def _sdk_ping() -> tuple[int, float]:
     """Bytes of an exchange, and the seconds between two."""
-    with _line() as site, site.sdk({}):
+    with line() as site, site.sdk({}):
         times: list[float] = []
         total = 0
         before = site.still()
@@ -129,13 +129,13 @@ def _sdk_ping() -> tuple[int, float]:
 
 
 def _sdk_renewal() -> int:
-    with _line() as site, site.sdk({"sastoken_ttl": _SHORT_TOKEN}):
+    with line() as site, site.sdk({"sastoken_ttl": _SHORT_TOKEN}):
         return site.next_burst(site.still(), 45, lasting=4.0)
 
 
 def _daemon() -> tuple[int, int]:
     """Bytes of an exchange and of a new connection."""
-    with _line() as site:
+    with line() as site:
         with site.daemon(f"keep_alive_seconds = {_SHORT_KEEP_ALIVE}\n"):
             site.still()
             before = site.lab.counts()
@@ -145,11 +145,11 @@ def _daemon() -> tuple[int, int]:
         begin = site.lab.counts()
         with site.daemon(""):
             again = site.lab.counts()
-        return round(_both(after, before) / 6), _both(again, begin)
+        return round(both(after, before) / 6), both(again, begin)
 
 
 @contextmanager
-def _line() -> Iterator[_Site]:
+def line() -> Iterator[_Site]:
     """A namespace lab with a hub on its server side."""
     from modelsync_bench.certificates import make
 
@@ -167,9 +167,9 @@ class _Site:
     """One line with its hub, and what runs on the device."""
 
     def __init__(self, lab: namespaces.NamespaceLab, root: Path) -> None:
-        self.lab, self._root = lab, root
+        self.lab, self.root = lab, root
         command = [program("modelsync"), "hub", "device", "add", "d", "--state", str(root / "hub")]
-        self._text = subprocess.run(lab.on_server(command), capture_output=True, text=True, check=True).stdout.strip()
+        self.text = subprocess.run(lab.on_server(command), capture_output=True, text=True, check=True).stdout.strip()
 
     def still(self) -> Any:
         """Wait until nothing was carried for a moment, and return the counts."""
@@ -182,33 +182,33 @@ class _Site:
             if time.monotonic() > deadline:
                 raise StepFailed(f"the idle connection carried nothing within {patience:.0f} s.")
             time.sleep(0.25)
-        return _both(quiet(self.lab, lasting), before)
+        return both(quiet(self.lab, lasting), before)
 
     @contextmanager
     def sdk(self, options: dict[str, Any]) -> Iterator[None]:
         """The unmodified SDK, connected, its twin read once."""
-        ca = self._root / "hub" / "ca.pem"
-        argv = self.lab.on_device([sys.executable, "-c", _CLIENT, self._text, str(ca), json.dumps(options)])
-        with (self._root / "sdk.log").open("wb") as log:
+        ca = self.root / "hub" / "ca.pem"
+        argv = self.lab.on_device([sys.executable, "-c", _CLIENT, self.text, str(ca), json.dumps(options)])
+        with (self.root / "sdk.log").open("wb") as log:
             process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         with process:
             assert process.stdout is not None and process.stdin is not None
             try:
                 if process.stdout.readline() != b"ready\n":
-                    raise StepFailed(f"the SDK did not connect: {(self._root / 'sdk.log').read_text()[-400:]}")
+                    raise StepFailed(f"the SDK did not connect: {(self.root / 'sdk.log').read_text()[-400:]}")
                 yield
             finally:
                 process.kill()
 
     @contextmanager
-    def daemon(self, more: str) -> Iterator[None]:
-        """modelsyncd, connected and quiet."""
-        configuration = self._root / "modelsyncd.toml"
-        base = f'data = "{self._root / "data"}"\nca = "{self._root / "hub" / "ca.pem"}"\n'
-        configuration.write_text(f'{base}connection_string = "{self._text}"\n{more}')
+    def daemon(self, more: str, base: str | None = None) -> Iterator[None]:
+        """modelsyncd, connected and quiet. `base`: its settings in the place of the local hub's."""
+        configuration = self.root / "modelsyncd.toml"
+        hub = f'ca = "{self.root / "hub" / "ca.pem"}"\nconnection_string = "{self.text}"\n'
+        configuration.write_text(f'data = "{self.root / "data"}"\n{hub if base is None else base}{more}')
         argv = self.lab.on_device([program("modelsyncd"), "run", "--config", str(configuration)])
         before = self.lab.counts()
-        with (self._root / "daemon.log").open("wb") as log:
+        with (self.root / "daemon.log").open("wb") as log:
             process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             self.next_burst(before, 60)
@@ -223,6 +223,7 @@ class _Site:
                 process.wait()
 
 
-def _both(later: Any, earlier: Any) -> int:
+def both(later: Any, earlier: Any) -> int:
+    """Bytes of both directions between two counts."""
     spent = later - earlier
     return int(spent.up + spent.down)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.policy.network_rules import NetworkRule, parse_rules
@@ -19,6 +19,9 @@ from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_sit
 
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
+
+_SECTIONS = ("site", "capabilities", "control")
+"""Tables of the file whose keys are settings too: `[site] address` is `site_address`."""
 
 LOG_FORMATS = ("text", "json", "journald")
 
@@ -28,7 +31,17 @@ _LISTS = frozenset({"windows", "site_peers", "capabilities_has"})
 _TABLES = frozenset({"models", "consumers"})
 """Settings that are tables, read by whoever they are for."""
 
-_SECRET = frozenset({"connection_string", "proxy", "origin"})
+_CONTROL = {
+    "control_kind": ("iothub", "mqtt", "aws"),
+    "control_client": ("sdk", "own"),
+    "control_protocol": ("auto", "5", "3.1.1"),
+}
+"""Settings that are one of a few words."""
+
+BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883, "wss": 443, "ws": 80}
+"""By scheme of control_url."""
+
+_SECRET = frozenset({"connection_string", "proxy", "origin", "control_url"})
 """Settings whose value is, or may hold, a secret: an error never repeats it."""
 
 _PATHS = frozenset(
@@ -42,6 +55,7 @@ _PATHS = frozenset(
         "x509_cert",
         "x509_key",
         "dps_key_file",
+        "control_password_file",
         "site_cert",
         "site_key",
         "site_ca",
@@ -73,6 +87,16 @@ class Settings:
     dps_key_file: Path | None = None
     dps_host: str = "global.azure-devices-provisioning.net"
     gateway: str | None = None
+    control_kind: str = "iothub"
+    control_client: str = "sdk"
+    control_url: str | None = None
+    control_device: str | None = None
+    control_user: str | None = None
+    control_password_file: Path | None = None
+    control_topic: str = "modelsync"
+    control_protocol: str = "auto"
+    control_jobs: bool = False
+    control_keep_alive_seconds: int = 3000
     websockets: bool = False
     ca: Path | None = None
     origin: str | None = None
@@ -123,6 +147,7 @@ class Settings:
         limits = {
             "keep_alive_seconds": (5, MAX_KEEP_ALIVE_SECONDS),
             "connect_every": (60, 7 * 86400),
+            "control_keep_alive_seconds": (5, 65535),
             "token_seconds": (300, 365 * 86400),
             "reconcile_seconds": (1, 7 * 86400),
             "probation_seconds": (0, 7 * 86400),
@@ -148,6 +173,7 @@ class Settings:
             if self.log_format not in LOG_FORMATS:
                 raise ValueError(f"log_format = {self.log_format!r:.40} is none of {', '.join(LOG_FORMATS)}.")
             self._check_capabilities()
+            self._check_control()
         except ValueError as error:
             raise UsageError(f"a setting is wrong: {error}") from error
 
@@ -178,6 +204,38 @@ class Settings:
         if self.capabilities_unknown not in ("take", "refuse"):
             raise ValueError(f"capabilities_unknown = {self.capabilities_unknown!r:.40} is neither take nor refuse.")
 
+    def _check_control(self) -> None:
+        for key, allowed in _CONTROL.items():
+            if (value := getattr(self, key)) not in allowed:
+                raise ValueError(f"{key} = {value!r:.40} is none of {', '.join(allowed)}.")
+        if self.control_kind == "iothub":
+            for key in ("control_url", "control_device", "control_user", "control_password_file"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f'{key} belongs to a broker: set control_kind = "mqtt" or "aws".')
+            if self.control_client == "own" and (self.edge or self.dps_scope):
+                raise ValueError('control_client = "own" takes a connection string: edge and dps_scope need "sdk".')
+            return
+        if self.control_client != "sdk":
+            raise ValueError("control_client is a choice for IoT Hub only.")
+        if self.control_jobs and self.control_kind != "aws":
+            raise ValueError('control_jobs are those of AWS IoT: they need control_kind = "aws".')
+        if any((self.connection_string, self.connection_string_file, self.edge, self.dps_scope)):
+            raise ValueError("a device follows one control plane: a broker's url or IoT Hub's identity.")
+        if self.control_url is None or not self.broker_device:
+            raise ValueError(
+                "a broker needs control_url, as mqtts://broker:8883, and control_device, this device's id."
+            )
+        from modelsync_protocol.mqtt import broker  # only devices of a broker carry it
+
+        check_broker(self.control_url)
+        broker.check_prefix(self.control_topic)
+        broker.check_device(self.broker_device)
+
+    @property
+    def broker_device(self) -> str:
+        """This device's id on a broker, which is its client id too."""
+        return self.control_device or self.control_user or ""
+
     @property
     def policy(self) -> Policy:
         """The local limits, in the twin's form."""
@@ -198,7 +256,8 @@ class Settings:
     @property
     def has_hub(self) -> bool:
         """Whether there is a control plane to connect to."""
-        return bool(self.connection_string or self.connection_string_file or self.edge or self.dps_scope)
+        named = self.connection_string or self.connection_string_file or self.edge or self.dps_scope
+        return bool(named or self.control_url)
 
     def read_connection_string(self) -> str | None:
         """The device's connection string, without line ends; read anew each time, so that it may be rotated.
@@ -220,6 +279,11 @@ class Settings:
         """The enrolment's symmetric key, base64; UsageError if its file can't be read."""
         return "" if self.dps_key_file is None else _read_text(self.dps_key_file, "dps_key_file").strip()
 
+    def read_control_password(self) -> str | None:
+        """The broker's password, read anew each time, so that it may be rotated; UsageError if it can't be read."""
+        path = self.control_password_file
+        return None if path is None else _read_text(path, "control_password_file").rstrip("\r\n")
+
     def read_ca(self) -> str | None:
         """PEM text that the hub's certificate is checked against, or None for the system's."""
         return None if self.ca is None else _read_text(self.ca, "ca")
@@ -229,6 +293,20 @@ def _check_proxy(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.port is None or parts.path.strip("/"):
         raise ValueError("proxy is not of the form http://[user:password@]host:port.")
+
+
+def check_broker(url: str) -> SplitResult:
+    """A broker's URL in its parts; ValueError, which never repeats a password."""
+    parts = urlsplit(url)
+    try:
+        usable = parts.scheme in BROKER_PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or (parts.scheme.startswith("mqtt") and parts.path.strip("/")):
+        raise ValueError("control_url is not of the form mqtts://host:8883, mqtt://host:1883 or wss://host/mqtt.")
+    if parts.username is not None:
+        raise ValueError("control_url holds a user: use control_user and control_password_file.")
+    return parts
 
 
 def parse_listening(text: str) -> tuple[str, int]:
@@ -271,9 +349,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
 def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
     """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
     types = get_type_hints(Settings)
-    for name in ("site", "capabilities"):  # [site] address = … is site_address = …
+    for name in _SECTIONS:
         table = document.get(name)
-        if isinstance(table, Mapping):
+        if isinstance(table, Mapping):  # [site] address = … is site_address = …
             rest = {key: value for key, value in document.items() if key != name}
             document = {**rest, **{f"{name}_{key}": value for key, value in table.items()}}
     unknown = sorted(set(document) - set(types))

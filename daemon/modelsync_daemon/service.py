@@ -130,6 +130,19 @@ def _plane(settings: Settings) -> ControlPlane | None:
         return None
     settings.read_connection_string()  # what is wrong on this machine ends the daemon at once
     settings.read_ca()
+    settings.read_control_password()
+    if settings.control_kind == "mqtt":
+        from modelsync_daemon.control.broker import BrokerControlPlane  # each imports nothing of the others'
+
+        return BrokerControlPlane(settings)
+    if settings.control_kind == "aws":
+        from modelsync_daemon.control.aws import AwsControlPlane
+
+        return AwsControlPlane(settings)
+    if settings.control_client == "own":
+        from modelsync_daemon.control.iothub import HubControlPlane
+
+        return HubControlPlane(settings)
     from modelsync_daemon.control.azure import AzureControlPlane  # 20 MiB that a daemon without a hub does not need
 
     return AzureControlPlane(settings)

@@ -1,7 +1,7 @@
 """`make demo`: modelsync's whole job on one machine, with real parts in separate processes, and a verdict at the end.
 
-A hub and an origin stand for the cloud; a daemon and two inference servers stand for the device. The line between
-origin and device goes through a relay that can be slowed, cut and counted.
+A hub (MODELSYNC_DEMO_CONTROL=mqtt: a Mosquitto) and an origin stand for the cloud; a daemon and two inference servers
+stand for the device. The line between origin and device goes through a relay that can be slowed, cut and counted.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 from rich.console import Console
 
+from examples.demo.control_place import control_place
 from examples.demo.load import LoadReport, LoadStream
 from examples.demo.relay import Counts, Relay
 from examples.demo.report import DemoReport, Update
-from examples.demo.stage import Process, StageError, free_address, run
+from examples.demo.stage import Process, StageError, run
 from examples.demo.store_place import place
 from examples.demo.telling import Telling
 from modelsync_server.hub.certificates import ensure
-from modelsync_server.iothub.connection_string import parse_service
-from modelsync_server.iothub.service_client import ServiceClient
+from modelsync_server.iothub.port import HubService
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -52,7 +52,7 @@ class Demo(Telling):
         self.keys = {"MODELSYNC_KEYS": str(WORK / "keys")}
         self.data = WORK / "device"
         self.relay: Relay
-        self.service: ServiceClient
+        self.service: HubService
         self.daemon: Process
         self.streams: dict[str, LoadStream] = {}
 
@@ -129,12 +129,8 @@ async def story(demo: Demo, stack: AsyncExitStack) -> None:
         return made
 
     console.rule("The cloud: a hub and an origin; the device: a daemon and two inference servers")
-    host = free_address(8883)
-    hub = await process("hub").start(
-        "modelsync", "hub", "--state", str(WORK / "hub"), "--host", host, "--service-port", "0", "--json"
-    )
-    device = await run("modelsync", "hub", "device", "add", DEVICE, "--state", str(WORK / "hub"), "--json")
-    demo.service = await stack.enter_async_context(ServiceClient(parse_service(hub["service"])))
+    control = await control_place(WORK, DEVICE, stack, process)
+    demo.service = control.service
     demo.store, reaching = place(WORK, stack.enter_context(ExitStack()))
     demo.keys |= reaching
     init = ("modelsync", "init", demo.store, "--keys", demo.keys["MODELSYNC_KEYS"], "--json")
@@ -147,12 +143,11 @@ async def story(demo: Demo, stack: AsyncExitStack) -> None:
     demo.relay = await stack.enter_async_context(Relay("127.0.0.1", int(origin["url"].rpartition(":")[2])))
     config = WORK / "modelsyncd.toml"
     config.write_text(
-        f'data = "{demo.data}"\ntrust = "{trust}"\nca = "{hub["ca"]}"\norigin_ca = "{tls.ca}"\n'
-        f'connection_string = "{device["connection_string"]}"\nprobation_seconds = 2\n'
+        f'data = "{demo.data}"\ntrust = "{trust}"\norigin_ca = "{tls.ca}"\n{control.settings}probation_seconds = 2\n'
     )
     demo.daemon = process("daemon")
     await demo.daemon.start("modelsyncd", "run", "--config", str(config), "--verbose", ready=False)
-    demo.say(f"store {demo.store}, hub {host}:8883, origin {origin['url']}, daemon pid {demo.daemon.pid}: all over TLS")
+    demo.say(f"store {demo.store}, {control.said}, origin {origin['url']}, daemon pid {demo.daemon.pid}: all over TLS")
 
     console.rule("First versions")
     for name, folder in (("digits", "digits/float32/v1"), ("anomaly", "anomaly/v1")):

@@ -173,11 +173,19 @@ def check_origin(value: object) -> str:
     return value
 
 
-def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The reported half, at most caps.MAX_TWIN_BYTES, of a status document (docs/interfaces.md §4).
+_CUT_FIRST = (
+    "trace", "progress", "inference", "runs_on", "unknown_requirements", "error", "since", "bytes", "digest",
+)  # fmt: skip
+"""Of each model, in this order, where a report is too large."""
+
+
+def build_reported(
+    status: Mapping[str, Any], problems: Mapping[str, str] | None = None, most: int = caps.MAX_TWIN_BYTES
+) -> dict[str, Any]:
+    """The reported half, at most `most` bytes, of a status document (docs/interfaces.md §4).
 
     If it does not fit, the least important parts go first: progress, what inference says of itself, error texts,
-    digests, then whole models.
+    digests, then whole models; `cut` names what is lacking, "models" for whole ones.
     """
     models = {name: _reported_model(model) for name, model in status["models"].items()}
     section: dict[str, Any] = {
@@ -191,25 +199,18 @@ def build_reported(status: Mapping[str, Any], problems: Mapping[str, str] | None
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in (
-        "trace",
-        "progress",
-        "inference",
-        "runs_on",
-        "unknown_requirements",
-        "error",
-        "since",
-        "bytes",
-        "digest",
-    ):
-        if _size(document) <= caps.MAX_TWIN_BYTES:
+    for key in _CUT_FIRST:
+        if _size(document) <= most:
             return document
+        section["cut"] = [*section.get("cut", ()), key]
         for model in models.values():
             if key == "error" and "error" in model:
                 model["error"] = {"code": model["error"]["code"]}
             else:
                 model.pop(key, None)
-    excess = _size(document) - caps.MAX_TWIN_BYTES
+    if _size(document) > most:
+        section["cut"] = [*section["cut"], "models"]
+    excess = _size(document) - most
     for name in sorted(models, reverse=True):
         if excess > 0:
             excess -= _size({name: models.pop(name)}) - 1

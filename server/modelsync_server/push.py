@@ -13,7 +13,7 @@ from typing import Any
 
 from modelsync_protocol import caps, codecs, names, near_names, twin
 from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
-from modelsync_server.iothub.service_client import ServiceClient
+from modelsync_server.iothub.port import HubService
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.trust import read_catalogue
 
@@ -31,7 +31,7 @@ class PushResult:
 
 
 async def push(
-    store: Store, service: ServiceClient, name: str, device: str, module: str | None = None, version: int | None = None
+    store: Store, service: HubService, name: str, device: str, module: str | None = None, version: int | None = None
 ) -> PushResult:
     """Push `version` (default: the newest) if the device holds a base, then set it as desired.
 

@@ -22,7 +22,7 @@ from modelsync_daemon.disk.pointer import Pointer, Reference
 from modelsync_daemon.resident import Resident
 from modelsync_daemon.timing.backoff import Backoff
 from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
-from modelsync_protocol import canonical, twin
+from modelsync_protocol import canonical, caps, twin
 from modelsync_protocol.errors import ModelsyncError, UnreachableError
 
 QUICK = Backoff(base=0.01, cap=0.02, floor=0.0)
@@ -66,6 +66,10 @@ class MemoryControlPlane:
     @property
     def connected(self) -> bool:
         return self._connected
+
+    @property
+    def reported_limit(self) -> int:
+        return caps.MAX_TWIN_BYTES
 
     def listen(self, on_hint: HintCallback, on_method: MethodCallback) -> None:
         self._on_hint, self._on_method = on_hint, on_method

@@ -23,12 +23,12 @@ import onnx
 from modelsync_protocol import carried_report, codecs, manifest, media, update
 from modelsync_protocol.carried_report import Report
 from modelsync_protocol.codecs import zstd
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_protocol.plain import recipes, section
 from modelsync_protocol.plain.recipes import Recipe, Wrapping
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plain.view import Member, View
 from modelsync_protocol.wire import Reader, write_varint
-from modelsync_server.hub import mqtt
 from modelsync_server.rollout import documents
 from modelsync_server.rollout.gate import Counts, Gate
 from modelsync_server.rollout.record import Record, RingRecord, State

@@ -15,8 +15,8 @@ from modelsync_inference.http import oip
 from modelsync_inference.model.lease import Prediction
 from modelsync_inference.model.probe import parse_probe
 from modelsync_inference.processes import wire
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server import query
-from modelsync_server.hub import mqtt
 from modelsync_server.hub.configurations import model as configuration
 from modelsync_server.iothub import twin_document
 from modelsync_server.iothub.errors import HubError

@@ -18,7 +18,7 @@ from modelsync_daemon.control.azure import AzureControlPlane
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.resident import Resident
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.iothub.identity import Identity
 from tests.daemon.fakes import NAME, QUICK, FakePreparer

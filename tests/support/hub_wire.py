@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import HUB_NAME, Hub
 from modelsync_server.iothub import sas
 from modelsync_server.iothub.identity import Identity

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from azure.iot.device import MethodRequest, MethodResponse, exceptions
@@ -21,8 +19,10 @@ from modelsync_daemon.config import Settings
 from modelsync_daemon.control import identity
 from modelsync_daemon.control.azure_internals import SocketCounter, stop_token_alarm
 from modelsync_daemon.control.plane import HintCallback, MethodAnswer, MethodCallback, Twin
+from modelsync_daemon.control.reasons import reason
 from modelsync_daemon.timing.backoff import jitter
 from modelsync_daemon.timing.deadline import within
+from modelsync_protocol import caps
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
 CALL_SECONDS = 60.0
@@ -69,6 +69,11 @@ class AzureControlPlane:
     def connected(self) -> bool:
         """Whether the SDK holds a connection and no call has failed since."""
         return self._client is not None and bool(self._client.connected) and not self._lost.is_set()
+
+    @property
+    def reported_limit(self) -> int:
+        """Bytes of the reported half."""
+        return caps.MAX_TWIN_BYTES
 
     def listen(self, on_hint: HintCallback, on_method: MethodCallback) -> None:
         """Set the callbacks, once, before `connect`."""
@@ -167,7 +172,7 @@ class AzureControlPlane:
             raise UnreachableError(f"could not {what} the hub: no answer in {self._call_seconds:.0f} s.") from error
         except Exception as error:  # the SDK's own vocabulary is wide, and some of it undocumented
             self._lost.set()
-            raise UnreachableError(f"could not {what} the hub: {_reason(error)}") from error
+            raise UnreachableError(f"could not {what} the hub: {reason(error)}") from error
 
     def _subscribe_events(self, client: Any, lost: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -202,21 +207,6 @@ class AzureControlPlane:
         response = MethodResponse.create_from_method_request(request, reply.status, dict(reply.payload))
         with contextlib.suppress(Exception):  # the line may be gone; the caller sees a timeout
             await client.send_method_response(response)
-
-
-def _reason(error: BaseException) -> str:
-    """What the SDK wraps two or three times: a certificate's fault in a sentence, else the innermost text there is."""
-    text, cause = type(error).__name__, error
-    while True:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted ({cause.verify_message}); check the setting ca, and this device's "
-                f"clock, which says {datetime.now(UTC):%Y-%m-%d}."
-            )
-        text = str(cause) or text
-        if cause.__cause__ is None:
-            return text
-        cause = cause.__cause__
 
 
 def _twin(document: Any) -> Twin:

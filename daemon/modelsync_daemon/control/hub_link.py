@@ -74,6 +74,11 @@ class HubLink:
         """Whether the hub can be reached as far as is known."""
         return self._plane.connected
 
+    @property
+    def reported_limit(self) -> int:
+        """The most that the reported half may have now, bytes."""
+        return self._plane.reported_limit
+
     def read_soon(self) -> None:
         """Read the twin now, or at once after the next connect."""
         self._read_due = True

@@ -1,4 +1,7 @@
-"""The control plane's port: a twin, hints that it changed, direct methods. Azure's implementation is azure.py."""
+"""The control plane's port: a twin, hints that it changed, direct methods.
+
+Implementations: azure.py (the SDK), iothub.py (IoT Hub without it), broker.py (plain MQTT), aws.py (AWS IoT's shadows).
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,11 @@ class ControlPlane(Protocol):
         """Whether the connection stands as far as is known."""
         ...
 
+    @property
+    def reported_limit(self) -> int:
+        """The most that the reported half may have now, bytes of JSON."""
+        ...
+
     def listen(self, on_hint: HintCallback, on_method: MethodCallback) -> None:
         """Set the callbacks, once, before `connect`."""
         ...
@@ -59,7 +67,7 @@ class ControlPlane(Protocol):
         ...
 
     async def wait_lost(self) -> str:
-        """Return when the connection is lost, with a sentence why."""
+        """Return when the connection is lost, with a sentence why; RefusedError if it was taken from this device."""
         ...
 
     def wire(self) -> tuple[int, int]:

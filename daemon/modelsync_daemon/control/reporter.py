@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from modelsync_daemon.control.hub_link import HubLink
 from modelsync_daemon.control.outbox import Outbox
@@ -46,9 +47,13 @@ class Reporter:
             self._changed.clear()
             self._report()
 
+    def _document(self) -> dict[str, Any]:
+        status, problems = self._commands.status(), self._device.problems()
+        return twin.build_reported(status, problems, self._link.reported_limit)
+
     def _report(self) -> None:
         try:
-            self._outbox.put(twin.build_reported(self._commands.status(), self._device.problems()))
+            self._outbox.put(self._document())
         except LocalError as error:
             self._reconciler.postpone(error)
         self._link.send_soon()

@@ -28,7 +28,13 @@ _SKEW_SECONDS = 60
 
 def secrets(settings: Settings, config_file: Path | None) -> Iterator[Finding]:
     """Files that hold a secret must not be readable by everybody."""
-    files = [settings.connection_string_file, settings.dps_key_file, settings.x509_key, settings.origin_sas_file]
+    files = [
+        settings.connection_string_file,
+        settings.dps_key_file,
+        settings.control_password_file,
+        settings.x509_key,
+        settings.origin_sas_file,
+    ]
     if config_file is not None and (settings.connection_string or (settings.proxy and "@" in settings.proxy)):
         files.append(config_file)
     for path in filter(None, files):

@@ -14,7 +14,8 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import urlsplit
 
-from modelsync_daemon.config import Settings
+from modelsync_daemon.config import BROKER_PORTS, Settings, check_broker
+from modelsync_daemon.disk import control_state
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.doctor import read_only
 from modelsync_daemon.transfer.origin_client import Origin
@@ -66,6 +67,9 @@ def hub(settings: Settings) -> Iterator[Finding]:
     if not settings.has_hub:
         yield warning("hub", "the settings name no hub: this device follows no twin.")
         return
+    if settings.control_url is not None:
+        yield from broker(settings)
+        return
     if settings.edge:
         yield _edge()
         return
@@ -74,12 +78,15 @@ def hub(settings: Settings) -> Iterator[Finding]:
     except UsageError as error:
         yield problem("hub", str(error), "edit the connection string in the settings", error.exit_code)
         return
+    yield from _reached(host, _WEB_PORT if settings.websockets or settings.dps_scope else _MQTT_PORT, settings)
+
+
+def _reached(host: str, port: int, settings: Settings, tls: bool = True) -> Iterator[Finding]:
     if settings.proxy:
         yield good("hub", f"{host} is reached through the proxy, which this look does not use.")
         return
-    port = _WEB_PORT if settings.websockets or settings.dps_scope else _MQTT_PORT
     try:
-        _shake_hands(host, port, settings.read_ca())
+        _shake_hands(host, port, settings, tls)
     except UsageError as error:
         yield problem("hub", str(error), "edit the setting ca", error.exit_code)
     except ssl.SSLError as error:
@@ -87,11 +94,31 @@ def hub(settings: Settings) -> Iterator[Finding]:
         mend = f"openssl s_client -connect {host}:{port}"
         yield problem("hub", f"{host}:{port} has a certificate that is not believed ({reason}).", mend, 4)
     except OSError as error:
-        other = "" if settings.websockets else " (a firewall that blocks 8883 lets 443 through: set websockets = true)"
+        web = settings.websockets or settings.control_url is not None
+        other = "" if web else " (a firewall that blocks 8883 lets 443 through: set websockets = true)"
         text = f"{host}:{port} does not answer: {error.strerror or error}{other}."
         yield problem("hub", text, f"nc -vz {host} {port}", 4)
     else:
-        yield good("hub", f"{host}:{port} answers, and its certificate is believed.")
+        yield good("hub", f"{host}:{port} answers{', and its certificate is believed' if tls else ', without TLS'}.")
+
+
+def broker(settings: Settings) -> Iterator[Finding]:
+    """Whether the broker answers and its certificate is believed, and what its daemon found wrong there."""
+    parts = check_broker(settings.control_url or "")
+    host, port = str(parts.hostname), parts.port or BROKER_PORTS[parts.scheme]
+    tls = parts.scheme in ("mqtts", "wss")
+    problems = list(_reached(host, port, settings, tls))
+    if not tls and settings.control_password_file is not None and not _is_loopback(host):
+        yield warning("hub", f"the password goes to {host} in clear: use mqtts:// or wss:// in control_url.")
+    said = control_state.read(settings.data).problem
+    if said and not any(one.code for one in problems):
+        yield problem("hub", said, "edit control_device in the settings", 3)
+        return
+    yield from problems
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _host(settings: Settings) -> str:
@@ -101,16 +128,20 @@ def _host(settings: Settings) -> str:
     return parts.get("GatewayHostName") or parts["HostName"]
 
 
-def _shake_hands(host: str, port: int, ca: str | None) -> None:
+def _shake_hands(host: str, port: int, settings: Settings, tls: bool) -> None:
     try:
-        context = ssl.create_default_context(cadata=ca)
+        context = ssl.create_default_context(cadata=settings.read_ca())
     except ssl.SSLError as error:
         raise UsageError(f"the setting ca holds no certificates ({error.reason}).") from error
-    with (
-        socket.create_connection((host, port), timeout=_SECONDS) as plain,
-        context.wrap_socket(plain, server_hostname=host),
-    ):
-        pass
+    if settings.control_url is not None and settings.x509_cert is not None:
+        try:
+            context.load_cert_chain(settings.x509_cert, settings.x509_key)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"the certificate of x509_cert and x509_key can't be used ({error}).") from error
+    with socket.create_connection((host, port), timeout=_SECONDS) as plain:
+        if tls:
+            with context.wrap_socket(plain, server_hostname=host):
+                pass
 
 
 def _edge() -> Finding:

@@ -19,6 +19,9 @@ import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
 from modelsync_protocol.twin import check_model_names
+from modelsync_server.broker.address import is_broker
+from modelsync_server.cli import tables
+from modelsync_server.cli.options import JsonOption, print_json
 from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
@@ -37,6 +40,7 @@ from modelsync_server.hub.traffic import Traffic, parse_rates
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
 from modelsync_server.iothub.identity import Identity
+from modelsync_server.iothub.port import HubService, twins
 from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
@@ -57,7 +61,8 @@ ServiceOption = Annotated[
     str | None,
     typer.Option(
         "--service",
-        help="Service connection string of the hub, or its host name to sign in with Entra ID.",
+        help="Service connection string of the hub, its host name to sign in with Entra ID, or a broker's URL: "
+        "mqtts://user:password@broker:8883/PREFIX?ca=FILE; aws://ENDPOINT?cert=FILE&key=FILE.",
         envvar=SERVICE_VARIABLE,
     ),
 ]
@@ -232,6 +237,21 @@ def twin_get(
     _echo(ask_hub(service, state, lambda client: client.twin(device, module)))
 
 
+@twin_app.command("list")
+def twin_list(
+    where: Annotated[str | None, typer.Option(help="A condition of the query language: tags.ring = 'canary'.")] = None,
+    as_json: JsonOption = False,
+    service: ServiceOption = None,
+    state: StateOption = None,
+) -> None:
+    """List devices with what each reports of its models; --json prints a twin a line."""
+    found = ask_hub(service, state, lambda client: twins(client, where))
+    for twin in found if as_json else ():
+        print_json(twin)
+    if not as_json:
+        tables.show(("device", "connection", "models"), [tables.device(twin) for twin in found])
+
+
 @twin_app.command("set")
 def twin_set(
     device: DeviceArgument,
@@ -288,14 +308,14 @@ def twin_invoke(
     """Call a direct method of a connected device and print {"status","payload"}."""
     value = None if payload is None else _json_argument(payload)
 
-    async def call(client: ServiceClient) -> MethodResult:
+    async def call(client: HubService) -> MethodResult:
         return await client.invoke(device, method, value, module, response_seconds=timeout)
 
     answer = ask_hub(service, state, call)
     _echo({"status": answer.status, "payload": answer.payload})
 
 
-def ask_hub(service: str | None, state: Path | None, ask: Callable[[ServiceClient], Awaitable[_T]]) -> _T:
+def ask_hub(service: str | None, state: Path | None, ask: Callable[[HubService], Awaitable[_T]]) -> _T:
     """Connect to the hub that the options name, and return what `ask` does there."""
 
     async def run() -> _T:
@@ -306,8 +326,14 @@ def ask_hub(service: str | None, state: Path | None, ask: Callable[[ServiceClien
 
 
 @asynccontextmanager
-async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[ServiceClient]:
-    """A client of the hub that the options name: a connection string, a host name (Entra ID), or a local state."""
+async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[HubService]:
+    """A client of what the options name: a connection string, a host name (Entra ID), a broker, or a local state."""
+    if service is not None and is_broker(service):
+        from modelsync_server.broker.opening import open_service
+
+        async with open_service(service) as found_there:
+            yield found_there
+        return
     found = connection(service, state)
     async with AsyncExitStack() as stack:
         bearer = None
@@ -320,6 +346,8 @@ async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[Ser
 
 def connection(service: str | None, state: Path | None) -> ServiceConnection:
     """How to reach the hub that the options name; UsageError if they name none."""
+    if service is not None and is_broker(service):
+        raise UsageError("this needs an IoT hub, Azure's or the local one: a broker can't do it.")
     if service is not None:
         return (
             ServiceConnection(service.strip(), "", "") if _HOST.fullmatch(service.strip()) else parse_service(service)

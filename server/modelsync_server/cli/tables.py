@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 _PLAIN_WIDTH = 10_000
 
@@ -41,6 +42,19 @@ def needs(requires: Mapping[str, str]) -> str:
     from modelsync_protocol.requirements.terms import told
 
     return printable(", ".join(told(key, value) for key, value in sorted(requires.items())))
+
+
+def device(twin: Mapping[str, Any]) -> tuple[str, str, str]:
+    """A twin as a row: id, connection, and each model as `name 2 active` or `name 1 -> 2 waiting`."""
+    reported = (twin.get("properties") or {}).get("reported") or {}
+    models = (reported.get("modelsync") or {}).get("models") or {}
+    said = []
+    for name, model in sorted(models.items()) if isinstance(models, Mapping) else ():
+        if isinstance(model, Mapping):
+            has, wanted = model.get("version"), model.get("desired")
+            number = f"{has or '-'}" if wanted in (None, has) else f"{has or '-'} -> {wanted}"
+            said.append(f"{name} {number} {model.get('state', '?')}")
+    return str(twin.get("deviceId")), str(twin.get("connectionState", "")), ", ".join(said)
 
 
 def size(count: int | None) -> str:

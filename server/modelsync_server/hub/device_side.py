@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from modelsync_protocol.errors import LocalError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.devices import Admission, ConnectRefused, Devices
 from modelsync_server.iothub.identity import Identity
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.registry import Registry
 from modelsync_server.hub.state import State, utc_now
 from modelsync_server.iothub import sas

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.devices import Devices
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.registry import Registry

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.iothub import sas
 from modelsync_server.iothub.connection_string import ServiceConnection
 from modelsync_server.iothub.identity import Identity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.iothub.identity import Identity
 from tests.support.hub_sdk import collector, eventually, sdk_device, set_handler, within

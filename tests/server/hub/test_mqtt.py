@@ -12,7 +12,7 @@ from amqtt.mqtt.packet import MQTTFixedHeader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 
 VECTORS: list[tuple[mqtt.Packet, str]] = [
     (

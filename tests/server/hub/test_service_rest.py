@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.certificates import ensure
 from modelsync_server.hub.hub import HUB_NAME, POLICY, Hub
 from modelsync_server.iothub import sas

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.devices import DESIRED_NOTICES, TWIN_ANSWERS
 from modelsync_server.hub.hub import HUB_NAME, connection_text

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.device_side import Limits
 from modelsync_server.hub.hub import HUB_NAME, Hub, HubAddress
 from modelsync_server.iothub.errors import HubError

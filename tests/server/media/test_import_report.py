@@ -15,7 +15,7 @@ import pytest
 from modelsync_protocol import carried_report
 from modelsync_protocol.carried_report import Report
 from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
-from modelsync_server.hub import mqtt
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import HUB_NAME, Hub, HubAddress
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ConflictError, ServiceClient

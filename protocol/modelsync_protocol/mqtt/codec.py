@@ -1,14 +1,50 @@
-"""MQTT 3.1.1 packets: bytes to packets and back, for the parts that IoT Hub speaks. No I/O, no clock here.
+"""MQTT packets: bytes to packets and back, for what IoT Hub and clients of brokers speak. No I/O, no clock here.
 
-Source: OASIS MQTT 3.1.1 (the clause numbers below are its own). The decoder refuses what the standard forbids
-instead of guessing, bounds what it buffers before it buffers it, and takes bytes in any slices.
+Source: OASIS MQTT 3.1.1 (the clause numbers below are its own), and OASIS MQTT 5 where `version` is 5: a server's
+packets can be read of that version, and a client's written. The decoder refuses what the standard forbids instead of
+guessing, bounds what it buffers before it buffers it, and takes bytes in any slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+
+from modelsync_protocol.mqtt.packets import (
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+    Will,
+)
+from modelsync_protocol.mqtt.properties import MqttError, Properties, pack, unpack
+
+__all__ = [
+    "Connack",
+    "Connect",
+    "Decoder",
+    "Disconnect",
+    "MqttError",
+    "Packet",
+    "Pingreq",
+    "Pingresp",
+    "ProtocolVersionError",
+    "Puback",
+    "Publish",
+    "Suback",
+    "Subscribe",
+    "Unsuback",
+    "Unsubscribe",
+    "Will",
+    "encode",
+]
 
 MAX_PACKET_BYTES = 256 * 1024 + 4096
 """A packet, bytes: IoT Hub's 256 KiB message, its topic and headers."""
@@ -24,91 +60,8 @@ ACCEPTED = 0
 SUBSCRIPTION_REFUSED = 0x80
 
 
-class MqttError(Exception):
-    """The other side broke the protocol; the standard's answer is to close the connection."""
-
-
 class ProtocolVersionError(MqttError):
     """A CONNECT for another protocol or level: answered with CONNACK 1 before closing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    client_id: str
-    clean_session: bool = True
-    keep_alive: int = 0
-    username: str | None = None
-    password: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Connack:
-    session_present: bool
-    code: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    topic: str
-    payload: bytes = b""
-    qos: int = 0
-    packet_id: int | None = None
-    duplicate: bool = False
-    retain: bool = False
-
-    def __post_init__(self) -> None:
-        if self.qos not in (0, 1, 2):
-            raise MqttError("QoS 3 does not exist.")
-        if (self.qos > 0) != (self.packet_id is not None):
-            raise MqttError("a packet identifier belongs to QoS 1 and 2 only.")
-
-
-@dataclass(frozen=True, slots=True)
-class Puback:
-    packet_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    packet_id: int
-    filters: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Suback:
-    packet_id: int
-    codes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    packet_id: int
-    filters: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unsuback:
-    packet_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pingreq:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Pingresp:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    pass
-
-
-Packet: TypeAlias = (
-    Connect | Connack | Publish | Puback | Subscribe | Suback | Unsubscribe | Unsuback | Pingreq | Pingresp | Disconnect
-)
 
 
 _KINDS = frozenset((1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14))
@@ -167,8 +120,8 @@ class _Body:
 class Decoder:
     """Turns a stream of bytes, in any slices, into packets; holds at most `limit` bytes of an unfinished one."""
 
-    def __init__(self, limit: int = MAX_PACKET_BYTES) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = MAX_PACKET_BYTES, version: int = 4) -> None:
+        self.limit, self.version = limit, version
         self._buffer = bytearray()
         self._failed = False
 
@@ -206,7 +159,8 @@ class Decoder:
         first = self._buffer[0]
         body = _Body(bytes(self._buffer[start : start + length]))
         del self._buffer[: start + length]
-        packet = _decode(first >> 4, first & 0x0F, body)
+        kind, flags = first >> 4, first & 0x0F
+        packet = _decode_five(kind, flags, body) if self.version == 5 else _decode(kind, flags, body)
         if not body.empty:
             raise MqttError("a packet is longer than its fields.")
         return packet
@@ -262,6 +216,44 @@ def _decode(kind: int, flags: int, body: _Body) -> Packet:
     return Disconnect()
 
 
+def _decode_five(kind: int, flags: int, body: _Body) -> Packet:
+    """What a server of MQTT 5 sends to a client that asks for no authentication exchange."""
+    if kind == 3:
+        return _decode_publish(flags, body, 5)
+    if kind == 2:
+        present, code = body.byte(), body.byte()
+        # A server that only knows 3.1.1 refuses in its own form, without properties.
+        return Connack(bool(present & 1), code, None if body.empty else _properties(body))
+    if kind == 4:
+        number = body.packet_id()
+        code = 0 if body.empty else body.byte()
+        if not body.empty:
+            _properties(body)
+        return Puback(number, code)
+    if kind in (9, 11):
+        number, _ = body.packet_id(), _properties(body)
+        codes = tuple(body.rest())
+        return Suback(number, codes) if kind == 9 else Unsuback(number, codes)
+    if kind == 13:
+        return Pingresp()
+    if kind == 14:
+        code = 0 if body.empty else body.byte()
+        return Disconnect(code, None if body.empty else _properties(body))
+    raise MqttError(f"a server sends no packets of type {kind}.")
+
+
+def _properties(body: _Body) -> Properties | None:
+    length, shift = 0, 0
+    while True:
+        byte = body.byte()
+        length |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return unpack(body.take(length))
+        shift += 7
+        if shift > 21:
+            raise MqttError("a length of properties has more than four bytes.")
+
+
 def _decode_connect(body: _Body) -> Connect:
     if body.text() != "MQTT" or body.byte() != 4:
         body.rest()
@@ -282,13 +274,14 @@ def _decode_connect(body: _Body) -> Connect:
     return Connect(client_id, bool(flags & 0x02), keep_alive, username, password)
 
 
-def _decode_publish(flags: int, body: _Body) -> Publish:
+def _decode_publish(flags: int, body: _Body, version: int = 4) -> Publish:
     qos = flags >> 1 & 3
     topic = body.text()
     if not topic or "#" in topic or "+" in topic:
         raise MqttError("a PUBLISH has no topic or one with wildcards.")
     packet_id = body.packet_id() if qos in (1, 2) else None
-    return Publish(topic, body.rest(), qos, packet_id, bool(flags & 8), bool(flags & 1))
+    properties = _properties(body) if version == 5 else None
+    return Publish(topic, body.rest(), qos, packet_id, bool(flags & 8), bool(flags & 1), properties)
 
 
 def _decode_subscribe(body: _Body) -> Subscribe:
@@ -309,12 +302,14 @@ def _filter(name: str) -> str:
     return name
 
 
-def encode(packet: Packet) -> bytes:
-    """Return the packet's bytes."""
+def encode(packet: Packet, version: int = 4) -> bytes:
+    """Return the packet's bytes. Of version 5 only what a client sends is of use; CONNECT knows its own version."""
+    five = version == 5
     if isinstance(packet, Publish):
         flags = packet.duplicate << 3 | packet.qos << 1 | packet.retain
         number = b"" if packet.packet_id is None else _word(packet.packet_id)
-        return _frame(0x30 | flags, _text(packet.topic) + number + packet.payload)
+        more = pack(packet.properties) if five else b""
+        return _frame(0x30 | flags, _text(packet.topic) + number + more + packet.payload)
     if isinstance(packet, Connect):
         return _frame(0x10, _connect_body(packet))
     if isinstance(packet, Connack):
@@ -323,24 +318,31 @@ def encode(packet: Packet) -> bytes:
         return _frame(0x40, _word(packet.packet_id))
     if isinstance(packet, Subscribe):
         filters = b"".join(_text(name) + bytes((qos,)) for name, qos in packet.filters)
-        return _frame(0x82, _word(packet.packet_id) + filters)
+        return _frame(0x82, _word(packet.packet_id) + (b"\0" if five else b"") + filters)
     if isinstance(packet, Suback):
         return _frame(0x90, _word(packet.packet_id) + bytes(packet.codes))
     if isinstance(packet, Unsubscribe):
-        return _frame(0xA2, _word(packet.packet_id) + b"".join(map(_text, packet.filters)))
+        names = b"".join(map(_text, packet.filters))
+        return _frame(0xA2, _word(packet.packet_id) + (b"\0" if five else b"") + names)
     if isinstance(packet, Unsuback):
         return _frame(0xB0, _word(packet.packet_id))
     if isinstance(packet, Pingreq):
         return b"\xc0\0"
     if isinstance(packet, Pingresp):
         return b"\xd0\0"
-    return b"\xe0\0"
+    return _frame(0xE0, bytes((packet.code,)) if five and packet.code else b"")
 
 
 def _connect_body(packet: Connect) -> bytes:
     flags = packet.clean_session << 1
     flags |= (packet.username is not None) << 7 | (packet.password is not None) << 6
-    body = _text("MQTT") + bytes((4, flags)) + _word(packet.keep_alive) + _text(packet.client_id)
+    five, will = packet.version == 5, packet.will
+    if will is not None:
+        flags |= 0x04 | will.qos << 3 | will.retain << 5
+    body = _text("MQTT") + bytes((packet.version, flags)) + _word(packet.keep_alive)
+    body += (pack(packet.properties) if five else b"") + _text(packet.client_id)
+    if will is not None:
+        body += (b"\0" if five else b"") + _text(will.topic) + _word(len(will.payload)) + will.payload
     if packet.username is not None:
         body += _text(packet.username)
     if packet.password is not None:
