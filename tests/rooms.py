@@ -34,7 +34,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard hub iothub library media origin publish push rollout signin store tracing triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push rollout signin store tracing triggers "
+        "trust",
         "dashboard": "library rollout signin",
         "rollout": "iothub publish push query store trust",
         "media": "iothub publish store trust",
@@ -100,7 +101,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
 _AT_THE_TOP: Mapping[str, Mapping[str, str]] = {
     "protocol": {"canonical": "ground", "caps": "ground", "errors": "ground", "names": "ground", "wire": "ground"},
     "server": {"push": "push"},
-    "daemon": {"config": "config"},
+    "daemon": {},
     "inference": {"errors": "errors"},
 }
 """Modules at a package's top that are no front: the room that each stands for."""

@@ -1,35 +1,24 @@
-"""Settings of a resident daemon: from a TOML file, or from IoT Edge's environment. It reads; it starts nothing.
+"""What can be set of a resident daemon, and what of it is wrong. It starts nothing.
 
 The table in docs/daemon.md is held against the dataclass by a test.
 """
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from modelsync_protocol.errors import UsageError
-from modelsync_protocol.policy.network_rules import NetworkRule, parse_rules
+from modelsync_protocol.policy.network_rules import NetworkRule
 from modelsync_protocol.twin import MAX_INTEGER, Policy, check_origin, check_site_name, is_peer, parse_window
 
 MAX_KEEP_ALIVE_SECONDS = 1740
 """The longest that azure-iot-device takes; IoT Hub drops a silent connection after 1767 s."""
 
-_SECTIONS = ("site", "capabilities", "control")
-"""Tables of the file whose keys are settings too: `[site] address` is `site_address`."""
-
 LOG_FORMATS = ("text", "json", "journald")
-
-_LISTS = frozenset({"windows", "site_peers", "capabilities_has"})
-"""Settings that are lists of strings."""
-
-_TABLES = frozenset({"models", "consumers"})
-"""Settings that are tables, read by whoever they are for."""
 
 _CONTROL = {
     "control_kind": ("iothub", "mqtt", "aws"),
@@ -40,27 +29,6 @@ _CONTROL = {
 
 BROKER_PORTS = {"mqtts": 8883, "mqtt": 1883, "wss": 443, "ws": 80}
 """By scheme of control_url."""
-
-_SECRET = frozenset({"connection_string", "proxy", "origin", "control_url"})
-"""Settings whose value is, or may hold, a secret: an error never repeats it."""
-
-_PATHS = frozenset(
-    {
-        "data",
-        "trust",
-        "connection_string_file",
-        "ca",
-        "origin_ca",
-        "origin_sas_file",
-        "x509_cert",
-        "x509_key",
-        "dps_key_file",
-        "control_password_file",
-        "site_cert",
-        "site_key",
-        "site_ca",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +234,7 @@ class Settings:
         """
         text = self.connection_string
         if self.connection_string_file is not None:
-            text = _read_text(self.connection_string_file, "connection_string_file").strip()
+            text = read_text(self.connection_string_file, "connection_string_file").strip()
         if text is not None:
             keys = {part.partition("=")[0] for part in text.split(";")}
             proof = set() if self.x509_cert else {"SharedAccessKey"}
@@ -277,16 +245,16 @@ class Settings:
 
     def read_dps_key(self) -> str:
         """The enrolment's symmetric key, base64; UsageError if its file can't be read."""
-        return "" if self.dps_key_file is None else _read_text(self.dps_key_file, "dps_key_file").strip()
+        return "" if self.dps_key_file is None else read_text(self.dps_key_file, "dps_key_file").strip()
 
     def read_control_password(self) -> str | None:
         """The broker's password, read anew each time, so that it may be rotated; UsageError if it can't be read."""
         path = self.control_password_file
-        return None if path is None else _read_text(path, "control_password_file").rstrip("\r\n")
+        return None if path is None else read_text(path, "control_password_file").rstrip("\r\n")
 
     def read_ca(self) -> str | None:
         """PEM text that the hub's certificate is checked against, or None for the system's."""
-        return None if self.ca is None else _read_text(self.ca, "ca")
+        return None if self.ca is None else read_text(self.ca, "ca")
 
 
 def _check_proxy(url: str) -> None:
@@ -324,94 +292,7 @@ def parse_listening(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def load(path: Path) -> Settings:
-    """Read settings from the TOML file `path`; relative paths in it are relative to its folder. Raises UsageError."""
-    try:
-        document = tomllib.loads(_read_text(path, "--config"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}.") from error
-    return from_mapping(document, path.absolute().parent, str(path))
-
-
-def from_environment(environment: Mapping[str, str]) -> Settings:
-    """Settings of an IoT Edge module: MODELSYNC_DATA and any other setting as MODELSYNC_<NAME>. Raises UsageError."""
-    if "IOTEDGE_WORKLOADURI" not in environment and "EdgeHubConnectionString" not in environment:
-        raise UsageError("no settings: give --config FILE.toml, or run as an IoT Edge module.")
-    types = get_type_hints(Settings)
-    document: dict[str, Any] = {"edge": True}
-    for key, text in environment.items():
-        if key.startswith("MODELSYNC_"):
-            name = key.removeprefix("MODELSYNC_").lower()
-            document[name] = _from_text(name, text, types.get(name, str))
-    return from_mapping(document, Path.cwd(), "the environment")
-
-
-def from_mapping(document: Mapping[str, Any], base: Path, where: str) -> Settings:
-    """Settings of a parsed document; unknown keys and wrong types raise UsageError naming them."""
-    types = get_type_hints(Settings)
-    for name in _SECTIONS:
-        table = document.get(name)
-        if isinstance(table, Mapping):  # [site] address = … is site_address = …
-            rest = {key: value for key, value in document.items() if key != name}
-            document = {**rest, **{f"{name}_{key}": value for key, value in table.items()}}
-    unknown = sorted(set(document) - set(types))
-    if unknown:
-        raise UsageError(f"{where} has unknown settings: {', '.join(unknown)}; known are {', '.join(types)}.")
-    if "data" not in document:
-        raise UsageError(f"{where} lacks the setting data, the data directory.")
-    return Settings(**{key: _checked(key, value, types[key], base) for key, value in document.items()})
-
-
-def _checked(key: str, value: Any, expected: Any, base: Path) -> Any:
-    if key in _PATHS and isinstance(value, str) and value:
-        return base / value
-    if key == "networks":
-        try:
-            return parse_rules(value)
-        except ValueError as error:
-            raise UsageError(f"the setting networks: {error}") from error
-    if key in _TABLES:
-        if isinstance(value, Mapping):
-            return Tables(value, base)
-        raise UsageError(f"the setting {key} is not a table, as [{key}.NAME].")
-    if key in _LISTS:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise UsageError(f"the setting {key} = {value!r:.60} is not a list of strings.")
-    kinds = [kind for kind in (get_args(expected) or (expected,)) if kind in (str, int, bool)]
-    if type(value) not in kinds:
-        wanted = " or ".join(
-            {str: "a string", int: "a whole number", bool: "true or false"}[kind] for kind in kinds or [str]
-        )
-        shown = "" if key in _SECRET else f" = {value!r:.60}"
-        raise UsageError(f"the setting {key}{shown} is not {wanted}.")
-    return value
-
-
-def _from_text(name: str, text: str, expected: Any) -> Any:
-    kinds = get_args(expected) or (expected,)
-    if name in _TABLES or name == "networks":
-        return _json(text)
-    if name in _LISTS:
-        return [item.strip() for item in text.split(",") if item.strip()]
-    if bool in kinds:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    if int in kinds:
-        try:
-            return int(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
