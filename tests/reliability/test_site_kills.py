@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -87,8 +88,6 @@ def serving(full: Path, world: World, stage: str | None = None) -> Iterator[str]
 
 async def _serve(neighbour: Neighbour) -> None:
     async with neighbour:
-        for path in neighbour.folder.glob("*.log"):  # who asks the neighbour for the update is sent to the neighbour
-            assert path.exists()
         await asyncio.Event().wait()
 
 
@@ -106,8 +105,6 @@ def _arm(owner: Any, name: str, call: int) -> None:
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

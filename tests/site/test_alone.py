@@ -72,7 +72,8 @@ def test_the_daemons_own_tests_pass_with_all_neighbours_gone(tmp_path: Path) -> 
     """The same tests with the feature on: what they say of bytes, requests and behaviour holds to the byte."""
     uses = tmp_path / "uses"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "-m", "not long", *EXISTING],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--timeout", "900",
+         "-m", "not long", *EXISTING],
         env={**os.environ, VARIABLE: str(uses)}, capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:]

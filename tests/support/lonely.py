@@ -1,4 +1,4 @@
-"""Runs existing tests with a site on of which nobody is left: set MODELSYNC_TEST_SITE to a file that counts its uses.
+"""Runs existing tests with a site on of which nobody is left: set TEST_SITE_GONE to a file that counts its uses.
 
 A site's promise is that with all neighbours gone a device does what it does without any, to the byte; so the daemon's
 own tests are the proof (tests/site/test_alone.py runs them so).
@@ -13,7 +13,7 @@ from pathlib import Path
 from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.transfer.site_access import SiteAccess
 
-VARIABLE = "MODELSYNC_TEST_SITE"
+VARIABLE = "TEST_SITE_GONE"
 _PEERS = 3
 
 
