@@ -39,6 +39,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 _SLOWEST_BYTES_PER_SECOND = 16 * caps.KIB
 _MOST_REDIRECTS = 5
+_MOST_COMPLAINT_BYTES = 16 * caps.KIB
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)
@@ -233,20 +234,21 @@ class Client:
                     challenged = True
                     if await self._credentials.challenged(url, answer.headers):
                         continue
-                self._judge(start, answer, missing_ok)
+                await self._judge(start, answer, missing_ok)
                 yield answer
                 return
         raise RefusedError(f"{_where(start)} redirects in a circle.")
 
-    def _judge(self, url: URL, answer: aiohttp.ClientResponse, missing_ok: bool) -> None:
+    async def _judge(self, url: URL, answer: aiohttp.ClientResponse, missing_ok: bool) -> None:
         if answer.status in _AGAIN:
             raise _Cut(f"answers {answer.status} {answer.reason or ''}".rstrip(), _retry_after(answer.headers))
         if answer.status in (401, 403):
             raise RefusedError(f"{_where(url)} refuses ({answer.status}): {self._hint}.")
-        if answer.status == 404 and not missing_ok:
-            raise UsageError(f"{_where(url)} has no {url.path.rstrip('/')!r:.160}: check the address.")
-        if answer.status >= 400 and answer.status != 404:
-            raise UsageError(f"{_where(url)} answers {answer.status} to {url.path!r:.160}: check the address.")
+        if answer.status >= 400 and not (missing_ok and answer.status == 404):
+            said = _said(await answer.content.read(_MOST_COMPLAINT_BYTES))
+            if answer.status == 404:
+                raise UsageError(f"{_where(url)} has no {url.path.rstrip('/')!r:.160}{said}: check the address.")
+            raise UsageError(f"{_where(url)} answers {answer.status} to {url.path!r:.160}{said}: check the address.")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise RefusedError(f"{_where(url)} sends compressed bytes, which were not asked for.")
 
@@ -303,6 +305,22 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return max(0.0, (parsedate_to_datetime(text).astimezone(UTC) - datetime.now(UTC)).total_seconds())
     return None
+
+
+def _said(body: bytes) -> str:
+    """What a server complains in JSON, for people: the forms of MLflow, the Hub, Azure and OCI registries."""
+    try:
+        match json.loads(body):
+            case {"message": str(text)} | {"error": str(text)} | {"error": {"message": str(text)}}:
+                pass
+            case {"errors": [{"message": str(text)}, *_]}:
+                pass
+            case _:
+                return ""
+    except (ValueError, RecursionError):
+        return ""
+    line = text.strip().partition("\n")[0][:160].rstrip(".")
+    return f" ({''.join(char if char.isprintable() else '?' for char in line)})" if line else ""
 
 
 def _where(url: URL | str) -> str:
