@@ -60,7 +60,9 @@ class Answer:
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
-            raise UnreachableError("the source's answer is no JSON: is the address that of its interface?") from None
+            raise UnreachableError(
+                "the source's answer is no JSON: check that its address is that of its interface."
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,9 @@ class GitRepository:
         name = (inside or self._place.repository.rstrip("/").removesuffix(".git")).rpartition("/")[2]
         pointers: list[tuple[Path, lfs.Pointer]] = []
         for path, object_id, size in files:
-            target = scratch.place(f"files/{name}" if alone else f"files/{name}/{path.removeprefix(f'{inside}/')}")
+            target = scratch.place(
+                f"files/{name}" if alone else f"files/{name}/{path.removeprefix(f'{inside}/') if inside else path}"
+            )
             await run(*git, "cat-file", "blob", object_id, install=INSTALL, into=target)
             scratch.count(size)
             if pointer := lfs.pointer(target):

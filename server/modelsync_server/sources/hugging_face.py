@@ -71,7 +71,11 @@ class HuggingFace:
             alone = len(wanted) == 1 and wanted[0][0] == self._below
             folder = "" if alone else f"{self._repo.rpartition('/')[2]}/"
             for path, size, digest in wanted:
-                inside = path.rpartition("/")[2] if alone else path.removeprefix(f"{self._below}/")
+                inside = (
+                    path.rpartition("/")[2]
+                    if alone
+                    else (path.removeprefix(f"{self._below}/") if self._below else path)
+                )
                 url = URL(f"{self._endpoint}/{self._repo}/resolve/{commit}/{quote(path)}", encoded=True)
                 await client.download(url, scratch.place(folder + inside), scratch, size=size, digest=digest)
         return scratch.folder / (folder.rstrip("/") or wanted[0][0].rpartition("/")[2])

@@ -177,7 +177,7 @@ class MlflowModel:
         assert self._http is not None
         found = (await client.ask((self._http / _API / what).with_query(query))).document()
         if not isinstance(found, dict):
-            raise UnreachableError("the MLflow server's answer can't be read: is its address right?")
+            raise UnreachableError("the MLflow server's answer can't be read: check that its address is right.")
         return found
 
     def _artifact(self, path: str) -> URL:
