@@ -41,7 +41,7 @@ class AzureMlModel:
 
     def __init__(self, text: str, bearer: Any = None) -> None:
         """`text` is what follows `azureml:`; UsageError."""
-        self._bearer = bearer or _token
+        self._bearer = bearer
         if full := _FULL.fullmatch(text):
             self._workspace, self._name, self._version = (full[1], full[2], full[3]), full[4], full[5]
         elif found := _NAME.fullmatch(text):
@@ -99,7 +99,7 @@ class AzureMlModel:
         return found
 
     async def _client(self) -> Client:
-        token = await self._bearer(f"{self._manager.origin()}/.default")
+        token = await (self._bearer or _token)(f"{self._manager.origin()}/.default")
         return Client(credentials.Fixed(self._manager, credentials.bearer(token)), hint=_HINT)
 
 

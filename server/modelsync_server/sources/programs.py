@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,11 @@ from modelsync_server.sources.port import MAX_BYTES
 _SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 _MOST_OUTPUT = 64 * MIB
+_LINE = re.compile(
+    rb"resolve host|connection (refused|reset|timed out)|timed out|early eof|the requested url.* 5\d\d|429", re.I
+)
+"""Complaints after which trying again may help."""
+
 GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never", "-c", "core.fsmonitor=false")
 """Whatever is fetched, git must not run it."""
 
@@ -68,7 +74,8 @@ async def run(
             await process.wait()
         work.cancel()
     if process.returncode:
-        raise UsageError(f"{command[0]} refuses: {_last_line(complained)}")
+        kind = UnreachableError if _LINE.search(complained) else UsageError
+        raise kind(f"{command[0]} refuses: {_last_line(complained)}")
     if said and len(said) > _MOST_OUTPUT:
         raise RefusedError(f"{command[0]} says more than {_MOST_OUTPUT:,} bytes.")
     return said or b""
