@@ -21,8 +21,12 @@ from typing import Any
 from tests.support.venvs import installed
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "server" / "sources" / "mlflow.txt"
-_ALLOW_LOOPBACK = {"_MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true", "_MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https"}
-"""MLflow sends webhooks to public HTTPS addresses only, unless it is told so."""
+_SETTINGS = {
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",  # without these it sends webhooks to public HTTPS addresses only
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 class MlflowServer:
@@ -82,7 +86,7 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
         "--artifacts-destination",
         str(folder / "artifacts"),
     ]
-    environment = {**os.environ, **_ALLOW_LOOPBACK, "PATH": f"{Path(program()).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, **_SETTINGS, "PATH": f"{Path(program()).parent}:{os.environ['PATH']}"}
     with (folder / "mlflow.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
     try:
