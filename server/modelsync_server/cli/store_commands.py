@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelsync_protocol import release_record
 from modelsync_server.cli import documents, tables
 from modelsync_server.cli.inspect_command import inspect
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
@@ -92,9 +93,15 @@ def _tell_version(found: VersionDetails) -> None:
     typer.echo(f"  size       {tables.size(version.size)} bytes in {version.files} file(s), {found.chunks} chunks")
     if found.problem:
         typer.echo(f"  problem    {found.problem}")
-    if version.metadata:
+    said = dict(version.metadata)
+    if isinstance(source := said.get(release_record.SOURCE), Mapping):
+        del said[release_record.SOURCE]
+        typer.echo("\nfetched from")
+        for key, value in source.items():
+            typer.echo(f"  {tables.printable(key):<10} {_text(value)}")
+    if said:
         typer.echo("\nmetadata")
-        for key, value in version.metadata.items():
+        for key, value in said.items():
             typer.echo(f"  {tables.printable(key)}: {_text(value)}")
     typer.echo("")
     tables.show(
