@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -100,5 +101,5 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
                 time.sleep(0.5)
         yield MlflowServer(f"http://127.0.0.1:{port}", folder)
     finally:
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGKILL)  # asked politely, it may take half a minute
         process.wait(30)
