@@ -12,7 +12,10 @@ from typing import TypeAlias
 import pytest
 
 from modelsync_server.sources import fetching
-from tests.server.sources import test_azure_ml, test_git, test_hugging_face, test_oci
+from tests.server.sources import test_azure_ml as azure_tests
+from tests.server.sources import test_git as git_tests
+from tests.server.sources import test_hugging_face as hub_tests
+from tests.server.sources import test_oci as oci_tests
 from tests.server.sources.record_mlflow import FOLDER
 from tests.support.modelsync_command import Run, runner
 from tests.support.oci_registry import WEIGHT, artifact, descriptor
@@ -20,17 +23,16 @@ from tests.support.source_server import SourceServer
 
 Go: TypeAlias = Callable[[str, dict[str, str]], str]
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "integrations" / "sources.md"
-azure = test_azure_ml.server
+azure = azure_tests.server
 """The fixture: a workspace and its container."""
 
 
 def path_of(title: str) -> list[str]:
     """The lines of the first shell block below a heading."""
-    found = re.search(
-        rf"^###? {re.escape(title)}\n(?:.*\n)*?```sh\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert found is not None, title
-    return found[1].splitlines()
+    _, heading, below = PAGE.read_text().partition(f"# {title}\n")
+    block = below.partition("```sh\n")[2].partition("```")[0]
+    assert heading and block, title
+    return block.splitlines()
 
 
 @pytest.fixture
@@ -74,14 +76,14 @@ async def test_mlflow(go: Go, server: SourceServer) -> None:
 
 
 async def test_hugging_face(go: Go, server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    test_hugging_face.hub(server, {"model.onnx": test_hugging_face.MODEL})
+    hub_tests.hub(server, {"model.onnx": hub_tests.MODEL})
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     assert "small version 1" in await _in_thread(go, "Hugging Face", {})
 
 
 async def test_an_oci_registry(go: Go, server: SourceServer) -> None:
-    manifest = artifact([descriptor(f"{WEIGHT}.raw", test_oci.MODEL, path="model.onnx")])
-    test_oci.served(server, manifest, test_oci.MODEL)
+    manifest = artifact([descriptor(f"{WEIGHT}.raw", oci_tests.MODEL, path="model.onnx")])
+    oci_tests.served(server, manifest, oci_tests.MODEL)
     places = {"registry.example": f"127.0.0.1:{server.port}"}
     assert "packed version 1" in await _in_thread(go, "An OCI registry", places)
 
@@ -92,11 +94,12 @@ async def test_azure_ml(go: Go, azure: SourceServer) -> None:
 
 
 def test_git(go: Go, tmp_path: Path) -> None:
-    place = test_git.repository(tmp_path / "models.git", {"a/model.onnx": test_git.MODEL})
+    place = git_tests.repository(tmp_path / "models.git", {"a/model.onnx": git_tests.MODEL})
     places = {"https://git.example/acme/models.git": f"file://{place}"}
     assert "cloned version 1" in go("git and git-lfs", places)
 
 
 def test_every_kind_of_the_table_is_one_and_every_kind_is_in_it() -> None:
-    rows = re.findall(r"^\| [^|]+ \| `(\w+)[:+]", PAGE.read_text(), re.MULTILINE)
+    table = PAGE.read_text().partition("## Two minutes each")[0]
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)[:+]", table, re.MULTILINE)
     assert set(rows) == set(fetching._KINDS)
