@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(shop: Path, command: list[str | Path], **inputs: str) -> tuple[int, str]:
+def run(shop: Path, command: Sequence[str | Path], **inputs: str) -> tuple[int, str]:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("INPUT_", "GITHUB_", "AGENT_"))},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -58,7 +59,7 @@ def packed_keys(shop: Path) -> bytes:
 
 def test_the_action_publishes_and_says_so(shop: Path) -> None:
     needs("bash", "tar", "base64")
-    step = ["bash", ACTION / "publish.sh"]
+    step: list[str | Path] = ["bash", ACTION / "publish.sh"]
     keys = base64.b64encode(packed_keys(shop)).decode()
     given = {"store": str(shop / "store"), "model": "anomaly", "keys": keys}
     code, said = run(shop, step, source=str(MODEL), arguments="--meta\nnote=with a space\n", **given)
@@ -102,7 +103,7 @@ def test_the_task_publishes_and_sets_its_outputs(shop: Path) -> None:
     needs("node", "tar")
     (shop / "keys.tar").write_bytes(packed_keys(shop))
     given = {"store": str(shop / "store"), "model": "anomaly", "source": str(MODEL)}
-    step = ["node", TASK / "publish" / "index.js"]
+    step: list[str | Path] = ["node", TASK / "publish" / "index.js"]
     code, said = run(shop, step, keys=str(shop / "keys.tar"), **given)
     assert code == 0, said
     assert "##vso[task.setvariable variable=version;isOutput=true]1\n" in said

@@ -80,7 +80,7 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [program(), "server", "--port", str(port), "--workers", "1"]
+    command: list[str | Path] = [program(), "server", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
         f"sqlite:///{folder}/mlflow.db",

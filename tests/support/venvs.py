@@ -21,7 +21,14 @@ def installed(name: str, requirements: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / "complete").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-            command = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            command: list[str | Path] = [
+                place / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ]
             subprocess.run([*command, "--require-hashes", "--requirement", requirements], check=True)
             (place / "complete").touch()
     return place

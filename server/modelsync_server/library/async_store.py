@@ -85,7 +85,7 @@ class AsyncStore:
         from modelsync_server.provenance.provenance import Wanted
         from modelsync_server.publish.publisher import publish
 
-        async with self._artifact(name, source, file_name, metadata, progress) as (path, origin):
+        async with self._artifact(name, source, file_name, metadata, untrusted, progress) as (path, origin):
             return await publish(
                 self._objects(),
                 self.keys_folder,
@@ -216,6 +216,7 @@ class AsyncStore:
         source: str | Path | BinaryIO,
         file_name: str | None,
         metadata: Mapping[str, Any] | None,
+        untrusted: bool,
         progress: Progress,
     ) -> AsyncIterator[tuple[Path, Mapping[str, str] | None]]:
         """The path of what is to be published, and where it was fetched from."""
@@ -237,6 +238,9 @@ class AsyncStore:
         if isinstance(source, str):
             fetching.check_path(source)
         with as_path(source, file_name) as path:
+            if untrusted:  # git must not run where a stranger may have put its settings
+                yield path, None
+                return
             async with fetching.smudged(path, told) as found_too:
                 yield (path, None) if found_too is None else (found_too.path, found_too.document)
 

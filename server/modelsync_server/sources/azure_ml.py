@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -133,7 +133,10 @@ async def _blobs(account: str, container: str, path: str, scratch: Scratch) -> P
                 if blob.name == path or blob.name.startswith(f"{path}/"):
                     found[blob.name] = blob.size
                     scratch.announce(sum(found.values()), len(found))
+            folders = {str(parent) for blob_name in found for parent in PurePosixPath(blob_name).parents}
             for blob_name, size in found.items():
+                if size == 0 and blob_name in folders:
+                    continue  # how accounts with a hierarchical namespace list a folder
                 inside = blob_name.removeprefix(path).lstrip("/")
                 target = scratch.place(f"{name}/{inside}" if inside else name)
                 stream = await client.download_blob(blob_name)

@@ -45,7 +45,14 @@ class Place:
         elif at:
             repository = head
         parts = path.strip("/").split("/")
-        if not repository or (at and not _REVISION.fullmatch(revision)) or ".." in parts or ".git" in parts:
+        if (
+            not repository
+            or repository.startswith("-")
+            or path.startswith("-")
+            or (at and not _REVISION.fullmatch(revision))
+            or ".." in parts
+            or ".git" in parts
+        ):
             raise UsageError(f"{text!r:.160} names nothing in a repository: {form}.")
         return cls(f"{scheme}{slashes}{repository}", path.strip("/"), revision if at else "HEAD")
 

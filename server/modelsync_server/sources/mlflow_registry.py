@@ -31,6 +31,7 @@ _HINT = "set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACK
 _API = "api/2.0/mlflow"
 _ARTIFACTS = "api/2.0/mlflow-artifacts/artifacts"
 _MOST_HOPS = 4
+_MOST_NESTED = 64
 _REGISTRY, _TRACKING = "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI"
 
 
@@ -152,6 +153,8 @@ class MlflowModel:
     async def _list(self, client: Client, root: str, below: str, files: dict[str, int], folders: int = 0) -> int:
         """Fill `files` with sizes by path below `root`; returns how many folders were looked into so far."""
         assert self._http is not None
+        if below.count("/") > _MOST_NESTED:
+            raise FormatError(f"the model in MLflow has folders nested more than {_MOST_NESTED} deep.")
         if folders > caps.MAX_FILES:
             raise UsageError("the model in MLflow has more folders than a model may have files.")
         path = f"{root}/{below}".rstrip("/")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from modelsync_protocol.errors import UsageError
 from modelsync_server.sources import fetching
 from tests.support.mlflow_server import MlflowServer, mlflow_server
 from tests.support.source_server import Recorder
@@ -40,7 +41,7 @@ async def _record(server: MlflowServer, name: str, *addresses: str) -> None:
             try:
                 async with fetching.fetched(fetching.parse(address)):
                     pass
-            except fetching.UsageError as error:
+            except UsageError as error:
                 sys.stdout.write(f"{address}: {error}\n")
         recorder.write(FOLDER / f"{name}.json", "mlflow server 3.17.2, SQLite, artifacts through the server")
 

@@ -46,7 +46,13 @@ async def server(azurite_service: str, tmp_path: Path, monkeypatch: pytest.Monke
         SourceServer(table) as found,
     ):
         await blobs.create_container()
-        for name, data in (("model/model.onnx", b"m" * 5000), ("model/x/labels.txt", b"l"), ("model2/no", b"n")):
+        for name, data in (
+            ("model/model.onnx", b"m" * 5000),
+            ("model/x/labels.txt", b"l"),
+            ("model/x", b""),
+            ("model", b""),
+            ("model2/no", b"n"),
+        ):
             await blobs.upload_blob(f"LocalUpload/1/{name}", data)
         monkeypatch.setenv("AZURE_RESOURCE_MANAGER_URL", found.url)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError, UnreachableError, UsageError
+from modelsync_server import create_store, open_store
 from modelsync_server.sources import fetching, lfs
 from tests.support.source_server import Asked, Reply, SourceServer
 from tests.support.tools import needs
@@ -249,3 +250,16 @@ def test_names_of_a_hostile_tree_are_refused() -> None:
         from modelsync_server.sources.port import Scratch
 
         Scratch(Path("/nowhere")).place("files/x/../../y")
+
+
+async def test_git_does_not_run_in_a_strangers_upload(tmp_path: Path) -> None:
+    """Settings of a repository name commands: an upload with a repository in it would choose what runs here."""
+    needs("git")
+    create_store(tmp_path / "store", keys=tmp_path / "keys")
+    upload = repository(tmp_path / "upload", {"model.onnx": POINTER})
+    git(upload, "config", "credential.helper", f"!touch {tmp_path}/ran; false")
+    git(upload, "remote", "add", "origin", "http://127.0.0.1:1/x")
+    store = open_store(tmp_path / "store", keys=tmp_path / "keys")
+    release = await store.aio.publish("anomaly", upload / "model.onnx", untrusted=True)
+    assert release.size == len(POINTER) and not (tmp_path / "ran").exists()
+    assert release.metadata == {}

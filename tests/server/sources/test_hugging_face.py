@@ -208,7 +208,9 @@ async def test_names_that_lead_out_are_refused(server: SourceServer, path: str) 
     await refused("hf:acme/anomaly", FormatError)
 
 
-async def test_gigantic_listings_and_sizes_are_refused_before_anything_is_fetched(server: SourceServer) -> None:
+async def test_gigantic_listings_and_sizes_are_refused_before_anything_is_fetched(
+    server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = [{"rfilename": f"f{n}", "size": 1, "blobId": "0" * 40} for n in range(100_001)]
     huge = [{"rfilename": "f", "size": 1 << 50, "blobId": "0" * 40}]
     for siblings, word in ((many, "files"), (huge, "bytes")):
@@ -216,13 +218,14 @@ async def test_gigantic_listings_and_sizes_are_refused_before_anything_is_fetche
         server.table[f"/api/models/acme/anomaly/revision/{COMMIT}?blobs=true"] = Reply.document(listing)
         await refused("hf:acme/anomaly", UsageError, word)
     assert not [path for path in server.paths() if "resolve" in path]
-    server.fault = lambda asked, reply: Reply(b" " * (65 << 20)) if "blobs" in asked.path else None
+    monkeypatch.setattr("modelsync_server.sources.hugging_face._MOST_LISTING_BYTES", 1 << 20)
+    server.fault = lambda asked, reply: Reply(b" " * (2 << 20)) if "blobs" in asked.path else None
     await refused("hf:acme/anomaly", RefusedError, "answers with more than")
 
 
 async def test_nonsense_from_the_hub_is_one_sentence(server: SourceServer) -> None:
     for body in (b"", b"<html>", b"[]", b"{}", b'{"sha": 7}', b"[" * 100_000):
-        server.fault = lambda asked, reply, body=body: Reply(body)  # type: ignore[misc]
+        server.fault = lambda asked, reply, body=body: Reply(body)
         await refused("hf:acme/anomaly", UnreachableError)
     compressed = Reply(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
     server.fault = lambda asked, reply: compressed

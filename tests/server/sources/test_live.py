@@ -51,7 +51,13 @@ def files(path: Path) -> dict[str, bytes]:
 def test_the_command_publishes_what_an_alias_names(shop: Path, server: MlflowServer) -> None:
     for version in ("1", "2"):
         server.alias("anomaly", "champion", version)
-        command = [Path(sys.executable).with_name("modelsync"), "publish", shop / "store", "anomaly", ALIAS]
+        command: list[str | Path] = [
+            Path(sys.executable).with_name("modelsync"),
+            "publish",
+            shop / "store",
+            "anomaly",
+            ALIAS,
+        ]
         subprocess.run([*command, "--keys", shop / "keys", "--json"], check=True, capture_output=True)
     found = open_store(shop / "store").show("anomaly")
     assert {entry.path: entry.size for entry in found.entries} == {name: len(data) for name, data in NEWER.items()}
@@ -90,8 +96,16 @@ def beside_mlflow(shop: Path, *command: str | Path, plugin: bool = False) -> sub
     (shop / "extra").mkdir(exist_ok=True)
     (shop / "extra" / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(ours)!r})\n")
     if plugin and not (shop / "extra" / "modelsync_mlflow").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        project = ["--no-build-isolation", "--target", shop / "extra", ROOT / "deploy" / "mlflow"]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
+        project: list[str | Path] = ["--no-build-isolation", "--target", shop / "extra", ROOT / "deploy" / "mlflow"]
         subprocess.run([*pip, *project], check=True, capture_output=True)
     environment = {**os.environ, "PYTHONPATH": str(shop / "extra"), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.run(command, env=environment, cwd=shop, capture_output=True, text=True, check=False, timeout=300)

@@ -162,9 +162,22 @@ async def test_listings_that_lead_out_or_are_too_large_are_refused(server: Sourc
 
 async def test_folders_without_end_are_left(server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelsync_protocol.caps.MAX_FILES", 40)
+    many = Reply.document({"files": [{"path": f"d{number}", "is_dir": True} for number in range(50)]})
+    empty = Reply.document({"files": []})
+
+    def wide(asked: Asked, reply: Reply) -> Reply | None:
+        if "artifacts?path" not in asked.path:
+            return None
+        return empty if "/model/" in asked.path else many
+
+    server.fault = wide
+    await refused(ALIAS, UsageError, "folders")
+
+
+async def test_folders_within_folders_end_somewhere(server: SourceServer) -> None:
     deeper = Reply.document({"files": [{"path": "d", "is_dir": True}]})
     server.fault = lambda asked, reply: deeper if "artifacts?path" in asked.path else None
-    await refused(ALIAS, UsageError, "folders")
+    await refused(ALIAS, FormatError, "deep")
 
 
 async def test_an_artifact_that_breaks_off_comes_whole(server: SourceServer, pauses: list[float]) -> None:
@@ -321,23 +334,25 @@ async def test_a_real_webhook_of_mlflow_is_believed_and_others_are_not() -> None
         await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with aiohttp.ClientSession() as session:
 
-        async def post(data: bytes = body, runner: web.AppRunner = runners[0], **changed: str) -> int:
+        async def post(
+            data: bytes = body, runner: web.AppRunner = runners[0], changed: dict[str, str] | None = None
+        ) -> int:
             url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
-            async with session.post(url, data=data, headers={**headers, **changed}) as answer:
+            async with session.post(url, data=data, headers={**headers, **(changed or {})}) as answer:
                 return answer.status
 
         assert await post() == 200 and hints == ["look"]
         assert await post(runner=runners[1]) == 200 and hints == ["look"], "another alias is nothing to us"
         assert await post(body + b" ") == 401
-        assert await post(**{"X-MLflow-Signature": "v1,AAAA"}) == 401
-        assert await post(**{"X-MLflow-Signature": "\u00e9"}) == 401
-        assert await post(**{"X-MLflow-Timestamp": str(sent + 1)}) == 401
+        assert await post(changed={"X-MLflow-Signature": "v1,AAAA"}) == 401
+        assert await post(changed={"X-MLflow-Signature": "\u00e9"}) == 401
+        assert await post(changed={"X-MLflow-Timestamp": str(sent + 1)}) == 401
         now[0] = sent + 301.0
         assert await post() == 401, "an old delivery is no new one"
         now[0] = float(sent)
         for data, due in ((b"[]", 400), (b"x", 400), (b'{"entity":"prompt","action":"created","data":{}}', 200)):
             signed = signature(secret.encode(), headers["X-MLflow-Delivery-Id"], str(sent), data)
-            assert await post(data, **{"X-MLflow-Signature": signed}) == due
+            assert await post(data, changed={"X-MLflow-Signature": signed}) == due
     assert hints == ["look"]
     for runner in runners:
         await runner.cleanup()
