@@ -95,7 +95,7 @@ fuzz: setup
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release deploy/monitoring
+	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release deploy/monitoring deploy/mlflow
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
 	cd bench && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_bench
 	$(MAKE) --no-print-directory audit docs workflows
@@ -111,11 +111,12 @@ $(DOCS)/.installed: requirements/docs.txt
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	touch $@
 
-# GitHub's workflows: their form, and what an attacker could do with them. Neither asks the network.
+# GitHub's workflows and our action: their form, and what an attacker could do with them. Neither asks the network.
 workflows: $(TOOLS)/.installed
 	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
-	$(TOOLS)/bin/zizmor --quiet --offline .github
+	$(TOOLS)/bin/check-jsonschema --quiet --builtin-schema vendor.github-actions deploy/github-action/action.yml
+	$(TOOLS)/bin/zizmor --quiet --offline .github deploy/github-action
 
 $(TOOLS)/.installed: requirements/tools.txt
 	$(PYTHON) -m venv $(TOOLS)

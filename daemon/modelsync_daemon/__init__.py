@@ -19,11 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelsync_daemon.api import pull, status
+    from modelsync_daemon.hub_download import hf_hub_download, snapshot_download
     from modelsync_daemon.results import ModelStatus, Pulled, Status
 
-__all__ = ["ModelStatus", "Pulled", "Status", "pull", "status"]
+__all__ = ["ModelStatus", "Pulled", "Status", "hf_hub_download", "pull", "snapshot_download", "status"]
 
-_WHERE = {"pull": "api", "status": "api", "ModelStatus": "results", "Pulled": "results", "Status": "results"}
+_WHERE = {
+    "ModelStatus": "results",
+    "Pulled": "results",
+    "Status": "results",
+    "hf_hub_download": "hub_download",
+    "pull": "api",
+    "snapshot_download": "hub_download",
+    "status": "api",
+}
 
 
 def __getattr__(name: str) -> Any:

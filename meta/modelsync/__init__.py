@@ -10,19 +10,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelsync_daemon import pull, status
+    from modelsync_daemon import hf_hub_download, pull, snapshot_download, status
     from modelsync_inference import HotModel
     from modelsync_server import Release, Store, create_store, open_store
 
-__all__ = ["HotModel", "Release", "Store", "create_store", "open_store", "pull", "status"]
+__all__ = [
+    "HotModel",
+    "Release",
+    "Store",
+    "create_store",
+    "hf_hub_download",
+    "open_store",
+    "pull",
+    "snapshot_download",
+    "status",
+]
 
 _HOMES = {
     "HotModel": ("modelsync_inference", "inference"),
     "Release": ("modelsync_server", "publisher"),
     "Store": ("modelsync_server", "publisher"),
     "create_store": ("modelsync_server", "publisher"),
+    "hf_hub_download": ("modelsync_daemon", "device"),
     "open_store": ("modelsync_server", "publisher"),
     "pull": ("modelsync_daemon", "device"),
+    "snapshot_download": ("modelsync_daemon", "device"),
     "status": ("modelsync_daemon", "device"),
 }
 """Public name → (package that has it, extra that installs that package)."""

@@ -27,6 +27,9 @@ TEXT_KEYS = ("author", "commit", "run", "licence", "description")
 METRICS = "metrics"
 """The key whose value is an object of numbers or texts."""
 
+SOURCE = "source"
+"""The key under which a publisher that fetched a version from somewhere says from where (FORMAT.md §12.3)."""
+
 _DECIMAL = "decimal"
 _NUMBER = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,4})?")
 _MAX_DEPTH = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import modelsync_daemon
-from modelsync_daemon import pull, status
+from modelsync_daemon import hf_hub_download, pull, snapshot_download, status
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError, UsageError
 from modelsync_server import open_store
 from tests.support.scripted_origin import ScriptedOrigin
@@ -88,3 +88,33 @@ async def test_a_device_takes_versions_with_metadata_archived_ones_too_and_never
             assert (pulled.path / "m.bin").read_bytes() == b"%d" % version * 500
         asked = [exchange.path for exchange in origin.exchanges]
         assert any("m.archive" in path for path in asked) and not any("releases" in path for path in asked)
+
+
+async def test_what_hugging_face_users_call_brings_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = await Shop.open(tmp_path)
+    await shop.publish_bytes("anomaly", b"one" * 500)
+    await shop.publish_bytes("anomaly", b"two" * 500)
+    for name in ("ORIGIN", "DATA", "TRUST"):
+        monkeypatch.delenv(f"MODELSYNC_{name}", raising=False)
+    with pytest.raises(UsageError, match="MODELSYNC_DATA"):
+        snapshot_download("anomaly")
+    async with ScriptedOrigin(shop.path) as origin:
+        data = tmp_path / "data"
+        old = await asyncio.to_thread(
+            snapshot_download, "anomaly", revision="1", endpoint=origin.url, local_dir=data, trust=shop.trust
+        )
+        monkeypatch.setenv("MODELSYNC_ORIGIN", origin.url)
+        monkeypatch.setenv("MODELSYNC_DATA", str(data))
+        new = await asyncio.to_thread(hf_hub_download, "anomaly", "model.bin")
+        assert Path(new).read_bytes() == b"two" * 500
+        assert (Path(old) / "model.bin").read_bytes() == b"one" * 500, "who holds a path keeps what it named"
+        with pytest.raises(UsageError, match=r"it has model\.bin"):
+            await asyncio.to_thread(hf_hub_download, "anomaly", "config.json")
+    assert hf_hub_download("anomaly", "model.bin", local_files_only=True) == new, "nobody is asked"
+    for wrong in ({"revision": "main"}, {"revision": 1}, {"local_dir": str(tmp_path / "nowhere")}):
+        with pytest.raises(UsageError):
+            snapshot_download("anomaly", local_files_only=True, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        hf_hub_download("anomaly", "../../../etc/passwd", local_files_only=True)
+    with pytest.raises(UsageError, match="not a model name"):
+        snapshot_download("Org/Model")

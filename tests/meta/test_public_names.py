@@ -21,8 +21,10 @@ NAMES = {
     "Release": "modelsync_server",
     "Store": "modelsync_server",
     "create_store": "modelsync_server",
+    "hf_hub_download": "modelsync_daemon",
     "open_store": "modelsync_server",
     "pull": "modelsync_daemon",
+    "snapshot_download": "modelsync_daemon",
     "status": "modelsync_daemon",
 }
 """A name that leaves this list is a new major version."""

@@ -18,6 +18,7 @@ from modelsync_server.cli import (
     serve_command,
     store_commands,
     trigger_commands,
+    twin_commands,
     update_commands,
 )
 
@@ -32,6 +33,7 @@ for commands in (
     keys_commands,
     serve_command,
     hub_commands,
+    twin_commands,
     device_commands,
     rollout_commands,
     dashboard_command,

@@ -1,4 +1,4 @@
-"""`modelsync hub …` and `modelsync twin …`: starts the local hub, registers devices, reads and sets twins."""
+"""`modelsync hub …`: starts the local hub, registers devices; and how every command finds the hub that it is to ask."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_protocol.twin import check_model_names
 from modelsync_server.broker.address import is_broker
-from modelsync_server.cli import tables
-from modelsync_server.cli.options import JsonOption, print_json
 from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
@@ -40,8 +37,8 @@ from modelsync_server.hub.traffic import Traffic, parse_rates
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
 from modelsync_server.iothub.identity import Identity
-from modelsync_server.iothub.port import HubService, twins
-from modelsync_server.iothub.service_client import MethodResult, ServiceClient
+from modelsync_server.iothub.port import HubService
+from modelsync_server.iothub.service_client import ServiceClient
 
 SERVICE_VARIABLE = "MODELSYNC_SERVICE"
 STATE_VARIABLE = "MODELSYNC_HUB_STATE"
@@ -50,7 +47,6 @@ _FOLLOW_SECONDS = 0.2
 
 hub_app = typer.Typer(help="A local IoT hub for the demo, tests and sites without Azure.", no_args_is_help=False)
 device_app = typer.Typer(help="Devices and modules of the local hub.", no_args_is_help=True)
-twin_app = typer.Typer(help="Twins of any IoT hub, the local one or Azure's.", no_args_is_help=True)
 hub_app.add_typer(device_app, name="device")
 
 _T = TypeVar("_T")
@@ -69,9 +65,8 @@ ServiceOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add `hub` and `twin` to the main command."""
+    """Add `hub` to the main command."""
     app.add_typer(hub_app, name="hub")
-    app.add_typer(twin_app, name="twin")
 
 
 @hub_app.callback(invoke_without_command=True)
@@ -226,95 +221,6 @@ def messages(
             found = [item for item in found if device in (None, item.message.sender.device)]
 
 
-DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="Device id.")]
-
-
-@twin_app.command("get")
-def twin_get(
-    device: DeviceArgument, module: ModuleOption = None, service: ServiceOption = None, state: StateOption = None
-) -> None:
-    """Print the twin as JSON."""
-    _echo(ask_hub(service, state, lambda client: client.twin(device, module)))
-
-
-@twin_app.command("list")
-def twin_list(
-    where: Annotated[str | None, typer.Option(help="A condition of the query language: tags.ring = 'canary'.")] = None,
-    as_json: JsonOption = False,
-    service: ServiceOption = None,
-    state: StateOption = None,
-) -> None:
-    """List devices with what each reports of its models; --json prints a twin a line."""
-    found = ask_hub(service, state, lambda client: twins(client, where))
-    for twin in found if as_json else ():
-        print_json(twin)
-    if not as_json:
-        tables.show(("device", "connection", "models"), [tables.device(twin) for twin in found])
-
-
-@twin_app.command("set")
-def twin_set(
-    device: DeviceArgument,
-    patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the desired properties.")],
-    module: ModuleOption = None,
-    trace: Annotated[
-        str | None, typer.Option(metavar="TRACEPARENT", help="Of `publish --trace`: devices report their stages.")
-    ] = None,
-    service: ServiceOption = None,
-    state: StateOption = None,
-) -> None:
-    """Merge JSON into the desired properties (null deletes) and print the new twin."""
-    value = _json_argument(patch)
-    if not isinstance(value, dict):
-        raise UsageError('a merge patch is a JSON object, such as {"modelsync": {"models": {"anomaly": null}}}.')
-    check_model_names(value)
-    if trace is None:
-        _echo(ask_hub(service, state, lambda client: client.set_desired(device, value, module)))
-        return
-    from modelsync_server.tracing import traced
-
-    work = traced.begin("twin set", trace)
-    asked = traced.asking(value, work.parent)
-    found = ask_hub(service, state, lambda client: client.set_desired(device, asked, module))
-    work.end({"modelsync.device": device})
-    _echo(found)
-
-
-@twin_app.command("tag")
-def twin_tag(
-    device: DeviceArgument,
-    patch: Annotated[str, typer.Argument(metavar="JSON|@FILE", help="Merge patch on the tags.")],
-    module: ModuleOption = None,
-    service: ServiceOption = None,
-    state: StateOption = None,
-) -> None:
-    """Merge JSON into the tags (null deletes), by which rollouts choose, and print the new twin."""
-    value = _json_argument(patch)
-    if not isinstance(value, dict):
-        raise UsageError('a merge patch is a JSON object, such as {"ring": "canary"}.')
-    _echo(ask_hub(service, state, lambda client: client.update_twin(device, {"tags": value}, module)))
-
-
-@twin_app.command("invoke")
-def twin_invoke(
-    device: DeviceArgument,
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="Name of the direct method.")],
-    payload: Annotated[str | None, typer.Argument(metavar="[JSON|@FILE]", help="Its argument.")] = None,
-    module: ModuleOption = None,
-    service: ServiceOption = None,
-    state: StateOption = None,
-    timeout: Annotated[int, typer.Option(min=5, max=300, help="Seconds to wait for the answer.")] = 30,
-) -> None:
-    """Call a direct method of a connected device and print {"status","payload"}."""
-    value = None if payload is None else _json_argument(payload)
-
-    async def call(client: HubService) -> MethodResult:
-        return await client.invoke(device, method, value, module, response_seconds=timeout)
-
-    answer = ask_hub(service, state, call)
-    _echo({"status": answer.status, "payload": answer.payload})
-
-
 def ask_hub(service: str | None, state: Path | None, ask: Callable[[HubService], Awaitable[_T]]) -> _T:
     """Connect to the hub that the options name, and return what `ask` does there."""
 
@@ -389,19 +295,3 @@ def _write_environment(socket: Path, environment: dict[str, str]) -> None:
         socket.with_name(socket.name + ".env").write_text(text)
     except OSError as error:
         raise LocalError(f"{socket}.env can't be written: {error.strerror or error}.") from error
-
-
-def _json_argument(text: str) -> Any:
-    if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{text[1:]} can't be read: {error}.") from error
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"this is not JSON ({error}); quote it for the shell, or use @FILE.") from error
-
-
-def _echo(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

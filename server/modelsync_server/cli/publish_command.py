@@ -30,7 +30,14 @@ def register(app: typer.Typer) -> None:
 def publish(
     store: StoreArgument,
     name: NameArgument,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A model file, a directory, or - for standard input.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A model file, a directory, - for standard input, or where it is kept: mlflow:models:/NAME@ALIAS, "
+            "hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…",
+        ),
+    ],
     version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,
     probe: Annotated[Path | None, typer.Option(help="Recorded inputs and outputs that a device checks.")] = None,
     bases: Annotated[str, typer.Option(help="More versions to make updates from: 3,4,…")] = "",
@@ -95,7 +102,7 @@ def publish(
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a model file or directory as a new version."""
+    """Publish a model file or directory, or what a registry keeps, as a new version."""
     from modelsync_protocol.errors import UsageError
     from modelsync_server.cli.progress import Bar
     from modelsync_server.publish.publisher import DEFAULT_BASES
@@ -103,6 +110,9 @@ def publish(
 
     if path == _STDIN and file_name is None:
         raise UsageError("standard input has no name: say with --file-name model.onnx how the file is called.")
+    kept = path != _STDIN and _kept_elsewhere(path)
+    if kept and git:
+        raise UsageError("--git is for a path in a repository: of a source its own revision is signed.")
     said = _metadata(path, metadata, meta or [], author, commit, git)
     traced = traced_work.begin(f"publish {name}") if trace else None
     if traced is not None:
@@ -112,7 +122,7 @@ def publish(
     with Bar() as bar:
         result = opened.publish(
             name,
-            sys.stdin.buffer if path == _STDIN else Path(path),
+            sys.stdin.buffer if path == _STDIN else path if kept else Path(path),
             version=version,
             probe=probe,
             bases=[*_versions(bases), *(held.versions if held else ())],
@@ -151,6 +161,16 @@ def publish(
             typer.echo("  nothing to explain: no update object is what a device would fetch.")
         elif explain and explained is not None:
             update_commands.tell(explained, every=False)
+
+
+def _kept_elsewhere(path: str) -> bool:
+    """Whether PATH is a source's address; UsageError if it is neither that nor a path."""
+    from modelsync_server.sources import fetching
+
+    if not fetching.is_source(path):
+        fetching.check_path(path)
+        return False
+    return True
 
 
 def _tell(result: Release) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelsync_protocol import release_record
 from modelsync_server.cli import documents, tables
-from modelsync_server.cli.inspect_command import inspect
 from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
     from modelsync_server import Difference, TensorChange, Version, VersionDetails
 
+REFUSED = 3
 _MOST_TENSORS = 40
 """Tensors that `diff` shows to a person without --all."""
 
@@ -24,6 +26,35 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     for command in (inspect, list_, show, diff, price, verify, sbom, doctor):
         app.command(command.__name__.rstrip("_"))(command)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model file or a directory.")],
+    forbid_code: Annotated[bool, typer.Option("--forbid-code", help="Exit 3 for what executes code, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what a model is, refers to and would execute; exit 3 if it leads out of itself."""
+    from modelsync_server.publish.closed import inspect as run
+
+    found = run(path)
+    if as_json:
+        parts = {name: getattr(found, name) for name in ("refers", "outside", "code", "unreadable")}
+        document = {name: [item.document() for item in items] for name, items in parts.items()}
+        typer.echo(json.dumps({"closed": not found.outside, "formats": found.formats, **document}))
+    else:
+        for name, kind in sorted(found.formats.items()):
+            typer.echo(f"{name}: {kind}")
+        for title, items in (
+            ("refers to", found.refers),
+            ("would execute", found.code),
+            ("can't be read", found.unreadable),
+            ("LEADS OUT", found.outside),
+        ):
+            for item in items:
+                typer.echo(f"  {title}: {item}")
+        typer.echo("Closed." if not found.outside else "Not closed: publishing it will be refused.")
+    if found.outside or (forbid_code and found.code):
+        sys.exit(REFUSED)
 
 
 def list_(store: StoreArgument, as_json: JsonOption = False) -> None:
@@ -98,9 +129,15 @@ def _tell_version(found: VersionDetails) -> None:
         typer.echo(f"  problem    {found.problem}")
     if found.requires:
         typer.echo(f"  requires   {tables.needs(found.requires)}")
-    if version.metadata:
+    said = dict(version.metadata)
+    if isinstance(source := said.get(release_record.SOURCE), Mapping):
+        del said[release_record.SOURCE]
+        typer.echo("\nfetched from")
+        for key, value in source.items():
+            typer.echo(f"  {tables.printable(key):<10} {_text(value)}")
+    if said:
         typer.echo("\nmetadata")
-        for key, value in version.metadata.items():
+        for key, value in said.items():
             typer.echo(f"  {tables.printable(key)}: {_text(value)}")
     typer.echo("")
     tables.show(

@@ -1,4 +1,4 @@
-"""`modelsync watch` and `modelsync webhook`: publish what appears in a folder or a container. Presentation only."""
+"""`modelsync watch` and `modelsync webhook`: publish what appears or moves. Presentation only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modelsync_server.cli.options import KeysOption, StoreArgument, open_store
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from modelsync_server.publish.publisher import Release
+    from modelsync_server.sources.port import Resolved
 
 
 def register(app: typer.Typer) -> None:
@@ -23,12 +30,55 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    store: StoreArgument,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with NAME.onnx, NAME/, NAME.probe.json.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE|SOURCE", help="The store; or what is watched, such as mlflow:models:/NAME@ALIAS."
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="DIR|STORE", help="Folder with NAME.onnx, NAME/, NAME.probe.json; or the store.")
+    ],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="With a source: the model that it is published as.")
+    ] = None,
     keys: KeysOption = None,
-    settle: Annotated[float, typer.Option(min=0.1, help="Seconds that files must stand still.")] = 2.0,
+    settle: Annotated[float, typer.Option(min=0.1, help="Of a folder: seconds that files must stand still.")] = 2.0,
+    every: Annotated[float, typer.Option(min=1, help="Of a source: seconds between two looks.")] = 60.0,
+    webhook_secret: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Of an MLflow alias: listen for its webhooks too; the secret they are signed by."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="With --webhook-secret: address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --webhook-secret; 0: any free one.")] = 0,
+    memory: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a source: where it is remembered what was published.")
+    ] = None,
 ) -> None:
-    """Publish each model that appears or changes in a folder; prints one JSON line a version, until SIGTERM."""
+    """Publish each model that appears or changes in a folder, or what a registry's name means whenever it moves.
+
+    `watch STORE DIR`, or `watch SOURCE STORE NAME`. Prints one JSON line a version, until SIGTERM.
+    """
+    from modelsync_protocol.errors import UsageError
+    from modelsync_server.sources import fetching
+
+    if fetching.is_source(first):
+        if name is None:
+            raise UsageError("a source is published as some model: give STORE and NAME after it.")
+        _watch_source(first, second, name, keys, every, webhook_secret, (host, port), memory)
+    elif name is not None:
+        raise UsageError(
+            f"{first!r:.120} is no source: use STORE DIR, or SOURCE STORE NAME with a source such as hf:ORG/REPO."
+        )
+    elif webhook_secret is not None or memory is not None:
+        raise UsageError("--webhook-secret and --memory are for a source, not for a folder.")
+    else:
+        _watch_folder(first, Path(second), keys, settle)
+
+
+def _watch_folder(store: str, folder: Path, keys: str | None, settle: float) -> None:
     from modelsync_server.triggers.folder_watch import watch as run
 
     opened = open_store(store, keys).aio
@@ -37,13 +87,55 @@ def watch(
         result = await opened.publish(name, path, probe=probe, untrusted=True)
         if result.fresh:
             line = {"name": result.name, "version": result.version, "manifest": result.digest}
-            typer.echo(json.dumps({**line, "install_bytes": result.install_bytes}))
-            sys.stdout.flush()
+            _tell({**line, "install_bytes": result.install_bytes})
 
-    def complain(text: str) -> None:
-        typer.echo(f"modelsync: {text}", err=True)
+    _until_signal(lambda stop: run(folder, one, _complain, stop, settle_seconds=settle))
 
-    _until_signal(lambda stop: run(folder, one, complain, stop, settle_seconds=settle))
+
+def _watch_source(
+    uri: str,
+    store: str,
+    name: str,
+    keys: str | None,
+    every: float,
+    secret: Path | None,
+    address: tuple[str, int],
+    memory: Path | None,
+) -> None:
+    from modelsync_protocol import names
+    from modelsync_protocol.errors import UsageError
+    from modelsync_server.sources import fetching
+    from modelsync_server.sources.mlflow_registry import MlflowModel
+    from modelsync_server.store import open_store as open_objects
+    from modelsync_server.triggers.mlflow_webhook import PATH, MlflowWebhook
+    from modelsync_server.triggers.service_keys import check_service_keys
+    from modelsync_server.triggers.source_watch import SourceWatch, memory_file
+    from modelsync_server.trust import Repository
+
+    source, objects = fetching.parse(uri), open_objects(store)
+    kept = memory or memory_file(objects.url, names.check_model_name(name), source.uri)
+    alias = source.watched if isinstance(source, MlflowModel) else None
+    if secret is not None and alias is None:
+        raise UsageError("--webhook-secret is for an alias in MLflow, such as mlflow:models:/anomaly@champion.")
+
+    def told(made: Release, resolved: Resolved) -> None:
+        line = {"name": made.name, "version": made.version, "manifest": made.digest}
+        _tell({**line, "install_bytes": made.install_bytes, "source": resolved.revision})
+
+    async def run(stop: asyncio.Event) -> None:
+        hint = asyncio.Event()
+        watch = SourceWatch(source, objects, keys, name, told, _complain, kept)
+        if secret is None or alias is None:
+            await Repository.open(objects, keys)  # keys that are missing are told at once
+            await watch.run(stop, hint, every)
+            return
+        hook = MlflowWebhook(_read_secret(secret), *alias, hint.set)
+        await check_service_keys(objects, keys, [name])
+        async with _listening(hook.application(), *address) as url:
+            _tell({"url": f"{url}{PATH}"})
+            await watch.run(stop, hint, every)
+
+    _until_signal(run)
 
 
 def webhook(
@@ -73,19 +165,14 @@ def webhook(
 
     Put a TLS proxy before it: Event Grid delivers over HTTPS only.
     """
-    from aiohttp import web
-
-    from modelsync_protocol.errors import LocalError, UsageError
+    from modelsync_protocol.errors import UsageError
     from modelsync_server.signin.tokens import Issuer
     from modelsync_server.store import open_store as open_objects
     from modelsync_server.store.azure_account import BlobAddress
     from modelsync_server.triggers.webhook import EVENT_GRID, PATH, Senders, Webhook
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="modelsync: %(message)s")
-    try:
-        key = key_file.read_text().strip() if key_file is not None else None
-    except (OSError, UnicodeDecodeError):
-        raise UsageError(f"{key_file} can't be read: write the webhook's key into it.") from None
+    key = _read_secret(key_file) if key_file is not None else None
     senders = Senders(
         key,
         Issuer(token_issuer) if token_issuer is not None else None,
@@ -97,26 +184,51 @@ def webhook(
             raise UsageError("give --memory, a file in which the webhook keeps what it has dealt with.")
         memory = key_file.absolute().with_name(key_file.name + ".dealt-with.json")
 
-    def tell(line: dict[str, object]) -> None:
-        typer.echo(json.dumps(line))
-        sys.stdout.flush()
-
     async def run(stop: asyncio.Event) -> None:
-        hook = Webhook(open_objects(store), keys, BlobAddress.parse(uploads), model, senders, tell, memory)
+        hook = Webhook(open_objects(store), keys, BlobAddress.parse(uploads), model, senders, _tell, memory)
         await hook.check_keys()
-        runner = web.AppRunner(hook.application(), access_log=None, shutdown_timeout=3.0)
-        await runner.setup()
-        try:
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as error:
-                raise LocalError(f"can't listen on {host}:{port} ({error.strerror}): choose another --port.") from error
-            tell({"url": f"http://{host}:{runner.addresses[0][1]}{PATH}"})
+        async with _listening(hook.application(), host, port) as url:
+            _tell({"url": f"{url}{PATH}"})
             await stop.wait()
-        finally:
-            await runner.cleanup()
 
     _until_signal(run)
+
+
+@asynccontextmanager
+async def _listening(application: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Serve an application; yields its address. LocalError if the port is taken."""
+    from aiohttp import web
+
+    from modelsync_protocol.errors import LocalError
+
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=3.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise LocalError(f"can't listen on {host}:{port} ({error.strerror}): choose another --port.") from error
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def _read_secret(file: Path) -> str:
+    from modelsync_protocol.errors import UsageError
+
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(f"{file} can't be read: write the webhook's key into it.") from None
+
+
+def _tell(line: dict[str, object]) -> None:
+    typer.echo(json.dumps(line))
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    typer.echo(f"modelsync: {text}", err=True)
 
 
 def _until_signal(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modelsync_protocol import findings
+from modelsync_protocol import findings, names
+from modelsync_protocol.errors import UsageError
 from modelsync_protocol.findings import Finding
 from modelsync_protocol.requirements import terms
 from modelsync_server.library.source import as_path
@@ -86,7 +88,7 @@ class AsyncStore:
         from modelsync_server.provenance.provenance import Wanted
         from modelsync_server.publish.publisher import publish
 
-        with as_path(source, file_name) as path:
+        async with self._artifact(name, source, file_name, metadata, untrusted, progress) as (path, origin):
             return await publish(
                 self._objects(),
                 self.keys_folder,
@@ -97,11 +99,12 @@ class AsyncStore:
                 bases=bases,
                 last=last,
                 metadata=metadata,
-                untrusted=untrusted,
+                untrusted=untrusted or origin is not None,
                 adapter=None if adapter is None else Path(adapter),
                 provenance=Wanted.of(provenance, require_provenance),
                 requires=terms.from_words(requires) if requires else None,
                 derive=derive_requires,
+                source=origin,
                 progress=progress,
             )
 
@@ -210,6 +213,41 @@ class AsyncStore:
         from modelsync_server.trust import rotation
 
         return tuple(await rotation.revoke(await self._repository(), keyid))
+
+    @contextlib.asynccontextmanager
+    async def _artifact(
+        self,
+        name: str,
+        source: str | Path | BinaryIO,
+        file_name: str | None,
+        metadata: Mapping[str, Any] | None,
+        untrusted: bool,
+        progress: Progress,
+    ) -> AsyncIterator[tuple[Path, Mapping[str, str] | None]]:
+        """The path of what is to be published, and where it was fetched from."""
+        from modelsync_server.publish.publisher import check_metadata
+        from modelsync_server.sources import fetching
+
+        def told(done: int, total: int) -> None:
+            progress("fetching", done, total)
+
+        if isinstance(source, str) and fetching.is_source(source):
+            if file_name is not None:
+                raise UsageError("a file name is for bytes from a stream: a source has names of its own.")
+            names.check_model_name(name)
+            check_metadata(metadata, {})
+            await self._repository()  # keys that are missing are told before anything is fetched
+            async with fetching.fetched(fetching.parse(source), told=told) as found:
+                yield found.path, found.document
+            return
+        if isinstance(source, str):
+            fetching.check_path(source)
+        with as_path(source, file_name) as path:
+            if untrusted:  # git must not run where a stranger may have put its settings
+                yield path, None
+                return
+            async with fetching.smudged(path, told) as found_too:
+                yield (path, None) if found_too is None else (found_too.path, found_too.document)
 
     def _objects(self) -> ObjectStore:
         """A back end of its own for each call: one that is bound to an event loop must not outlive it."""

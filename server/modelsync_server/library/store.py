@@ -97,7 +97,12 @@ class Store:
         derive_requires: bool = True,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
-        """Publish a file, a directory or an open binary file as a new version of the model `name`.
+        """Publish a file, a directory, an open binary file or what a source keeps as a new version of `name`.
+
+        A source is an address: `mlflow:models:/NAME@ALIAS`, `hf:ORG/REPO@REV`, `azureml:NAME:VERSION`, `dvc:PATH@REV`,
+        `oci:REGISTRY/REPOSITORY:TAG`, `git+https://HOST/REPOSITORY//PATH@REV` (docs/integrations/sources.md). It is
+        fetched with the credentials of its own tools, read first as an `untrusted` one, and what it meant is signed
+        under `source`.
 
         The same bytes as the newest version are no new version (`fresh` is False then). `version`: default the last
         + 1. `probe`: a file of recorded inputs and outputs that devices check. `bases`: versions to make updates from
@@ -111,7 +116,7 @@ class Store:
         them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
         was found is signed with the version. `requires`: what it requires of a device, as `KEY=VALUE` or `KEY>=VALUE`,
         beside what the model itself says, or instead of it; without `derive_requires` the model is not asked.
-        `source` is copied first and may change afterwards; an open file is read to its end.
+        A path is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
         """

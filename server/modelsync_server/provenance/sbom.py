@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from modelsync_protocol.errors import UsageError
-from modelsync_protocol.release_record import METRICS
+from modelsync_protocol.release_record import METRICS, SOURCE
 
 _SPECIFICATION = "1.6"
 _NAMESPACE = uuid.UUID("7a0c4a7c-5d1f-5b59-9e57-0f6f1a0c4b1e")
@@ -60,6 +60,8 @@ def bill(
     said |= {key: str(metadata[key]) for key in _TOLD if key in metadata}
     for number, each in enumerate(metadata.get("provenance", ())):
         said |= {f"provenance.{number}.{key}": str(value) for key, value in dict(each).items()}
+    if isinstance(source := metadata.get(SOURCE), Mapping):
+        said |= {f"source.{key}": str(value) for key, value in source.items()}
     model = Component(
         name=name,
         version=str(version),

@@ -109,6 +109,7 @@ async def publish(
     provenance: Wanted | None = None,
     requires: Mapping[str, str] | None = None,
     derive: bool = True,
+    source: Mapping[str, str] | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
@@ -118,14 +119,14 @@ async def publish(
     so a confined process reads it first, within bounds. `adapter`: the file of what was merged into the last
     version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
     version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
-    `derive` the model is not asked. Raises UsageError for input that can't be published,
-    RefusedError for a version that exists with other bytes or keys that are missing.
+    `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version.
+    Raises UsageError for input that can't be published, RefusedError for a version that exists with other bytes or keys
+    that are missing.
     """
     names.check_model_name(name)
     if version is not None:
         names.check_version(version)
-    if metadata is not None:
-        release_record.encode(ReleaseRecord(now(), metadata))  # wrong ones are refused before any work
+    check_metadata(metadata, source)
 
     async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
         return await price.offers_section(store, versions) if model == name else None
@@ -151,9 +152,10 @@ async def publish(
                 store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress
             )
             record = None
-            if metadata is not None:
+            said = _with_source(metadata, source, fresh or number not in catalogue.models[name].releases)
+            if said is not None:
                 since = await _since(store, catalogue, name, number) if not fresh else None
-                record = await write_record(store, metadata, since or now())
+                record = await write_record(store, said, since or now())
             needs = None
             if fresh or requires is not None or not derive:  # else it stands as it was said
                 read = requirements_of(artifact.manifest, artifact.stream) if derive else {}
@@ -169,6 +171,25 @@ async def publish(
             made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
             return replace(made, code=code)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
+
+
+def check_metadata(metadata: Mapping[str, Any] | None, source: Mapping[str, str] | None) -> None:
+    """UsageError for metadata that can't be signed, so that it is refused before any work."""
+    if metadata is not None and source is not None and release_record.SOURCE in metadata:
+        raise UsageError(
+            f"the metadata's key {release_record.SOURCE!r} says where it was fetched from: call yours something else."
+        )
+    if metadata is not None:
+        release_record.encode(ReleaseRecord(now(), metadata))
+
+
+def _with_source(
+    metadata: Mapping[str, Any] | None, source: Mapping[str, str] | None, new: bool
+) -> Mapping[str, Any] | None:
+    """Metadata to be signed. The same bytes from elsewhere don't replace what is signed unless something is said."""
+    if source is None or (metadata is None and not new):
+        return metadata
+    return {**(metadata or {}), release_record.SOURCE: dict(source)}
 
 
 def update_prices(

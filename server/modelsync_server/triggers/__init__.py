@@ -1,4 +1,4 @@
-"""Publishes what appears somewhere: in a folder, or in an upload container.
+"""Publishes what appears somewhere: in a folder, in an upload container, or behind a registry's name that moves.
 
-May import publish, store and trust. It never sets a desired version.
+May import publish, sources, store and trust. It never sets a desired version.
 """

@@ -85,7 +85,7 @@ async def watch(
                         done[name] = found.fingerprint
                     else:
                         seen[name] = (found.fingerprint, loop.time() + again)
-            await _wait(hint, stop, settle_seconds / 2 if waiting else rescan_seconds, patient=waiting)
+            await wait(hint, stop, settle_seconds / 2 if waiting else rescan_seconds, patient=waiting)
 
 
 async def _publish(name: str, found: Found, publish: Publish, complain: Callable[[str], None]) -> float | None:
@@ -100,7 +100,7 @@ async def _publish(name: str, found: Found, publish: Publish, complain: Callable
     return None
 
 
-async def _wait(hint: asyncio.Event, stop: asyncio.Event, seconds: float, *, patient: bool) -> None:
+async def wait(hint: asyncio.Event, stop: asyncio.Event, seconds: float, *, patient: bool) -> None:
     """Until a hint or `stop`, at most `seconds`; `patient`: hints don't shorten it, since files come in many writes."""
     events = [stop.wait()] if patient else [stop.wait(), hint.wait()]
     tasks = [asyncio.ensure_future(event) for event in events]

@@ -30,8 +30,8 @@ from modelsync_server.publish.publisher import publish
 from modelsync_server.signin.tokens import Issuer
 from modelsync_server.store import Store, durable
 from modelsync_server.store.azure_account import BlobAddress, container_client
-from modelsync_server.trust import Repository, read_catalogue
-from modelsync_server.trust.keys import OFFLINE
+from modelsync_server.triggers.service_keys import check_service_keys
+from modelsync_server.trust import read_catalogue
 
 PATH = "/api/events"
 KEY_HEADER = "X-Modelsync-Key"
@@ -121,16 +121,7 @@ class Webhook:
 
     async def check_keys(self) -> None:
         """Refuse to run with keys that this service must not have: RefusedError."""
-        repository = await Repository.open(self._store, self._keys)
-        offline = [role for role in OFFLINE if repository.keys.signers(repository.keys.keys_of(role))]
-        if offline:
-            raise RefusedError(
-                f"the key folder can sign as {' and '.join(offline)}, which a service on the network must not: "
-                "give it a folder without offline/."
-            )
-        catalogue = await repository.catalogue()
-        for name in sorted(self._models - set(catalogue.models)):
-            raise UsageError(f"{name} has no version yet: publish its first one by hand, with the offline keys.")
+        await check_service_keys(self._store, self._keys, self._models)
 
     def application(self) -> web.Application:
         """The HTTP side: POST /api/events, and GET /healthz."""
