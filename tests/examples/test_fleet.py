@@ -67,6 +67,7 @@ def check(out: Path, sizes: Iterable[int]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_nine_devices_and_it_stays_until_it_is_told_to_end(tmp_path: Path) -> None:
     async with running(tmp_path, "--small", "--keep") as process:
