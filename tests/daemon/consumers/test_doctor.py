@@ -52,7 +52,7 @@ async def test_what_is_there_is_good_and_is_asked_nothing(tmp_path: Path) -> Non
 
 def test_wrong_settings_are_a_problem_with_the_code_that_a_start_ends_with(tmp_path: Path) -> None:
     [found] = look(tmp_path, "[models.m.activate]\ncommand = []")
-    assert found.level.value == "problem" and found.exit_code == 2 and "[models.m.activate].command" in found.text
+    assert found.level.value == "problem" and found.code == 2 and "[models.m.activate].command" in found.text
 
 
 def test_nothing_is_said_where_nobody_is_told(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class World:
         """The settings that tell it by `kind`."""
         url = f"http://127.0.0.1:{self.port}"
         reload = f"import urllib.request as r; r.urlopen(r.Request('{url}/reload', b'x'), timeout=20)"
-        how = {
+        ways: dict[str, dict[str, Any]] = {
             "http": {"http": {"url": f"{url}/reload"}},
             "command": {
                 "command": [sys.executable, "-c", reload],
@@ -90,9 +90,9 @@ class World:
                 "read": [sys.base_prefix, sys.prefix],
             },
             "signal": {"signal": {"signal": "HUP", "pidfile": str(self.root / "app.pid")}},
-        }[kind]
+        }
         ready = {"http": {"url": f"{url}/version", "expect": {"version": "{version}"}}, "seconds": 1, "every": 0.05}
-        table = {"activate": {**how, "seconds": 1.5 if kind == "command" else 1, "ready": ready, **more}}
+        table = {"activate": {**ways[kind], "seconds": 1.5 if kind == "command" else 1, "ready": ready, **more}}
         return configured.read({NAME: table}, {}, Path("/"))
 
 

@@ -1,10 +1,11 @@
-"""Units, signals and the bus: what systemd's programs are asked, and what their answers mean. Stand-ins for them on PATH.
+"""Units, signals and the bus: what systemd's programs are asked, and what their answers mean.
 
-tests/systemd goes the way with the real ones.
+Those programs are stand-ins here; tests/systemd restarts a real unit.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -134,11 +135,12 @@ def test_a_pidfile_names_one_living_process(tmp_path: Path) -> None:
 async def test_a_signal_by_pidfile(tmp_path: Path) -> None:
     code = "import signal\nprint('up', flush=True)\nsignal.sigwait({signal.SIGHUP})\nprint('hup', flush=True)"
     blocked = f"import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n{code}"
-    with subprocess.Popen([sys.executable, "-c", blocked], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "up\n"
-        (tmp_path / "pid").write_text(str(process.pid))
-        await SignalAction(signal.SIGHUP, pidfile=tmp_path / "pid").perform({}, 5)
-        assert process.stdout.readline() == "hup\n"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", blocked, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None and await process.stdout.readline() == b"up\n"
+    (tmp_path / "pid").write_text(str(process.pid))
+    await SignalAction(signal.SIGHUP, pidfile=tmp_path / "pid").perform({}, 5)
+    assert await process.stdout.readline() == b"hup\n"
+    await process.wait()
 
 
 async def test_a_socket_that_nobody_listens_at(tmp_path: Path, unused_tcp_port: int) -> None:
