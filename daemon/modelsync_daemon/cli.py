@@ -190,7 +190,8 @@ def _status(options: argparse.Namespace) -> None:
         wanted = "" if model["desired"] in (None, model["version"]) else f", desired {model['desired']}"
         hold = ", held" if model["hold"] else ""
         error = f": {model['error']['text']}" if model["error"] else ""
-        _print(f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}")
+        told = f", application {told['result']}" if (told := model.get("consumer")) else ""
+        _print(f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{told}{error}")
     daemon, day = document["daemon"], document["ledger"]["day"]
     running = f"running (pid {daemon['pid']})" if daemon["pid"] else "not running"
     hub = ", connected" if daemon["connected"] else ""
