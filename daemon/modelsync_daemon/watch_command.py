@@ -24,7 +24,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         wanted = "" if model["desired"] in (None, model["version"]) else f", desired {model['desired']}"
         hold = ", held" if model["hold"] else ""
         error = f": {model['error']['text']}" if model["error"] else ""
-        yield f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{error}"
+        told = f", application {told['result']}" if (told := model.get("consumer")) else ""
+        yield f"{name} {model['version'] or '-'} {model['state']} since {model['since']}{wanted}{hold}{told}{error}"
     if "network" in document:
         network = document["network"]
         rule = f"network rule {network['rule']}" if network["rule"] else "no network rule"

@@ -81,6 +81,11 @@ def test_the_resident_process_knows_no_format_of_what_the_origin_sends() -> None
     assert ours <= {"canonical", "caps", "errors", "names", "near_names", "twin"}
 
 
+def test_nothing_of_applications_is_imported_where_none_is_told() -> None:
+    """Their room is awake only where the settings name one (tests/daemon/consumers imports it)."""
+    assert not [name for name in _resident_modules() if name.startswith("modelsync_daemon.consumers")]
+
+
 def test_the_time_of_the_imports_is_recorded() -> None:
     """It is told, not asserted: a busy machine takes longer."""
     code = "import modelsync_daemon.cli, modelsync_daemon.service, modelsync_daemon.control.azure"

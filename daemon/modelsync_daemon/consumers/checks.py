@@ -67,7 +67,7 @@ class SocketCheck:
                     host, _, port = self.address.rpartition(":")
                     _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         except TimeoutError:
-            raise NotServing(f"{self.address} took no connection within {seconds:g} s.") from None
+            raise NotServing(f"{self.address} took no connection within {seconds:.3g} s.") from None
         except OSError as error:
             raise NotServing(f"{self.address} takes no connection: {error.strerror or error}.") from error
         writer.close()

@@ -47,7 +47,7 @@ class HttpRequest:
             async with asyncio.timeout(seconds):
                 status, answer = await self._ask(values)
         except TimeoutError:
-            raise NotServing(f"{self.shown} was not answered within {seconds:g} s.") from None
+            raise NotServing(f"{self.shown} was not answered within {seconds:.3g} s.") from None
         except aiohttp.ClientConnectorError as error:
             raise NotThere(f"{self.shown} failed: {error.strerror or error}.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

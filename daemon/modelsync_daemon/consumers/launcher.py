@@ -27,7 +27,7 @@ _KEPT_OUTPUT = 4096
 """Bytes of what the program wrote last that are handed back."""
 
 _LOOK_SECONDS = 0.1
-_END_SECONDS = 5.0
+_END_SECONDS = 30.0
 """How long processes that were killed may take to be gone: one that the kernel holds in a disk's read can't be."""
 
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)

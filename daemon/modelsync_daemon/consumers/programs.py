@@ -15,7 +15,7 @@ from typing import Any
 from modelsync_daemon.activate.consumer import NotServing
 from modelsync_daemon.confinement import inheritance, landlock
 
-_START_SECONDS = 20.0
+_START_SECONDS = 45.0
 """What starting the launcher and ending what it started may take beside the program's own time."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,7 +60,7 @@ async def run(argv: Sequence[str], seconds: float, bounds: Bounds, values: Mappi
     found = await _launch(job, seconds)
     said = f": {' '.join(found['output'].split())[-_SHOWN:]}" if found["output"].strip() else ""
     if found["code"] is None:
-        raise NotServing(f"{shown} did not end within {seconds:g} s and was killed{said}.")
+        raise NotServing(f"{shown} did not end within {seconds:.3g} s and was killed{said}.")
     if found["code"]:
         how = f"was killed by signal {-found['code']}" if found["code"] < 0 else f"ended with {found['code']}"
         raise NotServing(f"{shown} {how}{said or '.'}")

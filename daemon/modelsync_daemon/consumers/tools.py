@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from modelsync_daemon.activate.consumer import NotServing
+from modelsync_daemon.activate.consumer import NotThere
 from modelsync_daemon.consumers import programs
 from modelsync_daemon.consumers.programs import Bounds
 
@@ -19,10 +19,12 @@ _PATH = "/usr/bin:/bin:/usr/local/bin"
 
 
 def program(name: str) -> str:
-    """Where it lies; NotServing if this machine has none."""
+    """Where it lies; NotThere if this machine has none."""
     found = shutil.which(name, path=_PATH)
     if found is None:
-        raise NotServing(f"{name} is not on this machine; use a command, HTTP or a signal by a pidfile instead.")
+        raise NotThere(
+            f"{name} is not on this machine; use a command, HTTP or a signal by a pidfile instead.", passing=False
+        )
     return found
 
 

@@ -23,10 +23,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     except UsageError as error:
         yield problem("consumers", str(error), "edit the settings", error.exit_code)
         return
-    for label, plan in found.plans.items():
+    for name, plan in found.plans.items():
+        label = name if name.startswith("models.") else f"consumers.{name}"
         faults = asyncio.run(_all(inspection.faults(plan)))
         for grave, text, mend in faults:
-            shown = f"[{label if label.startswith('models.') else f'consumers.{label}'}] {text}"
+            shown = f"[{label}] {text}"
             yield problem("consumers", shown, mend, _LOCAL) if grave else warning("consumers", shown, mend)
         if not faults:
             yield good("consumers", f"[{label}] can be told of versions.")

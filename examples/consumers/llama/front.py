@@ -19,6 +19,7 @@ import socket
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 DRAIN_SECONDS = float(os.environ.get("DRAIN_SECONDS", "60"))
@@ -150,7 +151,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-def _get(port: int, path: str) -> object:
+def _get(port: int, path: str) -> Any:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         return json.load(answer)
 
