@@ -19,11 +19,14 @@ import xllamacpp
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
 from modelsync_inference.runtimes.datatypes import BYTES, Array
 from modelsync_inference.runtimes.onnx_sessions import Choice
+from modelsync_inference.runtimes.completion_parts import WholeAnswer
 from modelsync_inference.runtimes.port import LANGUAGE_PLATFORM, LoadedModel, Stated, TensorSpec
 
 REQUEST, TEXT, RESPONSE = "request", "text", "response"
 _ERRORS_ONLY = 1
 _NO_PORT = 1
+_MERGED_BY_LLAMA = frozenset({"tools", "functions", "logprobs", "top_logprobs", "n_probs"})
+"""Fields whose parts are more than text: such an answer comes whole from llama.cpp, and can't be ended before."""
 _CLIENT_ERRORS = range(400, 500)
 _NOT_FOR_CLIENTS = ("id_slot", "lora", "model")
 """Fields of llama.cpp's own that choose among what other requests use."""
@@ -69,7 +72,8 @@ class LlamaModel:
         """See LoadedModel. A request that asks for a stream is answered whole."""
         item = inputs[REQUEST].ravel()[0]
         parts: list[bytes] = []
-        self._generate({**_document(item if isinstance(item, bytes) else str(item)), "stream": False}, parts.append)
+        asked = {**_document(item if isinstance(item, bytes) else str(item)), "stream": False}
+        self._generate(asked, lambda part: parts.append(part) if part else None)
         response = parts[0] if parts else b"{}"
         answers = {TEXT: _text_of(json.loads(response)), RESPONSE: response.decode()}
         return {name: np.array([answers[name]], dtype=np.object_) for name in outputs}
@@ -85,10 +89,14 @@ class LlamaModel:
         handle = server.handle_chat_completions if "messages" in document else server.handle_completions
         failed: list[Exception] = []
 
-        def part(value: Any) -> bool:
-            """True: no more."""
+        def part(value: Any, take: Callable[[Any], object] | None = None) -> bool:
+            """True: no more. `take` has the part instead of `emit`, which is only asked then."""
             try:
-                return emit(_checked(value)) is False
+                checked = _checked(value)
+                if take is None:
+                    return emit(checked) is False
+                take(value)
+                return emit(b"") is False
             except Exception as error:  # it must not go through llama.cpp's own frames
                 failed.append(error)
                 return True
@@ -96,8 +104,15 @@ class LlamaModel:
         try:
             if document.get("stream"):
                 handle(document, part)
-            else:
+            elif document.keys() & _MERGED_BY_LLAMA:
                 part(handle(document))
+            else:
+                # By way of a stream too, since only that can be ended before it is complete.
+                whole = WholeAnswer(is_chat="messages" in document)
+                asked = {**document, "stream": True, "stream_options": {"include_usage": True}}
+                handle(asked, lambda value: part(value, whole.add))
+                if not failed:
+                    emit(json.dumps(whole.document(), separators=(",", ":")).encode())
         except (ValueError, RuntimeError, TypeError) as error:
             # It raises while it reads a request; what goes wrong later comes as a part (_checked).
             raise InputError(f"llama.cpp refuses the request: {_told(error)}.") from error
