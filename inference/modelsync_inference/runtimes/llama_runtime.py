@@ -17,9 +17,9 @@ import numpy as np
 import xllamacpp
 
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
+from modelsync_inference.runtimes.completion_parts import WholeAnswer
 from modelsync_inference.runtimes.datatypes import BYTES, Array
 from modelsync_inference.runtimes.onnx_sessions import Choice
-from modelsync_inference.runtimes.completion_parts import WholeAnswer
 from modelsync_inference.runtimes.port import LANGUAGE_PLATFORM, LoadedModel, Stated, TensorSpec
 
 REQUEST, TEXT, RESPONSE = "request", "text", "response"
