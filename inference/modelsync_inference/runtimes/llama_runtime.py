@@ -17,7 +17,6 @@ import numpy as np
 import xllamacpp
 
 from modelsync_inference.errors import InputError, ModelRefusedError, RunError
-from modelsync_inference.runtimes.completion_parts import WholeAnswer
 from modelsync_inference.runtimes.datatypes import BYTES, Array
 from modelsync_inference.runtimes.onnx_sessions import Choice
 from modelsync_inference.runtimes.port import LANGUAGE_PLATFORM, LoadedModel, Stated, TensorSpec
@@ -27,6 +26,7 @@ _ERRORS_ONLY = 1
 _NO_PORT = 1
 _MERGED_BY_LLAMA = frozenset({"tools", "functions", "logprobs", "top_logprobs", "n_probs"})
 """Fields whose parts are more than text: such an answer comes whole from llama.cpp, and can't be ended before."""
+_TEXTS = ("content", "reasoning_content")
 _CLIENT_ERRORS = range(400, 500)
 _NOT_FOR_CLIENTS = ("id_slot", "lora", "model")
 """Fields of llama.cpp's own that choose among what other requests use."""
@@ -122,6 +122,43 @@ class LlamaModel:
     def close(self) -> None:
         """Let go of the weights, the slots and their threads."""
         self._server = None
+
+
+class WholeAnswer:
+    """Puts the parts of a streamed answer together into what the same request without a stream would get.
+
+    Of one or more choices whose parts are text. Source:
+    https://platform.openai.com/docs/api-reference/chat-streaming
+    """
+
+    def __init__(self, *, is_chat: bool) -> None:
+        self._chat = is_chat
+        self._about: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, part: dict[str, Any]) -> None:
+        """One more part."""
+        self._about |= {key: value for key, value in part.items() if key != "choices" and value is not None}
+        for choice in part.get("choices", ()):
+            index = choice.get("index", 0)
+            whole = self._choices.setdefault(index, self._empty(index))
+            if choice.get("finish_reason") is not None:
+                whole["finish_reason"] = choice["finish_reason"]
+            if not self._chat:
+                whole["text"] += choice.get("text") or ""
+                continue
+            for key in _TEXTS:
+                if choice.get("delta", {}).get(key):
+                    whole["message"][key] = (whole["message"].get(key) or "") + choice["delta"][key]
+
+    def _empty(self, index: int) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": ""}} if self._chat else {"text": "", "logprobs": None}
+        return {**content, "index": index, "finish_reason": None}
+
+    def document(self) -> dict[str, Any]:
+        """The answer."""
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._about, "object": kind, "choices": [self._choices[index] for index in sorted(self._choices)]}
 
 
 def _document(text: bytes | str) -> dict[str, Any]:
