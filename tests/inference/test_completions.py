@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -68,6 +69,25 @@ def test_a_stream_has_a_part_for_each_token_and_an_end(server: InferProcess) -> 
     assert any(part.get("usage", {}).get("completion_tokens") == 3 for part in parts)
     body = {"messages": [{"role": "user", "content": "5"}], "max_tokens": 2, "stream": True, **DULL}
     assert Answer(server.address, "/v1/chat/completions", body).text()[0] == "15 45"
+
+
+def test_a_stream_and_an_answer_in_one_piece_say_the_same(server: InferProcess) -> None:
+    for path, asked in (
+        ("chat/completions", {"messages": [{"role": "user", "content": "7"}]}),
+        ("completions", {"prompt": "7"}),
+    ):
+        for more in ({}, {"n": 2}, {"logprobs": 1 if path == "completions" else True}):
+            body = {**asked, **DULL, "max_tokens": 3, **more}
+            whole = Answer(server.address, f"/v1/{path}", body).document()
+            texts = [choice.get("text") or choice["message"]["content"] for choice in whole["choices"]]
+            assert texts == ["2163" + "39"] * len(texts) and len(texts) == body.get("n", 1)
+            assert [choice["finish_reason"] for choice in whole["choices"]] == ["length"] * len(texts)
+            assert whole["usage"]["completion_tokens"] >= 3
+            assert whole["object"] == ("chat.completion" if path.startswith("chat") else "text_completion")
+            assert Answer(server.address, f"/v1/{path}", {**body, "n": 1, "stream": True}).text()[0].split()[-1] == "39"
+            assert ("logprobs" in whole["choices"][0] and whole["choices"][0]["logprobs"] is not None) == (
+                "logprobs" in more
+            )
 
 
 def test_the_models_that_can_be_asked_are_listed(server: InferProcess) -> None:
@@ -163,6 +183,9 @@ def test_a_client_that_leaves_gives_its_slot_back(tmp_path: Path) -> None:
         left = complete(server, "1", max_tokens=1900, stream=True)
         next(left.events())
         left.leave()
+        whole = http.client.HTTPConnection(server.address)
+        whole.request("POST", "/v1/completions", json.dumps({"prompt": "1", "max_tokens": 1900}))
+        whole.close()
         assert complete(server, "5", max_tokens=1).document()["choices"][0]["text"] == "6"
         assert status(server)["errors"] == 0
 
@@ -189,9 +212,15 @@ def test_an_answer_without_end_is_ended(tmp_path: Path) -> None:
     arguments = ["--context-tokens", "2000", "--generation-seconds", "0.3"]
     with InferProcess(models.root, *arguments, model="chat") as server:
         _wait(server, 1)
+        worker = _worker_of(server)
         answer = complete(server, "1", max_tokens=1900)
-        assert (answer.status, answer.document()["error"]["type"]) == (500, "server_error")
+        assert answer.status == 400
+        assert "not complete after 0.3 s; ask for fewer tokens (max_tokens)" in answer.document()["error"]["message"]
+        *_, last = complete(server, "1", max_tokens=1900, stream=True).events()
+        assert "not complete after 0.3 s" in json.loads(last)["error"]["message"]
         assert complete(server, "5", max_tokens=1).document()["choices"][0]["text"] == "6"
+        # Nobody else's answer was ended with it.
+        assert (_worker_of(server), status(server)["errors"]) == (worker, 0)
 
 
 def test_its_process_has_no_port(server: InferProcess) -> None:
@@ -219,7 +248,7 @@ def test_in_an_applications_own_process_it_is_refused_with_the_cure(tmp_path: Pa
         parts: list[bytes] = []
 
         def keep(part: bytes) -> bool:
-            parts.append(part)
+            parts.extend([part] if part else [])
             return True
 
         with model.lease() as lease:

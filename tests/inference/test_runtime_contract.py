@@ -43,7 +43,6 @@ def processes(kinds: dict[str, Kind]) -> ProcessRuntime:
 
 IN_PROCESSES = [
     "onnx in a process",
-    "onnx by openvino",
     "tflite in a process",
     "openvino in a process",
     "gguf in a process",

@@ -38,6 +38,8 @@ _DENIED = " ".join((_NETWORK, _PROCESSES, _SIGNALS, _KERNEL, _NAMESPACES, _ATTRI
 _YOUNG = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469}
 """Numbers, the same on every architecture, of calls that older versions of libseccomp don't know by name."""
 
+_LISTENING = ("socket", "bind", "listen")
+_WAITING = ("accept", "accept4")
 _FOR_FETCHING = ("socket", "connect", "fchmod")
 _AF_INET, _AF_INET6 = 2, 10
 
@@ -80,12 +82,15 @@ def library() -> ModuleType | None:
     return None
 
 
-def deny(lib: ModuleType, files: Files = Files.GUARDED) -> None:
+def deny(lib: ModuleType, files: Files = Files.GUARDED, *, listens_to_nobody: bool = False) -> None:
     """Install the filter for this thread and those it starts; OSError or RuntimeError if that can't be done.
 
     A denied call fails with EPERM. A call by way of another architecture's entry ends the process (SIGSYS).
+    `listens_to_nobody`: the making of a listening socket is denied by doing nothing and calling it done, for a library
+    that gives up without one. What it takes for its socket is descriptor 0 (reader.py), on which it
+    may wait for connections that don't come.
     """
-    _rules(lib, files, os.getpid()).load()
+    _rules(lib, files, os.getpid(), pretend=_LISTENING if listens_to_nobody else ()).load()
 
 
 def program(lib: ModuleType, *, fetching: bool) -> bytes:
@@ -115,12 +120,15 @@ class _Program(ctypes.Structure):
     _fields_ = (("instructions", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
-def _rules(lib: ModuleType, files: Files, pid: int | None, *, fetching: bool = False) -> Any:
+def _rules(
+    lib: ModuleType, files: Files, pid: int | None, *, fetching: bool = False, pretend: tuple[str, ...] = ()
+) -> Any:
     rules: Any = lib.SyscallFilter(lib.ALLOW)
     refused = lib.ERRNO(errno.EPERM)
+    kept = _FOR_FETCHING if fetching else _WAITING if pretend else ()
     for name in _DENIED:
-        if _known(lib, name) and not (fetching and name in _FOR_FETCHING):
-            rules.add_rule(refused, name)
+        if _known(lib, name) and name not in kept:
+            rules.add_rule(lib.ERRNO(0) if name in pretend else refused, name)
     for name, number in _YOUNG.items():
         rules.add_rule(refused, name if _known(lib, name) else number)
     for name in _NEEDED:

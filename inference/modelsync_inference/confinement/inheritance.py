@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import socket
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,14 +32,6 @@ def forget_environment() -> None:
         if 0 < start < end:
             ctypes.memset(start, 0, end - start)
     os.environ.update(kept)
-
-
-def listen_to_nobody() -> None:
-    """Make descriptor 0 a listening socket that no process can reach: its name is gone. OSError."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{folder}/s")
-        listener.listen()
-        os.dup2(listener.fileno(), 0)
 
 
 def keep_descriptors(kept: Iterable[int]) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import socket
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync_inference.confinement import inheritance, landlock, syscall_filter
+from modelsync_inference.confinement import landlock, syscall_filter
 from modelsync_inference.confinement.confine import drop_capabilities, lower
 from modelsync_inference.confinement.syscall_filter import Files
 
@@ -88,7 +90,7 @@ class Reader:
         """
         layers = []
         if self.listens_to_nobody:
-            inheritance.listen_to_nobody()
+            _listen_to_nobody()
         with contextlib.suppress(OSError, ValueError):
             self._limit()
             layers.append("rlimits")
@@ -125,6 +127,14 @@ def no_more_threads() -> None:
     if lib is not None:
         with contextlib.suppress(OSError, RuntimeError):
             syscall_filter.no_more_threads(lib)
+
+
+def _listen_to_nobody() -> None:
+    """Make descriptor 0 a listening socket that no process can reach: its name is gone. OSError."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen()
+        os.dup2(listener.fileno(), 0)
 
 
 def _restrict(readable: Iterable[Path], writable: Iterable[Path]) -> bool:

@@ -87,7 +87,7 @@ def deny(lib: ModuleType, files: Files = Files.GUARDED, *, listens_to_nobody: bo
 
     A denied call fails with EPERM. A call by way of another architecture's entry ends the process (SIGSYS).
     `listens_to_nobody`: the making of a listening socket is denied by doing nothing and calling it done, for a library
-    that gives up without one. What it takes for its socket is descriptor 0 (inheritance.listen_to_nobody), on which it
+    that gives up without one. What it takes for its socket is descriptor 0 (reader.py), on which it
     may wait for connections that don't come.
     """
     _rules(lib, files, os.getpid(), pretend=_LISTENING if listens_to_nobody else ()).load()

@@ -214,7 +214,8 @@ class _Parts:
             self._put(error)
 
     def _emit(self, part: bytes) -> bool:
-        self._put(part)
+        if part:
+            self._put(part)
         return not self._unwanted.is_set()
 
     def _put(self, item: _Begun | bytes | Exception | None) -> None:

@@ -52,27 +52,46 @@ def ask_in_parts(
 ) -> dict[str, Any]:
     """In the server: the header of the last message, after every part went to `emit`; at most `limit` bytes a part.
 
-    TimeoutError after `seconds` in all; wire.Ended.
+    After `seconds` in all the worker is told to stop, and InputError says so: whoever asks for a long answer is no
+    reason to end the process, in which others are answered. TimeoutError if it goes on for `_LAST_SECONDS`; wire.Ended.
     """
     deadline, wanted = time.monotonic() + seconds, True
     failed: BaseException | None = None
     channel.settimeout(seconds)
     wire.send(channel, {"generate": True}, {_PART: _tensor(request)})
     while True:
-        header, tensors = wire.receive(channel, seconds=max(0.0, deadline - time.monotonic()), limit=limit)
-        if _PART not in tensors:
-            if failed is not None:
-                raise failed
-            return header
-        if not wanted:
-            continue
         try:
-            wanted = emit(bytes(tensors[_PART].ravel()[0]))
-        except BaseException as error:  # the channel must not be left in the middle of an answer
-            wanted, failed = False, error
+            header, tensors = _receive(channel, deadline, limit)
+        except TimeoutError:
+            if not wanted:
+                raise
+            failed = InputError(
+                f"the answer was not complete after {seconds:g} s; ask for fewer tokens (max_tokens), or give answers "
+                "more time (--generation-seconds)."
+            )
+            wanted = False
+        else:
+            if _PART not in tensors:
+                if failed is not None:
+                    raise failed
+                return header
+            if not wanted:
+                continue
+            try:
+                wanted = emit(bytes(tensors[_PART].ravel()[0]))
+            except BaseException as error:  # the channel must not be left in the middle of an answer
+                wanted, failed = False, error
         if not wanted:
-            deadline = min(deadline, time.monotonic() + _LAST_SECONDS)
+            deadline = time.monotonic() + _LAST_SECONDS
             wire.send(channel, STOP, {})
+
+
+def _receive(channel: socket.socket, deadline: float, limit: int) -> tuple[dict[str, Any], Mapping[str, Array]]:
+    """One message; TimeoutError if none begins before the `deadline`: it is not left in the middle of one."""
+    left = deadline - time.monotonic()
+    if left <= 0 or not select.select([channel], [], [], left)[0]:
+        raise TimeoutError
+    return wire.receive(channel, seconds=_LAST_SECONDS, limit=limit)
 
 
 def _tensor(part: bytes) -> Array:

@@ -153,7 +153,7 @@ class ProcessModel:
 
         def counted(part: bytes) -> bool:
             nonlocal parts
-            parts += 1
+            parts += bool(part)
             return emit(part)
 
         for attempt in (1, 2):

@@ -24,6 +24,9 @@ from modelsync_inference.runtimes.port import LANGUAGE_PLATFORM, LoadedModel, St
 REQUEST, TEXT, RESPONSE = "request", "text", "response"
 _ERRORS_ONLY = 1
 _NO_PORT = 1
+_MERGED_BY_LLAMA = frozenset({"tools", "functions", "logprobs", "top_logprobs", "n_probs"})
+"""Fields whose parts are more than text: such an answer comes whole from llama.cpp, and can't be ended before."""
+_TEXTS = ("content", "reasoning_content")
 _CLIENT_ERRORS = range(400, 500)
 _NOT_FOR_CLIENTS = ("id_slot", "lora", "model")
 """Fields of llama.cpp's own that choose among what other requests use."""
@@ -69,7 +72,8 @@ class LlamaModel:
         """See LoadedModel. A request that asks for a stream is answered whole."""
         item = inputs[REQUEST].ravel()[0]
         parts: list[bytes] = []
-        self._generate({**_document(item if isinstance(item, bytes) else str(item)), "stream": False}, parts.append)
+        asked = {**_document(item if isinstance(item, bytes) else str(item)), "stream": False}
+        self._generate(asked, lambda part: parts.append(part) if part else None)
         response = parts[0] if parts else b"{}"
         answers = {TEXT: _text_of(json.loads(response)), RESPONSE: response.decode()}
         return {name: np.array([answers[name]], dtype=np.object_) for name in outputs}
@@ -85,10 +89,14 @@ class LlamaModel:
         handle = server.handle_chat_completions if "messages" in document else server.handle_completions
         failed: list[Exception] = []
 
-        def part(value: Any) -> bool:
-            """True: no more."""
+        def part(value: Any, take: Callable[[Any], object] | None = None) -> bool:
+            """True: no more. `take` has the part instead of `emit`, which is only asked then."""
             try:
-                return emit(_checked(value)) is False
+                checked = _checked(value)
+                if take is None:
+                    return emit(checked) is False
+                take(value)
+                return emit(b"") is False
             except Exception as error:  # it must not go through llama.cpp's own frames
                 failed.append(error)
                 return True
@@ -96,8 +104,15 @@ class LlamaModel:
         try:
             if document.get("stream"):
                 handle(document, part)
-            else:
+            elif document.keys() & _MERGED_BY_LLAMA:
                 part(handle(document))
+            else:
+                # By way of a stream too, since only that can be ended before it is complete.
+                whole = WholeAnswer(is_chat="messages" in document)
+                asked = {**document, "stream": True, "stream_options": {"include_usage": True}}
+                handle(asked, lambda value: part(value, whole.add))
+                if not failed:
+                    emit(json.dumps(whole.document(), separators=(",", ":")).encode())
         except (ValueError, RuntimeError, TypeError) as error:
             # It raises while it reads a request; what goes wrong later comes as a part (_checked).
             raise InputError(f"llama.cpp refuses the request: {_told(error)}.") from error
@@ -107,6 +122,43 @@ class LlamaModel:
     def close(self) -> None:
         """Let go of the weights, the slots and their threads."""
         self._server = None
+
+
+class WholeAnswer:
+    """Puts the parts of a streamed answer together into what the same request without a stream would get.
+
+    Of one or more choices whose parts are text. Source:
+    https://platform.openai.com/docs/api-reference/chat-streaming
+    """
+
+    def __init__(self, *, is_chat: bool) -> None:
+        self._chat = is_chat
+        self._about: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, part: dict[str, Any]) -> None:
+        """One more part."""
+        self._about |= {key: value for key, value in part.items() if key != "choices" and value is not None}
+        for choice in part.get("choices", ()):
+            index = choice.get("index", 0)
+            whole = self._choices.setdefault(index, self._empty(index))
+            if choice.get("finish_reason") is not None:
+                whole["finish_reason"] = choice["finish_reason"]
+            if not self._chat:
+                whole["text"] += choice.get("text") or ""
+                continue
+            for key in _TEXTS:
+                if choice.get("delta", {}).get(key):
+                    whole["message"][key] = (whole["message"].get(key) or "") + choice["delta"][key]
+
+    def _empty(self, index: int) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": ""}} if self._chat else {"text": "", "logprobs": None}
+        return {**content, "index": index, "finish_reason": None}
+
+    def document(self) -> dict[str, Any]:
+        """The answer."""
+        kind = "chat.completion" if self._chat else "text_completion"
+        return {**self._about, "object": kind, "choices": [self._choices[index] for index in sorted(self._choices)]}
 
 
 def _document(text: bytes | str) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class Generating(Protocol):
         """Answer `request`, a JSON body of OpenAI's chat completions or completions.
 
         `emit` is given each part as JSON, the whole answer at once if the request does not ask for a stream; it
-        returns False to have no more. Raises InputError, RunError. Several threads may call.
+        returns False to have no more. An empty part only asks whether more is wanted. Raises InputError, RunError.
+        Several threads may call.
         """
 
 
