@@ -45,7 +45,9 @@ def test_a_runtime_without_metadata_is_there_in_a_version_that_is_not_known(
     (tmp_path / "debian_numpy-1.24.2-py3.11.egg-info").touch()
     (tmp_path / "editable.egg-info").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/nowhere"])
-    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for module in environment._MODULES:
+        monkeypatch.delitem(sys.modules, module, raising=False)
     packages = environment.describe(builtin=True)["packages"]
     assert packages == {"old-name": "1.2", "debian-numpy": "1.24.2", "editable": "", "onnxruntime": ""}
     monkeypatch.undo()

@@ -34,6 +34,7 @@ from modelsync_daemon.reconcile import reconciler
 from modelsync_daemon.reconcile.imports import COMING
 from modelsync_daemon.reconcile.reconciler import Reconciler
 from modelsync_daemon.resident import Resident
+from modelsync_daemon.transfer.errors import Unsupported
 from modelsync_daemon.transfer.media_origin import MediaBody
 from modelsync_daemon.transfer.range_body import Body
 from modelsync_daemon.transfer.site_access import SiteAccess
@@ -85,6 +86,7 @@ EFFECTS: Mapping[State, Effect] = {
     State.ROLLED_BACK: Effect((DataDir, "prune"), (DataDir, "_discard"), "fallback", call=2),
     State.QUARANTINED: Effect((DataDir, "remove_candidate"), (datadir, "durable_unlink"), "refusal"),
     State.WAITING: Effect((Reconciler, "_reconcile"), (reconciler, "decide"), "offline first"),
+    State.UNSUPPORTED: Effect((Reconciler, "_reconcile"), (reconciler, "decide"), "unsupported first"),
 }
 """Every state of the table has its effect; tests/reliability/test_kill_matrix.py fails for one that has none."""
 
@@ -134,16 +136,16 @@ def _cases_of(effects: Mapping[State, Effect]) -> list[tuple[State, str, str]]:
 
 
 class InlinePreparer:
-    """The worker's own code in this process, so that a kill takes all; offline for the first `offline` jobs."""
+    """The worker's own code in this process, so that a kill takes all; the first job ends with `first`, if given."""
 
-    def __init__(self, database: Database, offline: int = 0) -> None:
-        self._database, self._offline = database, offline
+    def __init__(self, database: Database, first: ModelsyncError | None = None) -> None:
+        self._database, self._first = database, first
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         """As ChildPreparer.prepare."""
-        if self._offline:
-            self._offline -= 1
-            raise UnreachableError("no line.")
+        if self._first is not None:
+            first, self._first = self._first, None
+            raise first
         return await job_runner.run(job, self._database, on_event)
 
 
@@ -234,7 +236,11 @@ async def live(
         if fault is not None:
             armed = Fault(*fault, database, effects)
             armed.arm()
-        preparer = InlinePreparer(database, offline=1 if scenario == "offline first" and fault else 0)
+        first = {
+            "offline first": UnreachableError("no line."),
+            "unsupported first": Unsupported("it can't run here.", 3, "ab" * 32),
+        }
+        preparer = InlinePreparer(database, first.get(scenario) if fault else None)
         settings = Settings(data=data.root, trust=world.shop.trust, stall_seconds=5)
         plane = MemoryControlPlane()
         wish = {"state": "absent"} if scenario == "removal" else {"version": 3}
@@ -251,6 +257,8 @@ async def live(
         if scenario != "removal":
             process.start()
         failing = _fail_on_3(pi) if scenario == "fallback" else _never()
+        if scenario == "unsupported first":
+            failing = _release(pi)
         pi.task = asyncio.get_running_loop().create_task(daemon.run())
         inserting = _never() if medium is None else _insert(daemon, medium)
         try:
@@ -290,6 +298,18 @@ def _insert(daemon: Resident, medium: Path) -> asyncio.Task[None]:
             await asyncio.sleep(0.1)
 
     return asyncio.get_running_loop().create_task(insert())
+
+
+def _release(pi: Device) -> asyncio.Task[None]:
+    """Somebody who has what the device could not run tried again."""
+
+    async def release() -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            if pi.row().state == State.UNSUPPORTED and NAME not in pi.resident._reconciler.tasks:
+                pi.resident.commands.release(NAME)
+
+    return asyncio.get_running_loop().create_task(release())
 
 
 def _fail_on_3(pi: Device) -> asyncio.Task[None]:
