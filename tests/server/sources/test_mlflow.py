@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from modelsync_server.store import open_store
 from modelsync_server.triggers.mlflow_webhook import PATH, MlflowWebhook, signature
 from modelsync_server.triggers.source_watch import SourceWatch
 from tests.server.sources.record_mlflow import FILES, FOLDER, NEWER
+from tests.support.modelsync_command import refused as refused_
+from tests.support.modelsync_command import runner
 from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
 from tests.support.waiting import wait_until
@@ -382,3 +385,46 @@ async def test_the_signed_digest_is_what_sha256sum_says(server: SourceServer) ->
         assert found.document["sha256"] == said.decode().split()[0]
     async with fetching.fetched(fetching.parse(f"{ALIAS}/model.onnx")) as found:
         assert found.document["sha256"] == hashlib.sha256(FILES["model.onnx"]).hexdigest()
+
+
+async def test_the_command_watches_until_it_is_ended(
+    server: SourceServer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(world.shop.root / "state"))
+    program = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("modelsync"),
+        *("watch", ALIAS, str(world.shop.path), "anomaly", "--keys", str(world.shop.keys), "--every", "1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert program.stdout is not None and program.stderr is not None
+    async with asyncio.timeout(60):
+        first = json.loads(await program.stdout.readline())
+        promote(server)
+        second = json.loads(await program.stdout.readline())
+    assert (first["version"], first["source"]) == (1, "models:/anomaly/1")
+    assert (second["version"], second["source"]) == (2, "models:/anomaly/2")
+    program.terminate()
+    assert await program.wait() == 0
+    assert await program.stderr.read() == b""
+    (memory,) = (world.shop.root / "state" / "modelsync").iterdir()
+    assert json.loads(memory.read_text())["revision"] == "models:/anomaly/2"
+
+
+def test_wrong_words_of_watch_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runner(monkeypatch, capsys)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert run("init", tmp_path / "store", "--keys", tmp_path / "keys").code == 0
+    (tmp_path / "secret").write_text("long enough to be a secret")
+    store, secret = tmp_path / "store", ("--webhook-secret", tmp_path / "secret", "--keys", tmp_path / "keys")
+    refused_(run("watch", ALIAS, store), 2, "NAME")
+    refused_(run("watch", store, tmp_path, "name"), 2, "no source")
+    refused_(run("watch", store, tmp_path, *secret), 2, "not for a folder")
+    refused_(run("watch", "hf:acme/x", store, "x", *secret), 2, "alias in MLflow")
+    refused_(run("watch", ALIAS, store, "x", *secret), 3, "offline")
+    refused_(run("watch", ALIAS, store, "Bad Name"), 2, "not a model name")
+    refused_(run("publish", store, "x", ALIAS, "--git"), 2, "--git")
+    refused_(run("publish", store, "x", ALIAS, "--meta", "source=me", "--keys", tmp_path / "keys"), 2, "'source'")
+    refused_(run("publish", store, "x", "s3://bucket/x"), 2, "neither a path that exists nor a source")
