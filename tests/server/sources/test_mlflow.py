@@ -331,21 +331,21 @@ async def test_a_real_webhook_of_mlflow_is_believed_and_others_are_not() -> None
     now = [float(sent + 5)]
     hook = MlflowWebhook(secret, "anomaly", "champion", lambda: hints.append("look"), lambda: now[0])
     other = MlflowWebhook(secret, "anomaly", "challenger", lambda: hints.append("wrong"), lambda: now[0])
-    runners = [web.AppRunner(each.application()) for each in (hook, other)]
-    for runner in runners:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    sides = [web.AppRunner(each.application()) for each in (hook, other)]
+    for side in sides:
+        await side.setup()
+        await web.TCPSite(side, "127.0.0.1", 0).start()
     async with aiohttp.ClientSession() as session:
 
         async def post(
-            data: bytes = body, runner: web.AppRunner = runners[0], changed: dict[str, str] | None = None
+            data: bytes = body, side: web.AppRunner = sides[0], changed: dict[str, str] | None = None
         ) -> int:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
+            url = f"http://127.0.0.1:{side.addresses[0][1]}{PATH}"
             async with session.post(url, data=data, headers={**headers, **(changed or {})}) as answer:
                 return answer.status
 
         assert await post() == 200 and hints == ["look"]
-        assert await post(runner=runners[1]) == 200 and hints == ["look"], "another alias is nothing to us"
+        assert await post(side=sides[1]) == 200 and hints == ["look"], "another alias is nothing to us"
         assert await post(body + b" ") == 401
         assert await post(changed={"X-MLflow-Signature": "v1,AAAA"}) == 401
         assert await post(changed={"X-MLflow-Signature": "\u00e9"}) == 401
@@ -357,8 +357,8 @@ async def test_a_real_webhook_of_mlflow_is_believed_and_others_are_not() -> None
             signed = signature(secret.encode(), headers["X-MLflow-Delivery-Id"], str(sent), data)
             assert await post(data, changed={"X-MLflow-Signature": signed}) == due
     assert hints == ["look"]
-    for runner in runners:
-        await runner.cleanup()
+    for side in sides:
+        await side.cleanup()
     with pytest.raises(UsageError, match="too short"):
         MlflowWebhook("short", "a", "b", lambda: None)
 
