@@ -214,6 +214,8 @@ lock:
 	$(PIP_COMPILE) --strip-extras -o requirements/docs.txt requirements/docs.in
 	$(PIP_COMPILE) --strip-extras -o requirements/tools.txt requirements/tools.in
 	$(PIP_COMPILE) --strip-extras --allow-unsafe -o requirements/audit.txt requirements/audit.in
+	$(PIP_COMPILE) --strip-extras --allow-unsafe -o tests/server/sources/mlflow.txt tests/server/sources/mlflow.in
+	$(PIP_COMPILE) --strip-extras --allow-unsafe -o tests/server/sources/dvc.txt tests/server/sources/dvc.in
 
 clean:
 	rm -rf $(VENV) demo-run demo-report.json fleet-run fleet-report.json

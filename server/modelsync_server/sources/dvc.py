@@ -34,19 +34,14 @@ class DvcOutput:
 
     @property
     def uri(self) -> str:
-        """See Source. A repository of this machine is not named: its path says nothing to others."""
-        here = self._local or "://" not in self._place.repository
-        return (
-            f"dvc:{Place('', self._place.path, self._place.revision)}".replace("dvc://", "dvc:")
-            if here
-            else f"dvc:{self._place}"
-        )
+        """See Source."""
+        return f"dvc:{str(self._place).removeprefix('.//') if self._local else self._place.public}"
 
     async def resolve(self) -> Resolved:
         """The commit that the revision names now."""
         repository, _ = await self._repository()
-        registry = "a local repository" if "://" not in repository else repository
-        return Resolved(registry, await commit_of(Place(repository, "", self._place.revision)), handle=repository)
+        place = Place(repository, "", self._place.revision)
+        return Resolved(place.registry, await commit_of(place))
 
     async def fetch(self, resolved: Resolved, scratch: Scratch) -> Path:
         """See Source."""

@@ -108,7 +108,8 @@ async def smudged(path: Path, told: Told = lambda done, total: None) -> AsyncIte
         repository = path if path.is_dir() else path.absolute().parent
         await lfs.replace([(file, found) for file, found in wanted if found is not None], repository, scratch)
         digest = await asyncio.to_thread(listing_digest, copy)
-        yield Fetched(copy, {"uri": f"git-lfs:{path.name}", "sha256": digest})
+        signed = {"uri": f"git-lfs:{path.name}", "registry": "a local repository", "revision": f"sha256:{digest}"}
+        yield Fetched(copy, {**signed, "sha256": digest})
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -56,6 +56,22 @@ class Place:
             raise UsageError(f"{text!r:.160} names nothing in a repository: {form}.")
         return cls(f"{scheme}{slashes}{repository}", path.strip("/"), revision if at else "HEAD")
 
+    @property
+    def local(self) -> bool:
+        """Whether the repository is on this machine."""
+        return "://" not in self.repository or self.repository.startswith("file://")
+
+    @property
+    def registry(self) -> str:
+        """The repository as it may be signed: a path of this machine says nothing to others, or too much."""
+        return "a local repository" if self.local else self.repository
+
+    @property
+    def public(self) -> str:
+        """All of it as it may be signed: of a repository of this machine its name only."""
+        name = self.repository.rstrip("/").rpartition("/")[2]
+        return f"file:{Place(name, self.path, self.revision)}" if self.local else str(self)
+
     def __str__(self) -> str:
         inside = f"//{self.path}" if self.path else ""
         return f"{self.repository}{inside}" + ("" if self.revision == "HEAD" else f"@{self.revision}")
@@ -74,11 +90,11 @@ class GitRepository:
     @property
     def uri(self) -> str:
         """See Source."""
-        return f"git+{self._place}"
+        return f"git+{self._place.public}"
 
     async def resolve(self) -> Resolved:
         """The commit that the revision names now."""
-        return Resolved(self._place.repository, await commit_of(self._place))
+        return Resolved(self._place.registry, await commit_of(self._place))
 
     async def fetch(self, resolved: Resolved, scratch: Scratch) -> Path:
         """See Source."""

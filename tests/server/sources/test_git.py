@@ -80,6 +80,9 @@ async def test_a_path_of_a_revision_is_fetched_by_its_commit(models: Path) -> No
     assert sorted(await files_of(url)) == ["README.md", "a/deep/labels.txt", "a/model.onnx"]
     assert (await fetching.parse(f"{url}//a@v1").resolve()).revision == first
     assert (await fetching.parse(f"{url}//a@main").resolve()).revision == newer
+    async with fetching.fetched(fetching.parse(f"{url}//a@v1")) as found:
+        assert found.document["uri"] == "git+file:models.git//a@v1"
+        assert str(models.parent) not in str(found.document), "a path of this machine is not signed"
     await refused(f"{url}//a@nope", UsageError, "nope")
     await refused(f"{url}//nothing@v1", UsageError, "nothing")
     await refused(f"git+file://{models}-gone//a", UsageError, "git refuses")
@@ -263,3 +266,19 @@ async def test_git_does_not_run_in_a_strangers_upload(tmp_path: Path) -> None:
     release = await store.aio.publish("anomaly", upload / "model.onnx", untrusted=True)
     assert release.size == len(POINTER) and not (tmp_path / "ran").exists()
     assert release.metadata == {}
+
+
+async def test_what_is_not_installed_is_named_with_what_installs_it(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    await refused(f"dvc:{models}//a/model.onnx@{'a' * 40}", UsageError, "modelsync-server[dvc]")
+    await refused(f"git+file://{models}//a@v1", UsageError, "git is not installed")
+
+
+@pytest.mark.parametrize("text", ["dvc:", "dvc:repo//", "dvc:a/../b", "dvc:-x//y", "dvc:https://me:pw@h/r.git//x"])
+def test_dvc_addresses_that_name_nothing_or_hold_secrets(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        fetching.parse(text)
+    assert "pw@" not in str(caught.value)

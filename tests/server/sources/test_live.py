@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from modelsync_protocol.errors import UsageError
 from modelsync_server import create_store, open_store
 from modelsync_server.sources import fetching
 from tests.server.sources.record_mlflow import FILES, NEWER, SECRET, seed
+from tests.server.sources.test_page import path_of
 from tests.support import mlflow_server, venvs
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tools import needs
@@ -206,6 +208,7 @@ async def test_dvc_brings_what_a_revision_tracks(tracked: Path, monkeypatch: pyt
         async with fetching.fetched(fetching.parse(address)) as found:
             assert found.path.name == "model.onnx" and found.path.read_bytes() == FILES["model.onnx"]
             assert len(found.document["revision"]) == 40
+            assert str(tracked.parent) not in json.dumps(found.document), "a path of this machine is not signed"
     monkeypatch.chdir(tracked)
     async with fetching.fetched(fetching.parse("dvc:data/model.onnx")) as found:
         assert found.path.read_bytes() == NEWER["model.onnx"]
@@ -213,6 +216,11 @@ async def test_dvc_brings_what_a_revision_tracks(tracked: Path, monkeypatch: pyt
         assert str(tracked) not in json.dumps(found.document), "a path of this machine says nothing to others"
     async with fetching.fetched(fetching.parse("dvc:tree@v1")) as found:
         assert files(found.path) == {"labels.txt": b"v1"}
+    for line in [*path_of("Two minutes each"), *path_of("DVC")]:
+        command, *rest = shlex.split(line)
+        program = Path(sys.executable).with_name(command)
+        process = await asyncio.create_subprocess_exec(program, *rest, cwd=tracked)
+        assert await process.wait() == 0, line
     for wrong, words in (("dvc:data/nothing.onnx@v1", "dvc refuses"), ("dvc:tree@v9", "no branch or tag")):
         with pytest.raises(UsageError, match=words):
             async with fetching.fetched(fetching.parse(wrong)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from modelsync_server.store import open_store
 from modelsync_server.triggers.mlflow_webhook import PATH, MlflowWebhook, signature
 from modelsync_server.triggers.source_watch import SourceWatch
 from tests.server.sources.record_mlflow import FILES, FOLDER, NEWER
+from tests.support.modelsync_command import refused as refused_
+from tests.support.modelsync_command import runner
 from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
 from tests.support.waiting import wait_until
@@ -328,21 +331,21 @@ async def test_a_real_webhook_of_mlflow_is_believed_and_others_are_not() -> None
     now = [float(sent + 5)]
     hook = MlflowWebhook(secret, "anomaly", "champion", lambda: hints.append("look"), lambda: now[0])
     other = MlflowWebhook(secret, "anomaly", "challenger", lambda: hints.append("wrong"), lambda: now[0])
-    runners = [web.AppRunner(each.application()) for each in (hook, other)]
-    for runner in runners:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+    sides = [web.AppRunner(each.application()) for each in (hook, other)]
+    for side in sides:
+        await side.setup()
+        await web.TCPSite(side, "127.0.0.1", 0).start()
     async with aiohttp.ClientSession() as session:
 
         async def post(
-            data: bytes = body, runner: web.AppRunner = runners[0], changed: dict[str, str] | None = None
+            data: bytes = body, side: web.AppRunner = sides[0], changed: dict[str, str] | None = None
         ) -> int:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}{PATH}"
+            url = f"http://127.0.0.1:{side.addresses[0][1]}{PATH}"
             async with session.post(url, data=data, headers={**headers, **(changed or {})}) as answer:
                 return answer.status
 
         assert await post() == 200 and hints == ["look"]
-        assert await post(runner=runners[1]) == 200 and hints == ["look"], "another alias is nothing to us"
+        assert await post(side=sides[1]) == 200 and hints == ["look"], "another alias is nothing to us"
         assert await post(body + b" ") == 401
         assert await post(changed={"X-MLflow-Signature": "v1,AAAA"}) == 401
         assert await post(changed={"X-MLflow-Signature": "\u00e9"}) == 401
@@ -354,8 +357,8 @@ async def test_a_real_webhook_of_mlflow_is_believed_and_others_are_not() -> None
             signed = signature(secret.encode(), headers["X-MLflow-Delivery-Id"], str(sent), data)
             assert await post(data, changed={"X-MLflow-Signature": signed}) == due
     assert hints == ["look"]
-    for runner in runners:
-        await runner.cleanup()
+    for side in sides:
+        await side.cleanup()
     with pytest.raises(UsageError, match="too short"):
         MlflowWebhook("short", "a", "b", lambda: None)
 
@@ -382,3 +385,46 @@ async def test_the_signed_digest_is_what_sha256sum_says(server: SourceServer) ->
         assert found.document["sha256"] == said.decode().split()[0]
     async with fetching.fetched(fetching.parse(f"{ALIAS}/model.onnx")) as found:
         assert found.document["sha256"] == hashlib.sha256(FILES["model.onnx"]).hexdigest()
+
+
+async def test_the_command_watches_until_it_is_ended(
+    server: SourceServer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(world.shop.root / "state"))
+    program = await asyncio.create_subprocess_exec(
+        Path(sys.executable).with_name("modelsync"),
+        *("watch", ALIAS, str(world.shop.path), "anomaly", "--keys", str(world.shop.keys), "--every", "1"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert program.stdout is not None and program.stderr is not None
+    async with asyncio.timeout(60):
+        first = json.loads(await program.stdout.readline())
+        promote(server)
+        second = json.loads(await program.stdout.readline())
+    assert (first["version"], first["source"]) == (1, "models:/anomaly/1")
+    assert (second["version"], second["source"]) == (2, "models:/anomaly/2")
+    program.terminate()
+    assert await program.wait() == 0
+    assert await program.stderr.read() == b""
+    (memory,) = (world.shop.root / "state" / "modelsync").iterdir()
+    assert json.loads(memory.read_text())["revision"] == "models:/anomaly/2"
+
+
+def test_wrong_words_of_watch_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runner(monkeypatch, capsys)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert run("init", tmp_path / "store", "--keys", tmp_path / "keys").code == 0
+    (tmp_path / "secret").write_text("long enough to be a secret")
+    store, secret = tmp_path / "store", ("--webhook-secret", tmp_path / "secret", "--keys", tmp_path / "keys")
+    refused_(run("watch", ALIAS, store), 2, "NAME")
+    refused_(run("watch", store, tmp_path, "name"), 2, "no source")
+    refused_(run("watch", store, tmp_path, *secret), 2, "not for a folder")
+    refused_(run("watch", "hf:acme/x", store, "x", *secret), 2, "alias in MLflow")
+    refused_(run("watch", ALIAS, store, "x", *secret), 3, "offline")
+    refused_(run("watch", ALIAS, store, "Bad Name"), 2, "not a model name")
+    refused_(run("publish", store, "x", ALIAS, "--git"), 2, "--git")
+    refused_(run("publish", store, "x", ALIAS, "--meta", "source=me", "--keys", tmp_path / "keys"), 2, "'source'")
+    refused_(run("publish", store, "x", "s3://bucket/x"), 2, "neither a path that exists nor a source")
