@@ -313,6 +313,7 @@ async def test_an_empty_object_and_an_empty_file_are_objects(place: str, tmp_pat
     assert await store.get("packs/b") == b"" and await store.get_range("packs/b", 0, 0) == b""
 
 
+@pytest.mark.long
 async def test_more_than_a_page_is_listed(place: str, s3_service: str) -> None:
     box = place.removeprefix("s3://")
 
