@@ -334,3 +334,14 @@ async def test_a_signed_url_gives_one_object_to_who_has_no_key(
     url = await store.signed_url("packs/x", timedelta(minutes=5))
     assert "X-Amz-Expires=300" in url and SECRET not in url.replace("%2F", "/").partition("Credential=")[0]
     assert _asked(url)[1] == b"x"
+
+
+def test_a_store_is_used_from_one_event_loop_after_another(place: str) -> None:
+    store = create_store(place)
+
+    async def many(name: str) -> None:
+        await asyncio.gather(*(store.create(f"packs/{name}{number}", b"x") for number in range(12)))
+
+    asyncio.run(many("a"))
+    asyncio.run(many("b"))
+    assert len(asyncio.run(store.list("packs/"))) == 24
