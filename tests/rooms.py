@@ -22,6 +22,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "front": "codecs containers ground plain policy",
         "requirements": "ground",
         "mqtt": "front ground",
+        "access": "ground",
         "blocks": "codecs ground",
         "references": "containers front ground",
         "tree_files": "codecs containers ground trees",

@@ -19,7 +19,7 @@ from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.transfer.errors import AccessRefused
 from modelsync_daemon.transfer.origin_client import Origin
 from modelsync_daemon.transfer.origin_secret import Access
-from modelsync_protocol.aws_signature import SigningKey
+from modelsync_protocol.access.aws_signature import SigningKey
 from modelsync_protocol.errors import UsageError
 from tests.support.cloud_servers import private_s3
 from tests.support.lying_front import LyingFront

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelsync_protocol.aws_signature import SigningKey, sign
+from modelsync_protocol.access.aws_signature import SigningKey, sign
 from modelsync_protocol.errors import UsageError
 
 EXAMPLE = SigningKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1")

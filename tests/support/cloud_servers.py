@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync_protocol.aws_signature import SigningKey, sign
+from modelsync_protocol.access.aws_signature import SigningKey, sign
 from tests.support.npm import installed as npm_installed
 
 _PINS = Path(__file__).with_name("cloud-servers.txt")

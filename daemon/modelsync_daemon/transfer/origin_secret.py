@@ -19,7 +19,7 @@ from modelsync_daemon.disk.durable import durable_unlink, durable_write
 from modelsync_protocol.errors import UsageError
 
 if TYPE_CHECKING:
-    from modelsync_protocol.aws_signature import SigningKey
+    from modelsync_protocol.access.aws_signature import SigningKey
 
 FILE_NAME = "origin.sas"
 """The file in the data directory that the direct method `secret` writes, mode 0600."""
@@ -55,7 +55,7 @@ class Access:
         """What to add to a request's headers: a signature for this moment, if requests are signed."""
         if not _is_key(self._current):
             return {}
-        from modelsync_protocol import aws_signature
+        from modelsync_protocol.access import aws_signature
 
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2].removesuffix({"https": ":443", "http": ":80"}[parts.scheme])
@@ -158,7 +158,7 @@ def _is_key(secret: str) -> bool:
 
 
 def _key(secret: str) -> SigningKey:
-    from modelsync_protocol.aws_signature import KEY, SigningKey
+    from modelsync_protocol.access.aws_signature import KEY, SigningKey
 
     try:
         document = json.loads(secret)

@@ -7,6 +7,7 @@ minutes; a download that outlasts it resumes here, and is sent on with a new one
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,7 @@ FRESH_SECONDS = 1.0
 """So long what changes is answered from memory: that bounds what a fleet asks of the store."""
 
 _BUSY_SECONDS = "5"
+_LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -82,9 +84,11 @@ class StoreOrigin:
             return web.Response(status=404)
         except ClientConnectionResetError:
             return web.Response(status=499)  # the client is gone: nobody reads this
-        except UnreachableError:
+        except UnreachableError as error:
+            _LOG.warning("%s", error)
             return web.Response(status=503, headers={"Retry-After": _BUSY_SECONDS})
-        except ModelsyncError:
+        except ModelsyncError as error:
+            _LOG.error("%s", error)
             return web.Response(status=502)
 
     async def _answer(self, request: web.Request, path: str) -> web.StreamResponse:

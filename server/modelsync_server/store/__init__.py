@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from modelsync_server.store.device_access import DeviceAccess
+    from modelsync_server.store.device_secret import DeviceAccess
 
 _AZURE = "azblob://"
 _BUCKETS = ("s3://", "gs://")

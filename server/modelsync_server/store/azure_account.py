@@ -15,7 +15,7 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from modelsync_protocol.errors import RefusedError, UsageError
-from modelsync_server.store.device_access import DeviceAccess
+from modelsync_server.store.device_secret import DeviceAccess
 
 SCHEME = "azblob://"
 CONNECTION_VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"

@@ -228,6 +228,7 @@ class BucketStore:
 
     async def _proof(self) -> None:
         """Before the first write: prove that the service keeps to conditions."""
+        self._enter()
         async with self._proving:
             if self._proved:
                 return
@@ -258,14 +259,18 @@ class BucketStore:
 
     async def _call(self, path: str, attempt: Callable[[], Awaitable[_T]]) -> _T:
         """Run `attempt` in a free slot, again while the service throttles, in our errors' words."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._slots = loop, asyncio.Semaphore(PARALLEL_OBJECTS)
+        self._enter()
         async with self._slots:
             if not self._checked:
                 await self._patiently(MARKER, self._check)
                 self._checked = True
             return await self._patiently(path, attempt)
+
+    def _enter(self) -> None:
+        """What waits belongs to one event loop; a store may see several, one after the other."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._slots, self._proving = loop, asyncio.Semaphore(PARALLEL_OBJECTS), asyncio.Lock()
 
     async def _check(self) -> None:
         if self._create:

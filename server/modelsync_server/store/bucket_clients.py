@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from obstore.exceptions import BaseError
@@ -79,3 +83,32 @@ def _by_boto3(profile: str) -> Any:
             f"the profile {profile!r} signs in by a role, SSO or a program, which boto3 does: install boto3, or run "
             f'eval "$(aws configure export-credentials --profile {profile} --format env)" first.'
         ) from None
+
+
+_SETTLING_SECONDS = 2.0
+_PAUSE_SECONDS = 0.02
+
+
+def _settle() -> None:
+    """Before the interpreter ends, wait until the library's threads are at rest: one that still lets go of a Python
+    object by then aborts the process (CPython ends it inside Rust, which can't be unwound), whatever its exit code was.
+
+    It happens within moments of a call's end; a thread that only waits for a processor counts as running.
+    """
+    quiet, end = 0, time.monotonic() + _SETTLING_SECONDS
+    while quiet < 3 and time.monotonic() < end:
+        time.sleep(_PAUSE_SECONDS)  # they need the interpreter's lock, which a sleeper gives away
+        quiet = 0 if _running() else quiet + 1
+
+
+def _running() -> bool:
+    """Whether a thread of this process other than this one runs or could; never where /proc can't say."""
+    own = str(os.getpid())
+    for task in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError, IndexError):  # it ended meanwhile
+            if task.parent.name != own and task.read_text(encoding="ascii").rpartition(") ")[2][0] == "R":
+                return True
+    return False
+
+
+atexit.register(_settle)

@@ -15,10 +15,10 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
-from modelsync_protocol.aws_signature import SigningKey, sign
+from modelsync_protocol.access.aws_signature import SigningKey, sign
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_server.store.bucket_address import BucketAddress, S3Place, s3_place
-from modelsync_server.store.device_access import DeviceAccess
+from modelsync_server.store.device_secret import DeviceAccess
 
 _NO_ROLE = "arn:xxx:xxx:xxx:xxxx"
 """What MinIO's own documentation gives as RoleArn: it takes any, and uses none."""

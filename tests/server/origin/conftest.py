@@ -103,7 +103,10 @@ def store(tmp_path: Path) -> Path:
     return make_store(tmp_path / "store")
 
 
-@pytest.fixture(scope="module", params=["modelsync", "modelsync-tls", "nginx", "nginx-tls", "s3", "s3-tls"])
+@pytest.fixture(
+    scope="module",
+    params=["modelsync", "modelsync-tls", "nginx", "nginx-tls", "s3", pytest.param("s3-tls", marks=pytest.mark.long)],
+)
 def origin(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
 ) -> Iterator[Origin]:

@@ -68,6 +68,7 @@ async def test_small_parts_come_from_here_and_large_ones_from_the_bucket(origin:
             assert await answer.read() == BODY and "X-Amz-Signature" in str(answer.url)
 
 
+@pytest.mark.long
 async def test_who_began_at_one_place_goes_on_there(origin: Origin) -> None:
     """The two give different tags; a resume that changed places would begin again."""
     async with aiohttp.ClientSession(origin.url) as http:
@@ -103,6 +104,7 @@ async def test_a_signed_url_that_ends_in_mid_download_is_renewed_and_the_downloa
         assert (line.counts() - begin).down < len(BODY) - 500_000 + 3_000, "no byte came twice"
 
 
+@pytest.mark.long
 async def test_what_a_redirect_costs_is_what_the_documents_say(origin: Origin) -> None:
     """The answer that sends away, and the second request; a longer host or bucket, or a session's token, adds to it."""
     host = urlsplit(origin.url).netloc
@@ -115,6 +117,7 @@ async def test_what_a_redirect_costs_is_what_the_documents_say(origin: Origin) -
     assert answer.startswith("HTTP/1.1 307") and 900 < len(answer) + len(again) < 1000
 
 
+@pytest.mark.long
 async def test_a_store_is_served_without_any_key_on_the_device(origin: Origin, tmp_path: Path) -> None:
     async with Client(origin.url) as client:
         assert await client.get("bundles/anomaly", 100) == OBJECTS["bundles/anomaly"]

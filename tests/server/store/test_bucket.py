@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import subprocess
+import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -23,6 +25,7 @@ from tests.support.gcs_front import GcsFront
 from tests.support.lying_front import LyingFront
 
 SECRET = "very-secret-key"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -313,6 +316,7 @@ async def test_an_empty_object_and_an_empty_file_are_objects(place: str, tmp_pat
     assert await store.get("packs/b") == b"" and await store.get_range("packs/b", 0, 0) == b""
 
 
+@pytest.mark.long
 async def test_more_than_a_page_is_listed(place: str, s3_service: str) -> None:
     box = place.removeprefix("s3://")
 
@@ -333,3 +337,30 @@ async def test_a_signed_url_gives_one_object_to_who_has_no_key(
     url = await store.signed_url("packs/x", timedelta(minutes=5))
     assert "X-Amz-Expires=300" in url and SECRET not in url.replace("%2F", "/").partition("Credential=")[0]
     assert _asked(url)[1] == b"x"
+
+
+def test_a_store_is_used_from_one_event_loop_after_another(place: str) -> None:
+    store = create_store(place)
+
+    async def many(name: str) -> None:
+        await asyncio.gather(*(store.create(f"packs/{name}{number}", b"x") for number in range(12)))
+
+    asyncio.run(many("a"))
+    asyncio.run(many("b"))
+    assert len(asyncio.run(store.list("packs/"))) == 24
+
+
+@pytest.mark.long
+def test_a_process_ends_with_its_own_exit_code_right_after_many_failed_calls() -> None:
+    """The library's threads once met an interpreter that had ended, and took the process with them (one in six)."""
+    script = (
+        "import asyncio, sys\n"
+        "from tests.server.store.test_bucket import _impatient\n"
+        "store = _impatient('s3://box')\n"
+        "async def many(): await asyncio.gather(*(store.get('packs/x') for _ in range(40)), return_exceptions=True)\n"
+        "asyncio.run(many())\n"
+        "sys.exit(7)"
+    )
+    environment = {**os.environ, **s3_environment("http://127.0.0.1:9")}
+    for _ in range(12):
+        assert subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, check=False).returncode == 7

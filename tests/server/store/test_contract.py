@@ -30,7 +30,10 @@ BACKENDS: dict[str, Callable[[Path], Store]] = {
 }
 
 
-@pytest.fixture(params=[*sorted(BACKENDS), "azure", "azure prefix", "s3", "s3 prefix", "gs", "gs prefix"])
+_LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("s3 prefix", "gs")]
+
+
+@pytest.fixture(params=[*sorted(BACKENDS), "azure", "azure prefix", "s3", "gs prefix", *_LONG])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Store]:
