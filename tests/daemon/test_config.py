@@ -41,12 +41,35 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ('data = "d"\norigin = "ftp://x"', "does not begin a URL"),
         ('data = "d"\nedge = true\nconnection_string = "x"', "only one of"),
         ("data = ", "not valid TOML"),
+        ('data = "d"\n[control]\nkind = "zigbee"', "none of iothub, mqtt, aws"),
+        ('data = "d"\n[control]\nkind = "mqtt"', "needs control_url"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://b"', "control_device"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "b:8883"\ndevice = "pi"', "not of the form"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://b:x"\ndevice = "pi"', "not of the form"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://pi:word@b"\ndevice = "pi"', "holds a user"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://b"\ndevice = "a/b"', "device's id"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://b"\ndevice = "pi"\ntopic = "a/#"', "begin a topic"),
+        ('data = "d"\nedge = true\n[control]\nkind = "mqtt"\nurl = "mqtts://b"\ndevice = "pi"', "one control plane"),
+        ('data = "d"\n[control]\nurl = "mqtts://b"', "belongs to a broker"),
+        ('data = "d"\nedge = true\n[control]\nclient = "own"', "takes a connection string"),
+        ('data = "d"\n[control]\nkind = "mqtt"\nurl = "mqtts://b"\ndevice = "pi"\njobs = true', "those of AWS"),
+        ('data = "d"\n[control]\nkeep_alive_seconds = 1', "5 to 65535"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         _load(tmp_path, text)
     assert words in str(caught.value)
+
+
+def test_a_broker_is_a_table_or_single_settings(tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("secret\n")
+    table = '[control]\nkind = "mqtt"\nurl = "wss://b/mqtt"\nuser = "pi"\npassword_file = "word"'
+    settings = _load(tmp_path, f'data = "d"\n{table}')
+    assert settings.has_hub and settings.broker_device == "pi" and settings.read_control_password() == "secret"
+    assert settings.read_connection_string() is None
+    flat = _load(tmp_path, 'data = "d"\ncontrol_kind = "aws"\ncontrol_url = "mqtts://b:443"\ncontrol_device = "t"')
+    assert (flat.control_kind, flat.broker_device, flat.control_jobs) == ("aws", "t", False)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

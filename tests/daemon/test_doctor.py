@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_daemon import pull
+from modelsync_daemon.disk.control_state import ControlFile
 from modelsync_daemon.doctor import network
 from modelsync_daemon.doctor.examination import examine
 from modelsync_protocol import findings
@@ -23,6 +24,7 @@ from modelsync_protocol.errors import UsageError
 from modelsync_protocol.findings import Finding
 from modelsync_server.hub.hub import Hub, HubAddress
 from tests.support.addresses import loopback_address
+from tests.support.mosquitto import mosquitto
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 
@@ -109,6 +111,34 @@ def test_a_socket_that_nobody_listens_on_is_told_apart_from_no_daemon(data: Path
             os.chdir(here)
     (stale,) = of(look(data), "socket")
     assert none.mend == "systemctl start modelsyncd" and stale.mend == "systemctl restart modelsyncd"
+
+
+async def test_a_broker_is_asked_and_what_its_daemon_found_is_told(data: Path, tmp_path: Path) -> None:
+    config, word = tmp_path / "modelsyncd.toml", tmp_path / "word"
+    word.write_text("x")
+    word.chmod(0o600)
+
+    def asked(url: str, more: str = "") -> Finding:
+        config.write_text(
+            f'data = "{data}"\ncontrol_kind = "mqtt"\ncontrol_url = "{url}"\ncontrol_device = "pi"\n{more}'
+        )
+        config.chmod(0o600)
+        (found,) = of(examine(config, None, {}), "hub")
+        return found
+
+    with mosquitto(tmp_path / "broker", tls=True) as served:
+        assert served.tls is not None
+        ca = f'ca = "{served.tls.ca}"'
+        assert asked(served.url, ca).code == 0
+        distrusted = asked(served.url)
+        assert distrusted.code == 4 and "not believed" in distrusted.text
+        ControlFile(data, "here").change(problem="another client connects to the broker as pi.")
+        told = asked(served.url, ca)
+        assert told.code == 3 and told.text.startswith("another client") and "control_device" in str(told.mend)
+        wrong = asked(served.url, f'ca = "{word}"')
+        assert wrong.code == 2
+    gone = asked(served.url, ca)
+    assert gone.code == 4 and "websockets" not in gone.text
 
 
 async def test_origin_and_hub_are_asked_as_the_daemon_would(

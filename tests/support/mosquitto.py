@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from modelsync_daemon.control import broker
+from modelsync_server.broker import session
 from modelsync_server.hub.certificates import Certificates, ensure
 from tests.support.addresses import free_port
 
@@ -117,7 +119,10 @@ def mosquitto(
         lines += [f"listener {made.web_port} 127.0.0.1", "protocol websockets"]
     (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
     made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (broker, session):  # it sends what it retains before it answers anything else
+            patch.setattr(place, "_SETTLE_SECONDS", 0.05)
+        try:
+            yield made
+        finally:
+            made.stop()

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from modelsync_protocol import twin
 from modelsync_protocol.errors import ModelsyncError, UsageError
+
+_JOB = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A job's id, which becomes a level of a topic."""
 
 _ACTIVE, _FAILED = "active", "quarantined"
 _MOST_TEXT = 1024
@@ -52,13 +56,10 @@ class Jobs:
         if topic not in self.filters:
             return False
         execution = document.get("execution")
-        if (
-            isinstance(execution, Mapping)
-            and isinstance(execution.get("jobId"), str)
-            and self._job != execution["jobId"]
-        ):
-            self._job, self._wanted = str(execution["jobId"]), {}
-            self._task = asyncio.ensure_future(self._begin(self._job, execution.get("jobDocument")))
+        job = execution.get("jobId") if isinstance(execution, Mapping) else None
+        if isinstance(execution, Mapping) and isinstance(job, str) and _JOB.fullmatch(job) and job != self._job:
+            self._job, self._wanted = job, {}
+            self._task = asyncio.ensure_future(self._begin(job, execution.get("jobDocument")))
         return True
 
     def stop(self) -> None:

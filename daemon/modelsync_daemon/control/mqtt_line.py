@@ -40,7 +40,7 @@ class Endpoint:
     alpn: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def endpoint(url: str, alpn: Mapping[int, str] = MappingProxyType({})) -> Endpoint:

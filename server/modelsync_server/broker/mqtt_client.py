@@ -31,6 +31,7 @@ _REFUSALS = {
     0x87: "it does not authorise this client",
     0x8A: "it has banned this client",
     0x8C: "it wants another way of authentication",
+    0x9A: "it keeps no retained messages",
 }
 TAKEN_OVER = 0x8E
 WITH_WILL = 0x04

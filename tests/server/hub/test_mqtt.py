@@ -131,6 +131,81 @@ def test_packets_before_a_broken_one_still_count() -> None:
         next(stream)
 
 
+FIVE: list[tuple[mqtt.Packet, str]] = [
+    (mqtt.Connack(False, 0), "20 03 00 00 00"),
+    (mqtt.Connack(True, 0x87, {0x1F: "no"}), "20 08 01 87 05 1f 00 02 6e 6f"),
+    (mqtt.Connack(False, 1), "20 02 00 01"),  # a broker of 3.1.1 refuses in its own form
+    (mqtt.Connack(False, 0, {0x13: 1160, 0x22: 10, 0x27: 2000}), "20 0e 00 00 0b 13 04 88 22 00 0a 27 00 00 07 d0"),
+    (mqtt.Publish("a", b"x", 1, 10, properties={0x02: 60}), "32 0c 00 01 61 00 0a 05 02 00 00 00 3c 78"),
+    (mqtt.Publish("a", b"", retain=True), "31 04 00 01 61 00"),
+    (mqtt.Puback(258), "40 02 01 02"),
+    (mqtt.Puback(258, 0x87), "40 03 01 02 87"),
+    (mqtt.Puback(258, 0x10), "40 04 01 02 10 00"),
+    (mqtt.Suback(1, (1, 0x87)), "90 05 00 01 00 01 87"),
+    (mqtt.Unsuback(2, (0,)), "b0 04 00 02 00 00"),
+    (mqtt.Pingresp(), "d0 00"),
+    (mqtt.Disconnect(), "e0 00"),
+    (mqtt.Disconnect(0x8E, {}), "e0 09 8e 07 26 00 01 61 00 01 62"),  # user properties are read past
+]
+
+
+@pytest.mark.parametrize(("packet", "text"), FIVE)
+def test_a_servers_packets_of_mqtt_5_are_read(packet: mqtt.Packet, text: str) -> None:
+    raw = bytes.fromhex(text)
+    assert list(mqtt.Decoder(version=5).feed(raw)) == [packet]
+    decoder = mqtt.Decoder(version=5)
+    assert [one for index in range(len(raw)) for one in decoder.feed(raw[index : index + 1])] == [packet]
+
+
+@pytest.mark.parametrize(
+    ("packet", "text"),
+    [
+        (
+            mqtt.Connect("d", True, 60, will=mqtt.Will("w", b"x", 1, True), version=5, properties={0x27: 4096}),
+            "10 1a 00 04 4d 51 54 54 05 2e 00 3c 05 27 00 00 10 00 00 01 64 00 00 01 77 00 01 78",
+        ),
+        (
+            mqtt.Connect("d", will=mqtt.Will("w", b"x")),
+            "10 13 00 04 4d 51 54 54 04 06 00 00 00 01 64 00 01 77 00 01 78",
+        ),
+        (mqtt.Publish("", b"x", properties={0x23: 3}), "30 07 00 00 03 23 00 03 78"),
+        (mqtt.Publish("a", b"x"), "30 05 00 01 61 00 78"),
+        (mqtt.Subscribe(1, (("a/#", 1),)), "82 09 00 01 00 00 03 61 2f 23 01"),
+        (mqtt.Unsubscribe(2, ("a",)), "a2 06 00 02 00 00 01 61"),
+        (mqtt.Puback(258), "40 02 01 02"),
+        (mqtt.Disconnect(), "e0 00"),
+        (mqtt.Disconnect(4), "e0 01 04"),
+    ],
+)
+def test_a_clients_packets_of_mqtt_5_have_the_standards_bytes(packet: mqtt.Packet, text: str) -> None:
+    assert mqtt.encode(packet, 4 if isinstance(packet, mqtt.Connect) else 5) == bytes.fromhex(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20 05 00 00 02 27 00",  # a property cut short
+        "20 05 00 00 02 7e 00",  # an unknown one
+        "20 07 00 00 04 1f 00 01 ff",  # not UTF-8
+        "20 04 00 00 05 00",  # longer than the packet
+        "20 08 00 00 05 0b ff ff ff ff",  # a number of five bytes
+        "20 07 00 00 ff ff ff ff 01",  # a length of five bytes
+        "30 06 00 01 23 00 78 78",  # a wildcard
+        "10 0d 00 04 4d 51 54 54 05 02 00 00 00 01 64",  # what only a client sends
+        "f0 00",
+    ],
+)
+def test_what_mqtt_5_forbids_is_refused(text: str) -> None:
+    with pytest.raises(mqtt.MqttError):
+        list(mqtt.Decoder(version=5).feed(bytes.fromhex(text)))
+
+
+@given(st.binary(max_size=60), st.sampled_from([0x20, 0x30, 0x32, 0x40, 0x90, 0xB0, 0xE0]))
+def test_random_packets_of_mqtt_5_never_raise_anything_but_mqtt_errors(body: bytes, first: int) -> None:
+    with suppress(mqtt.MqttError):
+        list(mqtt.Decoder(version=5).feed(bytes((first, len(body))) + body))
+
+
 @given(st.binary(max_size=200))
 def test_random_bytes_never_raise_anything_but_mqtt_errors(data: bytes) -> None:
     with suppress(mqtt.MqttError):

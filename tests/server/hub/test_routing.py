@@ -15,8 +15,9 @@ from azure.iot.device.aio import IoTHubModuleClient
 from typer.testing import CliRunner
 
 from modelsync_protocol.errors import UsageError
+from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.cli import hub_commands
-from modelsync_server.hub import messages, mqtt
+from modelsync_server.hub import messages
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.routes import EDGE_HUB, Message, Sink
