@@ -113,7 +113,7 @@ async def test_what_hugging_face_users_call_brings_a_model(tmp_path: Path, monke
     assert hf_hub_download("anomaly", "model.bin", local_files_only=True) == new, "nobody is asked"
     for wrong in ({"revision": "main"}, {"revision": 1}, {"local_dir": str(tmp_path / "nowhere")}):
         with pytest.raises(UsageError):
-            snapshot_download("anomaly", local_files_only=True, **wrong)  # type: ignore[arg-type]
+            snapshot_download("anomaly", local_files_only=True, **wrong)
     with pytest.raises(UsageError):
         hf_hub_download("anomaly", "../../../etc/passwd", local_files_only=True)
     with pytest.raises(UsageError, match="not a model name"):

@@ -27,6 +27,7 @@ _MODULES = {
     "tensorflow": "tensorflow",
     "openvino": "openvino",
     "llama_cpp": "llama-cpp-python",
+    "xllamacpp": "xllamacpp",
     "torch": "torch",
     "xgboost": "xgboost",
     "lightgbm": "lightgbm",

@@ -54,7 +54,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tflite-micro",
     ),
     "openvino": ("openvino", "openvino-runtime"),
-    "llama.cpp": ("llama-cpp-python",),
+    "llama.cpp": ("llama-cpp-python", "xllamacpp"),
     "scikit-learn": ("scikit-learn",),
     "torch": ("torch",),
     "tensorrt": ("tensorrt",),

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-import xllamacpp  # type: ignore[import-not-found]  # of the test's own environment
+import xllamacpp
 
 model, port = Path(sys.argv[1]), int(sys.argv[2])
 if model.with_name("hangs").exists():
