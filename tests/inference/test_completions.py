@@ -90,6 +90,12 @@ def test_a_stream_and_an_answer_in_one_piece_say_the_same(server: InferProcess) 
             )
 
 
+def test_a_stream_is_one_only_if_it_is_asked_for_in_json(server: InferProcess) -> None:
+    for odd in (1, "true", None, False):
+        answer = complete(server, "2", max_tokens=3, stream=odd)
+        assert (answer.status, answer.document()["choices"][0]["text"]) == (200, "61854")
+
+
 def test_the_models_that_can_be_asked_are_listed(server: InferProcess) -> None:
     with urllib.request.urlopen(f"{server.url}/v1/models", timeout=10) as answer:
         assert [model["id"] for model in json.load(answer)["data"]] == ["chat"]

@@ -98,6 +98,7 @@ class Completions:
                 if wanted not in document:
                     raise InputError(f"the request needs {wanted!r}.")
                 document.pop(other, None)
+                document["stream"] = document.get("stream") is True
                 model = self._model_of(document)
                 name = model.name
                 async with self._turns.setdefault(name, asyncio.Semaphore(self._workers)):
@@ -139,7 +140,7 @@ class Completions:
         try:
             begun = await parts.begin(request)
             headers = {VERSION: str(begun.version)}
-            if document.get("stream") is not True:
+            if not document["stream"]:
                 answer = await parts.next(request)
                 return web.json_response(_named(answer or {}, model.name, begun), headers=headers), begun
             response = web.StreamResponse(headers={**headers, "Cache-Control": "no-cache"})
