@@ -16,9 +16,11 @@ import sklearn
 from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
+from typer.testing import CliRunner
 
 from modelsync_protocol import bundle, names, trust
 from modelsync_protocol.errors import FormatError
+from modelsync_server.cli import app
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.requirements import requirements_of, tflite
 from modelsync_server.store import open_store
@@ -178,3 +180,10 @@ async def test_it_costs_a_check_in_sixteen_bytes_at_the_most_and_nothing_where_n
     assert 0 < len(bundle.encode(read)) - len(bundle.encode(bare)) <= 16
     plain = bundle.decode((shop.path / names.bundle_object("plain")).read_bytes())
     assert trust.REQUIRES.encode() not in plain.role
+
+
+def test_inspect_says_it_before_anything_is_published(tmp_path: Path) -> None:
+    path = written(tmp_path, "m.onnx", onnx_model({"": 19}))
+    assert json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)["requires"] == read(path)
+    said = CliRunner().invoke(app, ["inspect", str(path)]).stdout
+    assert "  requires: ONNX IR version 8, ONNX opset 19\n" in said

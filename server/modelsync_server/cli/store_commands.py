@@ -33,14 +33,16 @@ def inspect(
     forbid_code: Annotated[bool, typer.Option("--forbid-code", help="Exit 3 for what executes code, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what a model is, refers to and would execute; exit 3 if it leads out of itself."""
+    """Say what a model is, requires, refers to and would execute; exit 3 if it leads out of itself."""
     from modelsync_server.publish.closed import inspect as run
 
-    found = run(path)
+    found, requires = run(path)
     if as_json:
         parts = {name: getattr(found, name) for name in ("refers", "outside", "code", "unreadable")}
         document = {name: [item.document() for item in items] for name, items in parts.items()}
-        typer.echo(json.dumps({"closed": not found.outside, "formats": found.formats, **document}))
+        typer.echo(
+            json.dumps({"closed": not found.outside, "formats": found.formats, **document, "requires": requires})
+        )
     else:
         for name, kind in sorted(found.formats.items()):
             typer.echo(f"{name}: {kind}")
@@ -52,6 +54,8 @@ def inspect(
         ):
             for item in items:
                 typer.echo(f"  {title}: {item}")
+        if requires:
+            typer.echo(f"  requires: {tables.needs(requires)}")
         typer.echo("Closed." if not found.outside else "Not closed: publishing it will be refused.")
     if found.outside or (forbid_code and found.code):
         sys.exit(REFUSED)

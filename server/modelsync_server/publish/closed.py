@@ -11,6 +11,7 @@ from modelsync_protocol.errors import UsageError
 from modelsync_protocol.manifest import Link
 from modelsync_protocol.references import Findings, MemoryTree
 from modelsync_server.publish.artifact import Artifact, snapshot
+from modelsync_server.requirements import requirements_of
 
 
 def findings_of(artifact: Artifact, *, code: bool = False) -> Findings:
@@ -55,8 +56,9 @@ def check_hard_links(path: Path) -> None:
             raise UsageError(f"{file} is a hard link to another user's file outside of {path}; publish a copy of it.")
 
 
-def inspect(path: Path) -> Findings:
-    """Everything that can be said of the file or folder at `path`; UsageError for what can't be published."""
+def inspect(path: Path) -> tuple[Findings, dict[str, str]]:
+    """Everything that can be said of the file or folder at `path`, and what it requires of a device; UsageError for
+    what can't be published."""
     check_hard_links(path)
     with snapshot(path) as artifact:
-        return findings_of(artifact, code=True)
+        return findings_of(artifact, code=True), requirements_of(artifact.manifest, artifact.stream)
