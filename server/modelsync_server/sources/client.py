@@ -130,16 +130,15 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         limit: int = MAX_DOCUMENT_BYTES,
-        missing_ok: bool = False,
     ) -> Answer:
-        """An answer of at most `limit` bytes; a 404 is one only with `missing_ok`.
+        """An answer of at most `limit` bytes.
 
         UsageError for what is not there, RefusedError for 401, 403 and answers that are too long, UnreachableError.
         """
 
         async def once() -> Answer:
             data = None if body is None else json.dumps(body).encode()
-            async with self._answer(method, URL(url), headers or {}, data, missing_ok) as answer:
+            async with self._answer(method, URL(url), headers or {}, data) as answer:
                 found = bytearray()
                 async for block in answer.content.iter_chunked(caps.MIB):
                     found += block
@@ -171,20 +170,19 @@ class Client:
             nonlocal tag
             done = path.stat().st_size if path.exists() else 0
             asked = dict(headers or {})
-            if done and (size is None or done < size):
+            if done and done == size:
+                return
+            if done and (tag or digest is not None):  # else nothing would tell that it became another file
                 asked["Range"] = f"bytes={done}-"
                 if tag:
                     asked["If-Range"] = tag
-            elif done:
-                return
             allowed = 60 + (size if size is not None else scratch.left) / _SLOWEST_BYTES_PER_SECOND
-            async with asyncio.timeout(allowed), self._answer("GET", URL(url), asked, None, False) as answer:
+            async with asyncio.timeout(allowed), self._answer("GET", URL(url), asked, None) as answer:
                 resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {done}-")
                 if answer.status == 206 and not resumed:
                     raise _Cut("sends another range than what was asked for")
-                if done and not resumed:
+                if not resumed:
                     scratch.count(-done)
-                elif not done:
                     given = answer.headers.get("ETag", "")
                     tag = given if given.startswith('"') else ""
                 await _write(answer, path, scratch, done if resumed else 0, size)
@@ -220,9 +218,9 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None, missing_ok: bool
+        self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The last answer behind redirects and a challenge, good or, with `missing_ok`, 404."""
+        """The last answer behind redirects and a challenge; a good one."""
         challenged, start = False, url
         for _ in range(_MOST_REDIRECTS + 2):
             sent = {"Accept-Encoding": "identity", **headers, **self._credentials.headers(url)}
@@ -236,17 +234,17 @@ class Client:
                     challenged = True
                     if await self._credentials.challenged(url, answer.headers):
                         continue
-                await self._judge(start, answer, missing_ok)
+                await self._judge(start, answer)
                 yield answer
                 return
         raise RefusedError(f"{_where(start)} redirects in a circle.")
 
-    async def _judge(self, url: URL, answer: aiohttp.ClientResponse, missing_ok: bool) -> None:
+    async def _judge(self, url: URL, answer: aiohttp.ClientResponse) -> None:
         if answer.status in _AGAIN:
             raise _Cut(f"answers {answer.status} {answer.reason or ''}".rstrip(), _retry_after(answer.headers))
         if answer.status in (401, 403):
             raise RefusedError(f"{_where(url)} refuses ({answer.status}): {self._hint}.")
-        if answer.status >= 400 and not (missing_ok and answer.status == 404):
+        if answer.status >= 400:
             said = _said(await answer.content.read(_MOST_COMPLAINT_BYTES))
             if answer.status == 404:
                 raise UsageError(f"{_where(url)} has no {url.path.rstrip('/')!r:.160}{said}: check the address.")

@@ -183,6 +183,25 @@ async def test_folders_within_folders_end_somewhere(server: SourceServer) -> Non
     await refused(ALIAS, FormatError, "deep")
 
 
+async def test_a_file_that_is_replaced_while_the_line_is_broken_is_not_mixed(server: SourceServer) -> None:
+    """MLflow has no digests: an ETag tells, and without one it begins again."""
+    old, new = b"old" * 400, b"new" * 400
+    for tags in (("a", "b"), ("", "")):
+        script = [old, new]
+
+        def replaced(asked: Asked, reply: Reply) -> Reply | None:
+            if "artifacts?path" in asked.path:
+                return Reply.document({"files": [{"path": "m", "file_size": 1200}]})
+            if not asked.path.endswith("/m"):
+                return None
+            body = script.pop(0) if len(script) == 2 else new  # noqa: B023
+            headers = {"ETag": f'"{tags[body is new]}"'} if tags[0] else {}  # noqa: B023
+            return Reply(body, headers=headers, cut=300 if body is old else None)
+
+        server.fault = replaced
+        assert await files_of(ALIAS) == {"m": new}
+
+
 async def test_an_artifact_that_breaks_off_comes_whole(server: SourceServer, pauses: list[float]) -> None:
     script = [
         Reply(FILES["model.onnx"], cut=200),

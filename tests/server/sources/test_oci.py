@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,9 +14,13 @@ import pytest
 import zstandard
 
 from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError, UnreachableError, UsageError
+from modelsync_server import open_store as library_store
 from modelsync_server.sources import archives, fetching
 from modelsync_server.sources.port import Scratch
+from modelsync_server.store import open_store
+from modelsync_server.triggers.source_watch import SourceWatch
 from tests.support.oci_registry import PASSWORD, USER, WEIGHT, artifact, descriptor, registry, tarball
+from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
 from tests.support.tools import needs
 
@@ -327,3 +332,39 @@ async def test_an_unreachable_registry_says_so(server: SourceServer) -> None:
 def test_addresses_that_name_nothing(text: str) -> None:
     with pytest.raises(UsageError, match="names no artifact"):
         fetching.parse(text)
+
+
+async def test_a_watch_asks_by_one_head_and_publishes_when_the_tag_moves(server: SourceServer, tmp_path: Path) -> None:
+    shop = await Shop.open(tmp_path)
+    told: list[int] = []
+    watch = SourceWatch(
+        fetching.parse(address(server)),
+        open_store(str(shop.path)),
+        str(shop.keys),
+        "anomaly",
+        lambda made, resolved: told.append(made.version),
+        lambda sentence: None,
+        tmp_path / "memory.json",
+    )
+    await watch.look()
+    server.asked.clear()
+    await watch.look()
+    assert [each.method for each in server.asked] == ["HEAD"]
+    newer = b"newer"
+    served(server, artifact([descriptor(f"{WEIGHT}.raw", newer, path="model.onnx")]), newer)
+    await watch.look()
+    assert told == [1, 2]
+
+
+async def test_what_is_fetched_is_examined_as_a_strangers_upload(
+    server: SourceServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a reader that is taken over: it dies, the publisher goes on and says one sentence."""
+    hostile = [sys.executable, "-m", "tests.support.hostile_examiner", "on"]
+    monkeypatch.setattr("modelsync_server.examination.examination.COMMAND", hostile)
+    statement = json.dumps("import os; os._exit(9)").encode()
+    served(server, artifact([descriptor(f"{WEIGHT}.raw", statement, path="model.onnx")]), statement)
+    shop = await Shop.open(tmp_path)
+    store = library_store(shop.path, keys=shop.keys)
+    with pytest.raises(UsageError, match="the upload is refused"):
+        await store.aio.publish("anomaly", address(server))
