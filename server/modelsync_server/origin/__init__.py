@@ -1,4 +1,6 @@
-"""Serves a store's objects over HTTP, read only: a directory's itself, a bucket's by proxy or by signed URLs.
+"""Serves a store's objects over HTTP, read only.
 
-May import store. It never writes and never signs.
+A directory's itself; a bucket's by proxy, or by URLs that it signs.
+
+May import store. It never writes, and signs no metadata.
 """
