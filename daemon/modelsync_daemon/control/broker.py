@@ -110,7 +110,7 @@ class BrokerControlPlane:
                 await asyncio.sleep(_SETTLE_SECONDS)
             await client.unsubscribe(reports)
             self._reading = False
-            self._reported = broker.joined(self._parts)
+            self._reported, self._parts = broker.joined(self._parts), {}
             if not self._desired_came and self._desired:
                 self._wrong("the broker has lost this device's desired properties: it goes on as it is; set them anew.")
             await self._tell_presence()

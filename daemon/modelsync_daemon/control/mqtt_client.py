@@ -7,7 +7,6 @@ publisher's, which a test holds equal. It wakes nobody: all it waits for are pac
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -335,8 +334,7 @@ class MqttClient:
         """Close without a word, and wait until nothing of it runs any more."""
         self._fail("it was closed here")
         if self._reader is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await asyncio.wait({self._reader})  # which keeps the caller's own cancellation apart from the task's
 
 
 def _number(properties: known.Properties, which: int, otherwise: int) -> int:

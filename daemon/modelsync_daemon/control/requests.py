@@ -23,6 +23,7 @@ class Requests(Generic[_Answer]):
 
     def begin(self) -> tuple[str, asyncio.Future[_Answer]]:
         """A token (short: it is paid for twice), and what will be its answer."""
+        self._waiting = {token: waiting for token, waiting in self._waiting.items() if not waiting.done()}
         self._last += 1
         answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
         self._waiting[str(self._last)] = answer
@@ -43,7 +44,9 @@ class Requests(Generic[_Answer]):
                 ends: set[asyncio.Future[Any]] = {answer, lost}
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError as error:
+            answer.cancel()
             raise UnreachableError(f"{self._what} gives no answer in {self._seconds:.0f} s.") from error
         if not answer.done():
+            answer.cancel()
             raise UnreachableError(f"the connection to {self._what} is lost: {lost.result()}.")
         return answer.result()
