@@ -158,6 +158,7 @@ class Commands:
         bad = report.state in (inference_processes.REFUSED, inference_processes.FAILED)
         if report.pointer == "current" and bad and name not in self._reconciler.tasks:
             self._activation.refused_current(name, report, self._device.desired.of(name).retry)
+            self._signals.look.set()
 
     def _known(self, name: str) -> None:
         names.check_model_name(name)
