@@ -162,6 +162,7 @@ class Commands:
         bad = report.state in (inference_processes.REFUSED, inference_processes.FAILED)
         if report.pointer == "current" and bad and name not in self._reconciler.tasks:
             self._activation.refused_current(name, report, self._device.desired.of(name).retry)
+            self._signals.look.set()
 
     def environment(self, name: str, pid: int, document: object) -> None:
         """An inference process says what it runs models with. UsageError; one that is not registered is not heard."""
