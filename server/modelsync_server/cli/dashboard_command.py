@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def dashboard(
     store: Annotated[
-        str | None, typer.Option("--store", help="To show versions and what updates cost; a directory or azblob://…")
+        str | None, typer.Option("--store", help="To show versions and what updates cost; a directory or an address")
     ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0: any.")] = "127.0.0.1:8090",
     operator: Annotated[

@@ -245,7 +245,7 @@ def list_(
 
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help="To look for withdrawn versions and to push; a directory or azblob://…")
+    str | None, typer.Option("--store", help="To look for withdrawn versions and to push; a directory or an address")
 ]
 
 

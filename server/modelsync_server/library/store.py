@@ -36,10 +36,10 @@ class NewStore:
 
 
 def open_store(url: str | Path, *, keys: str | Path | None = None) -> Store:
-    """Open a store by directory path or `azblob://ACCOUNT/CONTAINER[/PREFIX]`.
+    """Open a store by directory path, or `azblob://ACCOUNT/CONTAINER`, `s3://BUCKET`, `gs://BUCKET`, with `/PREFIX`.
 
     `keys` is the folder of the private keys; without it MODELSYNC_KEYS, else the user's configuration folder. Only
-    what signs needs them. UsageError if a directory is no store; a blob container is looked at by the first call.
+    what signs needs them. UsageError if a directory is no store; a container or bucket is looked at by the first call.
     """
     open_objects(str(url))
     return Store(AsyncStore(str(url), None if keys is None else str(keys)))
