@@ -63,7 +63,7 @@ def test_a_unit_is_told_by_a_real_systemd(machine: Machine) -> None:
     machine.write("/etc/systemd/system/slow.service", slow)
     machine.write("/opt/walk.py", WALK)
     machine.run("systemctl", "daemon-reload")
-    text = machine.run("/usr/lib/modelsync/bin/python", "/opt/walk.py", seconds=120)
+    text = machine.run("/usr/lib/modelsync/bin/python3", "/opt/walk.py", seconds=120)
     said: dict[str, str] = json.loads(text[text.index("{") :])
     assert said["good"].startswith("run ") and said["again"].startswith("run ") and said["good"] != said["again"]
     assert said["bad"].startswith(("detector.service is activating", "detector.service is failed"))

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import urllib.request
@@ -162,8 +163,12 @@ async def main() -> None:
     control.unlink(missing_ok=True)
     await asyncio.start_unix_server(front.control, str(control))
     server = await asyncio.start_server(front.connect, "127.0.0.1", int(sys.argv[1]))
+    work = asyncio.gather(server.serve_forever(), front.keep_running())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
-        await asyncio.gather(server.serve_forever(), front.keep_running())
+        await work
+    except asyncio.CancelledError:
+        pass
     finally:
         await front.stop()
 

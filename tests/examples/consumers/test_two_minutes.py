@@ -44,19 +44,20 @@ def test_its_path_leads_there(tmp_path: Path, name: str) -> None:
     [script] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= prepare(name, tmp_path)
-    process = subprocess.Popen(
-        ["bash", "-e", "-m", "-c", script],
-        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
+    log = tmp_path / "said"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["bash", "-e", "-m", "-c", script],
+            cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
     try:
-        said, _ = process.communicate(timeout=240)
+        process.wait(240)
     except subprocess.TimeoutExpired:
-        end_session(process.pid)
-        said, _ = process.communicate()
-        raise AssertionError(said) from None
+        raise AssertionError(log.read_text()) from None
     finally:
         end_session(process.pid)
+    said = log.read_text()
     assert process.returncode == 0, said
     expected = {
         "node": r'(?s)"version":"1".*(quarantined|rolled back).*says|no factor.*"version":"1"',
