@@ -156,14 +156,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from modelsync_daemon.workers.zygote import Zygote
+
+    # Before any secret is in memory, which workers would inherit, and before imports that only the resident needs.
+    zygote = Zygote.start()
     import asyncio
 
     from modelsync_daemon import config
     from modelsync_daemon.local import logs
     from modelsync_daemon.service import serve
-    from modelsync_daemon.workers.zygote import Zygote
 
-    zygote = Zygote.start()  # before any secret is in memory, which workers would inherit
     settings = config.load(options.config) if options.config else config.from_environment(os.environ)
     recent = logs.configure(settings.log_format, options.verbose)
     asyncio.run(serve(settings, zygote, recent))

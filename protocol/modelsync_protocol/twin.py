@@ -173,7 +173,7 @@ def check_origin(value: object) -> str:
     return value
 
 
-_CUT_FIRST = (
+CUT_FIRST = (
     "trace", "progress", "inference", "runs_on", "unknown_requirements", "error", "since", "bytes", "digest",
 )  # fmt: skip
 """Of each model, in this order, where a report is too large."""
@@ -199,7 +199,7 @@ def build_reported(
     if problems:
         section["problems"] = dict(problems)
     document = {SECTION: section}
-    for key in _CUT_FIRST:
+    for key in CUT_FIRST:
         if _size(document) <= most:
             return document
         section["cut"] = [*section.get("cut", ()), key]

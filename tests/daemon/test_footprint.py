@@ -16,6 +16,7 @@ PACKAGES = {
     *("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl"),
     *("azure", "charset_normalizer", "certifi", "deprecation", "janus", "packaging", "paho", "requests"),
     *("requests_unixsocket", "socks", "typing_extensions", "urllib3"),
+    "backports",  # a name that LiteRT's dependency declares at every start of Python; a device has it only with LiteRT
     *("brotli", "cython_runtime", "dns"),  # optional: of aiohttp, urllib3 and paho; a device has none of them
     *("rfc8785", "sd_notify"),
 }

@@ -97,11 +97,11 @@ class Outcome:
 
         The worker has read what came from outside: names and digests become paths here, so they are looked at again.
         """
-        found = cls(**{**document, **{key: tuple(document[key]) for key in ("withdrawn", "unknown")}})
+        found = cls(**{**document, **{key: tuple(document.get(key, ())) for key in ("withdrawn", "unknown")}})
         counts = (found.bytes, found.requests, found.received, found.sent, found.wire_requests)
         if not all(type(count) is int and count >= 0 for count in counts) or type(found.held) is not bool:
             raise ValueError("a count is none")
-        if any(type(key) is not str or len(key) > _MAX_KEY for key in document["unknown"]):
+        if any(type(key) is not str or len(key) > _MAX_KEY for key in found.unknown):
             raise ValueError("a requirement's key is none")
         if found.kind not in _PLANS:
             raise ValueError("no such plan")

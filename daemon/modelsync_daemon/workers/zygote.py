@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 from modelsync_daemon.confinement import layers
@@ -23,6 +24,19 @@ from modelsync_daemon.confinement import layers
 _PR_SET_PDEATHSIG = 1
 _NUMBER = struct.Struct("=i")
 _FDS = 3
+
+
+_SHARED = (
+    "modelsync_daemon.disk.garbage",
+    "modelsync_daemon.disk.journal",
+    "modelsync_daemon.disk.zlib_verdict",
+    "modelsync_daemon.transfer.origin_client",
+    "modelsync_daemon.transfer.origin_secret",
+    "modelsync_daemon.transfer.pushed_origin",
+    "modelsync_daemon.workers.messages",
+)
+"""What resident and workers both use, with all that it imports. More would cost each worker memory: it copies the pages
+of what it holds, used or not."""
 
 
 class ZygoteGone(OSError):
@@ -63,7 +77,9 @@ class Zygote:
 
     @classmethod
     def start(cls) -> Zygote:
-        """Fork the zygote. Call it after the imports that are to be shared, before threads and event loops."""
+        """Fork the zygote, once what it shares is imported; before other imports, threads and event loops."""
+        for name in _SHARED:
+            import_module(name)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gc.collect()
         gc.freeze()  # collections would touch, and so copy, every shared page

@@ -7,13 +7,14 @@ import sys
 import typer
 
 from modelsync_protocol.errors import ModelsyncError
-from modelsync_server.cli import hub_commands
+from modelsync_server.cli import hub_commands, twin_commands
 
 
 def main() -> None:
     """Run a command; an error of ours becomes one sentence on stderr and its exit code."""
     app = typer.Typer(no_args_is_help=True)
     hub_commands.register(app)
+    twin_commands.register(app)
     try:
         app()
     except ModelsyncError as error:

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from modelsync_server.cli import hub_commands
+from modelsync_server.cli import hub_commands, twin_commands
 
 MANUAL = Path(__file__).parents[3] / "docs" / "hub.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
@@ -22,6 +22,7 @@ COMMANDS = [line for kind, text in BLOCKS if not kind for line in text.splitline
 def test_every_command_of_the_manual_parses(line: str) -> None:
     app = typer.Typer()
     hub_commands.register(app)
+    twin_commands.register(app)
     result = CliRunner().invoke(app, [*shlex.split(line)[1:], "--help"])
     assert result.exit_code == 0, result.output
 
