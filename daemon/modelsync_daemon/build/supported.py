@@ -8,7 +8,6 @@ from modelsync_daemon.build.request import PrepareRequest
 from modelsync_daemon.transfer.errors import Unsupported
 from modelsync_daemon.trust.resolved import Resolved
 from modelsync_protocol.errors import LocalError
-from modelsync_protocol.requirements.judging import judge
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +19,8 @@ def check(request: PrepareRequest, resolved: Resolved) -> tuple[str, ...]:
     """
     if request.capabilities is None or request.repair is not None or not resolved.requires:
         return ()
+    from modelsync_protocol.requirements.judging import judge  # costs memory only where a version requires something
+
     found = judge(resolved.requires, request.capabilities)
     missing = list(found.missing)
     if request.refuse_unknown:
