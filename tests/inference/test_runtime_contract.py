@@ -168,14 +168,18 @@ def test_a_closed_model_gives_its_memory_and_its_processes_back(kind: Kind, tmp_
     pids = kind.runtime.pids if isinstance(kind.runtime, Processes) else tuple
     with serving(kind, tmp_path):
         pass
-    give_back()
-    before, held = set(pids()), resident_bytes(pids())
-    with serving(kind, tmp_path):
-        during = set(pids())
-    give_back()
-    assert set(pids()) == before
-    assert not any(Path(f"/proc/{pid}").exists() for pid in during - before)
-    assert resident_bytes(pids()) < held + (8 << 20)  # of 32 MiB that the code models hold
+    for more in (2, 1, 0):  # what is kept once, such as a library that is loaded, is no leak
+        give_back()
+        before, held = set(pids()), resident_bytes(pids())
+        with serving(kind, tmp_path):
+            during = set(pids())
+        give_back()
+        assert set(pids()) == before
+        assert not any(Path(f"/proc/{pid}").exists() for pid in during - before)
+        given_back = resident_bytes(pids()) < held + (8 << 20)  # of 32 MiB that the code models hold
+        if given_back:
+            break
+        assert more, "each time it is closed less is given back than it took"
 
 
 def _load(tmp_path: Path, data: bytes) -> object:

@@ -17,7 +17,8 @@ _SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 _MOST_OUTPUT = 64 * MIB
 _LINE = re.compile(
-    rb"resolve host|connection (refused|reset|timed out)|timed out|early eof|the requested url.* 5\d\d|429", re.I
+    rb"resolve host|connection (refused|reset|timed out)|timed out|early eof|the requested url[^\n]* (5\d\d|429)\b",
+    re.I,
 )
 """Complaints after which trying again may help."""
 

@@ -282,3 +282,20 @@ def test_dvc_addresses_that_name_nothing_or_hold_secrets(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         fetching.parse(text)
     assert "pw@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "may_help"),
+    [
+        (b"fatal: could not read Username for 'http://127.0.0.1:44293': terminal prompts disabled", False),
+        (b"fatal: couldn't find remote ref 4290", False),
+        (b"error: The requested URL returned error: 429", True),
+        (b"error: The requested URL returned error: 503", True),
+        (b"error: The requested URL returned error: 404", False),
+        (b"fatal: unable to access: Could not resolve host: git.example", True),
+    ],
+)
+def test_whether_trying_again_may_help_is_read_from_the_status_not_from_a_port(said: bytes, may_help: bool) -> None:
+    from modelsync_server.sources import programs
+
+    assert bool(programs._LINE.search(said)) is may_help
