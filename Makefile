@@ -184,6 +184,14 @@ bench-encodings: setup
 bench-origin: setup
 	$(BIN)/python -m bench.origin
 
+# How cost grows: publishing and pulling against the targets of docs/performance.md, ratios and curves within one run. About
+# 25 minutes on two cores; SCALE=--full measures 10 GB too, SCALE="--only many" one part. The second line writes the page.
+.PHONY: bench-scale
+SCALE_RESULT := docs/performance/scale.json
+bench-scale: setup
+	$(BIN)/python -m bench.scale $(SCALE) --out $(SCALE_RESULT); code=$$?; \
+	  $(BIN)/python -m bench.scale.page --result $(SCALE_RESULT) --page docs/performance.md && exit $$code
+
 # A thousand swaps under load, beside a restart and a naive reload: 45 minutes at most. SWAP="--few 5 --swaps 20" is shorter.
 bench-swap: setup
 	$(BIN)/python -m bench.swap --out bench-swap.json $(SWAP)

@@ -23,7 +23,7 @@ _OURS = ("D", "d", "*")
 _EDGE = {"linewidths": 0.7, "edgecolors": "white"}
 """Marks that lie on each other stay apart."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "modelsync-bench",
     "svg.fonttype": "path",
     "font.size": 9.0,
@@ -31,6 +31,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.left": False,
 }
+"""Of every plot in the documents."""
+
 _ROW, _WIDTH = 0.34, 9.0
 
 Rows = Mapping[str, Mapping[str, float]]
@@ -54,7 +56,7 @@ def dots(
     With `written` the values of `ours` stand beside their marks, to the right of all of the row's.
     """
     styles = _styles(ways, ours)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         shown = [way for way in ways if any(way in row for row in rows.values())]
         legend_rows = -(-len(shown) // 5)
         height = _ROW * len(rows) + 1.35 + 0.24 * legend_rows
