@@ -7,54 +7,23 @@ connections over them; the first process only starts the others and replaces one
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import json
-import logging
 import os
-import resource
-import signal
-import socket
 import ssl
-import time
-from asyncio import sslproto
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.origin import tickets
-from modelsync_server.origin.connection_guard import Guard
+from modelsync_protocol.errors import UsageError
+from modelsync_server.origin import processes, tickets
 from modelsync_server.origin.origin import application
+from modelsync_server.origin.processes import Child
 from modelsync_server.origin.store_origin import Redirect, StoreOrigin
 from modelsync_server.store import MARKER, Store
 from modelsync_server.store.directory import DirectoryStore
-
-MAX_CONNECTIONS = 8192
-"""Of one process; who comes when they are used up is turned away at once and comes again later."""
-
-HEADER_SECONDS = 20.0
-"""From a connection's beginning to the end of its first request's headers; more is an attack or a dead line."""
-
-IDLE_SECONDS = 75.0
-"""From one request's end to the end of the next one's headers."""
-
-_SHUTDOWN_SECONDS = 1.0
-"""How long requests may go on after SIGTERM (aiohttp waits twice that); whoever reads slower is cut off and
-resumes elsewhere."""
-
-_TLS_READ_BYTES = 16 * 1024
-_PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that a process gets when the one that forked it dies, however that happens."""
-
-_END_SECONDS = 4.0
-_RESTART_SECONDS = 1.0
-_BACKLOG = 1024
-_SPARE_DESCRIPTORS = 64
-
-_LOG = logging.getLogger(__name__)
 
 
 def serve(
@@ -64,146 +33,60 @@ def serve(
     cert: Path | None,
     key: Path | None,
     announce: Callable[[str], None],
-    processes: int | None = None,
+    count: int | None = None,
     redirect: Redirect | None = None,
+    front: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; `announce` gets the JSON line `{"url"}` once connections are accepted.
 
-    `processes`: how many serve; None: one a core, and one for a store that is no directory, whose line is the limit.
-    `redirect`: what is read at the bucket instead. UsageError for what can't be served so and for unusable
-    certificates, LocalError if the address is taken.
+    `count`: how many processes serve; None: one a core, and one for a store that is no directory, whose line is the
+    limit. `redirect`: what is read at the bucket instead. `front`: "nginx" answers, with `count` workers. UsageError
+    for what can't be served so and for unusable certificates, LocalError if the address is taken.
     """
     context = _tls(cert, key)
-    if isinstance(store, DirectoryStore):
-        if redirect is not None:
-            raise UsageError("a directory has nowhere to send devices to: leave out --redirect-from.")
-        make: Callable[[], web.Application] = partial(application, store.root)
-        count = processes or len(os.sched_getaffinity(0))
-    else:
-        if (processes or 1) > 1:
-            raise UsageError("a bucket is served by one process: leave out --processes, and let a proxy spread more.")
-        make, count = StoreOrigin(store, redirect).application, 1
+    make, directory = _answers(store, redirect)
+    if directory is None and front is None and (count or 1) > 1:
+        raise UsageError("a bucket is served by one process: leave out --processes, or add --front nginx.")
+    if directory is None:
         asyncio.run(_seen(store))
-    with _bound(host, port) as alone:  # not shared, so that an address that another server has is refused
+    count = count or (1 if directory is None and front is None else len(os.sched_getaffinity(0)))
+    with ExitStack() as kept:
+        alone = kept.enter_context(processes.bound(host, port))  # not shared: what another server has is refused
         port = alone.getsockname()[1]
-    listeners = [_bound(host, port, shared=True) for _ in range(count)]
-    for listener in listeners:
-        listener.listen(_BACKLOG)
-    name = f"[{host}]" if ":" in host else host
-    url = json.dumps({"url": f"{'https' if context else 'http'}://{name}:{port}"})
-    ends = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*ends, signal.SIGCHLD})  # until somebody waits for them
+        name = f"[{host}]" if ":" in host else host
+        url = json.dumps({"url": f"{'https' if context else 'http'}://{name}:{port}"})
+        if front is None:
+            alone.close()
+            listeners = [kept.enter_context(processes.bound(host, port, shared=True)) for _ in range(count)]
+            for listener in listeners:
+                listener.listen(processes.BACKLOG)
+            children = [Child(partial(processes.fork_server, make, listener, context)) for listener in listeners]
+        else:
+            from modelsync_server.origin import nginx_front
 
-    first = os.getpid()
+            alone.listen(processes.BACKLOG)
+            certificate = None if cert is None or key is None else (cert, key)
+            children = kept.enter_context(nginx_front.children(alone, make, directory, certificate, count))
+        processes.block_signals()
+        if len(children) == 1:
+            announce(url)  # the kernel accepts already
+            asyncio.run(processes.accept(make, listeners[0], context))
+            return
+        processes.supervise(children, lambda: announce(url))
 
-    def start(listener: socket.socket) -> int:
-        pid = os.fork()
-        if pid == 0:
-            _child(make, listener, context, first)
-        return pid
 
-    if count == 1:
-        announce(url)  # the kernel accepts already
-        asyncio.run(_accept(make, listeners[0], context))
-        return
-    running = {start(listener): listener for listener in listeners}
-    announce(url)
-    while signal.sigwait({*ends, signal.SIGCHLD}) not in ends:
-        for pid in _ended():
-            listener = running.pop(pid)
-            _LOG.warning("a process of the origin died and is started again.")
-            time.sleep(_RESTART_SECONDS)
-            running[start(listener)] = listener
-    _end(set(running))
+def _answers(store: Store, redirect: Redirect | None) -> tuple[Callable[[], web.Application], Path | None]:
+    """What makes the application over a store, and the store's folder if it has one."""
+    if not isinstance(store, DirectoryStore):
+        return StoreOrigin(store, redirect).application, None
+    if redirect is not None:
+        raise UsageError("a directory has nowhere to send devices to: leave out --redirect-from.")
+    return partial(application, store.root), store.root
 
 
 async def _seen(store: Store) -> None:
     """Ask for what every store has, so that wrong credentials are told before devices come."""
     await store.get(MARKER)
-
-
-def _child(
-    make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None, first: int
-) -> None:
-    """Serve in a forked process, for as long as process `first` lives; never returns."""
-    code = 1
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != first:
-            return
-        # Whoever reads the url reads to the end of it, which must not wait for this process.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        asyncio.run(_accept(make, listener, context))
-        code = 0
-    finally:
-        os._exit(code)
-
-
-async def _accept(make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None) -> None:
-    """Answer what comes to `listener` until SIGTERM or SIGINT, which the caller has blocked."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
-    if context is not None:
-        # asyncio reads requests of up to 256 KiB at a time, with so much memory for each connection; ours are tiny.
-        sslproto.SSLProtocol.max_size = _TLS_READ_BYTES
-    guard = Guard(_room(), HEADER_SECONDS, IDLE_SECONDS)
-    app = make()
-    app.middlewares.append(guard.middleware)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS, lingering_time=1.0)
-    await runner.setup()
-    answers = runner.server
-    assert answers is not None
-    server = await loop.create_server(
-        lambda: guard.protect(answers()),
-        sock=listener,
-        ssl=context,
-        ssl_handshake_timeout=HEADER_SECONDS if context else None,
-        backlog=_BACKLOG,
-    )
-    await stop.wait()
-    server.close()
-    await runner.cleanup()
-
-
-def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A socket on that address (port 0: any free one), which other sockets of ours may share; LocalError."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
-        found.bind(address)
-    except OSError as error:
-        raise LocalError(f"can't listen on {host}:{port} ({error.strerror}): choose another --port.") from error
-    return found
-
-
-def _room() -> int:
-    """How many connections this process may hold: each takes a descriptor, and its file another."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return max(1, min(MAX_CONNECTIONS, (most - _SPARE_DESCRIPTORS) // 2))
-
-
-def _ended() -> Iterator[int]:
-    """Process ids of children that are no more."""
-    with contextlib.suppress(ChildProcessError):
-        while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-            yield pid
-
-
-def _end(running: set[int]) -> None:
-    """Have every child end: those that don't within the time are killed."""
-    for pid in running:
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + _END_SECONDS
-    while running and time.monotonic() < deadline:
-        running -= set(_ended())
-        time.sleep(0.01)
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
 
 
 def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:

@@ -17,7 +17,7 @@ from aiohttp import ClientConnectionResetError, web
 
 from modelsync_protocol.errors import ModelsyncError, UnreachableError, UsageError
 from modelsync_server.origin import http_rules
-from modelsync_server.origin.http_rules import PIECE_SECONDS, Part
+from modelsync_server.origin.http_rules import KEPT_OBJECT_BYTES, PIECE_SECONDS, Part
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.port import cache_control, changes
 
@@ -27,7 +27,6 @@ PIECE_BYTES = 1 << 20
 KEPT_BYTES = 64 << 20
 """Objects of up to KEPT_OBJECT_BYTES are kept in memory up to so much: a fleet asks for the same ones."""
 
-KEPT_OBJECT_BYTES = 1 << 20
 KEPT_SIZES = 65_536
 FRESH_SECONDS = 1.0
 """So long what changes is answered from memory: that bounds what a fleet asks of the store."""

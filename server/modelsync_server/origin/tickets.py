@@ -37,13 +37,17 @@ def issue(context: ssl.SSLContext, key: Path) -> None:
     connection = _connection(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True))
     if lib is None or not connection:
         return
-    secret = key.read_bytes()
-    keys = b"".join(hmac.digest(secret, _LABEL + b"%d" % number, hashlib.sha512) for number in range(2))[:_KEY_BYTES]
     found = lib.SSL_get_SSL_CTX(connection)
-    if lib.SSL_CTX_ctrl(found, _SET_TICKET_KEYS, _KEY_BYTES, keys) == 1:
+    if lib.SSL_CTX_ctrl(found, _SET_TICKET_KEYS, _KEY_BYTES, keys(key)) == 1:
         lib.SSL_CTX_set_timeout(found, _SECONDS)
         context.num_tickets = 1
         context.sslobject_class = _Sparing
+
+
+def keys(key: Path) -> bytes:
+    """The tickets' keys that follow from the file of a private key, as OpenSSL and nginx take them (80 bytes)."""
+    secret = key.read_bytes()
+    return b"".join(hmac.digest(secret, _LABEL + b"%d" % number, hashlib.sha512) for number in range(2))[:_KEY_BYTES]
 
 
 class _Sparing(ssl.SSLObject):

@@ -30,6 +30,7 @@ from obstore.store import S3Store
 from tests.support.cloud_servers import make_bucket, s3_environment
 from tests.support.nginx import running_nginx
 
+FRONT = ("--front", "nginx")
 CONTENT = bytes(range(256)) * 400
 PACK = "packs/" + "ab" * 32
 UPDATE = "updates/" + "ab" * 32 + "/" + "cd" * 32 + ".v1"
@@ -52,6 +53,7 @@ class Origin:
     store: Path
     tls: ssl.SSLContext | None
     process: subprocess.Popen[str]
+    fronted: bool = False
     bucket: str = ""
     """The URL of the bucket that holds what lies in `store` too, if that is what is served."""
 
@@ -59,11 +61,12 @@ class Origin:
         """Publish an object later on; returns when it must be seen."""
         if self.bucket:
             put(self.bucket, path, data)
-            time.sleep(1.1)  # what a fleet asks of a bucket is bounded by that
-            return
-        temp = (self.store / path).with_name(".tmp-new")
-        temp.write_bytes(data)
-        temp.replace(self.store / path)
+        else:
+            temp = (self.store / path).with_name(".tmp-new")
+            temp.write_bytes(data)
+            temp.replace(self.store / path)
+        # What a fleet asks of a bucket, or of us behind nginx, is bounded by a second each.
+        time.sleep(1.1 * (bool(self.bucket) + self.fronted))
 
     def connect(self) -> socket.socket:
         """A raw connection, TLS included."""
@@ -105,7 +108,18 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=["modelsync", "modelsync-tls", "nginx", "nginx-tls", "s3", pytest.param("s3-tls", marks=pytest.mark.long)],
+    params=[
+        "modelsync",
+        "modelsync-tls",
+        "nginx",
+        "nginx-tls",
+        "front",
+        "front-tls",
+        "s3",
+        "s3front",
+        pytest.param("s3-tls", marks=pytest.mark.long),
+        pytest.param("s3front-tls", marks=pytest.mark.long),
+    ],
 )
 def origin(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
@@ -113,12 +127,18 @@ def origin(
     """Each kind of origin over the same directory."""
     kind, _, tls = str(request.param).partition("-")
     folder = tmp_path_factory.mktemp(kind)
-    if kind == "s3":
-        with served_bucket(request.getfixturevalue("s3_service"), folder, certificate if tls else None) as running:
+    chain = certificate if tls else None
+    if kind.startswith("s3"):
+        options = FRONT if kind == "s3front" else ()
+        with served_bucket(request.getfixturevalue("s3_service"), folder, chain, options) as running:
             yield running
         return
-    start = serve if kind == "modelsync" else nginx
-    with start(make_store(folder / "store"), certificate if tls else None, folder) as running:
+    store = make_store(folder / "store")
+    if kind == "front":
+        with serve(store, chain, options=FRONT) as running:
+            yield running
+        return
+    with (serve if kind == "modelsync" else nginx)(store, chain, folder) as running:
         yield running
 
 
@@ -154,20 +174,22 @@ def serve(
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.stderr and process.stderr.read()
-        yield Origin(json.loads(line)["url"], Path(store), _trusting(certificate), process)
+        yield Origin(json.loads(line)["url"], Path(store), _trusting(certificate), process, "--front" in options)
     finally:
         process.terminate()
         process.communicate(timeout=20)
 
 
 @contextmanager
-def served_bucket(endpoint: str, folder: Path, certificate: tuple[Path, Path] | None) -> Iterator[Origin]:
+def served_bucket(
+    endpoint: str, folder: Path, certificate: tuple[Path, Path] | None, options: Sequence[str] = ()
+) -> Iterator[Origin]:
     """Run `modelsync serve s3://…` until the block ends."""
     name = make_bucket(endpoint, f"c{secrets.token_hex(8)}")
     store = make_store(folder / "store")
     for path, data in OBJECTS.items():
         put(f"{endpoint}/{name}", path, data)
-    with serve(f"s3://{name}", certificate, environment=s3_environment(endpoint)) as found:
+    with serve(f"s3://{name}", certificate, options=options, environment=s3_environment(endpoint)) as found:
         yield dataclasses.replace(found, store=store, bucket=f"{endpoint}/{name}")
 
 
