@@ -10,7 +10,14 @@ import typer
 
 from modelsync_server.cli import tables
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub, connection
-from modelsync_server.cli.options import JsonOption, NameArgument, StoreArgument, print_json
+from modelsync_server.cli.options import (
+    JsonOption,
+    NameArgument,
+    ProgressForm,
+    ProgressOption,
+    StoreArgument,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from modelsync_server.media.held import Held
@@ -106,13 +113,14 @@ def export(
         str | None,
         typer.Option(metavar="EXPORT|DATE", help="Only what is newer than an earlier export, or than a day."),
     ] = None,
+    progress: ProgressOption = ProgressForm.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Write what devices without a line need onto an offline medium; `modelsyncd import` takes it from there."""
     import asyncio
 
     from modelsync_protocol import trust
-    from modelsync_server.cli.progress import Bar
+    from modelsync_server.cli.progress import shown as told
     from modelsync_server.media.export import export as run
     from modelsync_server.media.export import parse_size
     from modelsync_server.media.selection import Wanted
@@ -125,8 +133,8 @@ def export(
         held=None if devices is None else _held(devices),
     )
     most = None if size is None else parse_size(size)
-    with Bar() as bar:
-        done = asyncio.run(run(open_store(store), out, wanted, size=most, since=since, progress=bar.update))
+    with told(progress, "export") as update:
+        done = asyncio.run(run(open_store(store), out, wanted, size=most, since=since, progress=update))
     if as_json:
         shown = {"out": str(out), "store": done.store, "issued": done.issued, "objects": done.objects}
         shown["expires"] = trust.format_time(done.expires)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,26 @@ StoreArgument = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.", autocompletion=_models)]
 KeysOption = Annotated[str | None, typer.Option("--keys", help="Folder of the private keys (default: MODELSYNC_KEYS).")]
+
+
+class ProgressForm(enum.StrEnum):
+    """How progress is told."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    JSON = "json"
+    NONE = "none"
+
+
+ProgressOption = Annotated[
+    ProgressForm,
+    typer.Option(
+        "--progress",
+        envvar="MODELSYNC_PROGRESS",
+        help="How far it is, on standard error: a bar, one JSON object a line (json), nothing (none); "
+        "auto: a bar on a terminal.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 # Of rollouts:

@@ -12,7 +12,16 @@ import typer
 
 from modelsync_server.cli import documents, fleet_bases, tables, update_commands
 from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
-from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.options import (
+    JsonOption,
+    KeysOption,
+    NameArgument,
+    ProgressForm,
+    ProgressOption,
+    StoreArgument,
+    open_store,
+    print_json,
+)
 from modelsync_server.cli.update_commands import PictureOption
 
 if TYPE_CHECKING:
@@ -99,12 +108,13 @@ def publish(
     trace: Annotated[
         bool, typer.Option("--trace", help="Sign a trace context with it, and send this span by OTLP (OTEL_*).")
     ] = False,
+    progress: ProgressOption = ProgressForm.AUTO,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish a model file or directory, or what a registry keeps, as a new version."""
     from modelsync_protocol.errors import UsageError
-    from modelsync_server.cli.progress import Bar
+    from modelsync_server.cli import progress as progress_of
     from modelsync_server.publish.publisher import DEFAULT_BASES
     from modelsync_server.tracing import traced as traced_work
 
@@ -119,7 +129,7 @@ def publish(
         said = {**(said or {}), "traceparent": traced.parent}
     opened = open_store(store, keys)
     held = fleet_bases.ask(store, name, max_updates, module, service, state) if hub else None
-    with Bar() as bar:
+    with progress_of.shown(progress, "publish", progress_of.AGAIN) as update:
         result = opened.publish(
             name,
             sys.stdin.buffer if path == _STDIN else path if kept else Path(path),
@@ -135,7 +145,7 @@ def publish(
             require_provenance=require_provenance or (),
             requires=requires or (),
             derive_requires=not no_requires,
-            progress=bar.update,
+            progress=update,
         )
     if traced is not None:
         traced.end({"modelsync.model": name, "modelsync.version": result.version})

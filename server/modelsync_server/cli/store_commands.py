@@ -12,7 +12,16 @@ import typer
 
 from modelsync_protocol import release_record
 from modelsync_server.cli import documents, tables
-from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.options import (
+    JsonOption,
+    KeysOption,
+    NameArgument,
+    ProgressForm,
+    ProgressOption,
+    StoreArgument,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from modelsync_server import Difference, TensorChange, Version, VersionDetails
@@ -253,9 +262,12 @@ def price(
         typer.echo(f"{found.kind}: {found.bytes:,} bytes in {found.requests} requests")
 
 
-def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+def verify(store: StoreArgument, progress: ProgressOption = ProgressForm.AUTO, as_json: JsonOption = False) -> None:
     """Check every signed version and every update of a store, byte for byte."""
-    report = open_store(store).verify()
+    from modelsync_server.cli.progress import shown
+
+    with shown(progress, "verify") as update:
+        report = open_store(store).verify(progress=update)
     if as_json:
         print_json(
             {

@@ -164,11 +164,11 @@ class AsyncStore:
         plan = await price_of(self._objects(), name, base, to)
         return Price(plan.kind.value, plan.bytes, plan.http_requests)
 
-    async def verify(self) -> Report:
+    async def verify(self, *, progress: Progress = lambda step, done, total: None) -> Report:
         """See `Store.verify`."""
         from modelsync_server.publish.verifier import verify
 
-        return await verify(self._objects())
+        return await verify(self._objects(), progress)
 
     async def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """See `Store.withdraw`."""

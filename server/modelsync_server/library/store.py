@@ -173,9 +173,9 @@ class Store:
         """What a device that holds version `base` (None: nothing) pays to reach version `to`."""
         return _run(self.aio.price(name, to, base=base))
 
-    def verify(self) -> Report:
+    def verify(self, *, progress: Progress = lambda step, done, total: None) -> Report:
         """Check every signed version and every update, byte for byte; damage is reported, not raised."""
-        return _run(self.aio.verify())
+        return _run(self.aio.verify(progress=progress))
 
     def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """Take a version back: devices fetch or activate it no more. Returns all withdrawn versions of the model."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import ssl
 from collections.abc import Callable
@@ -47,8 +48,10 @@ def serve(
     make, directory = _answers(store, redirect)
     if directory is None and front is None and (count or 1) > 1:
         raise UsageError("a bucket is served by one process: leave out --processes, or add --front nginx.")
-    if directory is None:
+    if directory is None and front is None:
         asyncio.run(_seen(store))
+    elif directory is None:
+        _seen_elsewhere(store)
     count = count or (1 if directory is None and front is None else len(os.sched_getaffinity(0)))
     with ExitStack() as kept:
         alone = kept.enter_context(processes.bound(host, port))  # not shared: what another server has is refused
@@ -73,6 +76,29 @@ def serve(
             asyncio.run(processes.accept(make, listeners[0], context))
             return
         processes.supervise(children, lambda: announce(url))
+
+
+def _seen_elsewhere(store: Store) -> None:
+    """The same in a process of its own: the threads that a bucket's client starts would not survive our forks."""
+    fork = multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+
+    def ask() -> None:
+        try:
+            asyncio.run(_seen(store))
+        except Exception as error:
+            writer.send(error)
+        else:
+            writer.send(None)
+
+    process = fork.Process(target=ask)
+    process.start()
+    try:
+        error = reader.recv()
+    finally:
+        process.join()
+    if error is not None:
+        raise error
 
 
 def _answers(store: Store, redirect: Redirect | None) -> tuple[Callable[[], web.Application], Path | None]:

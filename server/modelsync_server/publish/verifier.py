@@ -10,6 +10,7 @@ from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, p
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.plan import NOTHING, Plan
 from modelsync_server.publish import price
+from modelsync_server.publish.packer import Progress
 from modelsync_server.publish.release_records import read_record
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.published import (
@@ -33,16 +34,18 @@ class Report:
     problems: tuple[str, ...]
 
 
-async def verify(store: Store) -> Report:
+async def verify(store: Store, progress: Progress = lambda step, done, total: None) -> Report:
     """Check metadata and all objects; decode every signed version, apply every update to a signed version."""
     catalogue = await read_catalogue(store)
     versions = updates = 0
-    problems = [problem async for problem in _damaged_packs(store)]
+    problems = [problem async for problem in _damaged_packs(store, progress)]
+    of = sum(len(model.versions) for model in catalogue.models.values())
     for name, model in sorted(catalogue.models.items()):
         problems += [problem async for problem in _damaged_bundle(store, model, name)]
         problems += [problem async for problem in _damaged_parcels(store, model, name)]
         for version, digest in sorted(model.versions.items()):
             versions += 1
+            progress(f"version {versions} of {of}", 0, 1)
             try:
                 async with materialised(store, digest) as target:
                     sizes = await sizes_by_version(store, digest)
@@ -63,12 +66,16 @@ async def verify(store: Store) -> Report:
     return Report(versions, updates, tuple(problems))
 
 
-async def _damaged_packs(store: Store) -> AsyncIterator[str]:
+async def _damaged_packs(store: Store, progress: Progress) -> AsyncIterator[str]:
     """A pack is named by its content's digest; nothing else covers all of its bytes."""
-    for path, size in await store.list("packs/"):
+    listed = await store.list("packs/")
+    done, total = 0, sum(size for _, size in listed)
+    for path, size in listed:
         content = hashlib.sha256()
         for start in range(0, size, _BLOCK):
             content.update(await store.get_range(path, start, min(_BLOCK, size - start)))
+            done += min(_BLOCK, size - start)
+            progress("packs", done, total)
         if path != names.pack_object(content.hexdigest()):
             yield f"{path} is damaged: its content has another digest."
 

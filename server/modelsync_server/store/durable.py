@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,37 @@ _BLOCK = 1 << 20
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
+_unfinished: set[Path] = set()
+_unfinished_lock = threading.Lock()
+_ending = False
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new name beside `path`; what has it is removed when the block ends, unless it was renamed meanwhile."""
+    temp = path.with_name(TEMP_PREFIX + secrets.token_hex(8))
+    with _unfinished_lock:
+        if _ending:
+            raise LocalError(f"cannot write {path}: this process is being ended.")
+        _unfinished.add(temp)
+    try:
+        yield temp
+    finally:
+        with contextlib.suppress(OSError):  # the medium may be gone
+            temp.unlink(missing_ok=True)
+        _unfinished.discard(temp)
+
+
+def abandon() -> None:
+    """Remove what is being written by other threads, and let nobody begin: the process ends at once after that."""
+    global _ending
+    with _unfinished_lock:
+        _ending = True
+        for temp in tuple(_unfinished):
+            with contextlib.suppress(OSError):
+                temp.unlink(missing_ok=True)
+
+
 def write(path: Path, source: bytes | Path, *, create_only: bool = False, mode: int = 0o644) -> None:
     """Write `source` (content, or a file to copy) to `path`: a crash leaves the old file or the new one.
 
@@ -27,18 +59,15 @@ def write(path: Path, source: bytes | Path, *, create_only: bool = False, mode: 
     `path` raises FileExistsError and stays. Missing folders are made. LocalError if this machine can't
     (disk full, permission).
     """
-    temp = path.with_name(TEMP_PREFIX + secrets.token_hex(8))
     try:
         make_folder(path.parent)
-        try:
+        with _temporary(path) as temp:
             _write_temp(temp, source, mode)
             if create_only:
                 _link(temp, path)
             else:
                 temp.replace(path)
             sync_folder(path.parent)
-        finally:
-            temp.unlink(missing_ok=True)
     except FileExistsError:
         if create_only and path.exists():
             raise
@@ -53,8 +82,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
     Durable as `write` is. LocalError if this machine can't begin or end it; the block's own errors pass.
     """
-    temp = path.with_name(TEMP_PREFIX + secrets.token_hex(8))
-    try:
+    with _temporary(path) as temp:
         try:
             make_folder(path.parent)
             descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -72,9 +100,6 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         except OSError as error:
             raise local_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # the medium may be gone
-            temp.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
