@@ -1,0 +1,142 @@
+"""What `modelsync serve --front nginx` promises beyond the contract: one service, whatever dies, for few bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+from pathlib import Path
+
+import aiohttp
+import psutil  # type: ignore[import-untyped]  # it has no types and is only read here
+import pytest
+
+from modelsync_protocol.errors import UsageError
+from modelsync_server.origin import nginx_front
+from tests.support.waiting import wait_until
+
+from .conftest import CONTENT, FRONT, OBJECTS, PACK, Origin, serve
+from .test_serve import answer
+
+_REQUEST = f"GET /{PACK} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def master(origin: Origin) -> psutil.Process:
+    """nginx's first process."""
+    children = psutil.Process(origin.process.pid).children()
+    return next(child for child in children if "nginx" in child.name())
+
+
+def whole(origin: Origin) -> bool:
+    try:
+        return answer(origin, _REQUEST).endswith(CONTENT)
+    except OSError:
+        return False
+
+
+def test_a_missing_nginx_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(nginx_front, "_ELSEWHERE", "")
+    with pytest.raises(
+        UsageError, match=r"^nginx is not installed: `apt install nginx-light`, or leave out --front\.$"
+    ):
+        nginx_front.program()
+
+
+def test_an_answer_has_few_headers_and_absence_no_body(store: Path) -> None:
+    with serve(store, None, options=FRONT) as origin:
+        for path, cached in ((PACK, True), ("bundles/anomaly", False)):
+            head = answer(origin, f"GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").partition(
+                b"\r\n\r\n"
+            )
+            names = {line.partition(b":")[0].decode() for line in head[0].split(b"\r\n")[1:]}
+            assert names == {
+                "Server", "Date", "Content-Length", "Connection", "ETag", "Cache-Control", "Accept-Ranges"
+            }, path  # fmt: skip
+            assert (b"immutable" in head[0]) == cached
+        for path in ("packs/absent", "bundles/absent", "nothing/at/all", ""):
+            missing = answer(origin, f"GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert missing.startswith(b"HTTP/1.1 404") and missing.endswith(b"\r\n\r\n"), path
+            assert len(missing) < 150
+
+
+async def test_tags_are_the_same_on_a_copy_with_other_times(store: Path, tmp_path: Path) -> None:
+    tags = []
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy, copy_function=shutil.copyfile)
+    os.utime(copy / PACK, (1, 1))
+    for folder in (store, copy):
+        with serve(folder, None, options=FRONT) as origin:
+            async with aiohttp.ClientSession(origin.url) as http:
+                tags.append([(await http.head(f"/{path}")).headers["ETag"] for path in OBJECTS])
+    assert tags[0] == tags[1]
+
+
+def test_what_dies_is_started_again_and_nothing_is_left_behind(store: Path) -> None:
+    with serve(store, None, options=FRONT) as origin:
+        assert whole(origin)
+        first = master(origin)
+        workers = first.children()
+        assert workers
+        first.kill()
+        wait_until(lambda: not first.is_running() and whole(origin), "nginx to be started again")
+        assert master(origin).pid != first.pid
+        assert not any(worker.is_running() for worker in workers), "orphans would hold the port"
+        ours = next(child for child in psutil.Process(origin.process.pid).children() if "nginx" not in child.name())
+        ours.kill()
+        wait_until(lambda: b"bundle" in answer(origin, _REQUEST.replace(PACK, "bundles/anomaly")), "our origin")
+
+
+def test_it_dies_with_who_started_it(store: Path) -> None:
+    with serve(store, None, options=FRONT) as origin:
+        assert whole(origin)
+        family = psutil.Process(origin.process.pid).children(recursive=True)
+        assert len(family) >= 3
+        origin.process.kill()
+        wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), "its end")
+
+
+def test_it_ends_soon_after_sigterm_even_with_slow_readers(store: Path, certificate: tuple[Path, Path]) -> None:
+    with (store / "packs" / "large").open("wb") as file:
+        file.truncate(200_000_000)
+    with serve(store, certificate, options=FRONT) as origin, origin.connect() as slow, origin.connect() as idle:
+        scratch = Path(master(origin).cwd())
+        slow.sendall(b"GET /packs/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert slow.recv(10)
+        idle.sendall(b"GET /pa")
+        origin.process.send_signal(signal.SIGTERM)
+        assert origin.process.wait(timeout=15) == 0
+        assert origin.process.stderr is not None and origin.process.stderr.read() == ""
+        assert not scratch.exists()
+
+
+def test_tickets_outlast_a_restart_and_are_those_of_our_own_server(store: Path, certificate: tuple[Path, Path]) -> None:
+    def visit(origin: Origin, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
+        host, port = origin.url.rpartition("//")[2].split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as plain:
+            secure = context.wrap_socket(plain, server_hostname=host, session=session)
+            secure.sendall(b"GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while secure.recv(65536):
+                pass
+            return secure.session, bool(secure.session_reused)
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with serve(store, certificate, options=FRONT) as origin:
+        session, reused = visit(origin, None)
+        assert session is not None and session.ticket_lifetime_hint == 7 * 24 * 3600 and not reused
+    with serve(store, certificate, options=FRONT) as restarted:
+        assert visit(restarted, session)[1]
+
+
+def test_an_odd_name_of_the_store_does_no_harm(tmp_path: Path) -> None:
+    from .conftest import make_store
+
+    with serve(make_store(tmp_path / "a $store; \"with' {all}"), None, options=FRONT) as origin:
+        assert whole(origin)
+        for path in ("bundles/%61nomaly", "bundles/anomaly?x=1"):  # neither spoils what is kept for others
+            answer(origin, f"GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            plain = answer(origin, "GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert plain.endswith(b"bundle")
