@@ -80,7 +80,12 @@ async def test_a_device_with_several_models_sees_no_false_rollback(world: World)
     device.resolve("one", None, world.fetch)
     world.served = {**world.copy(), "bundles/two": old["bundles/two"]}
     assert device.resolve("two", None, world.fetch).version == 1
-    assert "metadata/timestamp.json" in world.asked
+    assert "metadata/timestamp.json" not in world.asked, "what the first one's bundle said of it is what this one brings"
+    await world.publish("two", 2)
+    world.served = {**world.copy(), "bundles/two": old["bundles/two"]}
+    device.resolve("one", None, world.fetch)
+    assert device.resolve("two", None, world.fetch).version == 2
+    assert "metadata/timestamp.json" in world.asked, "now it is not"
 
 
 async def test_a_stale_bundle_does_not_hide_a_version_that_the_twin_asks_for(world: World) -> None:
