@@ -22,7 +22,7 @@ from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
 from modelsync_server.store import Store as ObjectStore
 from modelsync_server.store import open_store as open_objects
-from modelsync_server.trust import RefreshReport, Repository
+from modelsync_server.trust import RefreshReport, Repository, catalogue_for
 from modelsync_server.trust.rotation import KeyUse
 
 Progress = Callable[[str, int, int], None]
@@ -173,7 +173,7 @@ class AsyncStore:
     async def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """See `Store.withdraw`."""
         repository = await self._repository()
-        catalogue = await repository.catalogue()
+        catalogue = await catalogue_for(repository.store, name)
         if version not in catalogue.model(name).withdrawn:
             catalogue.digest(name, version)  # says what may have been meant
         return tuple(sorted((await repository.withdraw(name, version)).model(name).withdrawn))

@@ -19,7 +19,7 @@ from modelsync_server.store.published import (
     read_manifest,
     sizes_by_version,
 )
-from modelsync_server.trust import ModelVersions, read_catalogue
+from modelsync_server.trust import ModelVersions, catalogue_for, read_catalogue
 
 _BLOCK = 4 * caps.MIB
 
@@ -92,17 +92,21 @@ async def _damaged_copies(
         found = bundle.decode(encoded)
         listed = offers.decode(found.offers)
         snapshot, role, timestamp = map(_metadata_version, (found.snapshot, found.role, found.timestamp))
+        chain = name if found.own else None
         copies = {
-            trust.metadata_object("snapshot", snapshot): found.snapshot,
+            trust.metadata_object(trust.chain_role("snapshot", chain), snapshot): found.snapshot,
             trust.metadata_object(trust.role_name(name), role): found.role,
         }
-        current = await store.get(trust.TIMESTAMP_OBJECT)
+        current = await store.get(trust.timestamp_object(chain))
         if _metadata_version(current) <= timestamp:
-            copies[trust.TIMESTAMP_OBJECT] = found.timestamp
+            copies[trust.timestamp_object(chain)] = found.timestamp
         for copied, data in copies.items():
             if await store.get(copied) != data:
                 yield f"{path}: its copy of {copied} is another."
-        for role_name, number in (("root", found.root_version), ("targets", found.targets_version)):
+        for role_name, number in (
+            ("root", found.root_version),
+            (trust.chain_role("targets", chain), found.targets_version),
+        ):
             await store.stat(trust.metadata_object(role_name, number))
     except (ObjectNotFound, FormatError) as error:
         yield f"{path}: {error}"
@@ -125,6 +129,8 @@ async def _damaged_copies(
 async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> AsyncIterator[str]:
     """A parcel too may be missing or old, but what is in it must be what the store says elsewhere."""
     for path, _ in await store.list(f"{names.bundle_object(name)}."):
+        if path == trust.timestamp_object(name):
+            continue  # read with the metadata
         try:
             found = parcel.decode(await store.get(path))
         except FormatError as error:
@@ -139,7 +145,7 @@ async def _damaged_parcels(store: Store, model: ModelVersions, name: str) -> Asy
         for key, data in found.objects.items():
             if data is found.newer_offers:
                 continue
-            prefix = parcel.prefix(key)
+            prefix = parcel.prefix(key, name if _is_own(found.bundle) else None)
             candidates = [
                 candidate
                 for candidate, _ in await store.list(prefix)
@@ -163,6 +169,13 @@ async def _wrong_offers(store: Store, model: ModelVersions, path: str, base: str
             yield f"{path}: it offers an update to version {version} for another price; run `modelsync refresh`."
 
 
+def _is_own(encoded: bytes) -> bool:
+    try:
+        return bundle.decode(encoded).own
+    except FormatError:
+        return False  # said of the bundle itself
+
+
 def _metadata_version(data: bytes) -> int:
     match canonical.decode(data, what="a bundle's metadata", limit=caps.MAX_BUNDLE_BYTES):
         case {"signed": {"version": int(version)}}:
@@ -172,7 +185,7 @@ def _metadata_version(data: bytes) -> int:
 
 async def price_of(store: Store, name: str, base: int | None, to: int) -> Plan:
     """The plan from version `base` (None: nothing held) of a model to version `to`; UsageError for unknown ones."""
-    catalogue = await read_catalogue(store)
+    catalogue = await catalogue_for(store, name)
     target = catalogue.digest(name, to)
     held = None
     if base is not None:

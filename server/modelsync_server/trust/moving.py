@@ -64,21 +64,21 @@ async def _catch_up(repository: Repository, shared: State, model: str) -> None:
     known = await repository.model(model)
     assert known is not None
     releases, requires = shared.releases(model), shared.requires(model)
-    await repository.add_targets(
-        [
-            NewTarget(
-                model,
-                version,
-                str(target["hashes"]["sha256"]),
-                int(target["length"]),
-                target.get("custom"),
-                releases.get(version),
-                requires.get(version),
-            )
-            for version, target in shared.versions(model).items()
-            if version not in known.versions and version not in known.withdrawn
-        ]
-    )
+    missing = [
+        NewTarget(
+            model,
+            version,
+            str(target["hashes"]["sha256"]),
+            int(target["length"]),
+            target.get("custom"),
+            releases.get(version),
+            requires.get(version),
+        )
+        for version, target in shared.versions(model).items()
+        if version not in known.versions and version not in known.withdrawn and version > known.pruned
+    ]
+    if missing:
+        await repository.add_targets(missing)
 
 
 def _close(state: State, seen: State) -> set[str]:

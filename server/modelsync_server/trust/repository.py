@@ -272,6 +272,8 @@ class Repository:
                         f"version {target.version} of {model!r} exists with another content: publish a new version."
                     )
                 continue
+            if target.version <= state.pruned(model):
+                raise RefusedError(f"version {target.version} of {model!r} was pruned: publish a new version.")
             path = names.target_path(model, target.version)
             extra = {"custom": dict(target.custom)} if target.custom else None
             wanted[target.version] = TargetFile(target.length, {"sha256": target.digest}, path, extra)
