@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modelsync_protocol import findings, names
 from modelsync_protocol.errors import UsageError
@@ -24,6 +24,10 @@ from modelsync_server.store import Store as ObjectStore
 from modelsync_server.store import open_store as open_objects
 from modelsync_server.trust import RefreshReport, Repository, catalogue_for
 from modelsync_server.trust.rotation import KeyUse
+
+if TYPE_CHECKING:
+    from modelsync_server.retention.collecting import Collected
+    from modelsync_server.retention.retaining import Plan
 
 Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`: a few words for people, and bytes; it may be called from any thread."""
@@ -182,6 +186,24 @@ class AsyncStore:
         """See `Store.refresh`."""
         return await (await self._repository()).refresh()
 
+    async def prune(self, plan: Plan) -> None:
+        """See `Store.prune`."""
+        from modelsync_server.retention.retaining import prune
+
+        await prune(await self._repository(price_offers=True), plan)
+
+    async def gc(self, *, older_than: timedelta, dry_run: bool) -> Collected:
+        """See `Store.gc`."""
+        from modelsync_server.retention.collecting import collect
+
+        return await collect(self._objects(), grace=older_than, dry_run=dry_run)
+
+    async def upgrade(self) -> tuple[str, ...]:
+        """See `Store.upgrade`."""
+        from modelsync_server.trust import give_own_chains
+
+        return tuple(await give_own_chains(await self._repository()))
+
     async def doctor(self, *, now: datetime | None = None) -> Doctor:
         """See `Store.doctor`."""
         from modelsync_server.library.doctor import examine
@@ -253,5 +275,13 @@ class AsyncStore:
         """A back end of its own for each call: one that is bound to an event loop must not outlive it."""
         return open_objects(self.url)
 
-    async def _repository(self) -> Repository:
-        return await Repository.open(self._objects(), self.keys_folder)
+    async def _repository(self, *, price_offers: bool = False) -> Repository:
+        """The store with its keys; with `price_offers` bundles get the offers of what lies there now."""
+        store = self._objects()
+
+        async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
+            from modelsync_server.publish.price import offers_section
+
+            return await offers_section(store, versions)
+
+        return await Repository.open(store, self.keys_folder, offers if price_offers else None)

@@ -38,6 +38,7 @@ from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
 from modelsync_server.requirements import requirements_of
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
+from modelsync_server.store.collected import is_whole
 from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
 from modelsync_server.trust import ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
@@ -142,6 +143,7 @@ async def publish(
             verify = partial(provenance.verify, path, artifact.manifest, artifact.stream, probe)
             metadata = with_provenance(metadata, await asyncio.to_thread(verify))
         target = Source(artifact.manifest, artifact.stream)
+        new = False
         for _ in range(_ATTEMPTS):
             known = await repository.model(name)
             published = known.versions if known is not None else {}
@@ -169,7 +171,12 @@ async def publish(
                 if version is not None or taken is None or number not in taken.versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
+            new = new or fresh
+            if not await is_whole(store, target.manifest.digest):
+                # What it found here was collected while it signed: it writes that again.
+                await store.delete(names.manifest_object(target.manifest.digest))
+                continue
+            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, new)
             return replace(made, code=code)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -137,6 +137,26 @@ class Repository:
             return _distribute(state, model, remaining, state.requires(model)) | {trust.role_name(model)}
 
         return catalogue_of(await self.commit(change, models=[model]))
+
+    async def prune(self, model: str, versions: Collection[int]) -> None:
+        """Take versions out of what is signed without withdrawing them: who runs one goes on. Repeating it changes
+        nothing. UsageError for the newest version, which always stays."""
+
+        def change(state: State) -> set[str]:
+            live = state.versions(model)
+            going = set(versions) & set(live)
+            if not going:
+                return set()
+            if max(live) in going:
+                raise UsageError(f"version {max(live)} is the newest of {model!r}, and that always stays.")
+            remaining = {number: _target(model, number, json) for number, json in live.items() if number not in going}
+            return _distribute(state, model, remaining, state.requires(model)) | _record_pruned(state, model, going)
+
+        await self.commit(change, models=[model])
+
+    async def rewrite(self, model: str) -> None:
+        """Write the model's bundle and parcels as what lies in the store is now."""
+        await self.commit(lambda _: (), models=[model])
 
     async def refresh(self) -> RefreshReport:
         """Sign timestamps and snapshots again, and whatever is past its half-life if its keys are here. O(models)."""
@@ -337,6 +357,19 @@ def _record_releases(state: State, model: str, targets: Sequence[NewTarget]) -> 
         _begin(state, role)
     fields = state.roles[role].signed.unrecognized_fields
     fields[trust.RELEASES] = {str(version): wanted[version] for version in sorted(wanted)}
+    return {role}
+
+
+def _record_pruned(state: State, model: str, versions: Collection[int]) -> set[str]:
+    """Note in the model's archive up to where versions were pruned, and forget their release records; its role."""
+    role = trust.archive_name(model)
+    if role not in state.roles:
+        _begin(state, role)
+    fields = state.roles[role].signed.unrecognized_fields
+    fields[trust.PRUNED] = max(state.pruned(model), *versions)
+    if trust.RELEASES in fields:
+        known = {version: digest for version, digest in state.releases(model).items() if version not in versions}
+        fields[trust.RELEASES] = {str(version): known[version] for version in sorted(known)}
     return {role}
 
 
