@@ -154,8 +154,8 @@ KeepReportedOption = Annotated[
     typer.Option(
         "--keep-reported",
         metavar="HUB",
-        help="Keep every version that a twin of this hub reports or desires; as --service has it, or the state directory "
-        "of a local hub. Once for each hub.",
+        help="Keep every version that a twin of this hub reports or desires; as --service has it, or the state "
+        "directory of a local hub. Once for each hub.",
     ),
 ]
 
@@ -183,6 +183,8 @@ def retain(
     made = asyncio.run(_planned(found.url, name, Policy(keep, max_bytes), keep_reported or []))
     if not as_json or not (dry_run or yes):
         _tell_plan(made, err=as_json)
+        if made.prune and not keep_reported:
+            typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
     pruned = bool(made.prune) and not dry_run
     if pruned:
         if not yes:
@@ -247,7 +249,7 @@ def gc(
     store: StoreArgument,
     older: Annotated[
         float,
-        typer.Option("--older-than", min=0, help="Hours; what is younger may belong to a publication on its way."),
+        typer.Option("--older-than", min=0, help="Hours; what is younger may be of a publication on its way."),
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonOption = False,
@@ -258,9 +260,7 @@ def gc(
         print_json({"objects": found.objects, "bytes": found.bytes, "young": found.young, "deleted": not dry_run})
         return
     would = "would be" if dry_run else "were"
-    typer.echo(
-        f"{found.objects} objects, {found.bytes:,} bytes, {would} deleted; {found.young} are too young to be sure."
-    )
+    typer.echo(f"{found.objects} objects, {found.bytes:,} bytes, {would} deleted; {found.young} are too young.")
 
 
 def upgrade_store(store: StoreArgument, keys: KeysOption = None, as_json: JsonOption = False) -> None:
