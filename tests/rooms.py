@@ -38,7 +38,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "cli": "broker dashboard hub iothub library media origin publish push retention rollout signin sources store "
         "tracing triggers trust",
         "dashboard": "library rollout signin",
-        "retention": "rollout store trust",
+        "retention": "publish rollout store trust",
         "rollout": "iothub publish push query store trust",
         "media": "iothub publish store trust",
         "library": "provenance publish retention sources store trust",

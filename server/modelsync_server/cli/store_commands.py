@@ -253,9 +253,15 @@ def price(
         typer.echo(f"{found.kind}: {found.bytes:,} bytes in {found.requests} requests")
 
 
-def verify(store: StoreArgument, as_json: JsonOption = False) -> None:
+def verify(
+    store: StoreArgument,
+    sample: Annotated[
+        str | None, typer.Option(metavar="N|PERCENT", help="Only so many versions, or such a share (5%), by chance.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check every signed version and every update of a store, byte for byte."""
-    report = open_store(store).verify()
+    report = open_store(store).verify(sample)
     if as_json:
         print_json(
             {

@@ -185,6 +185,8 @@ def retain(
         _tell_plan(made, err=as_json)
         if made.prune and not keep_reported:
             typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
+        if made.prune and not keep_reported:
+            typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
     pruned = bool(made.prune) and not dry_run
     if pruned:
         if not yes:
@@ -249,7 +251,11 @@ def gc(
     store: StoreArgument,
     older: Annotated[
         float,
-        typer.Option("--older-than", min=0, help="Hours; what is younger may be of a publication on its way."),
+        typer.Option(
+            "--older-than",
+            min=0,
+            help="Hours; what is younger may be of a publication under way.",
+        ),
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: JsonOption = False,

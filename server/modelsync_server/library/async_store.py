@@ -168,11 +168,11 @@ class AsyncStore:
         plan = await price_of(self._objects(), name, base, to)
         return Price(plan.kind.value, plan.bytes, plan.http_requests)
 
-    async def verify(self) -> Report:
+    async def verify(self, sample: str | None = None) -> Report:
         """See `Store.verify`."""
         from modelsync_server.publish.verifier import verify
 
-        return await verify(self._objects())
+        return await verify(self._objects(), sample)
 
     async def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """See `Store.withdraw`."""
@@ -190,7 +190,7 @@ class AsyncStore:
         """See `Store.prune`."""
         from modelsync_server.retention.retaining import prune
 
-        await prune(await self._repository(price_offers=True), plan)
+        await prune(self._objects(), self.keys_folder, plan)
 
     async def gc(self, *, older_than: timedelta, dry_run: bool) -> Collected:
         """See `Store.gc`."""
@@ -275,13 +275,5 @@ class AsyncStore:
         """A back end of its own for each call: one that is bound to an event loop must not outlive it."""
         return open_objects(self.url)
 
-    async def _repository(self, *, price_offers: bool = False) -> Repository:
-        """The store with its keys; with `price_offers` bundles get the offers of what lies there now."""
-        store = self._objects()
-
-        async def offers(model: str, versions: Mapping[int, str]) -> bytes | None:
-            from modelsync_server.publish.price import offers_section
-
-            return await offers_section(store, versions)
-
-        return await Repository.open(store, self.keys_folder, offers if price_offers else None)
+    async def _repository(self) -> Repository:
+        return await Repository.open(self._objects(), self.keys_folder)

@@ -177,9 +177,12 @@ class Store:
         """What a device that holds version `base` (None: nothing) pays to reach version `to`."""
         return _run(self.aio.price(name, to, base=base))
 
-    def verify(self) -> Report:
-        """Check every signed version and every update, byte for byte; damage is reported, not raised."""
-        return _run(self.aio.verify())
+    def verify(self, sample: str | None = None) -> Report:
+        """Check every signed version and every update, byte for byte; damage is reported, not raised.
+
+        `sample`: only so many versions (`50`), or such a share of them (`5%`), chosen by chance anew each time.
+        """
+        return _run(self.aio.verify(sample))
 
     def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """Take a version back: devices fetch or activate it no more. Returns all withdrawn versions of the model."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import random
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from modelsync_protocol import bundle, canonical, caps, codecs, names, offers, parcel, trust
-from modelsync_protocol.errors import FormatError
+from modelsync_protocol.errors import FormatError, UsageError
 from modelsync_protocol.plan import NOTHING, Plan
 from modelsync_server.publish import price
 from modelsync_server.publish.release_records import read_record
@@ -19,7 +22,7 @@ from modelsync_server.store.published import (
     read_manifest,
     sizes_by_version,
 )
-from modelsync_server.trust import ModelVersions, catalogue_for, read_catalogue
+from modelsync_server.trust import Catalogue, ModelVersions, catalogue_for, read_catalogue
 
 _BLOCK = 4 * caps.MIB
 
@@ -33,15 +36,32 @@ class Report:
     problems: tuple[str, ...]
 
 
-async def verify(store: Store) -> Report:
-    """Check metadata and all objects; decode every signed version, apply every update to a signed version."""
+def parse_sample(text: str, versions: int) -> int:
+    """How many of `versions` a sample such as `50` or `5%` has, at least one; UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:(\.[0-9]{1,3})?(%))?", text.strip())
+    if match is None or (share := float(match[1] + (match[2] or ""))) <= 0 or (match[3] and share > 100):
+        raise UsageError(f"--sample takes a number of versions, or a share such as 5%, not {text!r:.40}.")
+    return min(versions, max(1, math.ceil(versions * share / 100) if match[3] else int(share)))
+
+
+async def verify(store: Store, sample: str | None = None, seed: int | None = None) -> Report:
+    """Check metadata and all objects; decode every signed version, apply every update to a signed version.
+
+    `sample`: all metadata, but only so many versions (`50`), or such a share of them (`5%`), chosen by chance, anew
+    each time or by `seed`; of them the same is checked, with their updates, and of packs what decodes.
+    """
     catalogue = await read_catalogue(store)
     versions = updates = 0
-    problems = [problem async for problem in _damaged_packs(store)]
+    chosen = None if sample is None else _chosen(catalogue, sample, random.Random(seed))
+    problems = [problem async for problem in _damaged_packs(store)] if chosen is None else []
     for name, model in sorted(catalogue.models.items()):
+        if chosen is not None and not chosen.get(name):
+            continue
         problems += [problem async for problem in _damaged_bundle(store, model, name)]
         problems += [problem async for problem in _damaged_parcels(store, model, name)]
         for version, digest in sorted(model.versions.items()):
+            if chosen is not None and version not in chosen[name]:
+                continue
             versions += 1
             try:
                 async with materialised(store, digest) as target:
@@ -61,6 +81,14 @@ async def verify(store: Store) -> Report:
             except (FormatError, ObjectNotFound) as error:
                 problems.append(f"{name} version {version}: its metadata: {error}")
     return Report(versions, updates, tuple(problems))
+
+
+def _chosen(catalogue: Catalogue, sample: str, chance: random.Random) -> dict[str, set[int]]:
+    every = [(name, version) for name, model in sorted(catalogue.models.items()) for version in sorted(model.versions)]
+    found: dict[str, set[int]] = {}
+    for name, version in chance.sample(every, parse_sample(sample, len(every)) if every else 0):
+        found.setdefault(name, set()).add(version)
+    return found
 
 
 async def _damaged_packs(store: Store) -> AsyncIterator[str]:
@@ -98,11 +126,16 @@ async def _damaged_copies(
             trust.metadata_object(trust.role_name(name), role): found.role,
         }
         current = await store.get(trust.timestamp_object(chain))
-        if _metadata_version(current) <= timestamp:
+        is_older = _metadata_version(current) > timestamp
+        if not is_older:
             copies[trust.timestamp_object(chain)] = found.timestamp
         for copied, data in copies.items():
-            if await store.get(copied) != data:
-                yield f"{path}: its copy of {copied} is another."
+            try:
+                if await store.get(copied) != data:
+                    yield f"{path}: its copy of {copied} is another."
+            except ObjectNotFound:
+                if not is_older:  # else it has been replaced since, and collected
+                    raise
         for role_name, number in (
             ("root", found.root_version),
             (trust.chain_role("targets", chain), found.targets_version),
@@ -113,7 +146,7 @@ async def _damaged_copies(
         return
     for version, offer in listed.items():
         if version not in model.versions:
-            if version not in model.withdrawn:
+            if version not in model.withdrawn and version > model.pruned:
                 yield f"{path}: it offers version {version}, which is not signed."
             continue
         digest = model.versions[version]

@@ -77,9 +77,7 @@ async def _unreferenced(store: Store, grace: timedelta, moment: datetime) -> tup
     found = await inventory(store, catalogue)
     stay = kept(found, catalogue, set(found.needs))
     free = {path: size for path, size in found.sizes.items() if path not in stay}
-    free |= {
-        path: size for path, size in (await old_metadata(store, catalogue)).items() if path != trust.TIMESTAMP_OBJECT
-    }
+    free |= await old_metadata(store, catalogue)
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def old(path: str) -> bool:
@@ -88,7 +86,7 @@ async def _unreferenced(store: Store, grace: timedelta, moment: datetime) -> tup
                 modified = (await store.stat(path)).modified
             except ObjectNotFound:
                 return False
-        return modified is None or moment - modified >= grace
+        return moment - modified >= grace if modified is not None else not grace
 
     ages = await asyncio.gather(*map(old, free))
     doomed = {path: size for (path, size), is_old in zip(free.items(), ages, strict=True) if is_old}

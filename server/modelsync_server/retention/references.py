@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from modelsync_protocol import names, trust
+from modelsync_protocol import names
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
 from modelsync_server.trust import Catalogue
 
 _AT_ONCE = 16
+_NAME = re.compile(r"metadata/([0-9]+)\.(.+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """`sizes` of the objects under manifests/, packs/, updates/ and releases/, in bytes; `needs`: by live manifest digest
-    the manifest and packs without which it is not whole, with their sizes."""
+    """`sizes` of the objects under manifests/, packs/, updates/ and releases/, in bytes; `needs`: by live manifest
+    digest the manifest and packs without which it is not whole, with their sizes."""
 
     sizes: Mapping[str, int]
     needs: Mapping[str, Mapping[str, int]]
@@ -57,8 +59,14 @@ def kept(found: Inventory, catalogue: Catalogue, live: set[str]) -> set[str]:
 
 
 async def old_metadata(store: Store, catalogue: Catalogue) -> dict[str, int]:
-    """Files of signed metadata that newer ones have replaced, with their sizes."""
-    listed = await store.list("metadata/")
-    return {
-        path: size for path, size in listed if path not in catalogue.metadata_objects and path != trust.TIMESTAMP_OBJECT
-    }
+    """Files of signed metadata that newer ones have replaced, with their sizes. A publisher's that is still at it has a
+    higher number than what is in use; lists of models stay, since a bundle that is older than the newest names one."""
+    current = {match[2]: int(match[1]) for path in catalogue.metadata_objects if (match := _NAME.fullmatch(path))}
+    found = {}
+    for path, size in await store.list("metadata/"):
+        match = _NAME.fullmatch(path)
+        if match is None or match[2].rpartition(".")[2] in ("root", "targets"):
+            continue
+        if int(match[1]) < current.get(match[2], 0):
+            found[path] = size
+    return found

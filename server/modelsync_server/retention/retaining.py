@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from modelsync_protocol import names
 from modelsync_protocol.errors import RefusedError, UsageError
+from modelsync_server.publish.price import offers_section
 from modelsync_server.retention import policy
 from modelsync_server.retention.policy import Policy, Use
 from modelsync_server.retention.references import inventory, kept
@@ -42,7 +43,7 @@ class Plan:
 
 
 async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str | None = None) -> Plan:
-    """What the policy would do to one model or to all. UsageError for a policy that says nothing, or an unknown model."""
+    """What the policy would do to one model or to all. UsageError for one that says nothing, or an unknown model."""
     if rule.keep is None and rule.max_bytes is None:
         raise UsageError("say what to keep: --keep VERSIONS, or --max-bytes BYTES.")
     if model is not None:
@@ -68,20 +69,24 @@ async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str |
     )
 
 
-async def prune(repository: Repository, made: Plan) -> None:
-    """Carry a plan out. RefusedError, and nothing more is pruned, if a version is another one by now; may be repeated."""
+async def prune(store: Store, keys: str | None, made: Plan) -> None:
+    """Carry a plan out; may be repeated. RefusedError, and nothing more is pruned, if a version is another by now."""
+
+    async def offers(_: str, versions: Mapping[int, str]) -> bytes:
+        return await offers_section(store, versions)
+
+    repository = await Repository.open(store, keys, offers)
+    catalogue = await read_catalogue(store)
     for name, digests in made.digests.items():
-        live = (await catalogue_for(repository.store, name)).model(name).versions
+        live = catalogue.model(name).versions
         if any(live.get(version, digest) != digest for version, digest in digests.items()):
             raise RefusedError(f"{name} has changed since the plan was made: look at a new one.")
+    gone = _digests_gone(catalogue, made.prune)
+    sizes = dict(await store.list("updates/"))
+    # Updates first: what breaks off here is planned and done again, and signing writes offers of what is left.
+    await asyncio.gather(*map(store.delete, sorted(_updates_from(sizes, gone))))
+    for name, digests in made.digests.items():
         await repository.prune(name, sorted(digests))
-    catalogue = await read_catalogue(repository.store)
-    live = {digest for model in catalogue.models.values() for digest in model.versions.values()}
-    gone = {digest for digests in made.digests.values() for digest in digests.values()} - live
-    sizes = dict(await repository.store.list("updates/"))
-    await asyncio.gather(*map(repository.store.delete, sorted(_updates_from(sizes, gone))))
-    for name in made.digests:  # offers and parcels must not name what has just gone
-        await repository.rewrite(name)
 
 
 def _digests_gone(catalogue: Catalogue, going: Mapping[str, Sequence[int]]) -> set[str]:

@@ -19,7 +19,7 @@ _PAUSE = 0.5
 
 
 async def is_whole(store: Store, digest: str) -> bool:
-    """Whether a signed version's manifest and packs are there to stay: no collector that began before is still at it."""
+    """Whether a signed version's manifest and packs are there to stay, no matter what a collector is just doing."""
     for _ in range(_LOOKS):
         needed = await _needed(store, digest)
         if needed is None:

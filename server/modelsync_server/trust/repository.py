@@ -154,10 +154,6 @@ class Repository:
 
         await self.commit(change, models=[model])
 
-    async def rewrite(self, model: str) -> None:
-        """Write the model's bundle and parcels as what lies in the store is now."""
-        await self.commit(lambda _: (), models=[model])
-
     async def refresh(self) -> RefreshReport:
         """Sign timestamps and snapshots again, and whatever is past its half-life if its keys are here. O(models)."""
         states = await read_states(self.store, self.keys.store_id)

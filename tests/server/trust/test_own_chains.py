@@ -41,7 +41,7 @@ async def test_models_beyond_the_shared_chain_are_listed_and_resolved_like_the_o
     assert catalogue.model(LATER).versions == {version: digest_of(LATER, version) for version in (1, 2)}
     assert catalogue.metadata_objects <= set(world.store.objects)
     assert (await catalogue_for(world.store, LATER)).model(LATER) == catalogue.model(LATER)
-    with pytest.raises(UsageError, match="no model 'latr' .did you mean 'later'"):
+    with pytest.raises(UsageError, match="did you mean 'later'"):
         await catalogue_for(world.store, "latr")
     device = world.device()
     assert device.resolve(LATER, None, world.fetch).version == 2
@@ -169,7 +169,7 @@ async def test_moving_every_model_serves_new_daemons_at_every_moment_and_never_l
     assert device.resolve("model-00", None, world.fetch).version == 13
     assert set((await read_catalogue(world.store)).models) == {*shared(), LATER, "newest"}
     world.served = before  # what a stale cache or a liar still has
-    with pytest.raises(UnreachableError, match="no bundles/model-00.timestamp.json"):
+    with pytest.raises(UnreachableError, match="the origin has no bundles/model-00"):
         device.resolve("model-00", 13, world.fetch)
     assert await give_own_chains(repository) == [], "there is nothing more to move"
     shared_signed = json.loads(after[trust.TIMESTAMP_OBJECT])["signed"]
