@@ -35,12 +35,13 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard hub iothub library media origin publish push rollout signin sources store tracing "
-        "triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push retention rollout signin sources store "
+        "tracing triggers trust",
         "dashboard": "library rollout signin",
+        "retention": "publish rollout store trust",
         "rollout": "iothub publish push query store trust",
         "media": "iothub publish store trust",
-        "library": "provenance publish sources store trust",
+        "library": "provenance publish retention sources store trust",
         "triggers": "publish signin sources store trust",
         "sources": "store",
         "push": "iothub store trust",

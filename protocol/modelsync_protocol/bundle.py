@@ -14,6 +14,9 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_varint
 
 FORMAT = 1
+OWN_FORMAT = 2
+"""Of a bundle whose timestamp and snapshot are of the model's own chain: readers of format 1 must not take them for the
+shared ones, which are signed by the same keys."""
 
 _NEXT = 0x01
 _AGAIN = 0x02
@@ -36,6 +39,18 @@ _DICTIONARY = (
 )
 """What every bundle says; part of format 1 and therefore never changed."""
 
+_OWN_DICTIONARY = (
+    b'{"_type":"targets","expires":"2027-11-01T","role":"","spec_version":"1.0.31","targets":{"/1":{"custom":{"hashes":{"sha256":'
+    b'"\x01"},"length":1000},"/2":{"hashes":{"sha256":"\x01"},"length":"version":10,"withdrawn":[1,2]}}\n'
+    b'{"signatures":[{"keyid":"\x01","sig":"\x01\x01"}],"signed":{"_type":"timestamp","expires":"2026-12-0'
+    b'T00:00:00Z","issued":"2026-11-2T0:00:00Z","meta":{"snapshot.json":{"version":1}},"model":"","spec_version":"1.0.31",'
+    b'"version":1}}\n{"signatures":[{"keyid":"\x02 ","sig":"\x01\x01"}],"signed":{"_type":"snapshot","expires":"2026-'
+    b'12-0T00:00:00Z","meta":{".archive.json":{"version":1},".json":{"version":1},"targets.json":{"version":1}},"model":"'
+    b'","spec_version":"1.0.31","version":1}}\n'
+    b'{"signatures":[{"keyid":"\x02 ","sig":"\x01\x01"}],"signed":{"_type":"targets","expires":"202'
+)
+"""The same for format 2."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -50,6 +65,8 @@ class Bundle:
     role: bytes
     offers: bytes = b""
     """Unsigned hints for the plan, opaque here."""
+    own: bool = False
+    """Whether timestamp and snapshot are of the model's own chain."""
 
 
 def encode(bundle: Bundle) -> bytes:
@@ -60,7 +77,7 @@ def encode(bundle: Bundle) -> bytes:
         raise ValueError("metadata in a bundle must be compact JSON without raw control characters")
     table = _Table()
     text = _HEX.sub(lambda match: table.fold(match[0]), text)
-    out = bytearray([FORMAT])
+    out = bytearray([OWN_FORMAT if bundle.own else FORMAT])
     write_varint(out, bundle.root_version)
     write_varint(out, bundle.targets_version)
     write_varint(out, len(bundle.offers))
@@ -68,7 +85,7 @@ def encode(bundle: Bundle) -> bytes:
     write_varint(out, len(table.entries))
     out += b"".join(table.entries)
     write_varint(out, len(text))
-    out += zstd.compress(text, _DICTIONARY)
+    out += zstd.compress(text, _OWN_DICTIONARY if bundle.own else _DICTIONARY)
     return bytes(out)
 
 
@@ -77,8 +94,11 @@ def decode(data: bytes) -> Bundle:
     if len(data) > caps.MAX_BUNDLE_BYTES:
         raise FormatError(f"the trust bundle has {len(data)} bytes; the limit is {caps.MAX_BUNDLE_BYTES}.")
     reader = Reader(data, "the trust bundle")
-    if (version := reader.varint(127)) != FORMAT:
-        raise FormatError(f"the trust bundle has format {version}; this program reads {FORMAT}: update it.")
+    if (version := reader.varint(127)) not in (FORMAT, OWN_FORMAT):
+        raise FormatError(
+            f"the trust bundle has format {version}; this program reads {FORMAT} and {OWN_FORMAT}: update it."
+        )
+    own = version == OWN_FORMAT
     root_version = reader.varint(2**52)
     targets_version = reader.varint(2**52)
     offers = bytes(reader.take(reader.varint(caps.MAX_BUNDLE_BYTES)))
@@ -86,12 +106,12 @@ def decode(data: bytes) -> Bundle:
     table = [bytes(reader.take(_ENTRY)).hex().encode() for _ in range(count)]
     size = reader.varint(caps.MAX_BUNDLE_BYTES)
     frame = bytes(reader.take(len(data) - reader.offset))
-    text = _unfold(zstd.decompress(frame, size, _DICTIONARY), table)
+    text = _unfold(zstd.decompress(frame, size, _OWN_DICTIONARY if own else _DICTIONARY), table)
     documents = text.split(b"\n")
     if len(documents) != 3:
         raise FormatError(f"the trust bundle holds {len(documents)} documents instead of 3.")
     timestamp, snapshot, role = documents
-    return Bundle(root_version, targets_version, timestamp, snapshot, role, offers)
+    return Bundle(root_version, targets_version, timestamp, snapshot, role, offers, own)
 
 
 class _Table:

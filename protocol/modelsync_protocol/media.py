@@ -26,6 +26,7 @@ MAX_OBJECT_BYTES = 8**11 - 1
 
 _OBJECT = re.compile(
     r"metadata/(?:timestamp|[1-9][0-9]{0,15}\.[a-z0-9][a-z0-9_.-]{0,80})\.json"
+    r"|bundles/[a-z0-9][a-z0-9_-]{0,62}\.timestamp\.json"
     r"|(?:manifests|packs)/[0-9a-f]{64}|updates/[0-9a-f]{64}/[0-9a-f]{64}\.v[1-9]"
 )
 _STORE = re.compile(r"[0-9a-f]{1,64}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from modelsync_protocol import caps
+from modelsync_protocol import caps, trust
 from modelsync_protocol.codecs import zstd
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader, write_varint
@@ -35,7 +35,7 @@ _PATHS = {
     _Kind.NEWER_UPDATE: re.compile(r"updates/([0-9a-f]{8})[0-9a-f]{56}/[0-9a-f]{64}\.v2"),
     _Kind.MANIFEST: re.compile(r"manifests/([0-9a-f]{8})[0-9a-f]{56}"),
     _Kind.PACK: re.compile(r"packs/([0-9a-f]{8})[0-9a-f]{56}"),
-    _Kind.TARGETS: re.compile(r"metadata/([0-9]{1,9})\.targets\.json"),
+    _Kind.TARGETS: re.compile(r"metadata/([0-9]{1,9})\.(?:[a-z0-9_-]{1,63}\.)?targets\.json"),
 }
 
 _OFFERS = (int(_Kind.NEWER_OFFERS), bytes(_MARK_BYTES))
@@ -62,8 +62,11 @@ class Parcel:
         return self.objects.get(_OFFERS, b"")
 
 
-def prefix(key: Key) -> str:
-    """What the store path begins with of the object that a parcel names so; "" for a kind that is not known."""
+def prefix(key: Key, chain: str | None = None) -> str:
+    """What the store path begins with of the object that a parcel names so; "" for a kind that is not known.
+
+    `chain`: the model if it has a chain of its own, whose targets metadata a parcel then holds.
+    """
     kind, mark = key
     folders = {
         _Kind.UPDATE: "updates/",
@@ -72,7 +75,7 @@ def prefix(key: Key) -> str:
         _Kind.PACK: "packs/",
     }
     if kind == _Kind.TARGETS:
-        return f"metadata/{int.from_bytes(mark)}.targets.json"
+        return trust.metadata_object(trust.chain_role("targets", chain), int.from_bytes(mark))
     return f"{folders[_Kind(kind)]}{mark.hex()}" if kind in folders else ""
 
 

@@ -28,8 +28,25 @@ REQUIRES = "requires"
 """Signed field of a model's role and of its archive: what their versions require (FORMAT.md §12.5); absent if nothing.
 Here and not in the manifest, so that it can be said anew, and is known before anything of a version is fetched."""
 
+PRUNED = "pruned"
+"""Signed field of a model's archive role: the highest version up to which versions may have been taken out of the store
+by retention, an integer. Those are not withdrawn: a device that runs one goes on; nobody can fetch it any more."""
+
+MODEL = "model"
+"""Signed field of timestamp, snapshot and targets of a model's own chain: the model. All chains of a store share the
+keys of these roles, so that one chain's file could else be passed off as another's."""
+
+OWN_CHAINS = "own_chains"
+"""Signed field of the shared timestamp: `true` once every model of the store has a chain of its own."""
+
+SHARED_MODELS = 16
+"""The shared chain, which daemons before 0.2 read, takes so many models; those that come later get their own."""
+
 TIMESTAMP_OBJECT = "metadata/timestamp.json"
-"""The only object under metadata/ that is ever replaced."""
+"""The shared chain's timestamp, and the only object under metadata/ that is ever replaced."""
+
+_OWN_TIMESTAMP = re.compile(r"bundles/([a-z0-9][a-z0-9_-]{0,62})\.timestamp\.json")
+_CHAIN_ROLES = frozenset({"timestamp", "snapshot", "targets"})
 
 _TOP_LEVEL = frozenset({"root", "targets", "snapshot", "timestamp"})
 _ARCHIVE = ".archive"
@@ -60,6 +77,26 @@ def model_of_role(role: str) -> str | None:
 def metadata_object(role: str, version: int) -> str:
     """Store path of a role's metadata of that metadata version (`metadata/<N>.<role>.json`)."""
     return f"metadata/{version}.{role}.json"
+
+
+def timestamp_object(chain: str | None) -> str:
+    """Store path of the timestamp of a model's own chain, or of the shared one (None).
+
+    It is replaced, so it lies below bundles/, which every cache in front of a store leaves alone.
+    """
+    return TIMESTAMP_OBJECT if chain is None else f"bundles/{chain}.timestamp.json"
+
+
+def chain_of_timestamp(path: str) -> str | None:
+    """The model whose own chain has its timestamp at this store path, or None."""
+    match = _OWN_TIMESTAMP.fullmatch(path)
+    return match[1] if match else None
+
+
+def chain_role(role: str, chain: str | None) -> str:
+    """How the files of a chain's role are named: snapshot and targets of model m's own chain `m.snapshot`, `m.targets`;
+    a model's role and its archive are the same files in any chain."""
+    return role if chain is None or role not in _CHAIN_ROLES else f"{chain}.{role}"
 
 
 def format_time(moment: datetime) -> str:

@@ -15,7 +15,7 @@ from modelsync_protocol import caps, codecs, names, near_names, twin
 from modelsync_protocol.errors import FormatError, UnreachableError, UsageError
 from modelsync_server.iothub.port import HubService
 from modelsync_server.store import ObjectNotFound, Store
-from modelsync_server.trust import read_catalogue
+from modelsync_server.trust import catalogue_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ async def push(
     UsageError for an unknown model, version or device; UnreachableError or RefusedError if the hub can't be used.
     """
     names.check_model_name(name)
-    model = (await read_catalogue(store)).model(name)
+    model = (await catalogue_for(store, name)).model(name)
     wanted = max(model.versions, default=0) if version is None else version
     if wanted not in model.versions:
         meant = near_names.near_version(wanted, model.versions)

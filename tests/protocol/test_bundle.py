@@ -72,8 +72,8 @@ def test_trailing_bytes_are_refused() -> None:
 
 
 def test_another_format_is_named() -> None:
-    with pytest.raises(FormatError, match="format 2"):
-        bundle.decode(b"\x02" + GOLDEN[1:])
+    with pytest.raises(FormatError, match="format 3"):
+        bundle.decode(b"\x03" + GOLDEN[1:])
 
 
 def test_more_than_the_cap_is_refused_unread() -> None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from tuf.ngclient import Updater
 
 from modelsync_daemon.trust import tuf_refresh
+from modelsync_daemon.trust.origin_fetcher import OriginFetcher
 from modelsync_daemon.trust.resolved import Fetch, ObjectMissing
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 
@@ -112,10 +113,10 @@ def _flat(name: str) -> str:
     return quote(name, safe="")
 
 
-class _Targets(tuf_refresh._Fetcher):
+class _Targets(OriginFetcher):
     """Targets come by their whole URL."""
 
-    def __init__(self, metadata: tuf_refresh._Fetcher) -> None:
+    def __init__(self, metadata: OriginFetcher) -> None:
         self._metadata = metadata
 
     def download_bytes(self, url: str, max_length: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from modelsync_daemon.disk.durable import TEMPORARY_PREFIX, durable_unlink, durable_write
 from modelsync_daemon.trust.resolved import Fetch, Resolved
-from modelsync_protocol import names
+from modelsync_protocol import names, trust
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -96,16 +96,33 @@ class TrustStore:
         self._remove_leftovers()
         bundle = tuf_refresh.fetch_bundle(model, fetch)
         missing_roots: set[str] = set()
+        if bundle is not None and not bundle.own and tuf_refresh.has_own_chain(self._directory, model):
+            bundle = None  # a stale cache's, from before the model got a chain of its own
         if bundle is None:
-            return self._resolve(model, version, fetch, None, missing_roots, carried)
+            return self._from_files(model, version, fetch, missing_roots, carried)
         try:
-            return self._resolve(model, version, fetch, bundle, missing_roots, carried)
+            return self._resolve(model, version, fetch, bundle, bundle.own, missing_roots, carried)
         except RefusedError as refusal:
             # A bundle is only a cache: a stale or damaged one must not stop what the origin's own metadata allows.
             try:
-                return self._resolve(model, version, fetch, None, missing_roots, carried)
+                return self._from_files(model, version, fetch, missing_roots, carried)
             except UnreachableError:
                 raise refusal from None
+
+    def _from_files(
+        self, model: str, version: int | None, fetch: Fetch, missing_roots: set[str], carried: bool
+    ) -> Resolved:
+        """Without a bundle: by the model's own chain if it has one, else by the shared one."""
+        from modelsync_daemon.trust import tuf_refresh
+
+        own, found = tuf_refresh.has_own_chain(self._directory, model), None
+        if not own:
+            found = tuf_refresh.fetch_own_timestamp(model, fetch)
+
+        def once(path: str, limit: int) -> bytes:
+            return found if found is not None and path == trust.timestamp_object(model) else fetch(path, limit)
+
+        return self._resolve(model, version, once, None, own or found is not None, missing_roots, carried)
 
     def _resolve(
         self,
@@ -113,8 +130,9 @@ class TrustStore:
         version: int | None,
         fetch: Fetch,
         bundle: Bundle | None,
+        own: bool,
         missing_roots: set[str],
-        carried: bool = False,
+        carried: bool,
     ) -> Resolved:
         from modelsync_daemon.trust import tuf_refresh
 
@@ -122,7 +140,7 @@ class TrustStore:
 
         def session() -> tuf_refresh.Session:
             seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall) and not carried
-            return tuf_refresh.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots)
+            return tuf_refresh.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots, own)
 
         current = session()
         try:
@@ -142,7 +160,7 @@ class TrustStore:
 
     def _remove_leftovers(self) -> None:
         """Delete what a killed write left; one process at a time is here, so nobody is writing them now."""
-        for folder in (self._directory, self._directory / "root_history"):
+        for folder in (self._directory, self._directory / "root_history", *(self._directory / "chains").glob("*")):
             for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
                 durable_unlink(path)
 

@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from modelsync_daemon.disk.durable import durable_write
+from modelsync_daemon.trust.origin_fetcher import CONFIG, OriginFetcher, documents_at_hand
 from modelsync_daemon.trust.resolved import Fetch, ObjectMissing, Resolved
 from modelsync_protocol import bundle as bundles
 from modelsync_protocol import caps, names, trust
 from modelsync_protocol.errors import FormatError, LocalError, ModelsyncError, RefusedError, UnreachableError
 from modelsync_protocol.requirements.terms import of_version
-
-_CONFIG = UpdaterConfig()
 
 
 class Expired(RefusedError):
@@ -71,11 +71,30 @@ def fetch_bundle(model: str, fetch: Fetch) -> bundles.Bundle | None:
         return None
 
 
+def fetch_own_timestamp(model: str, fetch: Fetch) -> bytes | None:
+    """The timestamp of the model's own chain, or None if what the origin answers is no such thing; nothing is checked."""
+    try:
+        data = fetch(trust.timestamp_object(model), CONFIG.timestamp_max_length)
+        return data if json.loads(data)["signed"][trust.MODEL] == model else None
+    except (ObjectMissing, RefusedError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def has_own_chain(directory: Path, model: str) -> bool:
+    """Whether the model's own chain was ever believed here. From then on the shared one says nothing of this model."""
+    return (_folder(directory, model) / "timestamp.json").exists()
+
+
+def _folder(directory: Path, chain: str | None) -> Path:
+    return directory if chain is None else directory / "chains" / chain
+
+
 class Session:
     """One refresh over `directory`, from the root `seed` on; `refresh` once, then ask.
 
-    `believe_bundle`: the bundle's number may answer the question for the next root. `missing_roots` is shared
-    between sessions of one resolution, so that the origin is asked once.
+    `own`: by the model's own chain, instead of the one that the store's first models share. `believe_bundle`: the
+    bundle's number may answer the question for the next root. `missing_roots` is shared between sessions of one
+    resolution, so that the origin is asked once.
     """
 
     def __init__(
@@ -87,14 +106,16 @@ class Session:
         bundle: bundles.Bundle | None,
         believe_bundle: bool,
         missing_roots: set[str],
+        own: bool = False,
     ) -> None:
         self._model = model
         self._bundle = bundle
-        kept = _version_kept(directory)
-        self._fetcher = _Fetcher(model, fetch, bundle, believe_bundle, missing_roots, kept)
+        chain = model if own else None
+        documents = documents_at_hand(model, chain, bundle, _folder(directory, chain)) if bundle else {}
+        self._fetcher = OriginFetcher(chain, fetch, documents, bundle if believe_bundle else None, missing_roots)
         with _our_words():
             self._updater = _DurableUpdater(
-                str(directory), "metadata/", fetcher=self._fetcher, config=_CONFIG, bootstrap=seed
+                str(directory), "metadata/", fetcher=self._fetcher, config=CONFIG, bootstrap=seed, chain=chain
             )
         self._trusted = self._updater._trusted_set
 
@@ -169,17 +190,64 @@ class Session:
 
 
 class _DurableUpdater(Updater):
-    """python-tuf's updater, whose files survive a power cut and are not rewritten without need."""
+    """python-tuf's updater, whose files survive a power cut and are not rewritten without need.
+
+    All chains share the roots that are kept; what else is kept of a model's own chain has a folder of its own.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        base: str,
+        *,
+        fetcher: FetcherInterface,
+        config: UpdaterConfig,
+        bootstrap: bytes,
+        chain: str | None = None,
+    ) -> None:
+        self._chain = chain
+        self._shared, self._folder = Path(directory), _folder(Path(directory), chain)
+        super().__init__(directory, base, fetcher=fetcher, config=config, bootstrap=bootstrap)
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         durable_write(Path(filename), data)
 
+    def _load_local_metadata(self, rolename: str) -> bytes:
+        return self._kept(self._folder, rolename).read_bytes()
+
     def _persist_metadata(self, rolename: str, data: bytes) -> None:
-        """Keep what was verified, unless it is another role's: TUF checks the key, which roles may share."""
+        """Keep what was verified, unless it is another role's or chain's: TUF checks the key, which they may share."""
         signed = self._trusted_set[rolename]
         if isinstance(signed, Targets) and signed.unrecognized_fields.get(trust.ROLE) != rolename:
             raise RefusedError(f"the origin offers another role's metadata as {rolename}'s: check the origin.")
-        super()._persist_metadata(rolename, data)
+        named = signed.unrecognized_fields.get(trust.MODEL)
+        if rolename in ("timestamp", "snapshot", "targets") and named != self._chain:
+            raise RefusedError(f"the origin offers another model's {rolename} metadata: check the origin.")
+        if isinstance(signed, Snapshot) and self._chain is not None:
+            self._check_transition(signed, self._chain)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._persist_file(str(self._kept(self._folder, rolename)), data)
+
+    def _check_transition(self, snapshot: Snapshot, model: str) -> None:
+        """A model's first own snapshot must not lead behind what the shared one said of the model's roles."""
+        if self._kept(self._folder, "snapshot").exists():
+            return  # python-tuf has compared with that
+        try:
+            shared = json.loads(self._kept(self._shared, "snapshot").read_bytes())["signed"]["meta"]
+            known = {name: int(entry["version"]) for name, entry in shared.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return  # nothing was kept, or it is damaged: then python-tuf has nothing to compare with either
+        for role in (trust.role_name(model), trust.archive_name(model)):
+            name = f"{role}.json"
+            if name in known and (name not in snapshot.meta or snapshot.meta[name].version < known[name]):
+                raise RefusedError(
+                    f"the origin offers older metadata of {model!r} than this device has seen: "
+                    "check which store the origin serves, and its caches."
+                )
+
+    @staticmethod
+    def _kept(folder: Path, rolename: str) -> Path:
+        return folder / f"{quote(rolename, '')}.json"
 
     def _persist_root(self, version: int, data: bytes) -> None:
         kept = Path(self._dir) / "root_history" / f"{version}.root.json"
@@ -188,73 +256,6 @@ class _DurableUpdater(Updater):
 
     def _update_root_symlink(self) -> None:
         """Nothing: the link serves starts without a bootstrap root, and ours always have one."""
-
-
-class _Fetcher(FetcherInterface):
-    """Answers from the bundle what it can, and asks the origin for the rest."""
-
-    def __init__(
-        self,
-        model: str,
-        fetch: Fetch,
-        bundle: bundles.Bundle | None,
-        believe_bundle: bool,
-        missing_roots: set[str],
-        kept_timestamp: int,
-    ) -> None:
-        self._ask = fetch
-        self._missing_roots = missing_roots
-        self._newest_root = bundle.root_version if bundle and believe_bundle else None
-        self._at_hand = _documents(model, bundle, kept_timestamp) if bundle else {}
-        self.asked_root = False
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        yield self.download_bytes(url, _CONFIG.targets_max_length)
-
-    def download_bytes(self, url: str, max_length: int) -> bytes:
-        if len(self._at_hand.get(url, b"")) > max_length:
-            raise exceptions.DownloadLengthMismatchError(url)
-        if url in self._at_hand:
-            return self._at_hand[url]
-        is_root = url.endswith(".root.json")
-        if is_root:
-            number = int(url.removeprefix("metadata/").partition(".")[0])
-            if url in self._missing_roots or (self._newest_root is not None and number > self._newest_root):
-                raise exceptions.DownloadHTTPError("no newer root", 404)
-        try:
-            data = self._ask(url, max_length)
-        except ObjectMissing as error:
-            if is_root:
-                self.asked_root = True
-                self._missing_roots.add(url)
-            raise exceptions.DownloadHTTPError(url, 404) from error
-        if len(data) > max_length:
-            raise exceptions.DownloadLengthMismatchError(url)
-        return data
-
-
-def _documents(model: str, bundle: bundles.Bundle, kept_timestamp: int) -> dict[str, bytes]:
-    """The bundle's metadata by store path; without the timestamp if that is older than the kept one."""
-    try:
-        parsed = [json.loads(text)["signed"] for text in (bundle.timestamp, bundle.snapshot, bundle.role)]
-        timestamp, snapshot, role = (int(signed["version"]) for signed in parsed)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return {}
-    documents = {
-        trust.metadata_object("snapshot", snapshot): bundle.snapshot,
-        trust.metadata_object(trust.role_name(model), role): bundle.role,
-    }
-    if timestamp >= kept_timestamp:
-        documents[trust.TIMESTAMP_OBJECT] = bundle.timestamp
-    return documents
-
-
-def _version_kept(directory: Path) -> int:
-    """The version of the timestamp kept here; 0 if there is none (or a damaged one)."""
-    try:
-        return int(json.loads((directory / "timestamp.json").read_bytes())["signed"]["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
 
 
 def _listed(role: Targets, model: str) -> dict[int, tuple[str, int]]:

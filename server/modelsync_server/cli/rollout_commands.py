@@ -41,7 +41,7 @@ from modelsync_server.rollout.record import OVER, Record, State
 from modelsync_server.rollout.rings import Ring, parse_options, read_file
 from modelsync_server.rollout.target import Kind, Target
 from modelsync_server.store import Store, open_store
-from modelsync_server.trust import read_catalogue
+from modelsync_server.trust import catalogue_for
 
 rollout_app = typer.Typer(help="Bring a version to a fleet in rings that stop themselves.", no_args_is_help=True)
 
@@ -319,7 +319,7 @@ async def _plan(
     silent_days: float,
 ) -> planning.RolloutPlan:
     if version is None:
-        version = max((await read_catalogue(store)).model(name).versions, default=0)
+        version = max((await catalogue_for(store, name)).model(name).versions, default=0)
     return await planning.plan(
         store,
         hub,

@@ -262,12 +262,19 @@ def price(
         typer.echo(f"{found.kind}: {found.bytes:,} bytes in {found.requests} requests")
 
 
-def verify(store: StoreArgument, progress: ProgressOption = ProgressForm.AUTO, as_json: JsonOption = False) -> None:
+def verify(
+    store: StoreArgument,
+    sample: Annotated[
+        str | None, typer.Option(metavar="N|PERCENT", help="Only so many versions, or such a share (5%), by chance.")
+    ] = None,
+    progress: ProgressOption = ProgressForm.AUTO,
+    as_json: JsonOption = False,
+) -> None:
     """Check every signed version and every update of a store, byte for byte."""
     from modelsync_server.cli.progress import shown
 
     with shown(progress, "verify") as update:
-        report = open_store(store).verify(progress=update)
+        report = open_store(store).verify(sample, progress=update)
     if as_json:
         print_json(
             {

@@ -1,17 +1,25 @@
-"""`modelsync explain|snap`: where an update's bytes went, and what rounding it before publishing would spare."""
+"""`modelsync explain|snap|retain|gc|upgrade-store`: where an update's bytes went, what rounding it would spare, and
+what a store keeps."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import documents, tables
-from modelsync_server.cli.options import JsonOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
 
 if TYPE_CHECKING:
     from modelsync_server import Explanation
+    from modelsync_server.retention.policy import Policy, Use
+    from modelsync_server.retention.retaining import Plan
 
 _MOST_PARTS = 30
 """Parts that a person is shown without --all."""
@@ -25,6 +33,9 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the main one."""
     app.command("explain")(explain)
     app.command("snap")(snap)
+    app.command("retain")(retain)
+    app.command("gc")(gc)
+    app.command("upgrade-store")(upgrade_store)
 
 
 def explain(
@@ -136,3 +147,132 @@ def snap(
         right=("step", "drift", "in the weights", "update", "of exact"),
     )
     typer.echo(f"{out}: {found.tensors} tensor(s) rounded; the others, and all other bytes, are NEW's.")
+
+
+KeepReportedOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-reported",
+        metavar="HUB",
+        help="Keep every version that a twin of this hub reports or desires; as --service has it, or the state "
+        "directory of a local hub. Once for each hub.",
+    ),
+]
+
+
+def retain(
+    store: StoreArgument,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The model; default: all.")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Keep so many of the newest versions of each model.")] = None,
+    keep_reported: KeepReportedOption = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Let the oldest go until what live versions need takes no more, bytes.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prune old versions, with the packs and updates that only they need; `gc` then frees them."""
+    from modelsync_server.library.store import open_store as opened
+    from modelsync_server.retention.policy import Policy
+
+    found = opened(store, keys=keys)
+    if not dry_run:
+        found.keys()  # keys that are missing are told before anything is read
+    made = asyncio.run(_planned(found.url, name, Policy(keep, max_bytes), keep_reported or []))
+    if not as_json or not (dry_run or yes):
+        _tell_plan(made, err=as_json)
+        if made.prune and not keep_reported:
+            typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
+        if made.prune and not keep_reported:
+            typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
+    pruned = bool(made.prune) and not dry_run
+    if pruned:
+        if not yes:
+            confirm("Prune these versions?")
+        found.prune(made)
+        if not as_json:
+            typer.echo("Pruned; `modelsync gc` frees them once they are a day old.")
+    if as_json:
+        print_json(
+            {
+                "prune": {model: list(versions) for model, versions in made.prune.items()},
+                "objects": made.objects,
+                "bytes": made.bytes,
+                "stays": made.stays,
+                "stranded": [dataclasses.asdict(each) for each in made.stranded],
+                "pruned": pruned,
+            }
+        )
+
+
+async def _planned(store: str, name: str | None, rule: Policy, hubs: list[str]) -> Plan:
+    """The plan, after asking each hub what its twins say of each model that is looked at."""
+    from modelsync_server.cli.hub_commands import open_hub
+    from modelsync_server.retention.fleet_use import together, use_of
+    from modelsync_server.retention.retaining import plan
+    from modelsync_server.rollout.pacing import PacedHub
+    from modelsync_server.store import open_store as objects
+    from modelsync_server.trust import read_catalogue
+
+    found = objects(store)
+    uses: dict[str, Use] = {}
+    models = [name] if name else sorted((await read_catalogue(found)).models)
+    for hub in hubs:
+        local = Path(hub) if Path(hub).is_dir() else None
+        async with open_hub(None if local else hub, local) as client:
+            for model in models:
+                said = await use_of(PacedHub(client), model)
+                uses[model] = together([uses[model], said]) if model in uses else said
+    return await plan(found, rule, uses, name)
+
+
+def _tell_plan(made: Plan, *, err: bool) -> None:
+    for model, versions in made.prune.items():
+        typer.echo(f"{model}: versions {', '.join(map(str, versions))} go.", err=err)
+    if not made.prune:
+        typer.echo("Nothing has to go.", err=err)
+    typer.echo(f"{made.objects} objects, {made.bytes:,} bytes, are freed; {made.stays:,} bytes stay.", err=err)
+    for each in made.stranded:
+        which = "bytes that the store does not sign" if each.version is None else f"version {each.version}"
+        typer.echo(f"  {each.devices} device(s) with {which} of {each.model}: {each.why}.", err=err)
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal; UsageError without one, RefusedError for no."""
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask for approval on: read what would go, then give --yes.")
+    if not typer.confirm(question, err=True):
+        raise RefusedError("nothing was changed.")
+
+
+def gc(
+    store: StoreArgument,
+    older: Annotated[
+        float,
+        typer.Option(
+            "--older-than",
+            min=0,
+            help="Hours; what is younger may be of a publication under way.",
+        ),
+    ] = 24,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete what nothing in the store refers to any more: pruned versions, leftovers of crashes, old metadata."""
+    found = open_store(store).gc(older_than=timedelta(hours=older), dry_run=dry_run)
+    if as_json:
+        print_json({"objects": found.objects, "bytes": found.bytes, "young": found.young, "deleted": not dry_run})
+        return
+    would = "would be" if dry_run else "were"
+    typer.echo(f"{found.objects} objects, {found.bytes:,} bytes, {would} deleted; {found.young} are too young.")
+
+
+def upgrade_store(store: StoreArgument, keys: KeysOption = None, as_json: JsonOption = False) -> None:
+    """Give every model a chain of its own: check-ins get smaller. Daemons before 0.2 can't read the store any more."""
+    moved = open_store(store, keys).upgrade()
+    if as_json:
+        print_json({"moved": list(moved)})
+    else:
+        typer.echo(f"{len(moved)} model(s) have chains of their own now.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modelsync_protocol import findings, names
 from modelsync_protocol.errors import UsageError
@@ -22,8 +22,12 @@ from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
 from modelsync_server.store import Store as ObjectStore
 from modelsync_server.store import open_store as open_objects
-from modelsync_server.trust import RefreshReport, Repository
+from modelsync_server.trust import RefreshReport, Repository, catalogue_for
 from modelsync_server.trust.rotation import KeyUse
+
+if TYPE_CHECKING:
+    from modelsync_server.retention.collecting import Collected
+    from modelsync_server.retention.retaining import Plan
 
 Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`: a few words for people, and bytes; it may be called from any thread."""
@@ -164,16 +168,16 @@ class AsyncStore:
         plan = await price_of(self._objects(), name, base, to)
         return Price(plan.kind.value, plan.bytes, plan.http_requests)
 
-    async def verify(self, *, progress: Progress = lambda step, done, total: None) -> Report:
+    async def verify(self, sample: str | None = None, *, progress: Progress = lambda step, done, total: None) -> Report:
         """See `Store.verify`."""
         from modelsync_server.publish.verifier import verify
 
-        return await verify(self._objects(), progress)
+        return await verify(self._objects(), sample, progress=progress)
 
     async def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """See `Store.withdraw`."""
         repository = await self._repository()
-        catalogue = await repository.catalogue()
+        catalogue = await catalogue_for(repository.store, name)
         if version not in catalogue.model(name).withdrawn:
             catalogue.digest(name, version)  # says what may have been meant
         return tuple(sorted((await repository.withdraw(name, version)).model(name).withdrawn))
@@ -181,6 +185,24 @@ class AsyncStore:
     async def refresh(self) -> RefreshReport:
         """See `Store.refresh`."""
         return await (await self._repository()).refresh()
+
+    async def prune(self, plan: Plan) -> None:
+        """See `Store.prune`."""
+        from modelsync_server.retention.retaining import prune
+
+        await prune(self._objects(), self.keys_folder, plan)
+
+    async def gc(self, *, older_than: timedelta, dry_run: bool) -> Collected:
+        """See `Store.gc`."""
+        from modelsync_server.retention.collecting import collect
+
+        return await collect(self._objects(), grace=older_than, dry_run=dry_run)
+
+    async def upgrade(self) -> tuple[str, ...]:
+        """See `Store.upgrade`."""
+        from modelsync_server.trust import give_own_chains
+
+        return tuple(await give_own_chains(await self._repository()))
 
     async def doctor(self, *, now: datetime | None = None) -> Doctor:
         """See `Store.doctor`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -24,7 +24,7 @@ from modelsync_server.publish.listing import read_version
 from modelsync_server.store import DirectoryStore, ObjectNotFound, Store, open_store
 from modelsync_server.trust import signing
 from modelsync_server.trust.keys import OFFLINE, ONLINE, KeyStore, key_folder, store_id
-from modelsync_server.trust.metadata import State, catalogue_of, read_state
+from modelsync_server.trust.metadata import State, catalogue_of, read_states
 
 _SKEW = timedelta(minutes=1)
 _LITTLE = 0.05
@@ -37,22 +37,22 @@ async def examine(url: str, keys: str | None, now: datetime | None = None) -> li
     moment = now or datetime.now(UTC)
     try:
         store = open_store(url)
-        state = await read_state(store)
+        states = await read_states(store)
     except ModelsyncError as error:
         mend = None if error.exit_code != 3 else f"modelsync verify {quote(url)}"
         return [problem("store", str(error), mend, error.exit_code)]
     found = [good("store", f"{store.url} answers, and its metadata is signed by whom it should be.")]
-    found += _clock(state, moment)
-    found += _expiry(state, moment, url)
-    found += _keys(store, state, keys, url)
-    formats, largest = await _formats(store, state, url)
+    found += _clock(states, moment)
+    found += _expiry(states, moment, url)
+    found += _keys(store, states, keys, url)
+    formats, largest = await _formats(store, states, url)
     found += formats
     found += _disk(store, largest)
     return found
 
 
-def _clock(state: State, now: datetime) -> Iterator[Finding]:
-    issued = max(_issued(state.timestamp), _issued(state.root))
+def _clock(states: Sequence[State], now: datetime) -> Iterator[Finding]:
+    issued = max(_issued(states[0].root), *(_issued(state.timestamp) for state in states))
     if now + _SKEW < issued:
         yield problem(
             "clock",
@@ -72,13 +72,20 @@ def _issued(metadata: Metadata[Any]) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _expiry(state: State, now: datetime, url: str) -> Iterator[Finding]:
+def _expiry(states: Sequence[State], now: datetime, url: str) -> Iterator[Finding]:
     refresh = f"modelsync refresh {quote(url)}"
-    yield from _one_expiry("timestamp", [("timestamp", state.timestamp)], now, f"{refresh}  # let a timer do it daily")
-    yield from _one_expiry("snapshot", [("snapshot", state.snapshot)], now, f"{refresh}  # let a timer do it daily")
-    yield from _one_expiry("models", list(state.roles.items()), now, refresh)
-    for role, metadata in (("targets", state.targets), ("root", state.root)):
-        yield from _one_expiry(role, [(role, metadata)], now, f"{refresh} --keys FOLDER-WITH-OFFLINE-KEYS")
+    daily = f"{refresh}  # let a timer do it daily"
+    timestamps, snapshots, targets = [], [], []
+    for state in states:
+        whose = "" if state.chain is None else f" of {state.chain!r}"
+        timestamps.append((f"timestamp{whose}", state.timestamp))
+        snapshots.append((f"snapshot{whose}", state.snapshot))
+        targets.append((f"targets{whose}", state.targets))
+    yield from _one_expiry("timestamp", timestamps, now, daily)
+    yield from _one_expiry("snapshot", snapshots, now, daily)
+    yield from _one_expiry("models", [item for state in states for item in state.roles.items()], now, refresh)
+    for check, roles in (("targets", targets), ("root", [("root", states[0].root)])):
+        yield from _one_expiry(check, roles, now, f"{refresh} --keys FOLDER-WITH-OFFLINE-KEYS")
 
 
 def _one_expiry(check: str, roles: list[tuple[str, Metadata[Any]]], now: datetime, mend: str) -> Iterator[Finding]:
@@ -90,14 +97,14 @@ def _one_expiry(check: str, roles: list[tuple[str, Metadata[Any]]], now: datetim
     when = trust.format_time(expires)
     if expires <= now:
         yield problem(check, f"the signature of {role} expired {when}: devices refuse what depends on it.", mend, 3)
-    elif expires - now < signing.lifetime(role) / 2:
+    elif expires - now < signing.lifetime(check) / 2:
         yield warning(check, f"the signature of {role} is past half its life; it expires {when}.", mend)
     else:
         yield good(check, f"the signature of {role} is good until {when}.")
 
 
-def _keys(store: Store, state: State, option: str | None, url: str) -> Iterator[Finding]:
-    identity = store_id(state.first_root)
+def _keys(store: Store, states: Sequence[State], option: str | None, url: str) -> Iterator[Finding]:
+    identity = store_id(states[0].first_root)
     asked = option is not None or "MODELSYNC_KEYS" in os.environ
     try:
         folder = key_folder(option, store, identity)
@@ -119,7 +126,7 @@ def _keys(store: Store, state: State, option: str | None, url: str) -> Iterator[
             5,
         )
         return
-    yield from _who_signs(keys, state, url)
+    yield from _who_signs(keys, states, url)
 
 
 def _readable_by_others(folder: Path) -> list[Path]:
@@ -133,11 +140,11 @@ def _readable_by_others(folder: Path) -> list[Path]:
     return found
 
 
-def _who_signs(keys: KeyStore, state: State, url: str) -> Iterator[Finding]:
+def _who_signs(keys: KeyStore, states: Sequence[State], url: str) -> Iterator[Finding]:
     listing = f"modelsync keys list {quote(url)} --keys {quote(str(keys.folder))}"
     try:
         here = {role: bool(keys.signers(keys.keys_of(role))) for role in (*OFFLINE, *ONLINE)}
-        lacking = [role for role in ("timestamp", "snapshot") if not signing.can_sign(keys, role, state.root)]
+        lacking = [role for role in ("timestamp", "snapshot") if not signing.can_sign(keys, role, states[0].root)]
     except ModelsyncError as error:
         yield problem("keys", str(error), listing, error.exit_code)
         return
@@ -147,7 +154,7 @@ def _who_signs(keys: KeyStore, state: State, url: str) -> Iterator[Finding]:
     else:
         yield good("keys", f"publishing and refreshing can sign from {keys.folder}.")
     at_risk = [role for role in OFFLINE if here[role] and (keys.folder / "offline").is_dir()]
-    if at_risk and state.models():
+    if at_risk and any(state.models() for state in states):
         yield warning(
             "offline keys",
             f"the keys for {' and '.join(at_risk)} lie on this machine, where who breaks in can take the whole store.",
@@ -155,9 +162,10 @@ def _who_signs(keys: KeyStore, state: State, url: str) -> Iterator[Finding]:
         )
 
 
-async def _formats(store: Store, state: State, url: str) -> tuple[list[Finding], int]:
+async def _formats(store: Store, states: Sequence[State], url: str) -> tuple[list[Finding], int]:
     """Whether each model's newest version and its bundle are readable and current; and the largest version's bytes."""
-    catalogue = catalogue_of(state)
+    catalogue = catalogue_of(*states)
+    of = {state.chain: state for state in states}
     found: list[Finding] = []
     largest = 0
     for name, model in sorted(catalogue.models.items()):
@@ -174,7 +182,7 @@ async def _formats(store: Store, state: State, url: str) -> tuple[list[Finding],
                     3,
                 )
             )
-        found += await _bundle(store, state, name, url)
+        found += await _bundle(store, of.get(name, states[0]), name, url)
     if not found:
         found.append(good("formats", f"the newest versions of {len(catalogue.models)} model(s) are readable."))
     return found, largest
@@ -183,12 +191,12 @@ async def _formats(store: Store, state: State, url: str) -> tuple[list[Finding],
 async def _bundle(store: Store, state: State, name: str, url: str) -> list[Finding]:
     mend = f"modelsync refresh {quote(url)}"
     try:
-        current = bundle.decode(await store.get(names.bundle_object(name))).timestamp == state.raw["timestamp"]
+        role = bundle.decode(await store.get(names.bundle_object(name))).role
     except ObjectNotFound:
         return [warning("bundles", f"the bundle of {name!r} is missing: devices pay for its parts one by one.", mend)]
     except FormatError as error:
         return [warning("bundles", f"the bundle of {name!r} is damaged ({error})", mend)]
-    if current:
+    if role == state.raw[trust.role_name(name)]:
         return []
     return [warning("bundles", f"the bundle of {name!r} is older than the store's signatures.", mend)]
 

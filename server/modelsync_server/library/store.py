@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from modelsync_server.library.async_store import AsyncStore, Doctor, Price, Progress
 from modelsync_server.publish.details import VersionDetails
@@ -22,6 +22,10 @@ from modelsync_server.store import create_store as create_objects
 from modelsync_server.store import open_store as open_objects
 from modelsync_server.trust import RefreshReport, initialise
 from modelsync_server.trust.rotation import KeyUse
+
+if TYPE_CHECKING:
+    from modelsync_server.retention.collecting import Collected
+    from modelsync_server.retention.retaining import Plan
 
 _T = TypeVar("_T")
 
@@ -173,9 +177,12 @@ class Store:
         """What a device that holds version `base` (None: nothing) pays to reach version `to`."""
         return _run(self.aio.price(name, to, base=base))
 
-    def verify(self, *, progress: Progress = lambda step, done, total: None) -> Report:
-        """Check every signed version and every update, byte for byte; damage is reported, not raised."""
-        return _run(self.aio.verify(progress=progress))
+    def verify(self, sample: str | None = None, *, progress: Progress = lambda step, done, total: None) -> Report:
+        """Check every signed version and every update, byte for byte; damage is reported, not raised.
+
+        `sample`: only so many versions (`50`), or such a share of them (`5%`), chosen by chance anew each time.
+        """
+        return _run(self.aio.verify(sample, progress=progress))
 
     def withdraw(self, name: str, version: int) -> tuple[int, ...]:
         """Take a version back: devices fetch or activate it no more. Returns all withdrawn versions of the model."""
@@ -184,6 +191,18 @@ class Store:
     def refresh(self) -> RefreshReport:
         """Sign what expires soonest again: call it daily. The report says until when devices believe the store."""
         return _run(self.aio.refresh())
+
+    def prune(self, plan: Plan) -> None:
+        """Carry out what `modelsync_server.retention.retaining.plan` proposed; RefusedError if that is out of date."""
+        return _run(self.aio.prune(plan))
+
+    def gc(self, *, older_than: timedelta = timedelta(days=1), dry_run: bool = False) -> Collected:
+        """Delete objects that nothing has referred to for at least so long; with `dry_run` only count them."""
+        return _run(self.aio.gc(older_than=older_than, dry_run=dry_run))
+
+    def upgrade(self) -> tuple[str, ...]:
+        """Give every model a chain of its own, which daemons before 0.2 can't read; returns the models moved."""
+        return _run(self.aio.upgrade())
 
     def doctor(self, *, now: datetime | None = None) -> Doctor:
         """Look for what fails or soon will: trouble is a finding, never raised. `now`: not the clock's time."""

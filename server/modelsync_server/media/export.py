@@ -15,7 +15,7 @@ from modelsync_server.media.writers import Progress, block_bytes, write_file, wr
 from modelsync_server.publish.release_records import published_at
 from modelsync_server.store import Store, durable
 from modelsync_server.trust import Catalogue
-from modelsync_server.trust.metadata import catalogue_of, now, read_state
+from modelsync_server.trust.metadata import catalogue_of, now, read_states
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]{1,3})?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -51,16 +51,16 @@ async def export(
     `since`: the path of an earlier export, whose versions the devices hold by now, or a date (YYYY-MM-DD, UTC): they
     hold what was the newest then. UsageError, RefusedError for a store that does not verify, LocalError.
     """
-    state = await read_state(store)
-    expires = state.timestamp.signed.expires
+    states = await read_states(store)
+    expires = catalogue_of(*states).expires
     if expires <= now():
         raise RefusedError("the store's metadata has expired, and no device would believe it: run `modelsync refresh`.")
     single = out.suffix == ".tar"
     if since is not None:
-        earlier = await _since(store, catalogue_of(state), since)
+        earlier = await _since(store, catalogue_of(*states), since)
         wanted = Wanted(wanted.models, wanted.versions, wanted.bases, wanted.held, earlier)
     block = media.BLOCK_BYTES if single else block_bytes(out)
-    chosen: Selection = await select(store, state, wanted, size, block)
+    chosen: Selection = await select(store, states, wanted, size, block)
     write = write_file if single else write_folder
     try:
         written = await write(store, chosen, out.absolute(), progress)

@@ -59,16 +59,18 @@ class _Piece:
     extra: dict[str, int]
 
 
-async def select(store: Store, state: State, wanted: Wanted, room: int | None, block: int) -> Selection:
+async def select(store: Store, states: Sequence[State], wanted: Wanted, room: int | None, block: int) -> Selection:
     """Choose within `room` bytes (None: no limit), each object counted in blocks of `block` bytes.
 
     UsageError for models and versions that the store does not have, and if not even the newest of each fits.
     """
-    catalogue = catalogue_of(state)
+    catalogue = catalogue_of(*states)
     models = _models(catalogue, wanted)
-    objects, inline = await _metadata(store, state, catalogue, models)
+    needed = _chains(states, models)
+    objects, inline = await _metadata(store, needed, models)
     listed: dict[str, list[int]] = {}
-    issued = str(state.timestamp.signed.unrecognized_fields.get(trust.ISSUED, "1970-01-01T00:00:00Z"))
+    times = (state.timestamp.signed.unrecognized_fields.get(trust.ISSUED) for state in needed)
+    issued = min(str(time or "1970-01-01T00:00:00Z") for time in times)
     chosen = Selection(Medium(catalogue.store_id, issued), objects, inline)
 
     def used(more: Iterable[int] = ()) -> int:
@@ -116,19 +118,30 @@ def _models(catalogue: Catalogue, wanted: Wanted) -> dict[str, list[int]]:
     return {name: sorted(set(versions), reverse=True) for name, versions in found.items() if versions}
 
 
+def _chains(states: Sequence[State], models: Iterable[str]) -> list[State]:
+    """The chains by which a reader of these models believes them; the shared one if there are no models at all."""
+    own = {state.chain for state in states}
+    of = {model if model in own else None for model in models} or {None}
+    return [state for state in states if state.chain in of]
+
+
 async def _metadata(
-    store: Store, state: State, catalogue: Catalogue, models: Iterable[str]
+    store: Store, states: Iterable[State], models: Iterable[str]
 ) -> tuple[dict[str, int], dict[str, bytes]]:
-    """Sizes of the signed metadata that a reader of these models asks for, and the timestamp as it was verified."""
+    """Sizes of the signed metadata that a reader of these models asks for, and the timestamps as they were verified."""
     roles = {"root", "snapshot", "targets"}
     for name in models:
         roles |= {trust.role_name(name), trust.archive_name(name)}
-    sizes = {trust.TIMESTAMP_OBJECT: len(state.raw["timestamp"])}
-    for path in sorted(catalogue.metadata_objects - {trust.TIMESTAMP_OBJECT}):
-        match = _ROLE.fullmatch(path)
-        if match is not None and match[1] in roles:
-            sizes[path] = (await store.stat(path)).size
-    return sizes, {trust.TIMESTAMP_OBJECT: state.raw["timestamp"]}
+        roles |= {trust.chain_role(role, name) for role in ("snapshot", "targets")}
+    sizes: dict[str, int] = {}
+    inline: dict[str, bytes] = {}
+    for state in states:
+        inline[state.timestamp_path] = state.raw["timestamp"]
+        for path in sorted(state.objects() - {state.timestamp_path} - sizes.keys()):
+            match = _ROLE.fullmatch(path)
+            if match is not None and match[1] in roles:
+                sizes[path] = (await store.stat(path)).size
+    return {**{path: len(data) for path, data in inline.items()}, **sizes}, inline
 
 
 async def _piece(store: Store, catalogue: Catalogue, name: str, version: int, wanted: Wanted) -> _Piece | None:

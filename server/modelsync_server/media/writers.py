@@ -10,13 +10,14 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from modelsync_protocol import media, trust
+from modelsync_protocol import media
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_server.media.selection import Selection
 from modelsync_server.store import Store, durable
+from modelsync_server.store.port import changes
 
 _PART_BYTES = 4 << 20
-_FOLDERS = ("metadata", "manifests", "packs", "updates")
+_FOLDERS = ("metadata", "bundles", "manifests", "packs", "updates")
 _UNFINISHED = "modelsync-media.part"
 _FAT = frozenset({"vfat", "msdos", "fat", "umsdos"})
 _FAT_MOST = 2**32 - 1
@@ -65,7 +66,7 @@ async def write_folder(store: Store, chosen: Selection, out: Path, progress: Pro
     durable.write(out / _UNFINISHED, chosen.medium.store.encode())
     written = done = 0
     # What is replaced comes last, behind all that it may lead to.
-    for path in sorted(chosen.objects, key=lambda path: (path == trust.TIMESTAMP_OBJECT, path)):
+    for path in sorted(chosen.objects, key=lambda path: (changes(path), path)):
         size = chosen.objects[path]
         if not await _lies(store, chosen, path, out / path):
             with durable.replacing(out / path) as file, _sentences(out):

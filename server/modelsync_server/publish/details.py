@@ -16,7 +16,7 @@ from modelsync_protocol.manifest import EmptyDirectory, Link, Manifest
 from modelsync_server.publish.listing import Version, newest, read_version
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.published import materialised
-from modelsync_server.trust.metadata import State, catalogue_of, read_state
+from modelsync_server.trust.metadata import State, catalogue_for, read_model_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ async def describe(store: Store, name: str, version: int | None = None, *, diges
 
     UsageError for one that there isn't, RefusedError for one that was withdrawn.
     """
-    state = await read_state(store)
-    catalogue = catalogue_of(state)
+    catalogue = await catalogue_for(store, name)
+    state = await read_model_state(store, name)
     wanted = newest(catalogue, name) if version is None else version
     if not wanted:
         raise RefusedError(f"{name!r} has no version that may be used: publish one.")

@@ -22,7 +22,7 @@ from modelsync_server.store import Store
 from modelsync_server.store.published import materialised
 from modelsync_server.tensors import pairs as tensor_pairs
 from modelsync_server.tensors.pairs import Tensor
-from modelsync_server.trust import read_catalogue
+from modelsync_server.trust import catalogue_for
 
 _BLOCK = caps.MIB
 """Elements that are compared at once, which bounds memory."""
@@ -109,7 +109,7 @@ class Difference:
 
 async def difference(store: Store, name: str, old: int, new: int) -> Difference:
     """Compare two live versions of a model; both are decoded. UsageError, RefusedError as for `price`."""
-    catalogue = await read_catalogue(store)
+    catalogue = await catalogue_for(store, name)
     before, after = catalogue.digest(name, old), catalogue.digest(name, new)
     async with materialised(store, before) as base, materialised(store, after) as target:
         cost = await price.price(store, after, base.manifest)

@@ -14,7 +14,7 @@ from modelsync_server.publish.update_bytes import UpdateBytes, read_update_bytes
 from modelsync_server.store import Store
 from modelsync_server.store.published import materialised
 from modelsync_server.tensors import pairs
-from modelsync_server.trust import read_catalogue
+from modelsync_server.trust import catalogue_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Explanation:
 
 async def explain(store: Store, name: str, old: int, new: int) -> Explanation:
     """Explain the smallest update object between two live versions; UsageError if there is none."""
-    catalogue = await read_catalogue(store)
+    catalogue = await catalogue_for(store, name)
     before, after = catalogue.digest(name, old), catalogue.digest(name, new)
     async with materialised(store, before) as base, materialised(store, after) as target:
         cost = await price.price(store, after, base.manifest)

@@ -38,8 +38,9 @@ from modelsync_server.publish.release_records import published_at, write_record
 from modelsync_server.publish.uploader import upload
 from modelsync_server.requirements import requirements_of
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
+from modelsync_server.store.collected import is_whole
 from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
-from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
+from modelsync_server.trust import ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
 
 DEFAULT_BASES = 5
@@ -142,19 +143,20 @@ async def publish(
             verify = partial(provenance.verify, path, artifact.manifest, artifact.stream, probe)
             metadata = with_provenance(metadata, await asyncio.to_thread(verify))
         target = Source(artifact.manifest, artifact.stream)
+        new = False
         for _ in range(_ATTEMPTS):
-            catalogue = await repository.catalogue()
-            published = catalogue.models[name].versions if name in catalogue.models else {}
-            number = _number(catalogue, name, target.manifest.digest, version)
+            known = await repository.model(name)
+            published = known.versions if known is not None else {}
+            number = _number(known, name, target.manifest.digest, version)
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
                 store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress
             )
             record = None
-            said = _with_source(metadata, source, fresh or number not in catalogue.models[name].releases)
+            said = _with_source(metadata, source, fresh or known is None or number not in known.releases)
             if said is not None:
-                since = await _since(store, catalogue, name, number) if not fresh else None
+                since = await _since(store, known, number) if known is not None and not fresh else None
                 record = await write_record(store, said, since or now())
             needs = None
             if fresh or requires is not None or not derive:  # else it stands as it was said
@@ -165,10 +167,16 @@ async def publish(
             try:
                 catalogue = await repository.add_targets([entry])
             except RefusedError:
-                if version is not None or number not in (await repository.catalogue()).model(name).versions:
+                taken = await repository.model(name)
+                if version is not None or taken is None or number not in taken.versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, fresh)
+            new = new or fresh
+            if not await is_whole(store, target.manifest.digest):
+                # What it found here was collected while it signed: it writes that again.
+                await store.delete(names.manifest_object(target.manifest.digest))
+                continue
+            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, new)
             return replace(made, code=code)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
@@ -233,21 +241,20 @@ async def _describe(
     )
 
 
-async def _since(store: Store, catalogue: Catalogue, name: str, version: int) -> datetime | None:
+async def _since(store: Store, model: ModelVersions, version: int) -> datetime | None:
     """When a version that is there was published: other metadata does not make it younger."""
-    model = catalogue.model(name)
     return (await published_at(store, model.versions[version], model.releases.get(version)))[0]
 
 
-def _number(catalogue: Catalogue, name: str, digest: str, wanted: int | None) -> int:
+def _number(model: ModelVersions | None, name: str, digest: str, wanted: int | None) -> int:
     """The version to publish as: `wanted`, else the newest if it has this digest, else the next."""
-    if name not in catalogue.models:
+    if model is None:
         return 1 if wanted is None else wanted
-    model = catalogue.models[name]
     newest = max(model.versions, default=0)
     if wanted is None:
         return newest if newest and model.versions[newest] == digest else model.last + 1
-    if wanted in model.withdrawn or model.versions.get(wanted, digest) != digest:
+    taken = wanted <= model.pruned and wanted not in model.versions
+    if taken or wanted in model.withdrawn or model.versions.get(wanted, digest) != digest:
         raise RefusedError(
             f"version {wanted} of {name!r} is taken; leave --version away, or give more than {model.last}."
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelsync_protocol.errors import UsageError
 from modelsync_server.rollout.fleet import holders
 from modelsync_server.rollout.port import FleetHub
 from modelsync_server.rollout.target import Target
 from modelsync_server.store import Store
-from modelsync_server.trust import read_catalogue
+from modelsync_server.trust import catalogue_for
 
 MAX_UPDATES = 5
 
@@ -55,8 +56,11 @@ async def fleet_bases(
     store: Store, hub: FleetHub, model: str, most: int = MAX_UPDATES, target: Target | None = None
 ) -> FleetBases:
     """The versions of `model` that the fleet holds, most devices first, at most `most` of them."""
-    models = (await read_catalogue(store)).models
-    numbers = {digest: number for number, digest in models[model].versions.items()} if model in models else {}
+    try:
+        known = (await catalogue_for(store, model)).model(model)
+    except UsageError:  # its first version is being published
+        known = None
+    numbers = {digest: number for number, digest in known.versions.items()} if known is not None else {}
     held: dict[int, int] = {}
     strangers = 0
     for digest, devices in (await holders(hub, target or Target(), model)).items():

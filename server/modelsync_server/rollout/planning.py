@@ -20,7 +20,7 @@ from modelsync_server.rollout.rings import Ring
 from modelsync_server.rollout.target import Target
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.published import read_manifest
-from modelsync_server.trust import ModelVersions, read_catalogue
+from modelsync_server.trust import ModelVersions, catalogue_for
 
 SILENT_DAYS = 30.0
 GIGABYTE = 10**9
@@ -116,7 +116,7 @@ class RolloutPlan:
 
 async def signed_digest(store: Store, model: str, version: int) -> tuple[ModelVersions, str]:
     """The model's versions and the digest of a signed one; UsageError, or RefusedError if it was withdrawn."""
-    versions = (await read_catalogue(store)).model(model)
+    versions = (await catalogue_for(store, model)).model(model)
     if version in versions.withdrawn:
         raise RefusedError(f"version {version} of {model!r} was withdrawn; devices refuse it.")
     if version not in versions.versions:

@@ -1,4 +1,4 @@
-"""Writing the trust bundles and parcels of all models after a commit.
+"""Writing the trust bundles and parcels of the models that changed, after a commit; of all, after a refresh.
 
 What is in them is said in modelsync_protocol.bundle, modelsync_protocol.parcel and parcels.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from functools import partial
 
 from modelsync_protocol import bundle, names, parcel, trust
@@ -21,23 +21,58 @@ Offers = Callable[[str, Mapping[int, str]], bytes | Awaitable[bytes | None] | No
 """`offers(model, {version: manifest digest})` → the bundle's hints; None keeps those that the bundle has."""
 
 
-async def write_bundles(store: Store, state: State, offers: Offers | None) -> None:
-    """Bring every model's bundle and parcels up to `state`; what is newer already (another publisher's) stays."""
-    present = [path for path, _ in await store.list("bundles/")]
-    await asyncio.gather(*(_write_model(store, state, model, offers, present) for model in state.models()))
+def newest_digests(state: State, model: str) -> list[str]:
+    """Manifest digests of the model's live versions, the newest first; empty for a model that is not there."""
+    return [str(target["hashes"]["sha256"]) for _, target in sorted(state.versions(model).items(), reverse=True)]
 
 
-async def _write_model(store: Store, state: State, model: str, offers: Offers | None, present: Sequence[str]) -> None:
+async def write_bundles(
+    store: Store,
+    state: State,
+    offers: Offers | None,
+    models: Sequence[str] | None = None,
+    before: Mapping[str, Sequence[str]] | None = None,
+    present: Sequence[str] | None = None,
+) -> None:
+    """Bring bundles and parcels of `models` (None: all of the chain) up to `state`; what is newer already (another
+    publisher's) stays.
+
+    `before`: the models' newest digests before the change, which say what parcels there may be; or `present`: what
+    lies below bundles/. Without both the store is asked.
+    """
+    if models is None:
+        models = state.models()
+        if present is None and state.chain is None:
+            present = [path for path, _ in await store.list("bundles/")]
+    parted: dict[str, set[str]] = {}
+    for path in present or ():
+        parted.setdefault(path.removeprefix("bundles/").partition(".")[0], set()).add(path)
+
+    async def one(model: str) -> None:
+        if before is not None:
+            there = set(await parcels.paths(store, model, before[model]))
+        elif present is not None:
+            there = parted.get(model, set())
+        else:
+            there = {path for path, _ in await store.list(f"{names.bundle_object(model)}.")}
+        own = {names.bundle_object(model), state.timestamp_path}
+        await _write_model(store, state, model, offers, there - own)
+
+    await asyncio.gather(*(one(model) for model in models if trust.role_name(model) in state.roles))
+
+
+async def _write_model(store: Store, state: State, model: str, offers: Offers | None, present: Set[str]) -> None:
     written = await _write_bundle(store, state, model, offers)
     if written is None:
         return
     wanted = await parcels.contents(store, state, model)
-    for path, found in wanted.items():
+
+    async def put(path: str, found: parcels.Contents) -> None:
         data = parcel.encode(written, found.objects, found.newer_offers)
         await _write(store, state, path, _in_parcel, partial(_same, data))
-    for path in present:
-        if path.startswith(f"{names.bundle_object(model)}.") and path not in wanted:
-            await _remove(store, state, path)
+
+    await asyncio.gather(*(put(path, found) for path, found in wanted.items()))
+    await asyncio.gather(*(_remove(store, state, path) for path in present - wanted.keys()))
 
 
 async def _write_bundle(store: Store, state: State, model: str, offers: Offers | None) -> bytes | None:
@@ -56,6 +91,7 @@ async def _write_bundle(store: Store, state: State, model: str, offers: Offers |
                 snapshot=state.raw["snapshot"],
                 role=state.raw[trust.role_name(model)],
                 offers=kept if wanted is None else wanted,
+                own=state.chain is not None,
             )
         )
 
@@ -93,12 +129,16 @@ def _same(data: bytes, old: bundle.Bundle | None) -> bytes:
 async def _remove(store: Store, state: State, path: str) -> None:
     """A parcel that is written no more would tell its readers of an old version as the newest."""
     present = await _present(store, path)
-    old = _in_parcel(present.data) if present is not None else None
+    if present is None:
+        return
+    old = _in_parcel(present.data)
     if old is None or not _is_newer(old, state):
         await store.delete(path)
 
 
 def _is_newer(found: bundle.Bundle, state: State) -> bool:
+    if found.own != (state.chain is not None):
+        return found.own  # a model gets a chain of its own, and never goes back
     return _version(found.timestamp) > state.timestamp.signed.version
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,35 +18,47 @@ from modelsync_protocol import near_names, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_protocol.names import is_digest
 from modelsync_protocol.requirements import terms
-from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.store import ObjectNotFound, Store, Tagged
 from modelsync_server.trust.keys import store_id
 
 _NAME = re.compile(r"metadata/([0-9]+)\.(.+)\.json")
 _VERSION = re.compile(r"[1-9][0-9]{0,15}")
+_AT_ONCE = 8
+"""Chains that are read together."""
+
 _Signed = TypeVar("_Signed", Root, Snapshot, Targets, Timestamp)
 
 
 @dataclass(slots=True)
 class State:
-    """All current metadata of a store, verified (expiry apart), with the bytes that were verified.
+    """Current metadata of one chain of a store, verified (expiry apart), with the bytes that were verified.
 
-    `roles` has every delegated role by name. `highest` is the highest number of each role's files, garbage of
-    crashed publishers included; `etag` belongs to timestamp.json.
+    `chain` is the model whose own chain it is, None for the shared one. `roles` has the delegated roles that were
+    read, by name. `etag` belongs to the timestamp; it is None for a chain that is about to begin.
     """
 
     first_root: bytes
     root: Metadata[Root]
     root_bytes: bytes
     timestamp: Metadata[Timestamp]
-    etag: str
+    etag: str | None
     snapshot: Metadata[Snapshot]
     targets: Metadata[Targets]
     roles: dict[str, Metadata[Targets]]
     raw: dict[str, bytes]
-    highest: dict[str, int]
+    chain: str | None = None
+
+    def path(self, role: str, number: int) -> str:
+        """Store path of the chain's file of that role and number."""
+        return trust.metadata_object(trust.chain_role(role, self.chain), number)
+
+    @property
+    def timestamp_path(self) -> str:
+        """Store path of the chain's timestamp."""
+        return trust.timestamp_object(self.chain)
 
     def models(self) -> list[str]:
-        """Names of all delegated models, sorted."""
+        """Names of the models that the chain delegates, sorted."""
         delegations = self.targets.signed.delegations
         names = delegations.roles if delegations and delegations.roles else {}
         return sorted(model for role in names if (model := trust.model_of_role(role)) is not None)
@@ -86,13 +98,19 @@ class State:
                         found[version] = needed
         return found
 
+    def pruned(self, model: str) -> int:
+        """Up to which number versions may have been pruned; 0 if none were."""
+        role = self.roles.get(trust.archive_name(model))
+        found = role.signed.unrecognized_fields.get(trust.PRUNED, 0) if role else 0
+        return found if type(found) is int else 0
+
     def objects(self) -> set[str]:
         """Store paths of the metadata that devices may still ask for: the whole root chain and all current files."""
-        current = {trust.TIMESTAMP_OBJECT}
+        current = {self.timestamp_path}
         current |= {trust.metadata_object("root", number) for number in range(1, self.root.signed.version + 1)}
-        current.add(trust.metadata_object("snapshot", self.snapshot.signed.version))
+        current.add(self.path("snapshot", self.snapshot.signed.version))
         for file, meta in self.snapshot.signed.meta.items():
-            current.add(trust.metadata_object(file.removesuffix(".json"), meta.version))
+            current.add(self.path(file.removesuffix(".json"), meta.version))
         return current
 
 
@@ -108,11 +126,13 @@ class ModelVersions:
     withdrawn: frozenset[int]
     releases: Mapping[int, str] = field(default_factory=dict)
     requires: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    pruned: int = 0
+    """Retention may have taken out versions up to this number; 0 if it never did."""
 
     @property
     def last(self) -> int:
-        """The highest version number ever signed, withdrawn ones too; 0 if there is none."""
-        return max([0, *self.versions, *self.withdrawn])
+        """The highest version number ever signed, withdrawn and pruned ones too; 0 if there is none."""
+        return max([self.pruned, *self.versions, *self.withdrawn])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,59 +163,138 @@ class Catalogue:
         return model.versions[version]
 
 
-def catalogue_of(state: State) -> Catalogue:
-    """The listing of an already verified state."""
+def catalogue_of(*states: State) -> Catalogue:
+    """The listing of already verified chains; a model's own chain says more than the shared one."""
     models = {}
-    for model in state.models():
-        targets = state.versions(model)
-        models[model] = ModelVersions(
-            versions={version: target["hashes"]["sha256"] for version, target in targets.items()},
-            lengths={version: target["length"] for version, target in targets.items()},
-            custom={version: target.get("custom", {}) for version, target in targets.items()},
-            withdrawn=frozenset(state.withdrawn(model)),
-            releases=state.releases(model),
-            requires=state.requires(model),
-        )
-    return Catalogue(store_id(state.first_root), models, frozenset(state.objects()), state.timestamp.signed.expires)
+    for state in sorted(states, key=lambda state: state.chain is not None):
+        for model in state.models():
+            targets = state.versions(model)
+            models[model] = ModelVersions(
+                versions={version: target["hashes"]["sha256"] for version, target in targets.items()},
+                lengths={version: target["length"] for version, target in targets.items()},
+                custom={version: target.get("custom", {}) for version, target in targets.items()},
+                withdrawn=frozenset(state.withdrawn(model)),
+                releases=state.releases(model),
+                requires=state.requires(model),
+                pruned=state.pruned(model),
+            )
+    objects = frozenset().union(*(state.objects() for state in states))
+    expires = min(state.timestamp.signed.expires for state in states)
+    return Catalogue(store_id(states[0].first_root), models, objects, expires)
 
 
 async def read_catalogue(store: Store) -> Catalogue:
-    """List a store without keys: everything is verified from the store's own first root on.
+    """List a store without keys: everything is verified from the store's own first root on. O(models) requests.
 
     Expired metadata is listed all the same (the publisher must be able to see and to refresh it).
     """
-    return catalogue_of(await read_state(store))
+    return catalogue_of(*await read_states(store))
 
 
-async def read_state(store: Store, expected_id: str | None = None, *, any_root: bool = False) -> State:
-    """Read and verify all current metadata; RefusedError if anything is not signed by whom it should be.
+async def catalogue_for(store: Store, model: str) -> Catalogue:
+    """The listing of one model, with as many requests whatever else the store holds; UsageError if it has none such."""
+    try:
+        found = catalogue_of(await read_model_state(store, model))
+        if model in found.models:
+            return Catalogue(found.store_id, {model: found.models[model]}, found.metadata_objects, found.expires)
+    except NoSuchChain:
+        pass
+    meant = near_names.hint(model, (await read_catalogue(store)).models)
+    raise UsageError(f"the store has no model {model!r}{meant}: `modelsync list` shows what it has.")
+
+
+class NoSuchChain(RefusedError):
+    """Every model of the store has a chain of its own, and this one has none: it was never published."""
+
+
+async def read_states(store: Store, expected_id: str | None = None, *, any_root: bool = False) -> list[State]:
+    """All chains of a store, the shared one first."""
+    roots = await read_roots(store, expected_id)
+    shared = await read_state(store, any_root=any_root, roots=roots)
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(model: str) -> State:
+        async with slots:
+            return await read_state(store, any_root=any_root, roots=roots, chain=model)
+
+    return [shared, *await asyncio.gather(*(one(model) for model in await own_chains(store)))]
+
+
+async def own_chains(store: Store) -> list[str]:
+    """Names of the models that have chains of their own, by what lies in the store; nothing is verified."""
+    found = (trust.chain_of_timestamp(path) for path, _ in await store.list("bundles/"))
+    return sorted(model for model in found if model is not None)
+
+
+async def read_model_state(
+    store: Store, model: str, expected_id: str | None = None, *, roots: Roots | None = None
+) -> State:
+    """The chain that speaks for `model`, with its roles and no other model's: its own, else the shared one.
+
+    A model that was never published is in neither: the shared chain, which doesn't delegate it. NoSuchChain if the
+    shared chain takes no models any more.
+    """
+    roots = roots or await read_roots(store, expected_id)
+    try:
+        tagged = await store.get_tagged(trust.timestamp_object(model))
+    except ObjectNotFound:
+        return await read_state(store, roots=roots, only=[model])
+    return await read_state(store, roots=roots, chain=model, tagged=tagged)
+
+
+async def read_state(
+    store: Store,
+    expected_id: str | None = None,
+    *,
+    any_root: bool = False,
+    roots: Roots | None = None,
+    chain: str | None = None,
+    only: Collection[str] | None = None,
+    tagged: Tagged | None = None,
+) -> State:
+    """Read and verify one chain's current metadata; RefusedError if anything is not signed by whom it should be.
 
     `expected_id`: the store id that the caller's keys belong to. `any_root` accepts top-level metadata signed for
-    an earlier root of the chain (only for finishing an interrupted change of keys). Reads that race with a
-    publisher see one consistent state, since numbered files never change.
+    an earlier root of the chain (only for finishing an interrupted change of keys). `roots`, `tagged`: the root chain
+    and the timestamp, if the caller has read them. `only`: models whose roles are read; NoSuchChain if the shared chain
+    says that it has no models. Reads that race with a publisher see one consistent state, since numbered files never
+    change.
     """
-    first, root, root_bytes, chain = await _root_chain(store)
-    if expected_id is not None and store_id(first) != expected_id:
-        raise RefusedError("these keys belong to another store: name the right folder with --keys.")
-    roots = [root, *reversed(chain)] if any_root else [root]
-    try:
-        tagged = await store.get_tagged(trust.TIMESTAMP_OBJECT)
-    except ObjectNotFound:
-        raise RefusedError(f"{store.url} is half made: run `modelsync init` again with the same keys.") from None
-    timestamp = _verified(Timestamp, tagged.data, roots, "timestamp")
-    number = timestamp.signed.snapshot_meta.version
+    roots = roots or await read_roots(store, expected_id)
+    delegators = [roots.newest, *reversed(roots.earlier)] if any_root else [roots.newest]
+    if tagged is None:
+        try:
+            tagged = await store.get_tagged(trust.timestamp_object(chain))
+        except ObjectNotFound:
+            raise RefusedError(f"{store.url} is half made: run `modelsync init` again with the same keys.") from None
+    timestamp = _verified(Timestamp, tagged.data, delegators, "timestamp", chain=chain)
+    if only is not None and timestamp.signed.unrecognized_fields.get(trust.OWN_CHAINS) is True:
+        raise NoSuchChain("the store's models have chains of their own.")
     raw = {"timestamp": tagged.data}
-    raw["snapshot"] = await store.get(trust.metadata_object("snapshot", number))
-    snapshot = _verified(Snapshot, raw["snapshot"], roots, "snapshot", number)
+
+    async def bring(role: str, number: int) -> None:
+        raw[role] = await store.get(trust.metadata_object(trust.chain_role(role, chain), number))
+
+    number = timestamp.signed.snapshot_meta.version
+    await bring("snapshot", number)
+    snapshot = _verified(Snapshot, raw["snapshot"], delegators, "snapshot", number, chain=chain)
     meta = {file.removesuffix(".json"): info.version for file, info in snapshot.signed.meta.items()}
-    files = await asyncio.gather(*(store.get(trust.metadata_object(role, n)) for role, n in meta.items()))
-    raw |= dict(zip(meta, files, strict=True))
-    if "targets" not in raw:
+    if "targets" not in meta:
         raise RefusedError("the snapshot does not list the top-level targets: restore the store's metadata.")
-    targets = _verified(Targets, raw["targets"], roots, "targets", meta["targets"])
-    roles = {role: _verified(Targets, raw[role], [targets], role, meta[role]) for role in meta if role != "targets"}
-    highest = await highest_numbers(store)
-    return State(first, root, root_bytes, timestamp, tagged.etag, snapshot, targets, roles, raw, highest)
+    await bring("targets", meta["targets"])
+    targets = _verified(Targets, raw["targets"], delegators, "targets", meta["targets"], chain=chain)
+    delegated = targets.signed.delegations.roles or {} if targets.signed.delegations else {}
+    wanted = [role for role in meta if role in delegated and _is_of(role, only)]
+    await asyncio.gather(*(bring(role, meta[role]) for role in wanted))
+    roles = {role: _verified(Targets, raw[role], [targets], role, meta[role]) for role in wanted}
+    return State(
+        roots.first, roots.newest, roots.newest_bytes, timestamp, tagged.etag, snapshot, targets, roles, raw, chain
+    )
+
+
+def _is_of(role: str, only: Collection[str] | None) -> bool:
+    """Whether it is a role of one of these models (None: of any)."""
+    return only is None or any(role in (trust.role_name(model), trust.archive_name(model)) for model in only)
 
 
 async def highest_numbers(store: Store) -> dict[str, int]:
@@ -207,22 +306,34 @@ async def highest_numbers(store: Store) -> dict[str, int]:
     return highest
 
 
-async def _root_chain(store: Store) -> tuple[bytes, Metadata[Root], bytes, list[Metadata[Root]]]:
-    """The first root, the newest one with its bytes, and all between, each signed by its predecessor and itself."""
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """A store's chain of roots, verified: the first one's bytes, the newest with its bytes, and all before that."""
+
+    first: bytes
+    newest: Metadata[Root]
+    newest_bytes: bytes
+    earlier: list[Metadata[Root]]
+
+
+async def read_roots(store: Store, expected_id: str | None = None) -> Roots:
+    """The roots, each signed by its predecessor and itself; RefusedError if they are not of the store expected."""
     first = data = await store.get(trust.metadata_object("root", 1))
+    if expected_id is not None and store_id(first) != expected_id:
+        raise RefusedError("these keys belong to another store: name the right folder with --keys.")
     root = _parse(Root, data, "root")
     _check(root, root, "root", 1)
-    chain: list[Metadata[Root]] = []
+    earlier: list[Metadata[Root]] = []
     while True:
         number = root.signed.version + 1
         try:
             following = await store.get(trust.metadata_object("root", number))
         except ObjectNotFound:
-            return first, root, data, chain
+            return Roots(first, root, data, earlier)
         successor = _parse(Root, following, "root")
         _check(successor, root, "root", number)
         _check(successor, successor, "root", number)
-        chain.append(root)
+        earlier.append(root)
         root, data = successor, following
 
 
@@ -232,8 +343,12 @@ def _verified(
     delegators: list[Metadata[Root]] | list[Metadata[Targets]],
     role: str,
     number: int | None = None,
+    *,
+    chain: str | None = None,
 ) -> Metadata[_Signed]:
     metadata = _parse(kind, data, role)
+    if metadata.signed.unrecognized_fields.get(trust.MODEL) != chain:
+        raise RefusedError(f"the store's {role} metadata is another model's: restore it from a backup.")
     for delegator in delegators[:-1]:
         try:
             _check(metadata, delegator, role, number)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from modelsync_protocol import caps, codecs, index, names, offers, trust
+from modelsync_protocol import caps, codecs, index, names, offers
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.offers import Offer
 from modelsync_protocol.plan import NOTHING
@@ -35,8 +35,7 @@ async def contents(store: Store, state: State, model: str) -> dict[str, Contents
         return {}
     newest = digests[0]
     sizes = await sizes_by_version(store, newest)
-    known = sizes[1] | sizes[codecs.NEWEST_VERSION]
-    bases = list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
+    bases = _bases(digests, sizes)
     newer = await _newer_offers(store, state, model, {*bases, NOTHING.digest})
     install = await _first_install(store, state, newest)
     found: dict[str, Contents] = {}
@@ -48,6 +47,19 @@ async def contents(store: Store, state: State, model: str) -> dict[str, Contents
             objects = await _update(store, newest, base, {version: sizes[version] for version in range(1, readers + 1)})
             found.setdefault(path, Contents(objects, newer.get(base, b"") if readers > 1 else b""))
     return found
+
+
+async def paths(store: Store, model: str, digests: Sequence[str]) -> list[str]:
+    """Where a publisher put parcels when these were the manifest digests of the live versions, the newest first."""
+    if not digests:
+        return []
+    sizes = await sizes_by_version(store, digests[0])
+    return [names.parcel_object(model, base, readers) for readers in sizes for base in (None, *_bases(digests, sizes))]
+
+
+def _bases(digests: Sequence[str], sizes: Mapping[int, Mapping[str, int]]) -> list[str]:
+    known = sizes[1] | sizes[codecs.NEWEST_VERSION]
+    return list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
 
 
 async def _update(store: Store, target: str, base: str, sizes: Mapping[int, Mapping[str, int]]) -> dict[str, bytes]:
@@ -72,7 +84,7 @@ async def _newer_offers(store: Store, state: State, model: str, bases: Set[str])
 
 async def _first_install(store: Store, state: State, digest: str) -> dict[str, bytes]:
     """The list of models, which only a device that has nothing asks for; and the version itself if it is small."""
-    enclosed = {trust.metadata_object("targets", state.targets.signed.version): state.raw["targets"]}
+    enclosed = {state.path("targets", state.targets.signed.version): state.raw["targets"]}
     manifest = names.manifest_object(digest)
     try:
         if (await store.stat(manifest)).size <= caps.MAX_ENCLOSED_BYTES:

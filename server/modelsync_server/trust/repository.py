@@ -1,68 +1,58 @@
 """Changing a store's signed metadata: publish, withdraw, refresh. Reading is metadata.py, keys are rotation.py.
 
-Every change is: read and verify, change, write the roles, then the snapshot (all create-only), then replace the
-timestamp if it is still the one that was read, then the bundles. Who comes second meets a conflict and starts
-again from what the first one wrote, so nothing is lost; what a crash leaves is never referred to.
+Every change is of one chain: read and verify it, change, write the roles, then the snapshot (all create-only), then
+replace the timestamp if it is still the one that was read, then the bundles of the models that changed. Who comes
+second meets a conflict and starts again from what the first one wrote, so nothing is lost; what a crash leaves is
+never referred to. What it costs grows with no other model (docs/adr/0055-a-chain-for-each-model.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, TargetFile, Targets
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    TargetFile,
+    Targets,
+)
 
-from modelsync_protocol import caps, names, trust
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
+from modelsync_protocol import names, trust
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_protocol.requirements import terms
-from modelsync_server.store import Store, StoreConflict
-from modelsync_server.trust import signing
-from modelsync_server.trust.bundles import Offers, write_bundles
+from modelsync_server.store import AlreadyExists, Store, StoreConflict
+from modelsync_server.trust import chains, refreshing, signing
+from modelsync_server.trust.bundles import Offers, newest_digests, write_bundles
 from modelsync_server.trust.keys import KeyStore, key_folder, store_id
-from modelsync_server.trust.metadata import Catalogue, State, catalogue_of, read_state
+from modelsync_server.trust.metadata import (
+    Catalogue,
+    ModelVersions,
+    NoSuchChain,
+    State,
+    catalogue_of,
+    own_chains,
+    read_model_state,
+    read_roots,
+    read_state,
+    read_states,
+)
+from modelsync_server.trust.new_target import NewTarget
+from modelsync_server.trust.refreshing import RefreshReport
 
 _ATTEMPTS = 40
 _PAUSE = 0.02
 """Conflicts before giving up, and the mean pause between two attempts (seconds, growing)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewTarget:
-    """A version to sign: `digest` is the manifest's, `length` the size of its canonical JSON in bytes; `custom` is
-    signed with it (small; it travels with every check-in), and so is `release`, the digest of its release record,
-    where devices don't meet it. `requires` is what it requires of a device. Signing a version again with another record
-    or other requirements (None: no word on them) replaces them."""
-
-    model: str
-    version: int
-    digest: str
-    length: int
-    custom: Mapping[str, Any] | None = None
-    release: str | None = None
-    requires: Mapping[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        names.check_model_name(self.model)
-        names.check_version(self.version)
-        names.check_digest(self.digest)
-        if self.release is not None:
-            names.check_digest(self.release)
-        if self.requires is not None:
-            terms.encode(self.requires)
-        if not 0 < self.length <= caps.MAX_MANIFEST_BYTES:
-            raise FormatError(f"a manifest of {self.length} bytes is not allowed; the limit is 16 MiB.")
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshReport:
-    """What a refresh did: until when the timestamp is believed, and sentences for the operator."""
-
-    expires: datetime
-    warnings: tuple[str, ...]
+_AT_ONCE = 8
+"""Chains that are refreshed together."""
 
 
 class Repository:
@@ -86,23 +76,51 @@ class Repository:
         return cls(store, folder, offers)
 
     async def catalogue(self) -> Catalogue:
-        """Everything that is signed, verified now."""
-        return catalogue_of(await read_state(self.store, self.keys.store_id))
+        """Everything that is signed, verified now; O(models)."""
+        return catalogue_of(*await read_states(self.store, self.keys.store_id))
+
+    async def model(self, name: str) -> ModelVersions | None:
+        """What is signed of one model, verified now, in as many requests whatever else there is; None if it is new."""
+        try:
+            state = await read_model_state(self.store, name, self.keys.store_id)
+        except NoSuchChain:
+            return None
+        return catalogue_of(state).models.get(name)
 
     async def add_targets(self, targets: Sequence[NewTarget]) -> Catalogue:
-        """Sign all `targets` in one commit; signing the same again changes nothing.
+        """Sign all `targets`, those of a chain in one commit; signing the same again changes nothing.
 
-        RefusedError if a version exists with another digest or was withdrawn, or if a model is new and the
-        targets key is not here.
+        Returns the listing of their models. RefusedError if a version exists with another digest or was withdrawn, or
+        if a model is new and the targets key is not here.
         """
 
-        def change(state: State) -> set[str]:
+        def change(models: Sequence[str], state: State) -> set[str]:
             changed: set[str] = set()
-            for model in dict.fromkeys(target.model for target in targets):
+            for model in models:
                 changed |= self._add(state, model, [target for target in targets if target.model == model])
             return changed
 
-        return catalogue_of(await self.commit(change))
+        groups = await self._groups(list(dict.fromkeys(target.model for target in targets)))
+        states = [await self.commit(partial(change, models), models=models) for models in groups]
+        return catalogue_of(*states)
+
+    async def _groups(self, models: Sequence[str]) -> list[list[str]]:
+        """Models that are changed together: those of the shared chain; each other by itself."""
+        if len(models) < 2:
+            return [list(models)]
+        roots = await read_roots(self.store, self.keys.store_id)
+        own = set(await own_chains(self.store))
+        try:
+            known = set((await read_state(self.store, roots=roots, only=[])).models()) - own
+            room = trust.SHARED_MODELS - len(known)
+        except NoSuchChain:
+            known, room = set(), 0
+        shared: list[str] = []
+        for model in models:
+            if model in known or (model not in own and room > 0):
+                room -= model not in known
+                shared.append(model)
+        return [*([shared] if shared else []), *([model] for model in models if model not in shared)]
 
     async def withdraw(self, model: str, version: int) -> Catalogue:
         """Take a version back: devices must not fetch or activate it again. Repeating it changes nothing."""
@@ -118,65 +136,103 @@ class Repository:
             remaining = {number: _target(model, number, json) for number, json in live.items() if number != version}
             return _distribute(state, model, remaining, state.requires(model)) | {trust.role_name(model)}
 
-        return catalogue_of(await self.commit(change))
+        return catalogue_of(await self.commit(change, models=[model]))
 
-    async def refresh(self) -> RefreshReport:
-        """Sign timestamp and snapshot again, and whatever is past its half-life if its keys are here."""
-        warnings: list[str] = []
-        state = await read_state(self.store, self.keys.store_id)
-        for role, metadata in (("timestamp", state.timestamp), ("snapshot", state.snapshot)):
-            if signing.past_half_life(metadata, role):
-                warnings.append(
-                    f"the {role} was past its half-life (it expires {_when(metadata)}): "
-                    "let a timer run `modelsync refresh` daily."
-                )
-        if signing.past_half_life(state.root, "root"):
-            if signing.can_sign(self.keys, "root", state.root):
-                await self.write_root(state, state.root)
-            else:
-                warnings.append(_bring("root", state.root))
+    async def prune(self, model: str, versions: Collection[int]) -> None:
+        """Take versions out of what is signed without withdrawing them: who runs one goes on. Repeating it changes
+        nothing. UsageError for the newest version, which always stays."""
 
         def change(state: State) -> set[str]:
-            changed = {role for role, meta in state.roles.items() if signing.past_half_life(meta, role)}
-            if signing.past_half_life(state.targets, "targets"):
-                if signing.can_sign(self.keys, "targets", state.root):
-                    changed.add("targets")
-                elif (sentence := _bring("targets", state.targets)) not in warnings:
-                    warnings.append(sentence)
-            return changed
+            live = state.versions(model)
+            going = set(versions) & set(live)
+            if not going:
+                return set()
+            if max(live) in going:
+                raise UsageError(f"version {max(live)} is the newest of {model!r}, and that always stays.")
+            remaining = {number: _target(model, number, json) for number, json in live.items() if number not in going}
+            return _distribute(state, model, remaining, state.requires(model)) | _record_pruned(state, model, going)
 
-        state = await self.commit(change, always=True)
-        return RefreshReport(state.timestamp.signed.expires, tuple(warnings))
+        await self.commit(change, models=[model])
+
+    async def refresh(self) -> RefreshReport:
+        """Sign timestamps and snapshots again, and whatever is past its half-life if its keys are here. O(models)."""
+        states = await read_states(self.store, self.keys.store_id)
+        warnings = list(refreshing.late(states))
+        root = states[0].root
+        if signing.past_half_life(root, "root"):
+            if signing.can_sign(self.keys, "root", root):
+                await self.write_root(states[0], root)
+            else:
+                warnings.append(refreshing.bring("root", root))
+        slots = asyncio.Semaphore(_AT_ONCE)
+        due = partial(refreshing.due, keys=self.keys, warnings=warnings)
+        present = [path for path, _ in await self.store.list("bundles/")]
+
+        async def one(chain: str) -> State:
+            async with slots:
+                return await self.commit(due, chain=chain, always=True, present=present)
+
+        done = await asyncio.gather(*(one(state.chain) for state in states if state.chain is not None))
+
+        def shared(state: State) -> set[str]:
+            refreshing.pass_by(state, done)
+            return due(state)
+
+        done = [await self.commit(shared, always=True, present=present), *done]
+        return RefreshReport(min(state.timestamp.signed.expires for state in done), tuple(warnings))
 
     async def commit(
         self,
         change: Callable[[State], Iterable[str]],
         *,
+        models: Sequence[str] | None = None,
+        chain: str | None = None,
         always: bool = False,
         roots: Sequence[Metadata[Root]] | None = None,
         any_root: bool = False,
         bundles: bool = True,
+        present: Sequence[str] | None = None,
     ) -> State:
         """Apply `change` (it alters the state's metadata and names the altered roles), write, and retry conflicts.
 
-        With `always` snapshot and timestamp are written even if nothing changed. `roots`: sign top-level roles for
-        each of these roots instead of the current one; `any_root`: see read_state.
+        What is changed is the chain of these `models`, of which nothing else is read (several must be of the shared
+        one), or all of one `chain`. With `always` snapshot and timestamp are written even if nothing changed. `roots`:
+        sign top-level roles for each of these roots instead of the current one; `any_root`: see read_state. `present`:
+        what lies below bundles/, if the caller has looked.
         """
         for attempt in range(_ATTEMPTS):
-            state = await read_state(self.store, self.keys.store_id, any_root=any_root)
+            state = await self._read(models, chain, any_root)
+            before = {model: newest_digests(state, model) for model in models or ()}
             changed = set(change(state))
             try:
                 if changed or always:
-                    await self._write(state, changed, roots or [state.root])
+                    await self.write(state, changed, roots or [state.root])
             except StoreConflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(random.uniform(0, 2 * _PAUSE * (attempt + 1)))
                 continue
             if bundles:
-                await write_bundles(self.store, state, self._offers)
+                # Signing the same again mends what a crash left, so it looks what lies there.
+                known = before if changed and models is not None else None
+                await write_bundles(self.store, state, self._offers, models, known, present)
             return state
         raise AssertionError("the loop above returns or raises")
+
+    async def _read(self, models: Sequence[str] | None, chain: str | None, any_root: bool) -> State:
+        roots = await read_roots(self.store, self.keys.store_id)
+        if models is None:
+            return await read_state(self.store, roots=roots, any_root=any_root, chain=chain)
+        if len(models) > 1:
+            return await read_state(self.store, roots=roots, only=models)
+        (model,) = models
+        try:
+            state = await read_model_state(self.store, model, roots=roots)
+        except NoSuchChain:
+            return chains.begin(roots, model)
+        if state.chain is None and model not in (known := state.models()) and len(known) >= trust.SHARED_MODELS:
+            return chains.begin(roots, model)
+        return state
 
     async def write_root(self, state: State, successor: Metadata[Root]) -> None:
         """Create the next root, signed for the current and the new keys; StoreConflict if somebody else did."""
@@ -185,29 +241,36 @@ class Repository:
         data = signing.sign(successor, "root", [old, successor], self.keys)
         await self.store.create(trust.metadata_object("root", successor.signed.version), data)
 
-    async def _write(self, state: State, changed: Iterable[str], roots: Sequence[Metadata[Root]]) -> None:
+    async def write(self, state: State, changed: Iterable[str], roots: Sequence[Metadata[Root]]) -> None:
+        """Sign and write the roles that `changed`, then the chain's snapshot and timestamp; StoreConflict."""
         for role in sorted(changed):
             metadata = state.targets if role == "targets" else state.roles[role]
-            data = self._sign_next(state, metadata, role, roots if role == "targets" else [state.targets])
-            await self.store.create(trust.metadata_object(role, metadata.signed.version), data)
-            state.raw[role] = data
+            await self._put(state, metadata, role, roots if role == "targets" else [state.targets])
             state.snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
-        data = self._sign_next(state, state.snapshot, "snapshot", roots)
-        number = state.snapshot.signed.version
-        await self.store.create(trust.metadata_object("snapshot", number), data)
-        state.raw["snapshot"] = data
-        state.timestamp.signed.snapshot_meta = MetaFile(number)
+        await self._put(state, state.snapshot, "snapshot", roots)
+        state.timestamp.signed.snapshot_meta = MetaFile(state.snapshot.signed.version)
         state.timestamp.signed.version += 1
         data = signing.sign(state.timestamp, "timestamp", roots, self.keys)
-        state.etag = await self.store.replace(trust.TIMESTAMP_OBJECT, data, state.etag)
+        if state.etag is None:
+            await self.store.create(state.timestamp_path, data)
+            state.etag = (await self.store.stat(state.timestamp_path)).etag
+        else:
+            state.etag = await self.store.replace(state.timestamp_path, data, state.etag)
         state.raw["timestamp"] = data
 
-    def _sign_next(
+    async def _put(
         self, state: State, metadata: Metadata[Any], role: str, delegators: Sequence[signing.Delegator]
-    ) -> bytes:
-        """Sign `metadata` under the next free number: a crashed publisher's leftovers are skipped."""
-        metadata.signed.version = max(state.highest.get(role, 0), metadata.signed.version) + 1
-        return signing.sign(metadata, role, delegators, self.keys)
+    ) -> None:
+        """Sign `metadata` and write it under the next free number, past what crashed or slower publishers left."""
+        while True:
+            metadata.signed.version += 1
+            data = signing.sign(metadata, role, delegators, self.keys)
+            try:
+                await self.store.create(state.path(role, metadata.signed.version), data)
+            except AlreadyExists:
+                continue
+            state.raw[role] = data
+            return
 
     def _add(self, state: State, model: str, targets: Sequence[NewTarget]) -> set[str]:
         changed: set[str] = set()
@@ -225,6 +288,8 @@ class Repository:
                         f"version {target.version} of {model!r} exists with another content: publish a new version."
                     )
                 continue
+            if target.version <= state.pruned(model):
+                raise RefusedError(f"version {target.version} of {model!r} was pruned: publish a new version.")
             path = names.target_path(model, target.version)
             extra = {"custom": dict(target.custom)} if target.custom else None
             wanted[target.version] = TargetFile(target.length, {"sha256": target.digest}, path, extra)
@@ -291,22 +356,24 @@ def _record_releases(state: State, model: str, targets: Sequence[NewTarget]) -> 
     return {role}
 
 
+def _record_pruned(state: State, model: str, versions: Collection[int]) -> set[str]:
+    """Note in the model's archive up to where versions were pruned, and forget their release records; its role."""
+    role = trust.archive_name(model)
+    if role not in state.roles:
+        _begin(state, role)
+    fields = state.roles[role].signed.unrecognized_fields
+    fields[trust.PRUNED] = max(state.pruned(model), *versions)
+    if trust.RELEASES in fields:
+        known = {version: digest for version, digest in state.releases(model).items() if version not in versions}
+        fields[trust.RELEASES] = {str(version): known[version] for version in sorted(known)}
+    return {role}
+
+
 def _begin(state: State, role: str) -> None:
-    """Give `role` metadata of its own, which `_sign_next` numbers from 1 on."""
+    """Give `role` metadata of its own, which `_put` numbers from 1 on."""
     state.roles[role] = Metadata(Targets(version=1))
     state.roles[role].signed.version = 0
 
 
 def _target(model: str, version: int, json: Mapping[str, Any]) -> TargetFile:
     return TargetFile.from_dict(dict(json), names.target_path(model, version))
-
-
-def _when(metadata: Metadata[Any]) -> str:
-    return trust.format_time(metadata.signed.expires)
-
-
-def _bring(role: str, metadata: Metadata[Any]) -> str:
-    return (
-        f"the {role} metadata expires {_when(metadata)} and its keys are not here: "
-        "run `modelsync refresh` once with the offline keys."
-    )

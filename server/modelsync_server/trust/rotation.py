@@ -18,7 +18,7 @@ from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.store import StoreConflict
 from modelsync_server.trust import signing
 from modelsync_server.trust.keys import ONLINE, ROLES, Entry
-from modelsync_server.trust.metadata import State, read_state
+from modelsync_server.trust.metadata import State, own_chains, read_state
 from modelsync_server.trust.repository import Repository
 
 _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
@@ -102,16 +102,19 @@ async def reconcile(repository: Repository) -> None:
     """
     for attempt in range(_ATTEMPTS):
         state = await read_state(repository.store, repository.keys.store_id, any_root=True)
+        chains = (None, *await own_chains(repository.store))
         wanted, different = _wanted_root(repository, state)
         try:
             if different - {"root"} and _can_sign(repository, state, different - {"root"}):
-                await repository.commit(
-                    partial(_same, different & {"targets"}),
-                    roots=[state.root, wanted],
-                    any_root=True,
-                    always=True,
-                    bundles=False,
-                )
+                for chain in chains:
+                    await repository.commit(
+                        partial(_same, different & {"targets"}),
+                        chain=chain,
+                        roots=[state.root, wanted],
+                        any_root=True,
+                        always=True,
+                        bundles=False,
+                    )
             if different:
                 await repository.write_root(state, wanted)
             break
@@ -119,7 +122,10 @@ async def reconcile(repository: Repository) -> None:
             if attempt == _ATTEMPTS - 1:
                 raise
             await asyncio.sleep(random.uniform(0, _PAUSE * (attempt + 1)))
-    await repository.commit(lambda state: _to_sign_again(repository, state), always=True, any_root=True)
+    for chain in chains:
+        await repository.commit(
+            lambda state: _to_sign_again(repository, state), chain=chain, always=True, any_root=True
+        )
 
 
 def _add(repository: Repository, roles: tuple[str, ...], entry: Entry | None) -> list[str]:

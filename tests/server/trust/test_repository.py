@@ -13,6 +13,7 @@ from modelsync_protocol import bundle, trust
 from modelsync_protocol.errors import FormatError, RefusedError, UsageError
 from modelsync_server.store import DirectoryStore, MemoryStore, StoreConflict
 from modelsync_server.trust import NewTarget, Repository, initialise, read_catalogue, signing
+from modelsync_server.trust.metadata import read_state
 from tests.support.trust_world import World, digest_of, forge, newest
 
 
@@ -107,9 +108,10 @@ async def test_publishers_at_once_lose_nothing(tmp_path: Path, kind: str) -> Non
     assert {name: sorted(model.versions) for name, model in catalogue.models.items()} == {
         f"model-{number}": [1, 2] for number in range(4)
     }
-    stamp = await store.get(trust.TIMESTAMP_OBJECT)
+    snapshot = (await read_state(store)).snapshot.signed.meta
     for name in catalogue.models:
-        assert bundle.decode(await store.get(f"bundles/{name}")).timestamp == stamp
+        role = await store.get(trust.metadata_object(name, snapshot[f"{name}.json"].version))
+        assert bundle.decode(await store.get(f"bundles/{name}")).role == role
 
 
 class Crash(Exception):
