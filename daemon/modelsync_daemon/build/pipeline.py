@@ -216,6 +216,7 @@ class _Job:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
+            del head  # megabytes, where it holds products of low rank: room for decoding
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:

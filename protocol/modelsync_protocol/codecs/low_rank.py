@@ -41,7 +41,7 @@ class Stored:
     rows: int
     columns: int
     rank: int
-    payload: bytes
+    payload: bytes | memoryview
     precision: int = 0
     """Of 32-bit integers: they are divided by 2^precision."""
 
@@ -61,7 +61,7 @@ class LowRank:
         """See codecs.port.Encoding; without knowledge of tensors all of `target` is one gap between them."""
         return front(()) + opaque(target, base, prefix)
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
         """See codecs.port.Encoding."""
         reader = Reader(payload, "a low-rank frame")
         named: dict[int, tuple[int, int]] = {}
@@ -147,7 +147,7 @@ def products(shared: bytes) -> tuple[Stored, ...]:
         rank, merged = reader.varint(adapted.MAX_RANK), reader.varint(1)
         precision = 0 if merged else reader.varint(_MAX_PRECISION)
         scale = np.float32(np.frombuffer(reader.take(4), "<f4")[0]) if merged else None
-        payload = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
+        payload = reader.take(reader.varint(caps.MAX_TABLES_BYTES))  # megabytes: a copy would double them
         product = Stored(rows, columns, rank, payload, precision, scale)
         _check(0 < product.factors <= adapted.MAX_FACTORS and rows > 0 and columns > 0, "has a product without size")
         found.append(product)
