@@ -98,7 +98,8 @@ def _adapted(head: Head, named: dict[int, tuple[int, int]], shared: bytes) -> He
     _check(all(number < len(stored) for number, _ in named.values()), "names a product that the header lacks")
     used = {number for number, _ in named.values()}
     _check(sum(stored[number].factors for number in used) <= _MOST_FACTORS, "names too many products")
-    made = {number: _product(shared, number) for number in used}  # each is in memory once, however often it is named
+    # Each is in memory once, however often it is named; the last may go on in the next frame, where it is the first.
+    made = {number: _product(shared, number) for number in sorted(used)}
     for index, (number, first) in named.items():
         segment = segments[index] if index < len(segments) else None
         if not isinstance(segment, Coded):
@@ -155,7 +156,7 @@ def products(shared: bytes) -> tuple[Stored, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _product(shared: bytes, number: int) -> Product | Merged:
     return product(products(shared)[number], shared)
 
