@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     complete(parser)
     options = parser.parse_args(arguments)
+    del parser  # every worker of `run` would copy a part of it
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     code = 0
     try:

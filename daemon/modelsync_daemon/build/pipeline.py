@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from modelsync_daemon.build import sources, supported, zlib_trust
+from modelsync_daemon.build import heap, sources, supported, zlib_trust
 from modelsync_daemon.build.carried import carried
 from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.hearsay import Judge, worth_its_manifest
@@ -216,6 +216,7 @@ class _Job:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
+            del head  # megabytes, where it holds products of low rank: room for decoding
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
@@ -308,6 +309,7 @@ class _Job:
             progress=lambda fetched: self._listener.progress(fetched, total),
             check=Judge(partial(self._signed_digests, steps, target)).check if views is None else None,
         )
+        heap.give_back()
         await executor.run(done, body, links)
         self._listener.state("assembling")
         if self._viewed is not None:

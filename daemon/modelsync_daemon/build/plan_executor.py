@@ -154,7 +154,7 @@ class Executor:
         if data is not None:
             self._assembly.write(step.target, data)
 
-    def _decode(self, step: FrameStep, payload: bytes) -> bytes | None:
+    def _decode(self, step: FrameStep, payload: bytes) -> bytes | bytearray | None:
         """The frame's bytes; None if it is damaged."""
         frame = step.frame
         base = self._seeds[0].read(frame.base_offset, frame.base_length) if frame.base_length else b""

@@ -1,6 +1,6 @@
 """What the process that checks metadata and its parent say to each other: JSON, so that neither runs the other's code.
 
-A message is one `send_bytes` of a multiprocessing Connection; objects travel as base64. No I/O here.
+A message is one of confinement's message_pipe; objects travel as base64. No I/O here.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
 
+from modelsync_daemon.confinement import message_pipe
 from modelsync_daemon.confinement.layers import confine_checker, forget_environment
+from modelsync_daemon.confinement.message_pipe import MessagePipe
 from modelsync_daemon.trust import trust_messages as messages
 from modelsync_daemon.trust.resolved import Fetch, Resolved
 from modelsync_daemon.trust.trust_messages import Question
@@ -27,7 +28,7 @@ _FOR_PUBLISHERS = ("azure.identity", "azure.keyvault", "boto3", "google.cloud", 
 class TrustChild:
     """A forked child that serves one trust store once: `open`, then `seed` and `resolve` as of TrustStore."""
 
-    def __init__(self, pipe: Connection, pid: int) -> None:
+    def __init__(self, pipe: MessagePipe, pid: int) -> None:
         self._pipe = pipe
         self._pid = pid
         self._directory = Path()
@@ -36,7 +37,7 @@ class TrustChild:
     @classmethod
     def start(cls) -> TrustChild:
         """Fork the child; call it before threads exist."""
-        ours, theirs = Pipe()
+        ours, theirs = message_pipe.pair()
         pid = os.fork()
         if pid == 0:
             ours.close()
@@ -83,7 +84,7 @@ class TrustChild:
                 self._pipe.send_bytes(messages.trouble(error))
 
 
-def _serve(pipe: Connection) -> NoReturn:
+def _serve(pipe: MessagePipe) -> NoReturn:
     """The child's life: one question, some fetches, one answer."""
     with contextlib.suppress(EOFError, BrokenPipeError):
         question = Question.parse(pipe.recv_bytes())
@@ -93,7 +94,7 @@ def _serve(pipe: Connection) -> NoReturn:
     os._exit(0)
 
 
-def _answer(pipe: Connection, question: Question) -> None:
+def _answer(pipe: MessagePipe, question: Question) -> None:
     failures: list[ModelsyncError] = []
 
     def fetch(path: str, limit: int) -> bytes:

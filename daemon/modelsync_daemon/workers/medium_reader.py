@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
 
-from modelsync_daemon.confinement import layers
+from modelsync_daemon.confinement import layers, message_pipe
+from modelsync_daemon.confinement.message_pipe import MessagePipe
 from modelsync_daemon.transfer.media_origin import MediaOrigin
 from modelsync_daemon.workers.messages import error_of, kind_of
 from modelsync_protocol import caps
@@ -25,7 +25,7 @@ def read(path: Path) -> Medium:
     Call it before threads exist.
     """
     layers.plan()
-    ours, theirs = Pipe()
+    ours, theirs = message_pipe.pair()
     pid = os.fork()
     if pid == 0:
         ours.close()
@@ -45,7 +45,7 @@ def read(path: Path) -> Medium:
             os.waitpid(pid, 0)
 
 
-def _serve(pipe: Connection, path: Path) -> NoReturn:
+def _serve(pipe: MessagePipe, path: Path) -> NoReturn:
     """The child's life: one index, one answer."""
     with contextlib.suppress(BaseException):
         layers.forget_environment()

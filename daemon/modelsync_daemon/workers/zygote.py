@@ -78,6 +78,7 @@ class Zygote:
     @classmethod
     def start(cls) -> Zygote:
         """Fork the zygote, once what it shares is imported; before other imports, threads and event loops."""
+        gc.collect()  # what the command line left makes room for what is imported now
         for name in _SHARED:
             import_module(name)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

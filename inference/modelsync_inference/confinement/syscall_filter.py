@@ -10,7 +10,6 @@ import ctypes
 import errno
 import importlib
 import os
-import tempfile
 from enum import Enum
 from types import ModuleType
 from typing import Any
@@ -99,6 +98,8 @@ def program(lib: ModuleType, *, fetching: bool) -> bytes:
     `fetching`: connections to IP addresses stay, and so does giving an open file its mode. No signal may be sent, not
     to itself either, since it is not known whose filter it will be. OSError or RuntimeError.
     """
+    import tempfile  # random and more behind it, which only the process that compiles filters needs
+
     with tempfile.TemporaryFile() as file:
         _rules(lib, Files.GUARDED, None, fetching=fetching).export_bpf(file)
         file.seek(0)

@@ -77,7 +77,7 @@ def first_version(encoding: int) -> int:
     return FIRST_VERSIONS.get(encoding, 1)
 
 
-def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
     """Decode one frame to exactly `length` bytes; anything wrong with it raises FormatError."""
     codec = ENCODINGS.get(encoding)
     if codec is None:

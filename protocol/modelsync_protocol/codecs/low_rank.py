@@ -41,7 +41,7 @@ class Stored:
     rows: int
     columns: int
     rank: int
-    payload: bytes
+    payload: bytes | memoryview
     precision: int = 0
     """Of 32-bit integers: they are divided by 2^precision."""
 
@@ -61,7 +61,7 @@ class LowRank:
         """See codecs.port.Encoding; without knowledge of tensors all of `target` is one gap between them."""
         return front(()) + opaque(target, base, prefix)
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
         """See codecs.port.Encoding."""
         reader = Reader(payload, "a low-rank frame")
         named: dict[int, tuple[int, int]] = {}
@@ -98,7 +98,8 @@ def _adapted(head: Head, named: dict[int, tuple[int, int]], shared: bytes) -> He
     _check(all(number < len(stored) for number, _ in named.values()), "names a product that the header lacks")
     used = {number for number, _ in named.values()}
     _check(sum(stored[number].factors for number in used) <= _MOST_FACTORS, "names too many products")
-    made = {number: _product(shared, number) for number in used}  # each is in memory once, however often it is named
+    # Each is in memory once, however often it is named; the last may go on in the next frame, where it is the first.
+    made = {number: _product(shared, number) for number in sorted(used)}
     for index, (number, first) in named.items():
         segment = segments[index] if index < len(segments) else None
         if not isinstance(segment, Coded):
@@ -147,7 +148,7 @@ def products(shared: bytes) -> tuple[Stored, ...]:
         rank, merged = reader.varint(adapted.MAX_RANK), reader.varint(1)
         precision = 0 if merged else reader.varint(_MAX_PRECISION)
         scale = np.float32(np.frombuffer(reader.take(4), "<f4")[0]) if merged else None
-        payload = bytes(reader.take(reader.varint(caps.MAX_TABLES_BYTES)))
+        payload = reader.take(reader.varint(caps.MAX_TABLES_BYTES))  # megabytes: a copy would double them
         product = Stored(rows, columns, rank, payload, precision, scale)
         _check(0 < product.factors <= adapted.MAX_FACTORS and rows > 0 and columns > 0, "has a product without size")
         found.append(product)
@@ -155,7 +156,7 @@ def products(shared: bytes) -> tuple[Stored, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _product(shared: bytes, number: int) -> Product | Merged:
     return product(products(shared)[number], shared)
 

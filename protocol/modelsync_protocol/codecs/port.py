@@ -18,7 +18,7 @@ class Encoding(Protocol):
         empty, and an encoding that leans on nothing ignores both.
         """
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
         """Return the `length` bytes that `payload` stands for, given the same `base` and `prefix`.
 
         `tables` are those of the object's header, shared by its frames.

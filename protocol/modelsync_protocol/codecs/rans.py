@@ -55,7 +55,8 @@ def _run(
     tables: Tables, selectors: NDArray[np.uint8], state: NDArray[np.uint32], refill: NDArray[np.uint32], used: int
 ) -> int:
     """Decode rows of one symbol a lane in place, update `state`, and return how many words are used up by now."""
-    rows = selectors.astype(np.intp) << PROBABILITY_BITS
+    rows = selectors.astype(np.intp)
+    rows <<= PROBABILITY_BITS
     width = selectors.shape[1]
     step, high = np.empty(width, np.uint32), np.empty(width, np.uint32)
     slots = high.view(np.int32)  # signed: what 32-bit machines index with

@@ -15,7 +15,7 @@ class RansDelta:
         """See codecs.port.Encoding; without knowledge of tensors all of `target` is one gap between them."""
         return opaque(target, base, prefix)
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
         """See codecs.port.Encoding."""
         return tensor_frame.decode(payload, length, base, prefix, tables)
 

@@ -14,6 +14,6 @@ class RansNew:
         """See codecs.port.Encoding; without knowledge of tensors all of `target` is one gap between them."""
         return opaque(target, b"", prefix)
 
-    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes:
+    def decode(self, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
         """See codecs.port.Encoding; a payload that leans on a base is malformed."""
         return tensor_frame.decode(payload, length, b"", prefix, tables)

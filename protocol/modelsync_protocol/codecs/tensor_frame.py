@@ -19,7 +19,7 @@ from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BIT
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.wire import Reader
 
-_BLOCK = 1 << 15
+_BLOCK = 1 << 14
 """Elements worked on at a time."""
 
 MAX_SKELETON_BYTES = caps.MIB
@@ -27,13 +27,13 @@ MAX_SKELETON_BYTES = caps.MIB
 
 
 def decode(
-    payload: bytes,
+    payload: bytes | memoryview,
     length: int,
     base: bytes,
     prefix: bytes,
     shared: bytes,
     adapt: Callable[[Head], Head] | None = None,
-) -> bytes:
+) -> bytes | bytearray:
     """See codecs.port.Encoding.decode; `shared` are the header's tables, `adapt` says what else segments lean on."""
     if length > caps.MAX_FRAME_BYTES:
         raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
@@ -57,7 +57,7 @@ def decode(
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
     _fill(head, base, gaps, out)
-    return bytes(out)
+    return out  # a copy would be a frame more in memory
 
 
 def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes) -> bytes:
