@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
 from modelsync_protocol import caps
@@ -19,7 +18,8 @@ from modelsync_protocol.chunker import chunk_sizes
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
 from modelsync_server.examination.examination import examine
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.scratch.mapped_file import mapped
+from modelsync_server.scratch.places import scratch_folder, temporary_folder
 
 _COPY_BLOCK = 4 * caps.MIB
 
@@ -40,8 +40,8 @@ def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) 
     before this one does. Raises UsageError for what can't be published (missing, unreadable, changed while it was
     read, device files, links that leave the tree, bytes that a reader does not come through).
     """
-    with TemporaryDirectory(prefix="modelsync-publish-") as scratch:
-        flat = Path(scratch) / "stream"
+    with temporary_folder("modelsync-publish-") as scratch:
+        flat = scratch / "stream"
         try:
             with flat.open("wb") as out:
                 sources = _sources(path, probe)
@@ -173,5 +173,5 @@ def _explain(error: OSError, path: Path) -> UsageError | LocalError:
     if isinstance(error, PermissionError):
         return UsageError(f"{error.filename or path} can't be read; check its permissions.")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LocalError(f"there is no room for a copy of {path}; free some in {gettempdir()} or set TMPDIR.")
+        return LocalError(f"there is no room for a copy of {path}; free some in {scratch_folder()} or set TMPDIR.")
     return UsageError(f"{error.filename or path} can't be read: {error.strerror}; check the file and its disk.")
