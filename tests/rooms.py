@@ -44,7 +44,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "triggers": "publish scratch signin sources store trust",
         "sources": "scratch store",
         "push": "iothub store trust",
-        "publish": "blocks encode examination low_rank plain provenance refine requirements scratch store tensors trust",
+        "publish": "blocks encode examination low_rank plain provenance refine requirements scratch store tensors "
+        "trust",
         "requirements": "",
         "examination": "",
         "provenance": "scratch",
