@@ -103,7 +103,14 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
 """By deployable, from the top down: a room, and the rooms that it imports."""
 
 _AT_THE_TOP: Mapping[str, Mapping[str, str]] = {
-    "protocol": {"canonical": "ground", "caps": "ground", "errors": "ground", "names": "ground", "wire": "ground"},
+    "protocol": {
+        "canonical": "ground",
+        "caps": "ground",
+        "digests": "ground",
+        "errors": "ground",
+        "names": "ground",
+        "wire": "ground",
+    },
     "server": {"push": "push"},
     "daemon": {},
     "inference": {"errors": "errors"},
