@@ -218,9 +218,7 @@ class _Job:
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
             self._build.begin(recipe, head[: preamble.payload_offset])
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
-            target, views = found.target, found.views
-            del found  # the operations are as large as the plan
-            return await self._carry_out(steps, target, 0, body, views)
+            return await self._carry_out(steps, found.target, 0, body, found.views)
         finally:
             body.close()
 
@@ -237,7 +235,7 @@ class _Job:
         steps = plan.plan_chunks(manifest, found, len(data), [seed.manifest for seed in seeds])
         self._request.check_limits(steps.bytes)
         self._build.begin(Recipe(self._digest, "chunks", "", len(data), "", steps.seeds), data)
-        del found, data
+        del found, data  # they are as large as the plan made of them
         return await self._carry_out(steps, manifest, 0, None)
 
     async def _go_on(self, recipe: Recipe, source: bytes, done: int) -> PlanSummary:
