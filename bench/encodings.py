@@ -134,7 +134,7 @@ def _decoded(encoded: Encoded, base: Source) -> bytes:
             continue
         lean = bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
         prefix = bytes(out[len(out) - op.prefix :]) if op.prefix else b""
-        out += codecs.decode(op.encoding, next(payloads), op.length, lean, prefix, encoded.tables)
+        out += codecs.decode(op.encoding, bytes(next(payloads)), op.length, lean, prefix, encoded.tables)
     return bytes(out)
 
 

@@ -92,7 +92,7 @@ def modelsync(old: Path, new: Path) -> dict[str, Any]:
                 else:
                     lean = bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
                     prefix = bytes(out[len(out) - op.prefix :]) if op.prefix else b""
-                    out += codecs.decode(op.encoding, next(payloads), op.length, lean, prefix, encoded.tables)
+                    out += codecs.decode(op.encoding, bytes(next(payloads)), op.length, lean, prefix, encoded.tables)
             return bytes(out)
 
         assert decode() == bytes(target.stream)

@@ -31,6 +31,9 @@ CDC_AVERAGE_BYTES = 16 * KIB
 CDC_MAX_BYTES = 64 * KIB
 """Content-defined chunks of opaque bytes: shortest, average, longest."""
 
+CDC_COARSE = 8
+"""So many times larger they are where an artifact's manifest would be too large else; none is over 256 KiB."""
+
 MAX_CHUNKS = 1_000_000
 """Chunks of one artifact."""
 

@@ -6,17 +6,19 @@ each file, and frames, copies and plans are ranges of that stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, islice
 from typing import Any
 
 from modelsync_protocol import canonical, caps, names
+from modelsync_protocol.digests import Digests
 from modelsync_protocol.errors import FormatError
 
 FORMAT = 1
-_NO_DIGEST = "0" * 64
+_DIGESTS = b'{"digests":["'
 _MAX_LISTS, _MAX_ITEMS = 5 * caps.MAX_FILES, caps.MAX_CHUNKS + 10 * caps.MAX_FILES
 """Brackets and commas of a document: three and five for an entry, one comma for a chunk, the rest for paths."""
 
@@ -31,9 +33,10 @@ class RegularFile:
     path: str
     mode: int
     sizes: tuple[int, ...]
-    digests: tuple[str, ...]
+    digests: Sequence[str]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digests", Digests.of(self.digests))
         names.check_relative_path(self.path)
         if type(self.mode) is not int or not 0 <= self.mode <= 0o777:
             raise FormatError(f"{self.path!r:.80} has a mode that is not permission bits.")
@@ -139,45 +142,53 @@ class Manifest:
                 yield offset, size, digest
                 offset += size
 
-    @cached_property
-    def chunk_edges(self) -> frozenset[int]:
-        """All stream offsets at which a chunk begins or ends."""
-        edges = {0}
-        offset = 0
-        for entry in self.files:
-            for size in entry.sizes:
-                offset += size
-                edges.add(offset)
-        return frozenset(edges)
+    def chunk_ends(self) -> Iterator[int]:
+        """Stream offsets at which chunks end, ascending."""
+        return accumulate(size for entry in self.files for size in entry.sizes)
 
-    @cached_property
+    @property
     def encoded(self) -> bytes:
-        """Canonical JSON."""
-        return canonical.encode(self._document(with_digests=True))
+        """Canonical JSON. It is made anew each time: that is quick, and to keep it would double a manifest's memory."""
+        return b"".join(self._json(with_digests=True))
 
-    @cached_property
+    @property
     def skeleton(self) -> bytes:
         """Canonical JSON without the chunks' digests: what an update carries, as the device computes the rest."""
-        return canonical.encode(self._document(with_digests=False))
+        return b"".join(self._json(with_digests=False))
 
     @cached_property
     def digest(self) -> str:
         """The manifest's name: SHA-256 of `encoded`, hex."""
-        return canonical.digest(self.encoded)
+        content = hashlib.sha256()
+        for part in self._json(with_digests=True):
+            content.update(part)
+        return content.hexdigest()
 
-    def _document(self, *, with_digests: bool) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "files": [_entry_document(entry, with_digests) for entry in self.entries],
-            "probe": None if self.probe is None else {"data": self.probe},
-            "requires": dict(self.requires),
-        }
+    def _json(self, *, with_digests: bool) -> Iterator[bytes]:
+        """Canonical JSON (RFC 8785) in parts: its keys sorted, as they stand here."""
+        yield b'{"files":['
+        for number, entry in enumerate(self.entries):
+            yield b",{" if number else b"{"
+            if isinstance(entry, RegularFile):
+                if with_digests:
+                    yield b'"digests":['
+                    yield from Digests.of(entry.digests).json()
+                    yield b"],"
+                sizes = ",".join(map(str, entry.sizes))
+                yield b'"mode":%d,"path":%b,"sizes":[%b]}' % (entry.mode, _json(entry.path), sizes.encode("ascii"))
+            elif isinstance(entry, Link):
+                yield b'"link":%b,"path":%b}' % (_json(entry.target), _json(entry.path))
+            else:
+                yield b'"directory":true,"path":%b}' % _json(entry.path)
+        probe = None if self.probe is None else {"data": self.probe}
+        yield b'],"format":%d,"probe":%b,"requires":%b}' % (FORMAT, _json(probe), _json(dict(self.requires)))
 
 
 def decode(data: bytes) -> Manifest:
     """Read a manifest's canonical JSON; anything else, and any other spelling of it, raises FormatError."""
-    manifest = _build(_read(data, "the manifest"), None)
-    if manifest.encoded != data:
+    rest, lists = _without_digests(data)
+    manifest = _build(_read(rest, "the manifest", len(data)), lists)
+    if manifest.digest != canonical.digest(data):
         raise FormatError("the manifest is not in canonical form.")
     return manifest
 
@@ -188,7 +199,8 @@ def complete(skeleton: bytes, digests: Iterator[str] | None) -> Manifest:
     With None every digest is 64 zeros: the result says where chunks lie, but has no true name yet. FormatError
     if the skeleton is no canonical one, or if there are fewer or more digests than chunks.
     """
-    manifest = _build(_read(skeleton, "the manifest's skeleton"), repeat(_NO_DIGEST) if digests is None else digests)
+    document = _read(skeleton, "the manifest's skeleton", len(skeleton))
+    manifest = _build(document, _Unknown() if digests is None else digests)
     if manifest.skeleton != skeleton:
         raise FormatError("the manifest's skeleton is not in canonical form.")
     if digests is not None and next(digests, None) is not None:
@@ -196,24 +208,50 @@ def complete(skeleton: bytes, digests: Iterator[str] | None) -> Manifest:
     return manifest
 
 
-def _read(data: bytes, what: str) -> Any:
-    if len(data) <= caps.MAX_MANIFEST_BYTES:
-        canonical.check_structure(data, what=what, lists=_MAX_LISTS, items=_MAX_ITEMS)
+def _without_digests(data: bytes) -> tuple[bytes, list[Digests]]:
+    """A manifest's text with the number of each list of digests in its place, and the lists.
+
+    As strings they would take four times the text's room. No string of JSON can hold the mark: its quotes would be
+    escaped. Whatever else stands in the text, the caller compares all of it with the canonical form.
+    """
+    if len(data) > caps.MAX_MANIFEST_BYTES or data.count(_DIGESTS) > caps.MAX_FILES:
+        return data, []  # it is refused for its size
+    lists: list[Digests] = []
+    text = memoryview(data)
+    parts: list[bytes | memoryview] = []
+    position = 0
+    while (found := data.find(_DIGESTS, position)) >= 0:
+        begin = found + len(_DIGESTS) - 2
+        end = data.find(b'"]', begin) + 2
+        if end < 2:
+            break
+        parts += [text[position:begin], b"%d" % len(lists)]
+        lists.append(Digests.read(text[begin + 1 : end - 1]))
+        position = end
+    return b"".join([*parts, text[position:]]), lists
+
+
+def _read(data: bytes, what: str, size: int) -> Any:
+    """The JSON of a document that had `size` bytes."""
+    if size > caps.MAX_MANIFEST_BYTES:
+        raise FormatError(f"{what} has {size} bytes; the limit is {caps.MAX_MANIFEST_BYTES}.")
+    canonical.check_structure(data, what=what, lists=_MAX_LISTS, items=_MAX_ITEMS)
     return canonical.decode(data, what=what, limit=caps.MAX_MANIFEST_BYTES)
 
 
-def _entry_document(entry: Entry, with_digests: bool) -> dict[str, Any]:
-    if isinstance(entry, Link):
-        return {"path": entry.path, "link": entry.target}
-    if isinstance(entry, EmptyDirectory):
-        return {"path": entry.path, "directory": True}
-    document: dict[str, Any] = {"path": entry.path, "mode": entry.mode, "sizes": list(entry.sizes)}
-    if with_digests:
-        document["digests"] = list(entry.digests)
-    return document
+def _json(value: Any) -> bytes:
+    return canonical.encode(value)
 
 
-def _build(document: Any, digests: Iterator[str] | None) -> Manifest:
+class _Unknown:
+    """Digests of zeros, as many as there are chunks."""
+
+
+_Given = Iterator[str] | list[Digests] | _Unknown
+"""Where digests come from: one by one, or lists by number as they were in the text, or nowhere yet."""
+
+
+def _build(document: Any, digests: _Given) -> Manifest:
     match document:
         case {"format": 1, "files": list(files), "probe": probe, "requires": dict(requires)} if len(document) == 4:
             pass
@@ -235,19 +273,35 @@ def _build(document: Any, digests: Iterator[str] | None) -> Manifest:
     return Manifest(tuple(_build_entry(entry, digests) for entry in files), requires, probe_path)
 
 
-def _build_entry(document: Any, digests: Iterator[str] | None) -> Entry:
+def _build_entry(document: Any, digests: _Given) -> Entry:
     match document:
         case {"path": str(path), "link": str(target)} if len(document) == 2:
             return Link(path, target)
         case {"path": str(path), "directory": True} if len(document) == 2:
             return EmptyDirectory(path)
-        case {"path": str(path), "mode": int(mode), "sizes": list(sizes), "digests": list(known)} if (
-            digests is None and len(document) == 4 and len(known) == len(sizes)
+        case {"path": str(path), "mode": int(mode), "sizes": list(sizes), "digests": known} if (
+            isinstance(digests, list) and len(document) == 4
         ):
-            return RegularFile(path, mode, tuple(sizes), tuple(names.check_digest(d) for d in known))
-        case {"path": str(path), "mode": int(mode), "sizes": list(sizes)} if digests is not None and len(document) == 3:
-            return RegularFile(path, mode, tuple(sizes), tuple(islice(digests, len(sizes))))
+            if type(known) is int and 0 <= known < len(digests) and len(digests[known]) == len(sizes):
+                return RegularFile(path, mode, _shared(sizes), digests[known])
+            if known == [] and not sizes:
+                return RegularFile(path, mode, (), ())
+        case {"path": str(path), "mode": int(mode), "sizes": list(sizes)} if (
+            not isinstance(digests, list) and len(document) == 3
+        ):
+            if isinstance(digests, _Unknown):
+                return RegularFile(path, mode, _shared(sizes), Digests.unknown(len(sizes)))
+            return RegularFile(path, mode, _shared(sizes), Digests.of(islice(digests, len(sizes))))
     raise FormatError("the manifest has an entry that is neither file, link nor empty directory.")
+
+
+def _shared(sizes: list[Any]) -> tuple[Any, ...]:
+    """Sizes, each number once in memory: most chunks of a tensor have the same."""
+    known: dict[Any, Any] = {}
+    try:
+        return tuple(known.setdefault((type(size), size), size) for size in sizes)
+    except TypeError:  # lists and objects, which the file refuses
+        return tuple(sizes)
 
 
 def _check_tree(entries: tuple[Entry, ...]) -> None:

@@ -82,7 +82,8 @@ def read_ops(reader: Reader, *, target: Manifest | View, base_size: int, version
     breaks a cap, or is of an encoding that `version` of the update's format does not have.
     """
     target_size = target.size
-    edges = target.chunk_edges if isinstance(target, Manifest) else None
+    edges = target.chunk_ends() if isinstance(target, Manifest) else None
+    edge = 0
     operations: list[Op] = []
     cursor = position = 0
     for _ in range(reader.varint(caps.MAX_OPS)):
@@ -104,7 +105,9 @@ def read_ops(reader: Reader, *, target: Manifest | View, base_size: int, version
         _check(op.length > 0, "an operation is empty")
         operations.append(op)
         position += op.length
-        _check(edges is None or position in edges, "an operation ends in the middle of a chunk")
+        while edges is not None and edge < position:
+            edge = next(edges)
+        _check(edges is None or position == edge, "an operation ends in the middle of a chunk")
     _check(position == target_size, "the operations do not fill the target")
     return operations
 

@@ -65,7 +65,7 @@ def test_a_manifest_is_read_back_exactly(made: Manifest) -> None:
     digests = (digest for _, _, digest in made.chunks())
     assert manifest.complete(made.skeleton, digests).encoded == encoded
     assert found.size == sum(size for _, size, _ in found.chunks())
-    assert found.chunk_edges == {0, *(offset + size for offset, size, _ in found.chunks())}
+    assert list(found.chunk_ends()) == [offset + size for offset, size, _ in found.chunks()]
 
 
 def document(**changes: Any) -> dict[str, Any]:

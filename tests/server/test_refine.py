@@ -86,9 +86,9 @@ def test_version_1_stays_what_older_devices_read(pool: ThreadPoolExecutor) -> No
     base = source({f"m.{suffix}": old})
     made = updates(base, source({f"m.{suffix}": new}), 1 << 40, pool)
     for version, known in ((1, False), (2, True)):
-        preamble = update.decode_preamble(made[version])
+        preamble = update.decode_preamble(made[version].header)
         assert preamble is not None and preamble.version == version
-        header = made[version][preamble.offset : preamble.payload_offset]
+        header = made[version].header[preamble.offset : preamble.payload_offset]
         operations = update.decode_header(preamble, header, base.manifest).operations
         ids = {op.encoding for op in operations if isinstance(op, Frame)}
         assert bool(ids & {codecs.RECORDS, codecs.STORED}) is known

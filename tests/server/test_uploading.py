@@ -9,6 +9,7 @@ import pytest
 
 from modelsync_protocol.errors import UnreachableError
 from modelsync_server.publish.uploader import PARALLEL_UPLOADS, upload
+from modelsync_server.scratch.parts import Parts
 from modelsync_server.store import MemoryStore
 
 
@@ -33,12 +34,17 @@ class SlowStore(MemoryStore):
 
 
 OBJECTS = {f"packs/{number:02}": bytes(number) for number in range(12)}
+PARTS = {path: Parts([data]) for path, data in OBJECTS.items()}
 
 
 async def test_uploads_are_parallel_and_bounded_and_tell_how_far_they_are() -> None:
     store, told = SlowStore(), []
     store.objects["packs/03"] = bytes(3)
-    await upload(store, OBJECTS, lambda step, done, total: told.append((step, done, total)))
+    await upload(
+        store,
+        {path: Parts([data]) for path, data in OBJECTS.items()},
+        lambda step, done, total: told.append((step, done, total)),
+    )
     assert store.objects == OBJECTS and store.most == PARALLEL_UPLOADS
     assert told[0] == ("uploading", 0, 66) and told[-1] == ("uploading", 66, 66)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
@@ -47,5 +53,5 @@ async def test_uploads_are_parallel_and_bounded_and_tell_how_far_they_are() -> N
 async def test_after_an_error_nothing_is_still_under_way() -> None:
     store = SlowStore("packs/02")
     with pytest.raises(UnreachableError):
-        await upload(store, OBJECTS, lambda step, done, total: None)
+        await upload(store, PARTS, lambda step, done, total: None)
     assert store.now == 0 and len(store.objects) == len(OBJECTS) - 1

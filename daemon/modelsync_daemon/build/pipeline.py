@@ -39,6 +39,7 @@ from modelsync_daemon.trust.resolved import ObjectMissing, Resolved
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, codecs, index, names, plan, update
 from modelsync_protocol import manifest as manifests
+from modelsync_protocol.digests import Digests
 from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.plain.section import Views
@@ -235,6 +236,7 @@ class _Job:
         steps = plan.plan_chunks(manifest, found, len(data), [seed.manifest for seed in seeds])
         self._request.check_limits(steps.bytes)
         self._build.begin(Recipe(self._digest, "chunks", "", len(data), "", steps.seeds), data)
+        del found, data  # they are as large as the plan made of them
         return await self._carry_out(steps, manifest, 0, None)
 
     async def _go_on(self, recipe: Recipe, source: bytes, done: int) -> PlanSummary:
@@ -337,7 +339,7 @@ class _Job:
 
     async def _verify(self, assembly: Assembly, target: Manifest, steps: Plan) -> Manifest:
         """Hash what is on the disk; fetch damaged chunks once more from packs. Raises RefusedError if that fails."""
-        digests = list(assembly.reader.digests())
+        digests = Digests.of(assembly.reader.digests())
         made = manifests.complete(target.skeleton, iter(digests))
         if made.digest == self._digest:
             return made
@@ -355,7 +357,7 @@ class _Job:
         self._listener.state("fetching")
         await Executor(repair, assembly, [], self._origin, journal=None, progress=lambda fetched: None).run()
         self._listener.state("assembling")
-        if list(assembly.reader.digests()) != [digest for _, _, digest in manifest.chunks()]:
+        if Digests.of(assembly.reader.digests()) != Digests.of(digest for _, _, digest in manifest.chunks()):
             self._build.drop()
             raise RefusedError(
                 f"{self._request.name} version {self._resolved.version} came damaged twice; "

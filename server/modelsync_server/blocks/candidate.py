@@ -27,6 +27,7 @@ from modelsync_server.blocks.planner import Step
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import Made
+from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors import cutter, pairs
 from modelsync_server.tensors.framer import Fitted, Framing
 from modelsync_server.tensors.pieces import Chunk
@@ -129,7 +130,7 @@ class _Encoding:
             return None
         context = encoder.Context(self._target, self._base, finder)
         operations: list[Op] = []
-        payloads: list[bytes] = []
+        payloads: list[Payload] = []
         for step in steps:
             if step.copied:
                 encoder.append_copies(operations, step.chunks, finder)

@@ -14,6 +14,7 @@ from modelsync_protocol.codecs.transpose import Transpose
 from modelsync_protocol.codecs.zstd import PatchFrom
 from modelsync_protocol.ops import Frame
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.scratch.spool import Payload, keep
 
 _SUBTRACT, _TRANSPOSE, _PATCH = Subtract(), Transpose(), PatchFrom()
 MAX_SUBTRACT_BYTES = 8 * caps.MIB
@@ -29,7 +30,7 @@ _HOPE = 0.95
 
 def improved(encoded: Encoded, base: Source | None, target: Source, pool: Executor) -> Encoded:
     """Return `encoded` with frames of encodings 1 and 2 replaced where 3 or 8 is smaller."""
-    jobs: list[tuple[Frame, bytes, int]] = []
+    jobs: list[tuple[Frame, Payload, int]] = []
     payloads = iter(encoded.payloads)
     position = 0
     for op in encoded.operations:
@@ -45,7 +46,7 @@ def improved(encoded: Encoded, base: Source | None, target: Source, pool: Execut
     )
 
 
-def best(frame: Frame, payload: bytes, position: int, base: Source | None, target: Source) -> tuple[Frame, bytes]:
+def best(frame: Frame, payload: Payload, position: int, base: Source | None, target: Source) -> tuple[Frame, Payload]:
     """The frame at `position` of the target's stream, or one of encodings 3 and 8 in its place if that is smaller."""
     if frame.encoding not in (codecs.ZSTD, codecs.ZSTD_PATCH):
         return frame, payload
@@ -63,7 +64,8 @@ def best(frame: Frame, payload: bytes, position: int, base: Source | None, targe
     if _transposable(data):
         records = _TRANSPOSE.encode(data, b"", b"")
         found.append((Frame(frame.length, codecs.TRANSPOSE, len(records)), records))
-    return min(found, key=lambda item: len(item[1]) + _lean_bytes(item[0]))
+    smallest, made = min(found, key=lambda item: len(item[1]) + _lean_bytes(item[0]))
+    return smallest, keep(made)
 
 
 def _lean_bytes(frame: Frame) -> int:

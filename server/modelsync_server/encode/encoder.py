@@ -15,6 +15,7 @@ from modelsync_protocol.codecs import zstd
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
+from modelsync_server.scratch.spool import Payload, keep
 from modelsync_server.tensors.pieces import Chunk
 
 _PAYLOAD_BYTES = 256 * caps.KIB
@@ -45,7 +46,7 @@ class Encoded:
     """Operations that tile the target, and the payloads of its frames in order."""
 
     operations: tuple[Op, ...]
-    payloads: tuple[bytes, ...]
+    payloads: tuple[Payload, ...]
     tables: bytes = b""
     views: Views | None = None
     """The plain views that the operations run between; None: between the streams."""
@@ -69,7 +70,7 @@ def encode_update(base: Source, target: Source, pool: Executor, finder: BaseFind
     return _encode_runs(base, target, finder or BaseFinder(base.manifest, target.manifest), pool)
 
 
-def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, bytes]]:
+def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, Payload]]:
     """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
     return encode_units(cut_units(chunks), Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
 
@@ -80,7 +81,7 @@ def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executo
     units = [cut_units(chunks) if changed else [] for changed, chunks in plan]
     frames = iter(encode_units([unit for group in units for unit in group], context, pool))
     operations: list[Op] = []
-    payloads: list[bytes] = []
+    payloads: list[Payload] = []
     for changed, chunks in plan:
         if changed:
             remaining = sum(size for _, size, _ in chunks)
@@ -143,7 +144,7 @@ def cut_units(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
     return units
 
 
-def encode_units(units: Sequence[list[Chunk]], context: Context, pool: Executor) -> list[tuple[Frame, bytes]]:
+def encode_units(units: Sequence[list[Chunk]], context: Context, pool: Executor) -> list[tuple[Frame, Payload]]:
     jobs = [job for group in pool.map(context.split, units) for job in group]
     encoded = pool.map(context.encode, jobs)
     return [item for group in encoded for item in group]
@@ -164,7 +165,7 @@ class _Job:
 
     chunks: list[Chunk]
     choice: _Choice
-    done: tuple[Frame, bytes] | None = None
+    done: tuple[Frame, Payload] | None = None
 
 
 class Context:
@@ -213,7 +214,7 @@ class Context:
                 best, least = choice, size
         return best
 
-    def encode(self, job: _Job) -> list[tuple[Frame, bytes]]:
+    def encode(self, job: _Job) -> list[tuple[Frame, Payload]]:
         """Encode a job's chunks as one frame, or as more if the payload comes out too large."""
         frame, payload = job.done or self._encode(job.chunks, job.choice)
         if len(payload) <= self._most or len(job.chunks) == 1:
@@ -235,14 +236,14 @@ class Context:
                     choices.append(_Choice(True, False, earlier))
         return choices
 
-    def _encode(self, unit: list[Chunk], choice: _Choice) -> tuple[Frame, bytes]:
+    def _encode(self, unit: list[Chunk], choice: _Choice) -> tuple[Frame, Payload]:
         start, length = unit[0][0], _size(unit)
         data = bytes(self._target.stream[start : start + length])
         base, prefix = self._lean(start, length, choice)
         encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
         payload = codecs.ENCODINGS[encoding].encode(data, base, prefix)
         base_offset, base_length = self._base_range(start, length, choice)
-        return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), payload
+        return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), keep(payload)
 
     def _lean(self, start: int, length: int, choice: _Choice) -> tuple[bytes, bytes]:
         """The base range and the prefix that a frame gets in a context."""

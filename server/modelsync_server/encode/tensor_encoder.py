@@ -27,6 +27,7 @@ from modelsync_server.encode import byte_candidates, encoder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.low_rank import product_writer
 from modelsync_server.low_rank.finder import Change
+from modelsync_server.scratch.spool import Payload, keep
 from modelsync_server.tensors import (
     cutter,
     fitter,
@@ -50,7 +51,7 @@ _TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.LOW_RANK)
 _UNSEEN_BITS = 14.0
 """What a symbol is taken to cost that no table has yet."""
 
-Made = tuple[Frame, bytes]
+Made = tuple[Frame, Payload]
 GroupKey = tuple[int, int, bool, bool]
 """Segments that share tables: element type, mode, whether there is a base, and whether it is changed first."""
 
@@ -298,7 +299,7 @@ class TensorJob:
 
     def smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
-        made = frame, payload
+        made: Made = frame, payload
         near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR
         bound = len(payload) * near + 64 if len(payload) <= caps.MAX_PAYLOAD_BYTES else float("inf")
         ways = [(codecs.ZSTD_PATCH, base)] if base else []
@@ -313,7 +314,7 @@ class TensorJob:
             smaller = byte_candidates.best(plain, other, begin, self.base, self.target)
             if len(smaller[1]) < len(made[1]):
                 made = smaller
-        return made
+        return made[0], keep(made[1])
 
 
 def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
@@ -334,7 +335,7 @@ def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
 
 def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes) -> Encoded:
     operations: list[Op] = []
-    payloads: list[bytes] = []
+    payloads: list[Payload] = []
     for step in plan:
         if step.kind == "copy":
             encoder.append_copies(operations, step.chunks, finder)

@@ -13,6 +13,7 @@ from modelsync_protocol.tree_files import binned_scan, boosted_arrays, scan, tex
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors.pieces import Chunk
 
 _TREES = TreeColumns()
@@ -32,7 +33,7 @@ _LEAST_NODE_BYTES = 55
 _LEAST_BYTES = 1024
 """Frames shorter than this are left to others: a whole model of trees is larger."""
 
-_Made = list[tuple[Frame, bytes]]
+_Made = list[tuple[Frame, Payload]]
 _Others = Callable[[list[Chunk]], _Made]
 
 
@@ -47,7 +48,7 @@ def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) 
         return encoder.encode_units([unit], context, pool)
 
     operations: list[Op] = []
-    payloads: list[bytes] = []
+    payloads: list[Payload] = []
     for changed, chunks in encoder.runs(target.manifest, finder):
         if not changed:
             encoder.append_copies(operations, chunks, finder)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
-from tempfile import gettempdir
 from typing import Any
 
 from tuf.api.metadata import Metadata
@@ -21,6 +20,7 @@ from modelsync_protocol import bundle, caps, names, trust
 from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError
 from modelsync_protocol.findings import Finding, good, problem, warning
 from modelsync_server.publish.listing import read_version
+from modelsync_server.scratch.places import scratch_folder
 from modelsync_server.store import DirectoryStore, ObjectNotFound, Store, open_store
 from modelsync_server.trust import signing
 from modelsync_server.trust.keys import OFFLINE, ONLINE, KeyStore, key_folder, store_id
@@ -202,7 +202,7 @@ async def _bundle(store: Store, state: State, name: str, url: str) -> list[Findi
 
 
 def _disk(store: Store, largest: int) -> Iterator[Finding]:
-    places = [("disk", Path(gettempdir()), 2 * largest, "set TMPDIR to a larger disk")]
+    places = [("disk", scratch_folder(), 2 * largest, "set TMPDIR to a larger disk")]
     if isinstance(store, DirectoryStore):
         places.insert(0, ("disk", store.root, largest, f"df -h {quote(str(store.root))}"))
         for folder in sorted({store.root, *(path for path in store.root.iterdir() if path.is_dir())}):

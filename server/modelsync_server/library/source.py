@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from modelsync_protocol import caps, names
 from modelsync_protocol.errors import FormatError, UsageError
+from modelsync_server.scratch.places import temporary_folder
 from modelsync_server.store.durable import local_error
 
 _BLOCK = 4 * caps.MIB
@@ -33,8 +33,8 @@ def as_path(source: str | Path | BinaryIO, file_name: str | None) -> Iterator[Pa
         raise UsageError(f"the file name {error}") from error
     if "/" in file_name:
         raise UsageError(f"the file name {file_name!r} holds a '/': give a name without a folder.")
-    with TemporaryDirectory(prefix="modelsync-stream-") as scratch:
-        path = Path(scratch) / file_name
+    with temporary_folder("modelsync-stream-") as scratch:
+        path = scratch / file_name
         _copy(source, path)
         yield path
 

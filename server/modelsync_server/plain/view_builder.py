@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelsync_protocol import caps, names
 from modelsync_protocol.chunker import chunk_sizes
@@ -24,7 +23,8 @@ from modelsync_protocol.plain.view import Member, View
 from modelsync_server.encode.encoder import Source
 from modelsync_server.plain import member_finder, recipe_finder
 from modelsync_server.plain.member_finder import Found
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.scratch.mapped_file import mapped
+from modelsync_server.scratch.places import temporary_folder
 
 _TOP = "\U0010ffff"
 """Folder of the members in a view's manifest: it sorts behind all files, as members lie behind all rest."""
@@ -99,8 +99,8 @@ def rebuilt(source: Source, view: View) -> Iterator[Source | None]:
     if tuple(member for _, _, member in named) != view.members:  # made by another version's rules
         yield None
         return
-    with TemporaryDirectory(prefix="modelsync-plain-") as scratch:
-        flat = Path(scratch) / "view"
+    with temporary_folder("modelsync-plain-") as scratch:
+        flat = scratch / "view"
         with flat.open("wb") as out:
             for piece in view.pieces(0, view.rest_bytes):
                 out.write(source.stream[piece.offset : piece.offset + piece.length])
@@ -133,13 +133,13 @@ def _parts(source: Source) -> Iterator[_Part]:
 @contextmanager
 def _built(source: Source, parts: Sequence[_Part], pool: Executor, *, replayed: bool) -> Iterator[Viewed | None]:
     """Yield the view with those of the parts that unpack, and (`replayed`) that a recipe gives again; None if none."""
-    with TemporaryDirectory(prefix="modelsync-plain-") as scratch:
-        heap = Path(scratch) / "heap"
+    with temporary_folder("modelsync-plain-") as scratch:
+        heap = scratch / "heap"
         unpacked = _unpack(source, parts, heap)
         with mapped(heap) as plain:
             pairs = _replays(source, unpacked, plain, pool) if replayed else [(p, _taken(p)) for p in unpacked]
             named = _named(pairs)
-            flat = Path(scratch) / "view"
+            flat = scratch / "view"
             if not named:
                 yield None
                 return

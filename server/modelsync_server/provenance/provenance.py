@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, Link, Manifest
 from modelsync_server.provenance import attestations
 from modelsync_server.provenance.attestations import Attestation, Identity
+from modelsync_server.scratch.places import temporary_folder
 
 KEY = "provenance"
 """Of a version's signed metadata: a list of what was verified."""
@@ -46,8 +46,8 @@ class Wanted:
         own = {file.relative_to(path).as_posix() for file in files if file.is_relative_to(path)} - {"."}
         if probe is not None:
             own.add(PROBE_PATH)  # added here, after the signature
-        with TemporaryDirectory(prefix="modelsync-provenance-") as scratch:
-            laid_out = Path(scratch) / path.name
+        with temporary_folder("modelsync-provenance-") as scratch:
+            laid_out = scratch / path.name
             digests = _lay_out(laid_out, manifest, stream, whole=path.is_dir(), without=own)
             return attestations.verify(laid_out, files, self.believed, digests)
 

@@ -88,9 +88,9 @@ def advise(base: Source, target: Source, cost: int, pool: Executor) -> list[Advi
     return list(_other_types(floats, cost, pool))
 
 
-def advise_merged(data: bytes, base: Manifest, adapter: Adapter | None) -> Iterator[Advice]:
-    """Advice on an update object whose matrices changed as a merged adapter leaves them."""
-    products = low_rank.products(_tables(data, base))
+def advise_merged(header: bytes, size: int, base: Manifest, adapter: Adapter | None) -> Iterator[Advice]:
+    """Advice on an update object of `size` bytes whose matrices changed as a merged adapter leaves them."""
+    products = low_rank.products(_tables(header, base))
     if adapter is not None and not any(product.scale is not None for product in products):
         fits = "its factors cost more than the same found in the pair" if products else "it changed no matrix of it"
         yield Advice(f"{adapter.path.name} made the update from the last version no smaller: {fits}")
@@ -104,14 +104,14 @@ def advise_merged(data: bytes, base: Manifest, adapter: Adapter | None) -> Itera
         )
         if short < _SMALLER * factors:
             text += f"; `--adapter FILE` takes them as they are, about {short:,} bytes if they are 16-bit floats"
-        yield Advice(text, len(data) - factors + short if short < _SMALLER * factors else None)
+        yield Advice(text, size - factors + short if short < _SMALLER * factors else None)
 
 
-def _tables(data: bytes, base: Manifest) -> bytes:
-    preamble = update.decode_preamble(data)
+def _tables(header: bytes, base: Manifest) -> bytes:
+    preamble = update.decode_preamble(header)
     if preamble is None:
         return b""
-    return update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base).tables
+    return update.decode_header(preamble, header[preamble.offset : preamble.payload_offset], base).tables
 
 
 def _grown_anew(base: Source, target: Source, cost: int) -> Advice | None:

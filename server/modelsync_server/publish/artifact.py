@@ -7,19 +7,20 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
 from modelsync_protocol import caps
-from modelsync_protocol.chunker import chunk_sizes
+from modelsync_protocol.chunker import COARSE, USUAL, chunk_sizes
 from modelsync_protocol.errors import FormatError, LocalError, UsageError
 from modelsync_protocol.manifest import PROBE_PATH, EmptyDirectory, Entry, Link, Manifest, RegularFile
 from modelsync_server.examination.examination import examine
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.scratch.mapped_file import mapped
+from modelsync_server.scratch.places import scratch_folder, temporary_folder
 
 _COPY_BLOCK = 4 * caps.MIB
 
@@ -40,8 +41,8 @@ def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) 
     before this one does. Raises UsageError for what can't be published (missing, unreadable, changed while it was
     read, device files, links that leave the tree, bytes that a reader does not come through).
     """
-    with TemporaryDirectory(prefix="modelsync-publish-") as scratch:
-        flat = Path(scratch) / "stream"
+    with temporary_folder("modelsync-publish-") as scratch:
+        flat = scratch / "stream"
         try:
             with flat.open("wb") as out:
                 sources = _sources(path, probe)
@@ -54,14 +55,8 @@ def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) 
             links = {s.path: s.entry.target for s in sources if isinstance(s.entry, Link)}
             examine(flat, [(source.path, begin, end) for source, begin, end in spans], links)
         with mapped(flat) as stream:
-            files = {s.path: _cut(s, stream[begin:end]) for s, begin, end in spans}
-            entries = tuple(files[s.path] if s.entry is None else s.entry for s in sources)
-            try:
-                manifest = Manifest(entries, probe=PROBE_PATH if PROBE_PATH in files else None)
-                _check_length(manifest, path)
-            except FormatError as error:
-                raise UsageError(str(error)) from error
-            yield Artifact(manifest, stream)
+            files = [(source, stream[begin:end]) for source, begin, end in spans]
+            yield Artifact(_manifest(sources, files, path), stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +89,37 @@ def _sources(path: Path, probe: Path | None) -> list[_Source]:
     return sorted(found, key=lambda source: source.path.encode("utf-8", "surrogateescape"))
 
 
-def _check_length(manifest: Manifest, path: Path) -> None:
-    if len(manifest.encoded) > caps.MAX_MANIFEST_BYTES:
+def _manifest(sources: Sequence[_Source], files: Sequence[tuple[_Source, memoryview]], path: Path) -> Manifest:
+    """Cut the files as usual, or coarsely if that would make the manifest too large; then digest the chunks."""
+    for how in (USUAL, COARSE):
+        try:
+            sizes = [chunk_sizes(source.path, data, how) for source, data in files]
+            if _manifest_bytes(sources, files, sizes) <= caps.MAX_MANIFEST_BYTES:
+                break
+        except FormatError as error:
+            if how is COARSE:
+                raise UsageError(str(error)) from error
+    else:
         raise UsageError(f"{path} has too many files or chunks for one artifact; publish it in parts.")
+    made = {s.path: _digested(s, data, lengths) for (s, data), lengths in zip(files, sizes, strict=True)}
+    entries = tuple(made[s.path] if s.entry is None else s.entry for s in sources)
+    try:
+        return Manifest(entries, probe=PROBE_PATH if PROBE_PATH in made else None)
+    except FormatError as error:
+        raise UsageError(str(error)) from error
+
+
+def _manifest_bytes(
+    sources: Sequence[_Source], files: Sequence[tuple[_Source, memoryview]], sizes: Sequence[tuple[int, ...]]
+) -> int:
+    """How long the manifest would be: a digest's characters don't change that. FormatError beyond a cap."""
+    zeros = repeat("0" * 64)
+    cut = {
+        source.path: RegularFile(source.path, source.mode, lengths, tuple(islice(zeros, len(lengths))))
+        for (source, _), lengths in zip(files, sizes, strict=True)
+    }
+    entries = tuple(cut[s.path] if s.entry is None else s.entry for s in sources)
+    return len(Manifest(entries, probe=PROBE_PATH if PROBE_PATH in cut else None).encoded)
 
 
 def _check_probe(probe: Path) -> None:
@@ -154,8 +177,7 @@ def _identity(info: os.stat_result) -> tuple[int, int, int, int]:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def _cut(source: _Source, data: memoryview) -> RegularFile:
-    sizes = chunk_sizes(source.path, data)
+def _digested(source: _Source, data: memoryview, sizes: tuple[int, ...]) -> RegularFile:
     digests = []
     position = 0
     for size in sizes:
@@ -173,5 +195,5 @@ def _explain(error: OSError, path: Path) -> UsageError | LocalError:
     if isinstance(error, PermissionError):
         return UsageError(f"{error.filename or path} can't be read; check its permissions.")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return LocalError(f"there is no room for a copy of {path}; free some in {gettempdir()} or set TMPDIR.")
+        return LocalError(f"there is no room for a copy of {path}; free some in {scratch_folder()} or set TMPDIR.")
     return UsageError(f"{error.filename or path} can't be read: {error.strerror}; check the file and its disk.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -17,6 +16,8 @@ from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.choice import clearly_best
 from modelsync_server.encode.encoder import PACK_BYTES, Source, encode_run
 from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.scratch.parts import Parts
+from modelsync_server.scratch.spool import Payload
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
 from modelsync_server.tensors.pieces import Chunk
@@ -35,6 +36,9 @@ Key = tuple[str, ...]
 
 Known = dict[Key, tuple[Frame, str, int, int]]
 """The frame, its pack, that pack's size, its offset there (bytes)."""
+
+_Stored = Payload | tuple[str, int, int]
+"""A frame's payload, or where it lies: an old pack, that pack's size, the offset there (bytes)."""
 
 _MIN_RUN_BYTES = 256 * caps.KIB
 
@@ -77,7 +81,7 @@ def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Seque
     return (*leaned, "|", *(digest for _, _, digest in held))
 
 
-def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, bytes]]:
+def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, Parts]]:
     """Encode the target without a base; return its index and the new packs by digest."""
     tensors = encode_tensors(None, target, pool, aim=PACK_BYTES)
     if tensors is not None and clearly_best(target):
@@ -90,15 +94,13 @@ def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tu
     return _place(operations, sources)
 
 
-def _plain(
-    target: Source, known: Known, pool: Executor, progress: Progress
-) -> tuple[list[Op], list[bytes | tuple[str, int, int]]]:
+def _plain(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[list[Op], list[_Stored]]:
     """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack."""
     chunks = list(target.manifest.chunks())
     reusable = _worth_a_request(_reusable(chunks, known), known)
     earlier: dict[str, int] = {}
     operations: list[Op] = []
-    sources: list[bytes | tuple[str, int, int]] = []
+    sources: list[_Stored] = []
     run: list[Chunk] = []
     number = 0
 
@@ -202,24 +204,26 @@ def _append_own_copy(operations: list[Op], size: int, offset: int) -> None:
         operations.append(Copy(size, offset, own=True))
 
 
-def _place(
-    operations: Sequence[Op], sources: Sequence[bytes | tuple[str, int, int]], tables: bytes = b""
-) -> tuple[Index, dict[str, bytes]]:
+def _place(operations: Sequence[Op], sources: Sequence[_Stored], tables: bytes = b"") -> tuple[Index, dict[str, Parts]]:
     """Lay new payloads out in packs, and number all packs."""
-    groups: list[bytearray] = []
+    payloads: list[list[Payload]] = []
+    size = caps.MAX_PACK_BYTES + 1
     for source in sources:
-        if isinstance(source, bytes):
-            if not groups or len(groups[-1]) + len(source) > caps.MAX_PACK_BYTES:
-                groups.append(bytearray())
-            groups[-1] += source
-    new = {hashlib.sha256(group).hexdigest(): bytes(group) for group in groups}
-    digests = [hashlib.sha256(group).hexdigest() for group in groups]
+        if not isinstance(source, tuple):
+            if size + len(source) > caps.MAX_PACK_BYTES:
+                payloads.append([])
+                size = 0
+            payloads[-1].append(source)
+            size += len(source)
+    groups = [Parts(part) for part in payloads]
+    digests = [group.digest() for group in groups]
+    new = dict(zip(digests, groups, strict=True))
     packs: dict[str, int] = {}
     sizes: list[tuple[str, int]] = []
     places: list[Place] = []
     group = filled = 0
     for source in sources:
-        if isinstance(source, bytes):
+        if not isinstance(source, tuple):
             if filled + len(source) > len(groups[group]):
                 group, filled = group + 1, 0
             name, size, offset = digests[group], len(groups[group]), filled

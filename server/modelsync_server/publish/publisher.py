@@ -35,8 +35,9 @@ from modelsync_server.publish.closed import check_closed, check_hard_links
 from modelsync_server.publish.newer import first_installs, newer_updates, through_views
 from modelsync_server.publish.packer import Known, Progress, known_frames, pack
 from modelsync_server.publish.release_records import published_at, write_record
-from modelsync_server.publish.uploader import upload
+from modelsync_server.publish.uploader import put, upload
 from modelsync_server.requirements import requirements_of
+from modelsync_server.scratch.parts import Parts
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.store.collected import is_whole
 from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
@@ -297,10 +298,9 @@ async def _write_objects(
     if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
         nothing = Source(NOTHING, memoryview(b""))
         alone = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool)])
-        data = min((_object(nothing, target, made) for made in alone), key=len, default=b"")
-        if 0 < len(data) < WORTH * install:
-            with suppress(AlreadyExists):
-                await store.create(names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data)
+        data = min((UpdateObject.of(nothing, target, made) for made in alone), key=len, default=None)
+        if data is not None and len(data) < WORTH * install:
+            await put(store, names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data.parts)
     for number, base in enumerate(bases, 1):
         if base == digest or base in present:
             continue
@@ -310,16 +310,15 @@ async def _write_objects(
                 made = await asyncio.to_thread(updates, source, target, install, pool, adapter)
                 if number == 1:
                     progress("measuring", 0, target.manifest.size)
-                    smallest = min(map(len, made.values()))
-                    advice = await asyncio.to_thread(advise, source, target, smallest, pool)
-                    advice += advise_merged(min(made.values(), key=len), source.manifest, adapter)
+                    best = min(made.values(), key=len)
+                    advice = await asyncio.to_thread(advise, source, target, len(best), pool)
+                    advice += advise_merged(best.header, len(best), source.manifest, adapter)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("no update is made from %s…: %s", base[:12], error)
             continue
         for version, data in made.items():
             if len(data) < install:
-                with suppress(AlreadyExists):
-                    await store.create(names.update_object(digest, base, version), data)
+                await put(store, names.update_object(digest, base, version), data.parts)
     return advice
 
 
@@ -336,26 +335,38 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
 
 def updates(
     base: Source, target: Source, install: int, pool: ThreadPoolExecutor, adapter: Adapter | None = None
-) -> dict[int, bytes]:
+) -> dict[int, UpdateObject]:
     """The update objects by version of their format: the first, and the newest where it is really smaller.
 
     There is none of the first where all that changed is compressed: it would be no smaller than a first install.
     """
     plain = through_views(base, target, pool, adapter)
-    through = None if plain is None else _object(base, target, plain)
+    through = None if plain is None else UpdateObject.of(base, target, plain)
     if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
         return {codecs.NEWEST_VERSION: through}
     oldest = smallest_update(base, target, pool)
-    made = {1: _object(base, target, oldest)}
+    made = {1: UpdateObject.of(base, target, oldest)}
     if through is not None and len(through) < WORTH * len(made[1]):
         made[codecs.NEWEST_VERSION] = through
     for better in newer_updates(base, target, oldest, pool, adapter):
-        data = _object(base, target, better)
+        data = UpdateObject.of(base, target, better)
         if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
             made[codecs.NEWEST_VERSION] = data
     return made
 
 
-def _object(base: Source, target: Source, encoded: Encoded) -> bytes:
-    header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
-    return header + b"".join(encoded.payloads)
+@dataclass(frozen=True, slots=True)
+class UpdateObject:
+    """An update object in parts; `header` is its first. `len()` is its size in bytes."""
+
+    header: bytes
+    parts: Parts
+
+    @classmethod
+    def of(cls, base: Source, target: Source, encoded: Encoded) -> UpdateObject:
+        """The object that carries what was encoded."""
+        header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
+        return cls(header, Parts([header, *encoded.payloads]))
+
+    def __len__(self) -> int:
+        return len(self.parts)

@@ -6,13 +6,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modelsync_protocol import codecs, names, update
-from modelsync_protocol.errors import FormatError
+from modelsync_protocol import codecs, names
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Op
 from modelsync_protocol.plain.view import View
 from modelsync_server.store import Store
-from modelsync_server.store.published import sizes_by_version
+from modelsync_server.store.published import read_header, sizes_by_version
 
 _NAMES = {
     codecs.COPY: "copy",
@@ -112,11 +111,7 @@ async def read_update_bytes(store: Store, base: Manifest, target: str) -> Update
     sizes = await sizes_by_version(store, target)
     made = [(found[base.digest], version) for version, found in sizes.items() if base.digest in found]
     path = names.update_object(target, base.digest, min(made, default=(0, 1))[1])
-    data = await store.get(path)
-    preamble = update.decode_preamble(data)
-    if preamble is None:
-        raise FormatError(f"{path} is cut short.")
-    header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base)
+    preamble, header = await read_header(store, path, base)
     starts, position = [], 0
     for op in header.operations:
         starts.append(position)

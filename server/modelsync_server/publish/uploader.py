@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
+from modelsync_server.scratch.parts import Parts
 from modelsync_server.store import AlreadyExists, Store
 
 PARALLEL_UPLOADS = 4
 """Objects on their way at once: enough to hide a round trip, few enough for a thin line."""
 
 
-async def upload(store: Store, objects: Mapping[str, bytes], progress: Callable[[str, int, int], None]) -> None:
+async def put(store: Store, path: str, data: Parts) -> None:
+    """Create one object; if it is there already, it holds the same."""
+    with ExitStack() as stack, suppress(AlreadyExists):
+        source = await asyncio.to_thread(stack.enter_context, data.source())
+        await store.create(path, source)
+
+
+async def upload(store: Store, objects: Mapping[str, Parts], progress: Callable[[str, int, int], None]) -> None:
     """Create each path with its bytes; one that is there already holds the same, since names are digests.
 
     `progress("uploading", bytes done, bytes in all)`. The first error is raised once all calls have ended.
@@ -21,11 +29,10 @@ async def upload(store: Store, objects: Mapping[str, bytes], progress: Callable[
     total, done = sum(map(len, objects.values())), 0
     progress("uploading", 0, total)
 
-    async def one(path: str, data: bytes) -> None:
+    async def one(path: str, data: Parts) -> None:
         nonlocal done
         async with slots:
-            with suppress(AlreadyExists):
-                await store.create(path, data)
+            await put(store, path, data)
         done += len(data)
         progress("uploading", done, total)
 

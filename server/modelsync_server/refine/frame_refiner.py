@@ -21,6 +21,7 @@ from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.refine import record_finder
+from modelsync_server.scratch.spool import Payload, keep
 
 _PLAIN = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH, codecs.SUBTRACT, codecs.TRANSPOSE})
 _LEAST_EQUAL_BYTES = (16, 48, 192, 1024, 8192)
@@ -43,17 +44,18 @@ _AROUND_BYTES = 256
 """So much of the base around a small frame's counterpart is offered to it."""
 
 _BIASES = (1.0, 1.35)
+_WHICH = range(len(_BIASES))
 _WORTH_BYTES = 8
 """A frame is replaced for so many bytes: the version of the format costs one or two itself."""
 
-Made = list[tuple[Op, bytes]]
+Made = list[tuple[Op, Payload]]
 """Operations with their payloads (of copies: none)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     op: Op
-    payload: bytes
+    payload: Payload
     position: int
 
 
@@ -65,12 +67,22 @@ def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> E
         _Job(op, next(payloads) if isinstance(op, Frame) else b"", at)
         for op, at in zip(encoded.operations, starts, strict=False)
     ]
-    ways = list(pool.map(lambda job: _ways(job, base, target), jobs))
-    if not any(len(found) > 1 for found in ways):
+    ways = list(pool.map(lambda job: _chosen_ways(job, base, target), jobs))
+    if not any(ways):
         return None
     streams = Views.streams(base.manifest.size, target.manifest.size)
-    found = [_assembled(encoded, [_chosen(way, bias) for way in ways], streams) for bias in _BIASES]
-    return min(found, key=_total)
+    kept: list[Made] = [[(job.op, job.payload)] for job in jobs]
+    by_bias = ([found[which] if found else old for found, old in zip(ways, kept, strict=True)] for which in _WHICH)
+    return min((_assembled(encoded, parts, streams) for parts in by_bias), key=_total)
+
+
+def _chosen_ways(job: _Job, base: Source, target: Source) -> list[Made]:
+    """For each bias what stands in for the operation; empty if nothing can. What loses is forgotten here."""
+    ways = _ways(job, base, target)
+    if len(ways) == 1:
+        return []
+    chosen = [_chosen(ways, bias) for bias in _BIASES]
+    return [[(op, keep(payload)) for op, payload in made] for made in chosen]
 
 
 def _chosen(ways: list[Made], bias: float) -> Made:
@@ -83,7 +95,7 @@ def _chosen(ways: list[Made], bias: float) -> Made:
 def _assembled(encoded: Encoded, parts: Sequence[Made], streams: Views) -> Encoded:
     """One update of these operations, copies joined, and what is stored twice copied."""
     made: Made = []
-    stored: dict[bytes, int] = {}
+    stored: dict[Payload, int] = {}
     position = 0
     for op, payload in (item for part in parts for item in part):
         last = made[-1][0] if made else None
@@ -142,7 +154,7 @@ def _cost(made: Made) -> int:
     """Bytes of operations and payloads; what is stored again is a copy by then."""
     out = bytearray()
     ops.write_ops(out, [op for op, _ in made])
-    again: set[bytes] = set()
+    again: set[Payload] = set()
     spared = 0
     for op, payload in made:
         if isinstance(op, Frame) and op.encoding == codecs.STORED and len(payload) >= _LEAST_OWN_BYTES:
@@ -151,7 +163,7 @@ def _cost(made: Made) -> int:
     return min(len(out), quick_size(bytes(out)) - 6) + sum(len(payload) for _, payload in made) - spared
 
 
-def _as_records(frame: Frame, payload: bytes, data: bytes, lean: bytes, offset: int) -> Iterator[Made]:
+def _as_records(frame: Frame, payload: Payload, data: bytes, lean: bytes, offset: int) -> Iterator[Made]:
     """The frame as runs of records, on all of its base range."""
     for runs in record_finder.plans(data, lean):
         made = records.write(runs, data, lean, b"")

@@ -17,6 +17,7 @@ from modelsync_server.encode import choice
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.repeat_candidate import RepeatFinder, recut
 from modelsync_server.encode.repeat_finder import Repeat
+from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors.pairs import Tensor, tensors_of
 
 _LEAST_ELEMENTS = 16
@@ -39,7 +40,7 @@ def encode_roots(base: Source, target: Source, oldest: Encoded, pool: Executor) 
     cut = Source(recut(target, known), target.stream)
     made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known))
     operations: list[Op] = []
-    payloads: list[bytes] = []
+    payloads: list[Payload] = []
     rest = iter(made.payloads)
     for op in made.operations:
         if isinstance(op, Copy) and not op.own and op.offset >= _MARK:

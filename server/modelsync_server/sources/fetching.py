@@ -10,11 +10,11 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 from modelsync_protocol import near_names
 from modelsync_protocol.errors import UsageError
+from modelsync_server.scratch.places import temporary_folder
 from modelsync_server.sources import lfs
 from modelsync_server.sources.port import Resolved, Scratch, Source, listing_digest
 
@@ -80,8 +80,8 @@ async def fetched(
     UnreachableError, LocalError.
     """
     known = resolved or await source.resolve()
-    with TemporaryDirectory(prefix="modelsync-source-") as folder:
-        path = await source.fetch(known, Scratch(Path(folder), told))
+    with temporary_folder("modelsync-source-") as folder:
+        path = await source.fetch(known, Scratch(folder, told))
         digest = await asyncio.to_thread(listing_digest, path)
         document = {**known.more, "uri": source.uri, "registry": known.registry, "revision": known.revision}
         yield Fetched(path, {**document, "sha256": digest})
@@ -100,9 +100,9 @@ async def smudged(path: Path, told: Told = lambda done, total: None) -> AsyncIte
     if not pointers:
         yield None
         return
-    with TemporaryDirectory(prefix="modelsync-source-") as folder:
-        scratch = Scratch(Path(folder), told)
-        copy = Path(folder) / path.name
+    with temporary_folder("modelsync-source-") as folder:
+        scratch = Scratch(folder, told)
+        copy = folder / path.name
         await asyncio.to_thread(_copy, path, copy)
         wanted = [(copy / file.relative_to(path) if file != path else copy, lfs.pointer(file)) for file in pointers]
         repository = path if path.is_dir() else path.absolute().parent

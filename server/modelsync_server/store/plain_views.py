@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from modelsync_protocol.plain import recipes
 from modelsync_protocol.plain.view import View
-from modelsync_server.store.mapped_file import mapped
+from modelsync_server.scratch.mapped_file import mapped
+from modelsync_server.scratch.places import temporary_folder
 
 
 @contextmanager
@@ -49,5 +48,5 @@ def stream_of(view: View, area: memoryview) -> Iterator[memoryview]:
 @contextmanager
 def scratch(size: int) -> Iterator[memoryview]:
     """Yield `size` writable bytes in a temporary file."""
-    with TemporaryDirectory(prefix="modelsync-read-") as folder, mapped(Path(folder) / "stream", size=size) as area:
+    with temporary_folder("modelsync-read-") as folder, mapped(folder / "stream", size=size) as area:
         yield area

@@ -6,15 +6,22 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from modelsync_protocol import codecs, index, names, update
+from modelsync_protocol import caps, codecs, index, names, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import NOTHING
+from modelsync_protocol.update import Preamble, Update
 from modelsync_server.encode.encoder import Source
 from modelsync_server.store import ObjectNotFound, Store
 from modelsync_server.store.plain_views import scratch, stream_of, view_of
+
+_HEAD_BYTES = 64 * caps.KIB
+"""What is read first of an update object: most headers are in it."""
+
+_WINDOW_BYTES = 4 * caps.MIB
+"""What is read at once of an update object's payloads."""
 
 
 async def read_manifest(store: Store, digest: str) -> tuple[Manifest, Index, int]:
@@ -46,22 +53,33 @@ async def materialised(store: Store, digest: str) -> AsyncIterator[Source]:
         yield source
 
 
+async def read_header(store: Store, path: str, base: Manifest) -> tuple[Preamble, Update]:
+    """The head of an update object: its sizes, and what it says for that base. ObjectNotFound, FormatError."""
+    head = await store.get_range(path, 0, _HEAD_BYTES)
+    preamble = update.decode_preamble(head)
+    if preamble is not None and preamble.payload_offset > len(head):
+        head += await store.get_range(path, len(head), preamble.payload_offset - len(head))
+    if preamble is None or preamble.payload_offset > len(head):
+        raise FormatError(f"{path} is cut short.")
+    return preamble, update.decode_header(preamble, head[preamble.offset : preamble.payload_offset], base)
+
+
 async def check_update(store: Store, base: Source, target: Manifest, version: int = 1) -> None:
     """Apply the update object from `base` to `target` and compare; FormatError if it doesn't give the target."""
     path = names.update_object(target.digest, base.manifest.digest, version)
-    data = await store.get(path)
-    preamble = update.decode_preamble(data)
-    if preamble is None:
-        raise FormatError(f"{path} is cut short.")
-    header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base.manifest)
-    if header.target.skeleton != target.skeleton or header.payload_bytes != len(data) - preamble.payload_offset:
+    size = (await store.stat(path)).size
+    preamble, header = await read_header(store, path, base.manifest)
+    if header.target.skeleton != target.skeleton or header.payload_bytes != size - preamble.payload_offset:
         raise FormatError(f"{path} is for another target, or is not whole.")
-    position = preamble.payload_offset
+    position = begin = preamble.payload_offset
+    window = b""
 
     async def payload(op: Frame) -> bytes:
-        nonlocal position
+        nonlocal position, begin, window
+        if position + op.payload_length > begin + len(window):
+            begin, window = position, await store.get_range(path, position, max(_WINDOW_BYTES, op.payload_length))
         position += op.payload_length
-        return data[position - op.payload_length : position]
+        return window[position - op.payload_length - begin : position - begin]
 
     views = header.views
     if views is None:

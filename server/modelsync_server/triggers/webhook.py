@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiohttp import web
@@ -27,6 +26,7 @@ from modelsync_protocol import names
 from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, UnreachableError, UsageError
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.publisher import publish
+from modelsync_server.scratch.places import temporary_folder
 from modelsync_server.signin.tokens import Issuer
 from modelsync_server.store import Store, durable
 from modelsync_server.store.azure_account import BlobAddress, container_client
@@ -184,8 +184,8 @@ class Webhook:
             if upload in dealt:
                 _log.info("%s/%s is a redelivery", upload.model, upload.file)
                 return
-            with TemporaryDirectory(prefix="modelsync-upload-") as scratch:
-                path = Path(scratch) / upload.file
+            with temporary_folder("modelsync-upload-") as scratch:
+                path = scratch / upload.file
                 if not await self._download(upload, path):
                     _log.info("%s/%s has changed since its event: a newer one will come", upload.model, upload.file)
                     return

@@ -43,7 +43,7 @@ def fine_tuned(kind: str) -> Iterator[Vector]:
                 if isinstance(op, Frame) and op.encoding == codecs.BLOCKS and encoded is not None:
                     lean = bytes(base.stream[op.base_offset : op.base_offset + op.base_length])
                     data = bytes(new.stream[position : position + op.length])
-                    yield f"{name}-{kind}-{position}", data, lean, encoded.tables, payload
+                    yield f"{name}-{kind}-{position}", data, lean, encoded.tables, bytes(payload)
                 position += op.length
 
 

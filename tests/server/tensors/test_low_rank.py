@@ -111,9 +111,9 @@ def test_a_device_of_format_1_gets_format_1_from_the_same_store(pool: ThreadPool
     made = updates(base, target, 1 << 40, pool)
     assert sorted(made) == [1, 2] and len(made[2]) < 0.4 * len(made[1])
     for version, data in made.items():
-        preamble = update.decode_preamble(data)
+        preamble = update.decode_preamble(data.header)
         assert preamble is not None and preamble.version == version
-        header = update.decode_header(preamble, data[preamble.offset : preamble.payload_offset], base.manifest)
+        header = update.decode_header(preamble, data.header[preamble.offset : preamble.payload_offset], base.manifest)
         known = {op.encoding for op in header.operations if isinstance(op, Frame)}
         assert (codecs.LOW_RANK in known) == (version == 2)
 
@@ -150,9 +150,9 @@ def test_a_frame_that_names_what_is_not_there_is_refused(pool: ThreadPoolExecuto
     lean = bytes(base.stream[frame.base_offset : frame.base_offset + frame.base_length])
     for front in (b"\x01\x00\x00\x01", b"\x01\x00\x7f\x00", b"\x01\x7f\x00\x00", b"\x02\x00\x00\x00"):
         with pytest.raises(FormatError):
-            codecs.decode(codecs.LOW_RANK, front + payload[1:], frame.length, lean, b"", made.tables)
+            codecs.decode(codecs.LOW_RANK, front + bytes(payload[1:]), frame.length, lean, b"", made.tables)
     with pytest.raises(FormatError):
-        codecs.decode(codecs.LOW_RANK, payload, frame.length, lean, b"", tables.split(made.tables)[0])
+        codecs.decode(codecs.LOW_RANK, bytes(payload), frame.length, lean, b"", tables.split(made.tables)[0])
 
 
 @pytest.mark.parametrize(

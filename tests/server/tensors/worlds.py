@@ -59,7 +59,7 @@ def carried_out(encoded: Encoded, base: Source | None) -> bytes:
         if isinstance(op, Copy):
             out += (out if op.own else old)[op.offset : op.offset + op.length]
             continue
-        payload = next(payloads)
+        payload = bytes(next(payloads))
         assert len(payload) == op.payload_length
         lean = old[op.base_offset : op.base_offset + op.base_length]
         prefix = bytes(out[len(out) - op.prefix :]) if op.prefix else b""
