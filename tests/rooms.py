@@ -35,16 +35,18 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard hub iothub library media origin publish push rollout signin sources store tracing "
-        "triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push rollout rounding signin sources store "
+        "tracing triggers trust",
         "dashboard": "library rollout signin",
         "rollout": "iothub publish push query store trust",
         "media": "iothub publish store trust",
-        "library": "provenance publish sources store trust",
+        "library": "engine provenance publish sources store trust",
         "triggers": "publish signin sources store trust",
         "sources": "store",
         "push": "iothub store trust",
-        "publish": "blocks encode examination low_rank plain provenance refine requirements store tensors trust",
+        "rounding": "encode publish tensors",
+        "publish": "blocks encode engine examination low_rank plain provenance refine requirements store tensors trust",
+        "engine": "",
         "requirements": "",
         "examination": "",
         "provenance": "",

@@ -30,6 +30,8 @@ class Artifact:
 
     manifest: Manifest
     stream: memoryview
+    path: Path
+    """The file that holds the stream, in a folder of its own; it goes with the context."""
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) 
                 _check_length(manifest, path)
             except FormatError as error:
                 raise UsageError(str(error)) from error
-            yield Artifact(manifest, stream)
+            yield Artifact(manifest, stream, flat)
 
 
 @dataclass(frozen=True, slots=True)
