@@ -22,7 +22,7 @@ except ImportError as error:
 
 _Client: Any = Client
 _LocalCluster: Any = LocalCluster
-_CONNECT_SECONDS = 15
+_CONNECT_SECONDS = 10
 _STARTED_HERE = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
     # A mapped model counts as a process's memory; the kernel takes those pages back when it needs them.
@@ -30,6 +30,9 @@ _STARTED_HERE = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
+    # Nobody looks at the page or the profile of a cluster that lives for one publication.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.admin.tick.limit": "1h",  # a call may hold a worker's interpreter for long
 }
 
@@ -47,7 +50,7 @@ class DaskEngine:
 
     async def run(self, calls: Sequence[Call], finished: Finished = lambda number, answer: None) -> list[Any]:
         """See Engine."""
-        client = await self._connected()
+        client = await self._connected() if calls else None
         answers: list[Any] = [None] * len(calls)
 
         async def one(number: int) -> None:

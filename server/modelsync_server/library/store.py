@@ -118,9 +118,9 @@ class Store:
         (model-signing) or statements (in-toto), default those beside it; `require_provenance`: who may have signed
         them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
         was found is signed with the version. `requires`: what it requires of a device, as `KEY=VALUE` or `KEY>=VALUE`,
-        beside what the model itself says, or instead of it; without `derive_requires` the model is not asked. `engine`: "local" encodes in `workers` processes of this machine (default: one
-        for each core), "dask" on a cluster's, at `engine_address`, or one that is started here (docs/engine.md); the
-        bytes are the same.
+        beside what the model itself says, or instead of it; without `derive_requires` the model is not asked. `engine`:
+        "local" encodes in `workers` processes of this machine (default: one for each core), "dask" on a cluster's, at
+        `engine_address`, or one that is started here (docs/engine.md); the bytes are the same.
         A path is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
