@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import speed
 from modelsync_server.encode.encoder import Source
 from modelsync_server.publish.artifact import snapshot
-from modelsync_server.publish.publisher import updates
+from modelsync_server.publish.tasks import updates
 
 _MARGIN = 64
 _ANY = 1 << 60

@@ -35,18 +35,20 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard hub iothub library media origin publish push retention rollout signin sources store "
-        "tracing triggers trust",
+        "cli": "broker dashboard hub iothub library media origin publish push retention rollout rounding signin sources "
+        "store tracing triggers trust",
         "dashboard": "library rollout signin",
         "retention": "publish rollout store trust",
         "rollout": "iothub publish push query store trust",
         "media": "iothub publish store trust",
-        "library": "provenance publish retention scratch sources store trust",
+        "library": "engine provenance publish retention scratch sources store trust",
         "triggers": "publish scratch signin sources store trust",
         "sources": "scratch store",
         "push": "iothub store trust",
-        "publish": "blocks encode examination low_rank plain provenance refine requirements scratch store tensors "
-        "trust",
+        "rounding": "encode publish tensors",
+        "publish": "blocks encode engine examination low_rank plain provenance refine requirements scratch store "
+        "tensors trust",
+        "engine": "",
         "requirements": "",
         "examination": "",
         "provenance": "scratch",

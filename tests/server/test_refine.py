@@ -15,7 +15,7 @@ from bench.kinds import pairs
 from modelsync_protocol import codecs, update
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_server.encode.choice import smallest_update
-from modelsync_server.publish.publisher import updates
+from modelsync_server.publish.tasks import updates
 from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.refine.root_candidate import encode_roots
 from tests.server.tensors.worlds import carried_out, source

@@ -15,7 +15,7 @@ from modelsync_protocol.ops import Copy
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.repeat_finder import LEAST_BYTES, repeats
-from modelsync_server.publish.publisher import updates
+from modelsync_server.publish.tasks import updates
 from tests.server.tensors.worlds import carried_out, source
 
 _PAIRS = pairs(3)

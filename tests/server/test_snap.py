@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.errors import RefusedError, UsageError
-from modelsync_server.publish.snapped import shorter
-from modelsync_server.publish.snapper import snap_file
+from modelsync_server.rounding.snapped import shorter
+from modelsync_server.rounding.snapper import snap_file
 from tests.support.modelsync_command import runner
 from tests.support.tiny_models import model_bytes
 

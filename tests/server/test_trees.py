@@ -12,7 +12,7 @@ from modelsync_protocol.ops import Frame
 from modelsync_server.encode import tree_candidate
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.tree_candidate import encode_trees, tree_counts
-from modelsync_server.publish.publisher import updates
+from modelsync_server.publish.tasks import updates
 from tests.server.tensors.worlds import carried_out, source
 from tests.support import boosted_files, tree_files
 

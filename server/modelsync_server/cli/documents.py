@@ -27,6 +27,8 @@ def release(result: Release) -> dict[str, Any]:
         "advice": [{"text": item.text, "bytes": item.bytes} for item in result.advice],
     }
     more = {"metadata": dict(result.metadata), "code": list(result.code), "requires": dict(result.requires)}
+    if result.work.resumed or result.work.retried:
+        more["work"] = asdict(result.work)
     return document | {key: value for key, value in more.items() if value}
 
 

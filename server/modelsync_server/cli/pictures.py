@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modelsync_server.publish.explain import Explanation, Part
-    from modelsync_server.publish.snapper import SnappedFile
+    from modelsync_server.rounding.snapper import SnappedFile
 
 _WIDTH, _HEIGHT, _TOP = 1200, 720, 76
 _MOST = 400

@@ -101,6 +101,20 @@ def publish(
     no_requires: Annotated[
         bool, typer.Option("--no-requires", help="Don't take requirements from the model; --requires alone counts.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|dask",
+            help="Encode in worker processes of this machine, or on Dask's; the bytes are the same.",
+        ),
+    ] = None,
+    engine_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask's scheduler, tcp://HOST:8786; default: one started here."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many workers are started here; default: one for each core.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
     ] = False,
@@ -145,6 +159,9 @@ def publish(
             require_provenance=require_provenance or (),
             requires=requires or (),
             derive_requires=not no_requires,
+            engine=engine,
+            engine_address=engine_address,
+            workers=workers,
             progress=update,
         )
     if traced is not None:
@@ -194,6 +211,10 @@ def _tell(result: Release) -> None:
     for item in result.updates:
         older = "" if item.older_bytes is None else f" ({item.older_bytes:,} for daemons that read format 1 only)"
         typer.echo(f"  from version {item.base:<4} {item.bytes:>9,} bytes{older}")
+    if result.work.resumed:
+        typer.echo(f"  {result.work.resumed} of {result.work.tasks} tasks were done by an interrupted publication")
+    if result.work.retried:
+        typer.echo(f"  {result.work.retried} tasks were begun again: a worker had died")
     for note in result.advice:
         typer.echo(f"  hint: {note.text}")
 

@@ -116,7 +116,7 @@ def snap(
     as_json: JsonOption = False,
 ) -> None:
     """Round an update within a drift, so that it costs fewer bytes. Lossy: the file is not the one you trained."""
-    from modelsync_server.publish.snapper import snap_file
+    from modelsync_server.rounding.snapper import snap_file
 
     found = snap_file(old, new, out, drift=drift, inputs=inputs, weights=weights)
     if plot is not None:

@@ -13,6 +13,7 @@ from modelsync_protocol import findings, names
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.findings import Finding
 from modelsync_protocol.requirements import terms
+from modelsync_server.engine import open_engine
 from modelsync_server.library.source import as_path
 from modelsync_server.publish.details import VersionDetails
 from modelsync_server.publish.difference import Difference
@@ -86,13 +87,22 @@ class AsyncStore:
         require_provenance: Sequence[str] = (),
         requires: Sequence[str] = (),
         derive_requires: bool = True,
+        engine: str | None = None,
+        engine_address: str | None = None,
+        workers: int | None = None,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
         from modelsync_server.provenance.provenance import Wanted
         from modelsync_server.publish.publisher import publish
 
-        async with self._artifact(name, source, file_name, metadata, untrusted, progress) as (path, origin):
+        running = open_engine(engine, engine_address, workers)
+        async with contextlib.AsyncExitStack() as stack:
+            if running is not None:
+                stack.push_async_callback(running.close)
+            path, origin = await stack.enter_async_context(
+                self._artifact(name, source, file_name, metadata, untrusted, progress)
+            )
             return await publish(
                 self._objects(),
                 self.keys_folder,
@@ -109,6 +119,7 @@ class AsyncStore:
                 requires=terms.from_words(requires) if requires else None,
                 derive=derive_requires,
                 source=origin,
+                engine=running,
                 progress=progress,
             )
 

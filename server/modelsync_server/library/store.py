@@ -99,6 +99,9 @@ class Store:
         require_provenance: Sequence[str] = (),
         requires: Sequence[str] = (),
         derive_requires: bool = True,
+        engine: str | None = None,
+        engine_address: str | None = None,
+        workers: int | None = None,
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory, an open binary file or what a source keeps as a new version of `name`.
@@ -119,7 +122,9 @@ class Store:
         (model-signing) or statements (in-toto), default those beside it; `require_provenance`: who may have signed
         them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
         was found is signed with the version. `requires`: what it requires of a device, as `KEY=VALUE` or `KEY>=VALUE`,
-        beside what the model itself says, or instead of it; without `derive_requires` the model is not asked.
+        beside what the model itself says, or instead of it; without `derive_requires` the model is not asked. `engine`:
+        "local" encodes in `workers` processes of this machine (default: one for each core), "dask" on a cluster's, at
+        `engine_address`, or one that is started here (docs/engine.md); the bytes are the same.
         A path is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
@@ -140,6 +145,9 @@ class Store:
                 require_provenance=require_provenance,
                 requires=requires,
                 derive_requires=derive_requires,
+                engine=engine,
+                engine_address=engine_address,
+                workers=workers,
                 progress=progress,
             )
         )

@@ -31,6 +31,8 @@ class Artifact:
 
     manifest: Manifest
     stream: memoryview
+    path: Path
+    """The file that holds the stream, in a folder of its own; it goes with the context."""
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def snapshot(path: Path, probe: Path | None = None, *, untrusted: bool = False) 
             examine(flat, [(source.path, begin, end) for source, begin, end in spans], links)
         with mapped(flat) as stream:
             files = [(source, stream[begin:end]) for source, begin, end in spans]
-            yield Artifact(_manifest(sources, files, path), stream)
+            yield Artifact(_manifest(sources, files, path), stream, flat)
 
 
 @dataclass(frozen=True, slots=True)

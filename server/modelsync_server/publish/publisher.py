@@ -6,41 +6,32 @@ A crash at any point leaves garbage in the store, never a dangling reference.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modelsync_protocol import caps, codecs, names, near_names, release_record, update
-from modelsync_protocol.errors import FormatError, RefusedError, UsageError
-from modelsync_protocol.index import encode_object
+from modelsync_protocol import codecs, names, near_names, release_record
+from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_protocol.manifest import Manifest
-from modelsync_protocol.plan import NOTHING
 from modelsync_protocol.release_record import ReleaseRecord
-from modelsync_server.encode.choice import smallest_update
-from modelsync_server.encode.encoder import Encoded, Source
-from modelsync_server.low_rank.adapters import Adapter, read_adapter
-from modelsync_server.plain.candidate import WORTH, spared_bytes
+from modelsync_server.engine.port import Engine
+from modelsync_server.low_rank.adapters import read_adapter
 from modelsync_server.provenance.provenance import Wanted, with_provenance
 from modelsync_server.publish import price
-from modelsync_server.publish.advice import Advice, advise, advise_merged
+from modelsync_server.publish.advice import Advice
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.closed import check_closed, check_hard_links
-from modelsync_server.publish.newer import first_installs, newer_updates, through_views
-from modelsync_server.publish.packer import Known, Progress, known_frames, pack
+from modelsync_server.publish.objects import Work, finished, write_objects
+from modelsync_server.publish.packer import Progress
 from modelsync_server.publish.release_records import published_at, write_record
-from modelsync_server.publish.uploader import put, upload
 from modelsync_server.requirements import requirements_of
-from modelsync_server.scratch.parts import Parts
-from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
+from modelsync_server.store import Store
 from modelsync_server.store.collected import is_whole
-from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
+from modelsync_server.store.published import sizes_by_version
 from modelsync_server.trust import ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
 
@@ -48,11 +39,6 @@ DEFAULT_BASES = 5
 """Updates are made from so many of the last versions."""
 
 _ATTEMPTS = 20
-
-_WORTH_BYTES = 32
-"""An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +74,8 @@ class Release:
     """What it would execute when it is loaded or run, a sentence each; `modelsync inspect` says the same."""
     requires: Mapping[str, str] = field(default_factory=dict)
     """What it requires of a device, by key (docs/integrations/requirements.md)."""
+    work: Work = field(default_factory=Work)
+    """How its objects came about."""
 
     @property
     def manifest(self) -> str:
@@ -112,6 +100,7 @@ async def publish(
     requires: Mapping[str, str] | None = None,
     derive: bool = True,
     source: Mapping[str, str] | None = None,
+    engine: Engine | None = None,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
@@ -122,6 +111,7 @@ async def publish(
     version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
     version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
     `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version.
+    `engine`: whose workers encode, instead of this process; it is not closed here.
     Raises UsageError for input that can't be published, RefusedError for a version that exists with other bytes or keys
     that are missing.
     """
@@ -137,23 +127,21 @@ async def publish(
     repository = await Repository.open(store, keys, offers)
     progress("reading", 0, 1)
     check_hard_links(path)
-    with ExitStack() as stack, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ExitStack() as stack:
         artifact = await asyncio.to_thread(stack.enter_context, snapshot(path, probe, untrusted=untrusted))
         code = check_closed(artifact)
         if provenance is not None:
             verify = partial(provenance.verify, path, artifact.manifest, artifact.stream, probe)
             metadata = with_provenance(metadata, await asyncio.to_thread(verify))
-        target = Source(artifact.manifest, artifact.stream)
         new = False
         for _ in range(_ATTEMPTS):
             known = await repository.model(name)
             published = known.versions if known is not None else {}
-            number = _number(known, name, target.manifest.digest, version)
+            number = _number(known, name, artifact.manifest.digest, version)
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
-            advice = await _write_objects(
-                store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress
-            )
+            chosen = _chosen(published, bases, last if fresh else 0)
+            advice, work = await write_objects(store, artifact, chosen, merged, engine, progress)
             record = None
             said = _with_source(metadata, source, fresh or known is None or number not in known.releases)
             if said is not None:
@@ -163,8 +151,8 @@ async def publish(
             if fresh or requires is not None or not derive:  # else it stands as it was said
                 read = requirements_of(artifact.manifest, artifact.stream) if derive else {}
                 needs = {**read, **(requires or {})}
-            length = len(target.manifest.encoded)
-            entry = NewTarget(name, number, target.manifest.digest, length, release=record, requires=needs)
+            length = len(artifact.manifest.encoded)
+            entry = NewTarget(name, number, artifact.manifest.digest, length, release=record, requires=needs)
             try:
                 catalogue = await repository.add_targets([entry])
             except RefusedError:
@@ -173,12 +161,13 @@ async def publish(
                     raise
                 continue  # another publisher took the number: go on from what it published
             new = new or fresh
-            if not await is_whole(store, target.manifest.digest):
+            if not await is_whole(store, artifact.manifest.digest):
                 # What it found here was collected while it signed: it writes that again.
-                await store.delete(names.manifest_object(target.manifest.digest))
+                await store.delete(names.manifest_object(artifact.manifest.digest))
                 continue
-            made = await _describe(store, name, number, target.manifest, catalogue.model(name), advice, new)
-            return replace(made, code=code)
+            await finished(store, artifact.manifest)
+            made = await _describe(store, name, number, artifact.manifest, catalogue.model(name), advice, new)
+            return replace(made, code=code, work=work)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
 
 
@@ -272,101 +261,3 @@ def _chosen(published: Mapping[int, str], wanted: Sequence[int], last: int) -> l
         )
     numbers = [*sorted(published, reverse=True)[:last], *wanted]
     return list(dict.fromkeys(published[number] for number in numbers))
-
-
-async def _write_objects(
-    store: Store,
-    target: Source,
-    bases: Sequence[str],
-    adapter: Adapter | None,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> list[Advice]:
-    """Write packs, the manifest that refers to them, and updates; return advice on the first of the updates."""
-    advice: list[Advice] = []
-    digest = target.manifest.digest
-    if not await has_manifest(store, digest):
-        progress("packing", 0, target.manifest.size)
-        known = await _known(store, bases)
-        index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
-        await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
-        with suppress(AlreadyExists):
-            await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
-    install = await price.install_bytes(store, digest)
-    sizes = await sizes_by_version(store, digest)
-    present = set().union(*sizes.values())
-    if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
-        nothing = Source(NOTHING, memoryview(b""))
-        alone = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool)])
-        data = min((UpdateObject.of(nothing, target, made) for made in alone), key=len, default=None)
-        if data is not None and len(data) < WORTH * install:
-            await put(store, names.update_object(digest, NOTHING.digest, codecs.NEWEST_VERSION), data.parts)
-    for number, base in enumerate(bases, 1):
-        if base == digest or base in present:
-            continue
-        progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
-        try:
-            async with materialised(store, base) as source:
-                made = await asyncio.to_thread(updates, source, target, install, pool, adapter)
-                if number == 1:
-                    progress("measuring", 0, target.manifest.size)
-                    best = min(made.values(), key=len)
-                    advice = await asyncio.to_thread(advise, source, target, len(best), pool)
-                    advice += advise_merged(best.header, len(best), source.manifest, adapter)
-        except (ObjectNotFound, FormatError) as error:
-            _log.warning("no update is made from %s…: %s", base[:12], error)
-            continue
-        for version, data in made.items():
-            if len(data) < install:
-                await put(store, names.update_object(digest, base, version), data.parts)
-    return advice
-
-
-async def _known(store: Store, bases: Sequence[str]) -> Known:
-    """Frames of the newest version that is whole; a damaged store must not stop its repair, nor spread the damage."""
-    for base in bases:
-        try:
-            async with materialised(store, base):
-                return await known_frames(store, base)
-        except (ObjectNotFound, FormatError) as error:
-            _log.warning("%s… can't be built on: %s", base[:12], error)
-    return {}
-
-
-def updates(
-    base: Source, target: Source, install: int, pool: ThreadPoolExecutor, adapter: Adapter | None = None
-) -> dict[int, UpdateObject]:
-    """The update objects by version of their format: the first, and the newest where it is really smaller.
-
-    There is none of the first where all that changed is compressed: it would be no smaller than a first install.
-    """
-    plain = through_views(base, target, pool, adapter)
-    through = None if plain is None else UpdateObject.of(base, target, plain)
-    if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
-        return {codecs.NEWEST_VERSION: through}
-    oldest = smallest_update(base, target, pool)
-    made = {1: UpdateObject.of(base, target, oldest)}
-    if through is not None and len(through) < WORTH * len(made[1]):
-        made[codecs.NEWEST_VERSION] = through
-    for better in newer_updates(base, target, oldest, pool, adapter):
-        data = UpdateObject.of(base, target, better)
-        if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
-            made[codecs.NEWEST_VERSION] = data
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateObject:
-    """An update object in parts; `header` is its first. `len()` is its size in bytes."""
-
-    header: bytes
-    parts: Parts
-
-    @classmethod
-    def of(cls, base: Source, target: Source, encoded: Encoded) -> UpdateObject:
-        """The object that carries what was encoded."""
-        header = update.encode_header(base.manifest, target.manifest, encoded.operations, encoded.tables, encoded.views)
-        return cls(header, Parts([header, *encoded.payloads]))
-
-    def __len__(self) -> int:
-        return len(self.parts)

@@ -13,11 +13,13 @@ PARALLEL_UPLOADS = 4
 """Objects on their way at once: enough to hide a round trip, few enough for a thin line."""
 
 
-async def put(store: Store, path: str, data: Parts) -> None:
-    """Create one object; if it is there already, it holds the same."""
+async def put(store: Store, path: str, data: Parts) -> bool:
+    """Create one object; False if there is one already, which stays."""
     with ExitStack() as stack, suppress(AlreadyExists):
         source = await asyncio.to_thread(stack.enter_context, data.source())
         await store.create(path, source)
+        return True
+    return False
 
 
 async def upload(store: Store, objects: Mapping[str, Parts], progress: Callable[[str, int, int], None]) -> None:

@@ -20,7 +20,7 @@ from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.low_rank_candidate import changes_of, encode_low_rank
 from modelsync_server.low_rank.adapters import read_adapter
-from modelsync_server.publish.publisher import updates
+from modelsync_server.publish.tasks import updates
 from tests.server.tensors.worlds import carried_out, safetensors, source
 from tests.support import adapters
 

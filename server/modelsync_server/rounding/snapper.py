@@ -15,8 +15,8 @@ from pathlib import Path
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.encoder import Source
-from modelsync_server.publish import effect, snapped
 from modelsync_server.publish.artifact import snapshot
+from modelsync_server.rounding import effect, snapped
 
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".npy")
 
