@@ -13,6 +13,7 @@ from modelsync_protocol.tree_files import binned_scan, boosted_arrays, scan, tex
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Encoded, Source
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
 _TREES = TreeColumns()
@@ -36,7 +37,9 @@ _Made = list[tuple[Frame, bytes]]
 _Others = Callable[[list[Chunk]], _Made]
 
 
-def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
+def encode_trees(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
     if not promising(target.stream):
         return None

@@ -39,6 +39,7 @@ from modelsync_server.publish.uploader import upload
 from modelsync_server.requirements import requirements_of
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store
 from modelsync_server.store.published import has_manifest, materialised, sizes_by_version
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.trust import Catalogue, ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
 
@@ -110,6 +111,7 @@ async def publish(
     requires: Mapping[str, str] | None = None,
     derive: bool = True,
     source: Mapping[str, str] | None = None,
+    effort: Effort = Effort.DEFAULT,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
@@ -119,7 +121,8 @@ async def publish(
     so a confined process reads it first, within bounds. `adapter`: the file of what was merged into the last
     version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
     version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
-    `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version.
+    `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version. `effort`: how hard
+    the encoder tries, which changes sizes and times only.
     Raises UsageError for input that can't be published, RefusedError for a version that exists with other bytes or keys
     that are missing.
     """
@@ -149,7 +152,7 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             advice = await _write_objects(
-                store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress
+                store, target, _chosen(published, bases, last if fresh else 0), merged, pool, progress, effort
             )
             record = None
             said = _with_source(metadata, source, fresh or number not in catalogue.models[name].releases)
@@ -273,6 +276,7 @@ async def _write_objects(
     adapter: Adapter | None,
     pool: ThreadPoolExecutor,
     progress: Progress,
+    effort: Effort,
 ) -> list[Advice]:
     """Write packs, the manifest that refers to them, and updates; return advice on the first of the updates."""
     advice: list[Advice] = []
@@ -280,7 +284,7 @@ async def _write_objects(
     if not await has_manifest(store, digest):
         progress("packing", 0, target.manifest.size)
         known = await _known(store, bases)
-        index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
+        index, packs = await asyncio.to_thread(pack, target, known, pool, progress, effort)
         await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
@@ -289,7 +293,7 @@ async def _write_objects(
     present = set().union(*sizes.values())
     if NOTHING.digest not in present and install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
         nothing = Source(NOTHING, memoryview(b""))
-        alone = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool)])
+        alone = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool, effort)])
         data = min((_object(nothing, target, made) for made in alone), key=len, default=b"")
         if 0 < len(data) < WORTH * install:
             with suppress(AlreadyExists):
@@ -300,8 +304,8 @@ async def _write_objects(
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
             async with materialised(store, base) as source:
-                made = await asyncio.to_thread(updates, source, target, install, pool, adapter)
-                if number == 1:
+                made = await asyncio.to_thread(updates, source, target, install, pool, adapter, effort)
+                if number == 1 and effort is not Effort.FAST:
                     progress("measuring", 0, target.manifest.size)
                     smallest = min(map(len, made.values()))
                     advice = await asyncio.to_thread(advise, source, target, smallest, pool)
@@ -328,21 +332,26 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
 
 
 def updates(
-    base: Source, target: Source, install: int, pool: ThreadPoolExecutor, adapter: Adapter | None = None
+    base: Source,
+    target: Source,
+    install: int,
+    pool: ThreadPoolExecutor,
+    adapter: Adapter | None = None,
+    effort: Effort = Effort.DEFAULT,
 ) -> dict[int, bytes]:
     """The update objects by version of their format: the first, and the newest where it is really smaller.
 
     There is none of the first where all that changed is compressed: it would be no smaller than a first install.
     """
-    plain = through_views(base, target, pool, adapter)
+    plain = through_views(base, target, pool, adapter, effort)
     through = None if plain is None else _object(base, target, plain)
     if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
         return {codecs.NEWEST_VERSION: through}
-    oldest = smallest_update(base, target, pool)
+    oldest = smallest_update(base, target, pool, effort=effort)
     made = {1: _object(base, target, oldest)}
     if through is not None and len(through) < WORTH * len(made[1]):
         made[codecs.NEWEST_VERSION] = through
-    for better in newer_updates(base, target, oldest, pool, adapter):
+    for better in newer_updates(base, target, oldest, pool, adapter, effort):
         data = _object(base, target, better)
         if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
             made[codecs.NEWEST_VERSION] = data
