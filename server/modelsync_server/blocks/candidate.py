@@ -29,6 +29,7 @@ from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import Made
 from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors import cutter, pairs
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.framer import Fitted, Framing
 from modelsync_server.tensors.pieces import Chunk
 
@@ -46,7 +47,9 @@ _KNOWING = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.BLOCKS)
 Changed = Sequence[tuple[bool, list[Chunk]]]
 
 
-def encode_blocks(base: Source, target: Source, oldest: Encoded | None, pool: Executor) -> Encoded | None:
+def encode_blocks(
+    base: Source, target: Source, oldest: Encoded | None, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """Encode `target` for a device that holds `base` (maybe the empty manifest); `oldest` is not looked at."""
     tensors = block_tensors.find(target.manifest, target.stream)
     if not tensors:

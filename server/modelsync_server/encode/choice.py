@@ -9,6 +9,7 @@ from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.encoder import BaseFinder, Encoded, Source, encode_update
 from modelsync_server.encode.tensor_encoder import encode_tensors
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pairs import tensors_of
 
 _ALWAYS_BOTH_BYTES = 4 * caps.MIB
@@ -26,9 +27,11 @@ _FAR = 0.75
 """A real attempt at plain bytes comes out smaller than a quick one, but never by so much (`bench.encodings`)."""
 
 
-def smallest_update(base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None) -> Encoded:
+def smallest_update(
+    base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None, effort: Effort = Effort.MAX
+) -> Encoded:
     """Encode `target` for a device that holds `base`; what `finder` (None: chunks by digest) finds is copied."""
-    tensors = encode_tensors(base, target, pool, finder=finder)
+    tensors = encode_tensors(base, target, pool, finder=finder, effort=effort)
     if tensors is not None and (clearly_best(target) or _far_ahead(tensors, base, target)):
         return tensors
     plain = byte_candidates.improved(encode_update(base, target, pool, finder), base, target, pool)

@@ -13,18 +13,24 @@ from modelsync_server.low_rank import finder
 from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.low_rank.finder import Change
 from modelsync_server.tensors import pairs as pairing
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import elements
 
 
 def encode_low_rank(
-    base: Source, target: Source, oldest: Encoded, pool: Executor, adapter: Adapter | None = None
+    base: Source,
+    target: Source,
+    oldest: Encoded,
+    pool: Executor,
+    effort: Effort = Effort.MAX,
+    adapter: Adapter | None = None,
 ) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no matrix changed by something of low rank.
 
     `adapter`: whose factors were merged; matrices that it does not name are looked at as without it.
     """
     changes = changes_of(base, target, pool, adapter)
-    return encode_tensors(base, target, pool, changes=changes) if changes else None
+    return encode_tensors(base, target, pool, changes=changes, effort=effort) if changes else None
 
 
 def changes_of(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> dict[int, Change]:
@@ -43,6 +49,8 @@ def _change(
         return None
     old, new = (elements(s.stream, t.offset, t.count, t.numeral) for s, t in ((base, match), (target, tensor)))
     try:
+        if adapter is None and not finder.promising(tensor.numeral, old, new, tensor.shape[0]):
+            return None
         return _found(finder.pair_of(tensor.numeral, old, new, tensor.shape[0]), tensor.name, adapter)
     except np.linalg.LinAlgError:  # a decomposition that does not converge
         return None

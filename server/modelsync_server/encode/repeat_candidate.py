@@ -21,6 +21,7 @@ from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import choice
 from modelsync_server.encode.encoder import BaseFinder, Encoded, Source
 from modelsync_server.encode.repeat_finder import Repeat, cut_at, repeats
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
 _CUT_BYTES = 160
@@ -33,23 +34,28 @@ _SAME_PLACE_BYTES = 64
 """A stretch of the base so near its counterpart is what tensor frames and patches find themselves, for little."""
 
 
-def encode_repeats(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
+def encode_repeats(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if it repeats nothing that costs much in `oldest`."""
     finder = BaseFinder(base.manifest, target.manifest)
     costs = _Costs(oldest)
     kept = []
     spared = 0.0
-    for repeat in repeats(base.stream, target.stream):
+
+    def near(place: int, source: int) -> bool:
+        return abs(finder.counterpart(place) - source) <= _SAME_PLACE_BYTES
+
+    for repeat in repeats(base.stream, target.stream, nearby=None if effort is Effort.MAX else near):
         cost = costs.between(repeat.target, repeat.end)
-        nearby = abs(finder.counterpart(repeat.target) - repeat.source) <= _SAME_PLACE_BYTES
-        if cost > _CUT_BYTES and (repeat.own or not nearby):
+        if cost > _CUT_BYTES and (repeat.own or not near(repeat.target, repeat.source)):
             kept.append(repeat)
             spared += cost - _CUT_BYTES
     if spared < _WORTH_BYTES:
         return None
     known = _merged(kept, oldest)  # what is copied already stays copied
     cut = Source(recut(target, known), target.stream)
-    made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known))
+    made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known), effort)
     return replace(made, views=Views.streams(base.manifest.size, target.manifest.size))
 
 

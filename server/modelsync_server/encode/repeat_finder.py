@@ -6,7 +6,7 @@ extended both ways and compared byte by byte. So alignment, names, shapes and co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,9 @@ _FACTOR = 0x9E3779B97F4A7C15
 _FILTER_BITS = 22
 _MOST_BYTES = 2048 * caps.MIB
 """Of both streams: what is larger is not looked through, as it would take minutes, and 70 MiB of memory a GiB."""
+
+_SAMPLED_FROM, _SAMPLED_BYTES, _SAMPLED_EVERY = 16 * caps.MIB, 2 * caps.KIB, 24 * caps.KIB
+"""Targets of which a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has one."""
 
 _MOST_ATTEMPTS = 200_000
 """Places that are compared; in what repeats in short pieces only, more would be a waste."""
@@ -55,11 +58,17 @@ class Repeat:
         return self.target + self.length
 
 
-def repeats(base: memoryview, target: memoryview) -> list[Repeat]:
-    """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place."""
+def repeats(base: memoryview, target: memoryview, *, nearby: Callable[[int, int], bool] | None = None) -> list[Repeat]:
+    """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place.
+
+    `nearby(place, source)` says which stretches of the base are no news; with it a large target is looked through whole
+    only if a sample of it repeats something else.
+    """
     if len(target) < LEAST_BYTES or len(base) + len(target) > _MOST_BYTES:
         return []
     known = _Known(base, target)
+    if nearby is not None and len(target) > _SAMPLED_FROM and not known.seen(nearby):
+        return []
     found: list[Repeat] = []
     end = attempts = 0
     for place, sources in known.candidates():
@@ -87,11 +96,21 @@ class _Known:
         for hashes in (self._hashes, self._own_hashes):
             self._filter[_slots(hashes)] = True
 
+    def seen(self, nearby: Callable[[int, int], bool]) -> bool:
+        """Whether something is repeated in a regular sample of the target that holds a part of each long repeat."""
+        for begin in range(0, len(self._target) - _SAMPLED_BYTES, _SAMPLED_EVERY):
+            for place, sources in self._candidates(begin, begin + _SAMPLED_BYTES):
+                if any(own or not nearby(place, source) for source, own in sources):
+                    return True
+        return False
+
     def candidates(self) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         """Yield (place in the target, [(place of an equal hash, whether in the target itself), …]), ascending."""
-        size = len(self._target)
-        for begin in range(0, size - _WINDOW + 1, _TILE):
-            hashes = _rolling(self._target[begin : begin + _TILE + _WINDOW - 1])
+        yield from self._candidates(0, len(self._target))
+
+    def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
+        for begin in range(first, last - _WINDOW + 1, _TILE):
+            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)])
             places = np.flatnonzero(self._filter[_slots(hashes)])
             in_base = _lookup(self._hashes, self._places, hashes[places])
             own = _lookup(self._own_hashes, self._own_places, hashes[places])

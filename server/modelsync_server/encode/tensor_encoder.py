@@ -9,54 +9,45 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
-
 from modelsync_protocol import caps, codecs
-from modelsync_protocol.codecs import low_rank, tables
-from modelsync_protocol.codecs.adapted import Adapted
-from modelsync_protocol.codecs.numerals import Unsigned
+from modelsync_protocol.codecs import low_rank
 from modelsync_protocol.codecs.quick_size import quick_size
-from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded, Mode, Same
+from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
 from modelsync_server.encode import byte_candidates, encoder
 from modelsync_server.encode.encoder import Encoded, Source
-from modelsync_server.low_rank import product_writer
+from modelsync_server.encode.tensor_statistics import TensorStatistics
 from modelsync_server.low_rank.finder import Change
 from modelsync_server.scratch.spool import Payload, keep
 from modelsync_server.tensors import (
     cutter,
-    fitter,
     frame_writer,
     framer,
-    symbol_writer,
-    table_builder,
 )
 from modelsync_server.tensors import pairs as pairing
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.frame_writer import Coding
 from modelsync_server.tensors.framer import Estimate, Fitted, Framing
-from modelsync_server.tensors.pieces import Chunk, Piece, elements, part
+from modelsync_server.tensors.pieces import Chunk, Piece
 
 _AIM_BYTES = 255 * caps.KIB
 _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 """A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
 
+_SMALL_ELEMENTS = 1 << 21
+"""Targets with fewer changed elements are always looked at whole: it takes no time."""
+
+_LOST = 0.05
+"""Tables are not made again for so small a share of elements that no frame carries after all."""
+
 _TENSOR_ENCODINGS = (codecs.RANS_DELTA, codecs.RANS_NEW, codecs.LOW_RANK)
 
-_UNSEEN_BITS = 14.0
-"""What a symbol is taken to cost that no table has yet."""
-
 Made = tuple[Frame, Payload]
-GroupKey = tuple[int, int, bool, bool]
-"""Segments that share tables: element type, mode, whether there is a base, and whether it is changed first."""
-
-_FACTORS: tuple[GroupKey, GroupKey] = ((-1, 0, False, False), (-1, 1, False, False))
-"""The groups of products' factors: integers, floats."""
 
 
 def encode_tensors(
@@ -67,6 +58,7 @@ def encode_tensors(
     aim: int = _AIM_BYTES,
     finder: encoder.BaseFinder | None = None,
     changes: Mapping[int, Change] | None = None,
+    effort: Effort = Effort.MAX,
 ) -> Encoded | None:
     """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
 
@@ -82,14 +74,16 @@ def encode_tensors(
     finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
-    job = TensorJob(base, target, pool, changes)
-    fitted = list(pool.map(job.fit, cutter.pieces(tensors, pairs, spans)))
-    coding, shared, fitted = job.settle(fitted)
-    costs = job.estimates([chunk for changed, chunks in runs if changed for chunk in chunks], fitted, coding)
+    pieces = cutter.pieces(tensors, pairs, spans)
+    small = sum(piece.count for piece in pieces) <= _SMALL_ELEMENTS
+    job = TensorJob(base, target, pool, changes, Effort.MAX if small else effort)
+    fitted = list(pool.map(job.fit, pieces))
+    touched = [chunk for changed, chunks in runs if changed for chunk in chunks]
+    coding, shared, fitted, costs = job.settle_run(fitted, touched)
     plan = _plan(runs, Framing(fitted, len(job.base_stream)), costs, aim)
     job.make_tensor_frames(plan, fitted, coding)
     survivors = _surviving(plan, fitted)
-    if len(survivors) < len(fitted):
+    if len(survivors) < len(fitted) and job.worth_again(survivors, fitted):
         # Tables that only lost frames wanted would still have to be carried.
         coding, shared, survivors = job.make_tables(survivors)
         job.make_tensor_frames(plan, survivors, coding)
@@ -121,135 +115,15 @@ def _plan(
     return steps
 
 
-class TensorJob:
+class TensorJob(TensorStatistics):
     """One target on one base: fits pieces, counts symbols, encodes frames."""
 
-    def __init__(
-        self, base: Source | None, target: Source, pool: Executor, changes: Mapping[int, Change] | None = None
-    ) -> None:
-        self.base = base
-        self.base_stream = base.stream if base is not None else memoryview(b"")
-        self.target = target
-        self.pool = pool
-        self.changes = {at: (number, change) for number, (at, change) in enumerate(sorted((changes or {}).items()))}
-        self.products = [product_writer.Parts.of(change) for _, change in self.changes.values()]
-
-    def elements(self, piece: Piece) -> tuple[Unsigned, Unsigned | None]:
-        """A piece's elements and their counterparts."""
-        new = elements(self.target.stream, piece.offset, piece.count, piece.numeral)
-        if piece.base_offset is None:
-            return new, None
-        return new, elements(self.base_stream, piece.base_offset, piece.count, piece.numeral)
-
-    def fit(self, piece: Piece) -> Fitted:
-        """Choose how a piece is carried."""
-        new, old = self.elements(piece)
-        if old is not None and piece.base_offset is not None and np.array_equal(new, old):
-            return Fitted(piece, Same(piece.end - piece.offset, piece.base_offset))
-        found = self.changes.get(piece.offset - piece.first * piece.numeral.width)
-        if found is not None and old is not None:
-            number, change = found
-            columns, width = change.product.columns, piece.numeral.width
-            place = Adapted(number, 0, change.product)
-            assert piece.base_offset is not None
-            begin, count = piece.base_offset - piece.first * width, change.product.count
-            whole = Coded(Mode.DELTA, piece.numeral, 0, count, begin, columns, 0, change.level, factors=change.factors)
-            segment = part(replace(whole, adapted=place), piece.first, piece.count)
-            return Fitted(piece, segment)
-        options = fitter.fits(piece, new, old)
-        return Fitted(piece, options[0].segment, tuple(options))
-
-    def refit(self, item: Fitted, coding: Coding, groups: dict[GroupKey, int]) -> Fitted:
-        """Choose again, by what the options cost with these tables."""
-        if len(item.options) < 2:
-            return item
-        costs = []
-        for option in item.options:
-            group = groups.get(_group_key(option.segment))
-            if group is None:
-                costs.append(float("inf"))
-                continue
-            found = self.symbols(item, option.segment)
-            bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
-            costs.append(float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64)) + option.side_bits)
-        return replace(item, segment=item.options[int(np.argmin(costs))].segment)
-
-    def symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
-        """Symbols of a whole piece, carried as `segment` says."""
-        new, old = self.elements(item.piece)
-        return symbol_writer.symbols_of(segment, new, None if segment.base_offset is None else old)
-
-    def settle(self, fitted: list[Fitted]) -> tuple[Coding | None, bytes, list[Fitted]]:
-        """Make tables, let each piece choose again by what they make of it, and make tables of that."""
-        coding, shared, fitted = self.make_tables(fitted)
-        if coding is not None:
-            groups = {
-                _group_key(item.segment): item.segment.group for item in fitted if isinstance(item.segment, Coded)
-            }
-            known = coding
-            fitted = list(self.pool.map(lambda item: self.refit(item, known, groups), fitted))
-            coding, shared, fitted = self.make_tables(fitted)
-        return coding, shared, fitted
-
-    def make_tables(
-        self, fitted: list[Fitted], most: int = tables.MAX_TABLES
-    ) -> tuple[Coding | None, bytes, list[Fitted]]:
-        """Number the groups of alike segments, count their symbols and make their tables, at most `most`."""
-        found = {_group_key(item.segment) for item in fitted if isinstance(item.segment, Coded)}
-        if not found:
-            return None, b"", fitted
-        keys = sorted(found | {_FACTORS[parts.floats] for parts in self.products})
-        numbers = {key: number for number, key in enumerate(keys)}
-        fitted = [
-            replace(item, segment=replace(item.segment, group=numbers[_group_key(item.segment)]))
-            if isinstance(item.segment, Coded)
-            else item
-            for item in fitted
-        ]
-        counts = np.zeros((len(keys), tables.MAX_CONTEXTS, 256), np.int64)
-        for group, cells in self.pool.map(self._count, fitted):
-            counts[group] += cells
-        products = [parts.in_group(numbers[_FACTORS[parts.floats]]) for parts in self.products]
-        for parts in products:
-            for symbols in parts.symbols():
-                counts[numbers[_FACTORS[parts.floats]]] += _cells(symbols)
-        models = [table_builder.build(cells, most // len(keys)) for cells in counts]
-        coding = Coding.of(models)
-        shared = tables.write([model.group for model in models])
-        return coding, low_rank.write_tables(shared, [parts.stored(coding) for parts in products]), fitted
-
-    def _count(self, item: Fitted) -> tuple[int, NDArray[np.int64] | int]:
-        if not isinstance(item.segment, Coded):
-            return 0, 0
-        return item.segment.group, _cells(self.symbols(item, item.segment))
-
-    def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
-        """Per chunk (by offset) what its tensor elements will cost."""
-        edges = np.array([chunk[0] for chunk in chunks], np.int64)
-        result = {chunk[0]: Estimate() for chunk in chunks}
-        for found in self.pool.map(lambda item: self._estimate(item, edges, coding), fitted):
-            for offset, payload, covered in found:
-                known = result[offset]
-                result[offset] = Estimate(known.payload + payload, known.covered + covered)
-        return result
-
-    def _estimate(self, item: Fitted, edges: NDArray[np.int64], coding: Coding | None) -> list[tuple[int, float, int]]:
-        piece, width = item.piece, item.piece.numeral.width
-        first = int(np.searchsorted(edges, piece.offset, "right")) - 1
-        last = int(np.searchsorted(edges, piece.end, "left"))
-        inner = [-(-(int(edge) - piece.offset) // width) for edge in edges[first + 1 : last]]
-        counts = np.diff([0, *inner, piece.count])
-        offsets = [int(edge) for edge in edges[first:last]]
-        if not isinstance(item.segment, Coded) or coding is None:
-            return [(offset, 4.0, int(n) * width) for offset, n in zip(offsets, counts, strict=True)]
-        found = self.symbols(item, item.segment)
-        bits = coding.bits[coding.places(item.segment.group, found)] + found.counts
-        sums = np.add.reduceat(bits, np.minimum([0, *inner], piece.count - 1), dtype=np.float64)
-        side = _side_bytes(item.segment) / piece.count
-        return [
-            (offset, float(total) / 8 + side * int(n) + 12, int(n) * width)
-            for offset, total, n in zip(offsets, sums, counts, strict=True)
-        ]
+    def worth_again(self, survivors: Sequence[Fitted], fitted: Sequence[Fitted]) -> bool:
+        """Whether tables of the survivors alone would be so much better that everything is encoded again."""
+        if self.effort is Effort.MAX:
+            return True
+        lost = sum(item.piece.count for item in fitted) - sum(item.piece.count for item in survivors)
+        return lost > _LOST * sum(item.piece.count for item in fitted)
 
     def make_tensor_frames(self, plan: Sequence[_Step], fitted: list[Fitted], coding: Coding | None) -> None:
         """Encode the steps with tensors, but those that have frames of other encodings by now."""
@@ -343,17 +217,3 @@ def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes)
             operations.append(frame)
             payloads.append(payload)
     return Encoded(tuple(operations), tuple(payloads), shared)
-
-
-def _cells(found: symbol_writer.Symbols) -> NDArray[np.int64]:
-    places = found.contexts.astype(np.intp) * 256 + found.symbols
-    return np.bincount(places, minlength=tables.MAX_CONTEXTS * 256).reshape(tables.MAX_CONTEXTS, 256)
-
-
-def _group_key(segment: Coded) -> GroupKey:
-    return segment.numeral.code, segment.mode, segment.base_offset is not None, segment.adapted is not None
-
-
-def _side_bytes(segment: Coded) -> float:
-    size = 8.0 + sum(len(values) for values in (segment.rows, segment.offsets) if values is not None) / 2
-    return size + (3.0 * len(segment.factors.values) if segment.factors is not None else 0.0)

@@ -14,6 +14,7 @@ from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.scratch.spool import Payload
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
 _TREES = TreeColumns()
@@ -37,7 +38,9 @@ _Made = list[tuple[Frame, Payload]]
 _Others = Callable[[list[Chunk]], _Made]
 
 
-def encode_trees(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
+def encode_trees(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
     if not promising(target.stream):
         return None

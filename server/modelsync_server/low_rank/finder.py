@@ -92,6 +92,17 @@ def pair_of(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned, rows:
     return Pair(kind, old.reshape(shape), new.reshape(shape), difference.reshape(shape), units.reshape(shape))
 
 
+def promising(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned, rows: int) -> bool:
+    """Whether a sample shows a change of low rank, or can't: `found` gives None for all others, at more cost."""
+    columns = len(new) // max(1, rows)
+    if not kind.mantissa or max(rows, columns) <= _SAMPLE_SIDE or rows * columns != len(new):
+        return True
+    part = _sampled((rows, columns))
+    small = [np.ascontiguousarray(bits.reshape(rows, columns)[part]).reshape(-1) for bits in (old, new)]
+    pair = pair_of(kind, small[0], small[1], min(rows, _SAMPLE_SIDE))
+    return pair is not None and _seen_in_sample(pair.difference, pair.units)
+
+
 def _integers(kind: Numeral, bits: numerals.Unsigned) -> Matrix:
     values: Matrix = (bits.view(np.int8) if kind.signed else bits).astype(np.float64)
     return values
@@ -171,15 +182,24 @@ def _seen_rank(pair: Pair) -> int:
     """The rank of what stands out of rounding, or at which singular values drop; 0 if they do neither."""
     difference, units = pair.difference, pair.units
     if max(difference.shape) > _SAMPLE_SIDE:
-        source = np.random.default_rng(0)
-        rows, columns = (np.sort(source.permutation(side)[:_SAMPLE_SIDE]) for side in difference.shape)
-        part = np.ix_(rows, columns)
-        if not _outstanding(np.linalg.svd(difference[part], compute_uv=False), units[part], _SEEN_GAP):
+        part = _sampled(difference.shape)
+        if not _seen_in_sample(difference[part], units[part]):
             return 0
     if max(difference.shape) > _EXACT_SIDE:
         basis = _basis(difference, min(_MAX_SEEN_RANK, min(difference.shape) // 2) + _OVERSAMPLING)
         difference = np.asarray(basis.T @ difference, np.float64)
     return _outstanding(np.linalg.svd(difference, compute_uv=False), units, _GAP)
+
+
+def _sampled(shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
+    """Which rows and columns are looked at first."""
+    source = np.random.default_rng(0)
+    rows, columns = (np.sort(source.permutation(side)[:_SAMPLE_SIDE]) for side in shape)
+    return np.ix_(rows, columns)
+
+
+def _seen_in_sample(difference: Matrix, units: Matrix) -> bool:
+    return bool(_outstanding(np.linalg.svd(difference, compute_uv=False), units, _SEEN_GAP))
 
 
 def _outstanding(values: NDArray[np.floating[Any]], units: Matrix, gap: float) -> int:

@@ -20,42 +20,59 @@ from modelsync_server.low_rank.adapters import Adapter
 from modelsync_server.plain.candidate import update_through_views
 from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.refine.root_candidate import encode_roots
+from modelsync_server.tensors.effort import Effort
 
-Candidate = Callable[[Source, Source, Encoded, Executor], Encoded | None]
+Candidate = Callable[[Source, Source, Encoded, Executor, Effort], Encoded | None]
 
 CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks, encode_low_rank, encode_roots)
+_FASTEST: tuple[Candidate, ...] = (encode_trees, encode_blocks)
+"""What is many times smaller where it can be used at all; Effort.FAST tries no others."""
 
 
 def newer_updates(
-    base: Source, target: Source, oldest: Encoded, pool: Executor, adapter: Adapter | None = None
+    base: Source,
+    target: Source,
+    oldest: Encoded,
+    pool: Executor,
+    adapter: Adapter | None = None,
+    effort: Effort = Effort.MAX,
 ) -> Iterator[Encoded]:
     """Yield what the candidates make of `target` for a device that holds `base`; `adapter`: what was merged into it."""
     smallest = oldest
     for candidate in CANDIDATES:
+        if effort is Effort.FAST and candidate not in _FASTEST and not (candidate is encode_low_rank and adapter):
+            continue
         if candidate is encode_low_rank:
             candidate = partial(encode_low_rank, adapter=adapter)
-        made = candidate(base, target, oldest, pool)
+        made = candidate(base, target, oldest, pool, effort)
         if made is not None:
             yield made
             smallest = min(smallest, made, key=lambda encoded: encoded.cost)
+    if effort is Effort.FAST:
+        return
     smaller = refined(base, target, smallest, pool)
     if smaller is not None:
         yield smaller
 
 
-def through_views(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> Encoded | None:
+def through_views(
+    base: Source, target: Source, pool: Executor, adapter: Adapter | None = None, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """The smallest update between plain views, by the encodings of any version; None where nothing is packed."""
 
     def smallest(base: Source, target: Source, pool: Executor) -> Encoded:
-        oldest = smallest_update(base, target, pool)
-        newer = newer_updates(base, target, oldest, pool, adapter)
+        oldest = smallest_update(base, target, pool, effort=effort)
+        newer = newer_updates(base, target, oldest, pool, adapter, effort)
         return min([oldest, *newer], key=lambda encoded: encoded.cost)
 
     return update_through_views(base, target, smallest, pool)
 
 
-def first_installs(nothing: Source, target: Source, pool: Executor) -> Iterator[Encoded]:
+def first_installs(nothing: Source, target: Source, pool: Executor, effort: Effort = Effort.MAX) -> Iterator[Encoded]:
     """Yield what may be a smaller first install than packs; `nothing` is the empty manifest's source."""
-    for made in (through_views(nothing, target, pool), encode_blocks(nothing, target, None, pool)):
+    for made in (
+        through_views(nothing, target, pool, effort=effort),
+        encode_blocks(nothing, target, None, pool, effort),
+    ):
         if made is not None:
             yield made

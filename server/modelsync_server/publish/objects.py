@@ -30,6 +30,7 @@ from modelsync_server.publish.packer import Progress
 from modelsync_server.publish.tasks import Done, Task, Written, keep, perform
 from modelsync_server.store import MemoryStore, Store
 from modelsync_server.store.published import has_manifest, read_manifest, sizes_by_version
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.trust.metadata import now
 
 KEPT_FROM_BYTES = 4 * caps.MIB
@@ -55,6 +56,7 @@ async def write_objects(
     adapter: Adapter | None,
     engine: Engine | None,
     progress: Progress,
+    effort: Effort = Effort.DEFAULT,
 ) -> tuple[list[Advice], Work]:
     """Write packs, the manifest that refers to them, and updates; advice on the first of the updates, and what it took.
 
@@ -63,13 +65,22 @@ async def write_objects(
     writing = await _Writing.begin(store, artifact, adapter, engine, progress)
     digest = artifact.manifest.digest
     if not await has_manifest(store, digest):
-        await writing.run([Task("packs", digest, known=tuple(bases))])
+        await writing.run([Task("packs", digest, known=tuple(bases), effort=effort.value)])
     install = await price.install_bytes(store, digest)
     tasks: list[Task] = []
     if install > caps.MAX_ENCLOSED_BYTES:  # what is smaller comes in a parcel
-        tasks.append(Task("install", digest, install=install))
+        tasks.append(Task("install", digest, install=install, effort=effort.value))
     tasks += [
-        Task("update", digest, base, (), install, base == bases[0], writing.adapter, writing.adapter_name)
+        Task(
+            "update",
+            digest,
+            base,
+            install=install,
+            advise=base == bases[0] and effort is not Effort.FAST,
+            adapter=writing.adapter,
+            adapter_name=writing.adapter_name,
+            effort=effort.value,
+        )
         for base in bases
         if base != digest
     ]

@@ -20,6 +20,7 @@ from modelsync_server.scratch.parts import Parts
 from modelsync_server.scratch.spool import Payload
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
 _MIN_COPY_BYTES = 16 * caps.KIB
@@ -81,9 +82,11 @@ def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Seque
     return (*leaned, "|", *(digest for _, _, digest in held))
 
 
-def pack(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[Index, dict[str, Parts]]:
+def pack(
+    target: Source, known: Known, pool: Executor, progress: Progress, effort: Effort = Effort.DEFAULT
+) -> tuple[Index, dict[str, Parts]]:
     """Encode the target without a base; return its index and the new packs by digest."""
-    tensors = encode_tensors(None, target, pool, aim=PACK_BYTES)
+    tensors = encode_tensors(None, target, pool, aim=PACK_BYTES, effort=effort)
     if tensors is not None and clearly_best(target):
         return _place(tensors.operations, tensors.payloads, tensors.tables)
     operations, sources = _plain(target, known, pool, progress)

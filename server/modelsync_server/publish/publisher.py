@@ -32,6 +32,7 @@ from modelsync_server.requirements import requirements_of
 from modelsync_server.store import Store
 from modelsync_server.store.collected import is_whole
 from modelsync_server.store.published import sizes_by_version
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.trust import ModelVersions, NewTarget, Repository
 from modelsync_server.trust.metadata import now
 
@@ -101,6 +102,7 @@ async def publish(
     derive: bool = True,
     source: Mapping[str, str] | None = None,
     engine: Engine | None = None,
+    effort: Effort = Effort.DEFAULT,
     progress: Progress = lambda step, done, total: None,
 ) -> Release:
     """Publish the artifact at `path` as a new version of `name`; the same bytes again are no new version.
@@ -112,6 +114,7 @@ async def publish(
     version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
     `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version.
     `engine`: whose workers encode, instead of this process; it is not closed here.
+    `effort`: how hard the encoder tries, which changes sizes and times only.
     Raises UsageError for input that can't be published, RefusedError for a version that exists with other bytes or keys
     that are missing.
     """
@@ -141,7 +144,7 @@ async def publish(
             fresh = number not in published
             # For bytes that are there, only what the caller asks for is added; signing again mends the bundle.
             chosen = _chosen(published, bases, last if fresh else 0)
-            advice, work = await write_objects(store, artifact, chosen, merged, engine, progress)
+            advice, work = await write_objects(store, artifact, chosen, merged, engine, progress, effort)
             record = None
             said = _with_source(metadata, source, fresh or known is None or number not in known.releases)
             if said is not None:

@@ -35,6 +35,7 @@ from modelsync_server.scratch.places import temporary_folder
 from modelsync_server.store import ObjectNotFound, Store, open_store
 from modelsync_server.store.plain_views import scratch
 from modelsync_server.store.published import check_chunks, materialised
+from modelsync_server.tensors.effort import Effort
 
 _WORTH_BYTES = 32
 """An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
@@ -61,6 +62,7 @@ class Task:
     advise: bool = False
     adapter: str | None = None
     adapter_name: str = ""
+    effort: str = Effort.DEFAULT.value
 
     @property
     def title(self) -> str:
@@ -179,7 +181,7 @@ async def perform(
         return await _packs(store, task, target, pool, progress)
     if task.kind == "install":
         nothing = Source(NOTHING, memoryview(b""))
-        made = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool)])
+        made = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool, Effort(task.effort))])
         data = min((UpdateObject.of(nothing, target, each) for each in made), key=len, default=None)
         path = names.update_object(task.target, NOTHING.digest, codecs.NEWEST_VERSION)
         worth = data is not None and len(data) < WORTH * task.install
@@ -191,7 +193,7 @@ async def _packs(store: Store, task: Task, target: Source, pool: Executor, progr
     """Packs first, then the manifest that refers to them."""
     progress("packing", 0, target.manifest.size)
     known = await _known(store, task)
-    index, packs = await asyncio.to_thread(pack, target, known, pool, progress)
+    index, packs = await asyncio.to_thread(pack, target, known, pool, progress, Effort(task.effort))
     await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
     written = [Written(names.pack_object(name), len(data), name) for name, data in packs.items()]
     path = names.manifest_object(task.target)
@@ -215,7 +217,7 @@ async def _update(
     advice: list[Advice] = []
     try:
         async with materialised(store, task.base) as source:
-            made = await asyncio.to_thread(updates, source, target, task.install, pool, adapter)
+            made = await asyncio.to_thread(updates, source, target, task.install, pool, adapter, Effort(task.effort))
             if task.advise:
                 progress("measuring", 0, target.manifest.size)
                 smallest = min(made.values(), key=len)
@@ -236,21 +238,26 @@ async def _create(store: Store, path: str, data: Parts) -> Written:
 
 
 def updates(
-    base: Source, target: Source, install: int, pool: Executor, adapter: Adapter | None = None
+    base: Source,
+    target: Source,
+    install: int,
+    pool: Executor,
+    adapter: Adapter | None = None,
+    effort: Effort = Effort.DEFAULT,
 ) -> dict[int, UpdateObject]:
     """The update objects by version of their format: the first, and the newest where it is really smaller.
 
     There is none of the first where all that changed is compressed: it would be no smaller than a first install.
     """
-    plain = through_views(base, target, pool, adapter)
+    plain = through_views(base, target, pool, adapter, effort)
     through = None if plain is None else UpdateObject.of(base, target, plain)
     if plain is not None and through is not None and len(through) < WORTH * install < spared_bytes(plain):
         return {codecs.NEWEST_VERSION: through}
-    oldest = smallest_update(base, target, pool)
+    oldest = smallest_update(base, target, pool, effort=effort)
     made = {1: UpdateObject.of(base, target, oldest)}
     if through is not None and len(through) < WORTH * len(made[1]):
         made[codecs.NEWEST_VERSION] = through
-    for better in newer_updates(base, target, oldest, pool, adapter):
+    for better in newer_updates(base, target, oldest, pool, adapter, effort):
         data = UpdateObject.of(base, target, better)
         if len(data) + _WORTH_BYTES < len(made.get(codecs.NEWEST_VERSION, made[1])):
             made[codecs.NEWEST_VERSION] = data

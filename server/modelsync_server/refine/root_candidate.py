@@ -18,6 +18,7 @@ from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.repeat_candidate import RepeatFinder, recut
 from modelsync_server.encode.repeat_finder import Repeat
 from modelsync_server.scratch.spool import Payload
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pairs import Tensor, tensors_of
 
 _LEAST_ELEMENTS = 16
@@ -31,14 +32,16 @@ _MARK = 1 << 40
 """Copies from beyond any base stand for roots until everything else is encoded."""
 
 
-def encode_roots(base: Source, target: Source, oldest: Encoded, pool: Executor) -> Encoded | None:
+def encode_roots(
+    base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no tensor is the root of another."""
     found = list(_roots(target))
     if not found:
         return None
     known = [Repeat(root.offset, root.length, _MARK * (n + 1), False) for n, (root, _) in enumerate(found)]
     cut = Source(recut(target, known), target.stream)
-    made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known))
+    made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known), effort)
     operations: list[Op] = []
     payloads: list[Payload] = []
     rest = iter(made.payloads)

@@ -19,6 +19,7 @@ from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
 from modelsync_server.tensors import prediction, symbol_writer, table_builder
 from modelsync_server.tensors.pieces import Piece
 from modelsync_server.tensors.prediction import Layout
+from modelsync_server.tensors.sample import Sample
 
 _DELTA_LEVEL = 20
 """Context of differences of about one unit in the last place."""
@@ -34,6 +35,9 @@ _MIN_COLUMNS, _MAX_COLUMNS = 8, 1 << 14
 _NEAR, _NEAR_SMALL, _SMALL_ELEMENTS, _MAX_OPTIONS = 1.02, 1.5, 1 << 13, 6
 """Which ways are worth a second look with real tables: estimates mislead most about small pieces."""
 
+_MAX_MADE, _PREDICTABLE = 2, 0.998
+"""Of ways that were compared on a sample: how many are made whole; factors must gain so much there to be tried."""
+
 _LARGEST = 1e140
 """Sizes are taken as at most this, so that sums of their squares stay finite."""
 
@@ -47,17 +51,21 @@ class Fit:
     bits: float
 
 
-def fits(piece: Piece, new: Unsigned, old: Unsigned | None) -> list[Fit]:
-    """Ways to carry a piece with elements `new`, counterpart `old`, the most promising first."""
+def fits(piece: Piece, new: Unsigned, old: Unsigned | None, *, sample: Sample | None = None) -> list[Fit]:
+    """Ways to carry a piece with elements `new`, counterpart `old`, the most promising first.
+
+    With a sample of the piece the ways are compared on that, and only the best are made for all of it.
+    """
     kind = piece.numeral
     layouts = [Layout(width, piece.first % width, piece.count) for width in piece.widths]
     options: list[Fit] = []
     if old is not None:
-        layout, factors = _best_predictor(kind, new, old, layouts)
-        options += _levelled(piece, Mode.DELTA, new, old, layouts, layout, factors)
+        layout, factors = _best_predictor(kind, new, old, layouts, sample)
+        options += _levelled(piece, Mode.DELTA, new, old, layouts, layout, factors, sample)
     related = min((option.bits for option in options), default=float("inf"))
     if related > 0.3 * len(new) * 8 * kind.width:
-        options += _levelled(piece, Mode.VALUE if _has_values(kind) else Mode.DELTA, new, None, layouts, None, None)
+        mode = Mode.VALUE if _has_values(kind) else Mode.DELTA
+        options += _levelled(piece, mode, new, None, layouts, None, None, sample)
     options.sort(key=lambda option: option.bits)
     near = options[0].bits * (_NEAR if len(new) > _SMALL_ELEMENTS else _NEAR_SMALL)
     return [option for option in options[:_MAX_OPTIONS] if option.bits <= near]
@@ -68,8 +76,10 @@ def _has_values(kind: Numeral) -> bool:
 
 
 def _best_predictor(
-    kind: Numeral, new: Unsigned, old: Unsigned, layouts: list[Layout]
+    kind: Numeral, new: Unsigned, old: Unsigned, layouts: list[Layout], sample: Sample | None
 ) -> tuple[Layout | None, Factors | None]:
+    if sample is not None and not _predictable(kind, sample.take(new), sample.take(old), sample):
+        return None, None
     best: tuple[Layout | None, Factors | None] = (None, None)
     lowest = _rough_bits(kind, new, old)
     for layout, factors in prediction.candidates(kind, new, old, layouts):
@@ -78,6 +88,17 @@ def _best_predictor(
         if bits < lowest * 0.999:
             lowest, best = bits, (layout, factors)
     return best
+
+
+def _predictable(kind: Numeral, new: Unsigned, old: Unsigned, sample: Sample) -> bool:
+    """Whether any factors gain something on a sample, what they cost themselves set aside."""
+    lowest = _rough_bits(kind, new, old)
+    layouts = [Layout(small, 0, len(new)) for _, small in sample.widths]
+    for layout, factors in prediction.candidates(kind, new, old, layouts):
+        probe = Coded(Mode.DELTA, kind, 0, len(new), 0, layout.columns, 0, 0, factors=factors)
+        if _rough_bits(kind, new, models.predicted(probe, old, 0)) < lowest * _PREDICTABLE:
+            return True
+    return False
 
 
 def _rough_bits(kind: Numeral, new: Unsigned, predicted: Unsigned) -> float:
@@ -93,6 +114,32 @@ def _factor_bits(factors: Factors) -> float:
     return float(bits)
 
 
+@dataclass(frozen=True, slots=True)
+class _Levelling:
+    """All that levels of one piece are made of, in one mode and by one predictor."""
+
+    plain: Coded
+    """The segment without levels."""
+    size: NDArray[np.float64]
+    guess: Unsigned | None
+    drop: int
+
+    def segments(self, layout: Layout, power: float) -> Iterator[tuple[Coded, float]]:
+        """The piece with levels for all of it, per row, and per row and column, each with its side data's bits."""
+        shaped = replace(self.plain, columns=layout.columns, column=layout.column)
+        return _with_levels(shaped, self.size**power, layout, power)
+
+
+def _levelling(
+    piece: Piece, mode: Mode, new: Unsigned, old: Unsigned | None, flat: Layout, factors: Factors | None
+) -> _Levelling:
+    kind = piece.numeral
+    plain = Coded(mode, kind, 0, piece.count, None if old is None else 0, flat.columns, flat.column, 0, factors=factors)
+    guess = None if old is None else models.predicted(plain, old, 0)
+    drop = _zero_bits(kind, mode, new)
+    return _Levelling(replace(plain, drop=drop), _sizes(kind, mode, new, guess, drop), guess, drop)
+
+
 def _levelled(
     piece: Piece,
     mode: Mode,
@@ -101,23 +148,64 @@ def _levelled(
     layouts: list[Layout],
     fixed: Layout | None,
     factors: Factors | None,
+    sample: Sample | None,
 ) -> Iterator[Fit]:
     """The piece with levels for all of it, per row, and per row and column, each with its estimated cost."""
-    kind = piece.numeral
     flat = fixed or layouts[0]
-    plain = Coded(mode, kind, 0, piece.count, None if old is None else 0, flat.columns, flat.column, 0, factors=factors)
-    guess = None if old is None else models.predicted(plain, old, 0)
-    drop = _zero_bits(kind, mode, new)
-    plain = replace(plain, drop=drop)
-    size = _sizes(kind, mode, new, guess, drop)
-    letters = symbol_writer.delta_letters(kind, new, guess, drop) if mode is Mode.DELTA else None
     side = _factor_bits(factors) if factors else 0.0
     bound = fixed is not None and factors is not None and factors.predictor is not Predictor.GLOBAL
-    for layout, power in product([flat] if bound else layouts, _POWERS):
-        shaped = replace(plain, columns=layout.columns, column=layout.column)
-        for segment, side_bits in _with_levels(shaped, size**power, layout, power):
-            segment = replace(segment, base_offset=piece.base_offset if old is not None else None)
-            yield Fit(segment, side + side_bits, side + side_bits + _bits(segment, new, guess, letters))
+    made = _levelling(piece, mode, new, old, flat, factors)
+    if sample is None:
+        letters = symbol_writer.delta_letters(piece.numeral, new, made.guess, made.drop) if mode is Mode.DELTA else None
+        for layout, power in product([flat] if bound else layouts, _POWERS):
+            for segment, side_bits in made.segments(layout, power):
+                bits = sum(_bits(segment, new, made.guess, letters))
+                yield Fit(_placed(segment, piece, old), side + side_bits, side + side_bits + bits)
+        return
+    ways = _estimated(piece, mode, new, old, flat if bound else None, made.plain, sample)
+    near = min(bits for bits, *_ in ways) * _NEAR
+    for bits, width, power, number in sorted(ways)[:_MAX_MADE]:
+        if bits <= near:
+            layout = next(layout for layout in layouts if layout.columns == width)
+            segment, side_bits = list(made.segments(layout, power))[number]
+            yield Fit(_placed(segment, piece, old), side + side_bits, side + bits)
+
+
+def _placed(segment: Coded, piece: Piece, old: Unsigned | None) -> Coded:
+    return replace(segment, base_offset=piece.base_offset if old is not None else None)
+
+
+def _estimated(
+    piece: Piece,
+    mode: Mode,
+    new: Unsigned,
+    old: Unsigned | None,
+    bound: Layout | None,
+    plain: Coded,
+    sample: Sample,
+) -> list[tuple[float, int, float, int]]:
+    """(bits, row length, power, which of `segments`) of each way to level the piece, told from its sample."""
+    small, kind = sample.small, piece.numeral
+    part = None if old is None else sample.take(old)
+    taken = sample.take(new)
+    known = sample.part(plain) if plain.factors is not None else None
+    flat = Layout(known.columns if known else sample.widths[0][1], 0, small.count)
+    made = _levelling(small, mode, taken, part, flat, known.factors if known else None)
+    letters = symbol_writer.delta_letters(kind, taken, made.guess, made.drop) if mode is Mode.DELTA else None
+    found = []
+    for (width, inner), power in product(sample.widths, _POWERS):
+        if bound is not None and width != bound.columns:
+            continue
+        whole = Layout(width, piece.first % width, piece.count)
+        for number, (segment, _) in enumerate(made.segments(Layout(inner, 0, small.count), power)):
+            data, overfit = _bits(segment, taken, made.guess, letters)
+            side = 16.0
+            if segment.rows is not None:
+                side += _side_bits(segment.rows) * whole.rows / len(segment.rows)
+            if segment.offsets is not None:
+                side += _side_bits(segment.offsets) * width / len(segment.offsets)
+            found.append((data * sample.scale + overfit + side, width, power, number))
+    return found
 
 
 def _zero_bits(kind: Numeral, mode: Mode, new: Unsigned) -> int:
@@ -200,7 +288,10 @@ def _side_bits(values: NDArray[np.uint8]) -> float:
     return table_builder.entropy_bits(counts[None]) + 3.0 * int((counts > 0).sum())
 
 
-def _bits(segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbol_writer.Letters | None) -> float:
+def _bits(
+    segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbol_writer.Letters | None
+) -> tuple[float, float]:
+    """What the elements cost, and what their tables would, in bits."""
     if letters is None:
         found = symbol_writer.symbols_of(segment, new, None)
         contexts, symbols, counts = found.contexts, found.symbols, found.counts
@@ -210,4 +301,4 @@ def _bits(segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbol
     cells = np.bincount(contexts.astype(np.intp) * 256 + symbols, minlength=120 * 256).reshape(120, 256)
     # A table of its own would have to be paid for: small pieces must not look cheap by overfitting.
     overfit = _CELL_BITS * int((cells > 0).sum())
-    return table_builder.entropy_bits(cells) + overfit + float(counts.sum(dtype=np.int64))
+    return table_builder.entropy_bits(cells) + float(counts.sum(dtype=np.int64)), overfit
