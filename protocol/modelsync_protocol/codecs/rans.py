@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol.codecs.tables import PROBABILITY_BITS, TOTAL, Tables
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.native.core import PADDING, Bits, core
 
 MAX_LANE_BITS = 12
 MAX_STEPS = 1 << 16
@@ -37,6 +38,9 @@ def decode_symbols(
     lanes, total = len(states), len(selectors)
     if total > lanes * MAX_STEPS:
         raise FormatError("a frame has too many symbols for its lanes.")
+    compiled = core()
+    if compiled is not None:
+        return compiled.rans_decode(tables.slots(), selectors, states, words)
     state = states.astype(np.uint32)
     refill = words.astype(np.uint32)
     used = 0
@@ -89,9 +93,17 @@ class RawBits:
 
     def __init__(self, data: bytes) -> None:
         self._limit = 8 * len(data)
-        padding = -len(data) % 4 + 8
+        padding = -len(data) % 4 + PADDING
         self._words = np.frombuffer(data + bytes(padding), "<u4")
         self._position = 0
+
+    def borrow(self) -> Bits:
+        """For the compiled core: it reads on, and `advance` says to where."""
+        return self._words, self._limit, self._position
+
+    def advance(self, position: int) -> None:
+        """Fields up to `position` (bits) are taken."""
+        self._position = position
 
     def take(self, counts: NDArray[np.uint8]) -> NDArray[np.uint64]:
         """Read one field for each count of bits, in order."""

@@ -6,7 +6,7 @@ FORMAT.md §tables. Frequencies travel as one-byte floats (three bits under the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.native.core import packed_slots
 from modelsync_protocol.wire import Reader, write_varint
 
 PROBABILITY_BITS = 12
@@ -50,6 +51,15 @@ class Tables:
 
     steps: NDArray[np.uint32]
     """table · 4096 + slot → frequency, and from bit 13 on the slot's distance from the symbol's first."""
+
+    packed: list[NDArray[np.uint32]] = field(default_factory=list, compare=False)
+    """Both in one word a slot, once the compiled core has asked for it."""
+
+    def slots(self) -> NDArray[np.uint32]:
+        """As native.core.Core.rans_decode takes the tables."""
+        if not self.packed:
+            self.packed.append(packed_slots(self.symbols, self.steps))
+        return self.packed[0]
 
 
 @dataclass(frozen=True, slots=True)

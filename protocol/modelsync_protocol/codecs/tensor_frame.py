@@ -7,6 +7,7 @@ block; symbols replace their tables' numbers: beside output and base a decoder n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from modelsync_protocol import caps
 from modelsync_protocol.codecs import models, numerals, rans, segments, tables, zstd
 from modelsync_protocol.codecs.numerals import Unsigned
-from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Same
+from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Predictor, Same
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.native.core import Letters, Segment, core, letters
 from modelsync_protocol.wire import Reader
 
 _BLOCK = 1 << 14
@@ -53,7 +55,7 @@ def decode(
         left = rans.decode_symbols(groups, selectors, states, words)
         rest = bytes(reader.take(len(payload) - reader.offset))
         raw = rans.RawBits(left.astype("<u2").tobytes() + rest)
-        _correct(coded, out, selectors, raw)
+        _correct(coded, out, selectors, raw, groups)
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
     _fill(head, base, gaps, out)
@@ -111,6 +113,13 @@ def _predict(
         if segment.group >= len(shared.contexts):
             raise FormatError("a tensor frame names tables that the header lacks.")
         choose = shared.contexts[segment.group]
+        compiled = core()
+        if compiled is not None and segment.adapted is None:
+            place = segment.base_offset
+            chosen = selectors[done : done + segment.count]
+            compiled.predict(_as_core(segment, choose), base, place, out, position, chosen)
+            done += segment.count
+            continue
         for begin, count in _blocks(segment):
             source = None
             if segment.base_offset is not None:
@@ -122,9 +131,50 @@ def _predict(
             done += count
 
 
-def _correct(coded: list[tuple[int, Coded]], out: bytearray, symbols: NDArray[np.uint8], raw: rans.RawBits) -> None:
+def _as_core(segment: Coded, choose: NDArray[np.uint8]) -> Segment:
+    """The segment as the compiled core reads it. FormatError for factors out of bounds."""
+    kind, factors = segment.numeral, segment.factors
+    exact = integers = None
+    if factors is not None and kind.mantissa:
+        exact = factors.values.astype(np.float64) * 2.0**-factors.precision
+    elif factors is not None:
+        integers = models.integer_map(factors)
+    return Segment(
+        (kind.width, kind.mantissa, kind.signed, segment.drop),
+        kind.exponent_mask if kind.mantissa else 0,
+        segment.mode,
+        segment.level,
+        (segment.count, segment.columns, segment.column),
+        choose,
+        segment.rows,
+        segment.offsets,
+        factors.predictor if factors is not None else Predictor.IDENTITY,
+        exact,
+        integers,
+    )
+
+
+def _correct(
+    coded: list[tuple[int, Coded]],
+    out: bytearray,
+    symbols: NDArray[np.uint8],
+    raw: rans.RawBits,
+    shared: tables.Tables,
+) -> None:
     done = 0
+    compiled = core()
     for position, segment in coded:
+        kind, chosen = segment.numeral, symbols[done : done + segment.count]
+        if compiled is not None and segment.mode is Mode.DELTA:
+            exact = kind.width, kind.mantissa, kind.signed, segment.drop
+            raw.advance(compiled.deltas(exact, _delta(), chosen, out, position, raw.borrow()))
+            done += segment.count
+            continue
+        if compiled is not None and kind.mantissa:
+            choose = shared.contexts[segment.group]
+            raw.advance(compiled.values(_as_core(segment, choose), chosen, out, position, raw.borrow()))
+            done += segment.count
+            continue
         for begin, count in _blocks(segment):
             part = _view(out, segment, position, begin, count)
             chosen = symbols[done : done + count]
@@ -136,6 +186,11 @@ def _correct(coded: list[tuple[int, Coded]], out: bytearray, symbols: NDArray[np
             else:
                 part[:] = chosen
             done += count
+
+
+@cache
+def _delta() -> Letters:
+    return letters(DELTA.lead, DELTA.raw, DELTA.negative, DELTA.sign_raw)
 
 
 def _apply_delta(segment: Coded, prediction: Unsigned, symbols: NDArray[np.uint8], raw: rans.RawBits) -> Unsigned:

@@ -1,0 +1,252 @@
+/* From predictions and symbols to elements, as modelsync_protocol/codecs/models.py and tensor_frame.py; numerals.py says
+ * how floats are rounded. Products are taken in double precision and rounded once; built without contraction or fast math. */
+#include "core.h"
+
+enum { MODE_DELTA = 2, MODE_VALUE = 3 };
+enum { IDENTITY = 0, GLOBAL = 1, ROW = 2, COLUMN = 3 };
+#define CONTEXTS 120
+
+/* As segments.Coded; arrays have the lengths that segments.read gave them. */
+typedef struct {
+  uint64_t count, columns, column;
+  const uint8_t *rows, *offsets;      /* levels by row, by column from the first element's on; or NULL */
+  const double *factors;              /* exact, for floats */
+  const int32_t *slopes, *shifts;     /* 16-bit fixed point, for 8-bit integers */
+  const uint8_t *choose;              /* context → table, 120 entries */
+  numeral kind;
+  int32_t level;
+  uint32_t mode, predictor, bias;     /* bias: the float's exponents' mask */
+} segment;
+
+INLINE double half_to_double(uint16_t bits) {
+  const unsigned exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+  const double size = exponent ? (double)(1024 + mantissa) : (double)mantissa;
+  uint64_t power = (uint64_t)((exponent ? exponent : 1) - 25 + 1023) << 52;
+  double scale;
+  memcpy(&scale, &power, 8);
+  return bits >> 15 ? -(size * scale) : size * scale;
+}
+
+INLINE uint16_t double_to_half(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, 8);
+  const uint16_t sign = (uint16_t)(bits >> 63 << 15);
+  bits &= ~(1ull << 63);
+  double size;
+  memcpy(&size, &bits, 8);
+  if (size >= 65520.0) return sign | 0x7c00;
+  if (size < 0x1p-14) { /* subnormal: a whole number of 2^-24, half to even */
+    volatile double shifted = size * 0x1p24 + 0x1p52;
+    return sign | (uint16_t)(shifted - 0x1p52);
+  }
+  bits += (1ull << 41) - 1 + ((bits >> 42) & 1);
+  return sign | (uint16_t)((bits >> 42) - ((1023 - 15) << 10));
+}
+
+INLINE uint64_t scaled(uint64_t bits, double factor, unsigned width, numeral kind, uint64_t mask) {
+  if (((bits >> kind.mantissa) & mask) == mask) return bits; /* not finite */
+  if (width == 8) {
+    double value;
+    memcpy(&value, &bits, 8);
+    value *= factor;
+    memcpy(&bits, &value, 8);
+    return bits;
+  }
+  if (width == 4) {
+    const uint32_t old = (uint32_t)bits;
+    float value;
+    memcpy(&value, &old, 4);
+    value = (float)((double)value * factor);
+    uint32_t made;
+    memcpy(&made, &value, 4);
+    return made;
+  }
+  if (kind.mantissa == 7) {
+    const uint32_t old = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &old, 4);
+    value = (float)((double)value * factor);
+    uint32_t made;
+    memcpy(&made, &value, 4);
+    return (made + 0x7fff + ((made >> 16) & 1)) >> 16 & 0xffff;
+  }
+  return double_to_half(half_to_double((uint16_t)bits) * factor);
+}
+
+INLINE uint64_t mapped(uint64_t bits, int32_t slope, int32_t shift, numeral kind) {
+  const int64_t value = kind.is_signed ? (int8_t)bits : (int64_t)bits;
+  int64_t result = (value * slope + shift + (1 << 15)) >> 16;
+  const int64_t low = kind.is_signed ? -128 : 0, high = kind.is_signed ? 127 : 255;
+  result = result < low ? low : result > high ? high : result;
+  return (uint8_t)result;
+}
+
+INLINE void predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors, unsigned width) {
+  const numeral kind = s->kind;
+  const uint64_t mask = s->bias;
+  const int by_exponent = base != NULL && kind.mantissa != 0;
+  uint64_t index = 0, row = 0, across = 0, left = s->columns - s->column;
+  while (index < s->count) { /* a run: one row's elements, of which columns go up by one */
+    uint64_t run = s->count - index < left ? s->count - index : left;
+    if (s->columns - across < run) run = s->columns - across;
+    const uint32_t level = s->rows ? s->rows[row] : 0;
+    const int quiet = s->rows != NULL && level == 0;
+    const int32_t base_level = s->level + (int32_t)level;
+    for (uint64_t end = index + run; index < end; index++, across++) {
+      int32_t context = base_level + (s->offsets ? s->offsets[across] : 0);
+      uint64_t guess = 0;
+      if (base != NULL) {
+        guess = load(base + index * width, width);
+        if (s->predictor != IDENTITY) {
+          const uint64_t place = s->predictor == ROW ? row : s->predictor == COLUMN ? across : 0;
+          guess = kind.mantissa ? scaled(guess, s->factors[place], width, kind, mask)
+                                : mapped(guess, s->slopes[place], s->shifts[place], kind);
+        }
+        store(out + index * width, guess, width);
+      }
+      if (s->mode == MODE_VALUE && kind.mantissa) {
+        context = (context & 1) + 1;
+      } else {
+        if (by_exponent) {
+          const int32_t exponent = (int32_t)((guess >> kind.mantissa) & mask);
+          context -= 2 * (exponent > 1 ? exponent : 1);
+        }
+        context = context < 1 ? 1 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context;
+      }
+      selectors[index] = s->choose[quiet ? 0 : context];
+    }
+    left -= run;
+    if (left == 0) row++, left = s->columns;
+    if (across == s->columns) across = 0;
+  }
+}
+
+/* Write predictions (where there is a base) to `out`, and each element's table to `selectors`. */
+EXPORT int modelsync_core_predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+  switch (s->kind.width) {
+    case 1: predict(s, base, out, selectors, 1); return OK;
+    case 2: predict(s, base, out, selectors, 2); return OK;
+    case 4: predict(s, base, out, selectors, 4); return OK;
+    case 8: predict(s, base, out, selectors, 8); return OK;
+  }
+  return DOES_NOT_END;
+}
+
+/* Fields of bits, lowest first. 16 bytes behind the last bit must be readable. */
+typedef struct {
+  const uint8_t *data;
+  uint64_t limit, position; /* bits */
+} bits;
+
+/* `count` ≤ 64 (`most` ≥ count is known when this is compiled); the caller has checked the limit. */
+INLINE uint64_t take(bits *from, unsigned count, unsigned most) {
+  const uint8_t *place = from->data + (from->position >> 3);
+  const unsigned shift = from->position & 7;
+  uint64_t value = load(place, 8) >> shift;
+  if (most > 57 && shift + count > 64) value |= (uint64_t)place[8] << (64 - shift);
+  from->position += count;
+  return most > 63 && count == 64 ? value : value & ((1ull << count) - 1);
+}
+
+/* A symbol of symbols.DELTA: the magnitude's leading bits, raw bits, minus, whether the lowest raw bit is the sign. */
+typedef struct {
+  uint64_t lead;
+  uint32_t raw;
+  uint16_t negative, sign_raw;
+} letter;
+
+enum { STEP = 64 }; /* elements between two looks at the limit, where there is plenty */
+
+/* One element: its prediction in `out` corrected by a symbol. No symbol of a width has more raw bits than 8 · width + 1. */
+INLINE void delta(numeral kind, const letter *l, bits *from, uint8_t *out, unsigned width) {
+  uint64_t field = take(from, l->raw, 8 * width + 1);
+  const uint64_t minus_raw = field & l->sign_raw;
+  field >>= l->sign_raw;
+  const uint64_t value = field | l->lead, guess = load(out, width);
+  uint64_t minus = l->negative | minus_raw;
+  if (kind.mantissa) minus ^= (guess >> (8 * width - 1)) & 1;
+  store(out, lengthened((value ^ (0 - minus)) + minus + shortened(guess, width, kind), width, kind), width);
+}
+
+INLINE int deltas(numeral kind, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out, bits *raw,
+                  unsigned width) {
+  bits from = *raw;
+  uint64_t index = 0;
+  while (index < count) {
+    uint64_t end = index + STEP < count ? index + STEP : count;
+    if (from.limit - from.position >= 64 * STEP) {
+      for (; index < end; index++) {
+        const letter *l = letters + symbols[index];
+        if (l->raw > 8 * width + 1) return DOES_NOT_END;
+        delta(kind, l, &from, out + index * width, width);
+      }
+    } else {
+      for (; index < end; index++) {
+        const letter *l = letters + symbols[index];
+        if (from.limit - from.position < l->raw) return CUT_SHORT;
+        if (l->raw > 8 * width + 1) return DOES_NOT_END;
+        delta(kind, l, &from, out + index * width, width);
+      }
+    }
+  }
+  *raw = from;
+  return OK;
+}
+
+/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA); 256 letters. */
+EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, const uint8_t *symbols, uint64_t count,
+                                 uint8_t *out, bits *raw) {
+  const numeral k = *kind;
+  if (k.drop >= 8 * k.width) return DOES_NOT_END;
+#define CASE(w, m) \
+  if (k.width == w && k.mantissa == m && k.drop == 0) \
+    return deltas((numeral){w, m, 1, 0}, letters, symbols, count, out, raw, w);
+  CASE(2, 10) CASE(2, 7) CASE(4, 23) CASE(1, 0)
+#undef CASE
+  switch (k.width) {
+    case 1: return deltas(k, letters, symbols, count, out, raw, 1);
+    case 2: return deltas(k, letters, symbols, count, out, raw, 2);
+    case 4: return deltas(k, letters, symbols, count, out, raw, 4);
+    case 8: return deltas(k, letters, symbols, count, out, raw, 8);
+  }
+  return DOES_NOT_END;
+}
+
+enum { VALUE_ZERO = 0, VALUE_ESCAPE = 255, VALUE_TOP_BITS = 3 };
+
+INLINE int values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *raw, unsigned width) {
+  const unsigned top = 8 * width, below = s->kind.mantissa - VALUE_TOP_BITS, plain = 1 + below - s->kind.drop;
+  const uint64_t magnitudes = (1ull << (top - 1)) - 1;
+  bits from = *raw;
+  uint64_t row = 0, across = 0, left = s->columns - s->column;
+  for (uint64_t index = 0; index < s->count; index++) {
+    const unsigned symbol = symbols[index];
+    const unsigned size = symbol == VALUE_ZERO ? 1 : symbol == VALUE_ESCAPE ? top : plain;
+    if (from.limit - from.position < size) return CUT_SHORT;
+    const uint64_t field = take(&from, size, 64);
+    uint64_t value = field;
+    if (symbol == VALUE_ZERO) {
+      value = (field & 1) << (top - 1);
+    } else if (symbol != VALUE_ESCAPE) {
+      const int32_t level = s->level + (s->rows ? s->rows[row] : 0) + (s->offsets ? s->offsets[across] : 0);
+      const uint64_t lead = (uint64_t)(int64_t)(level * 4 - (int32_t)symbol + 1);
+      value = (((lead << below) | (field >> 1 << s->kind.drop)) & magnitudes) | (field & 1) << (top - 1);
+    }
+    store(out + index * width, value, width);
+    if (--left == 0) row++, left = s->columns;
+    if (++across == s->columns) across = 0;
+  }
+  *raw = from;
+  return OK;
+}
+
+/* Floats without a counterpart, from `s->count` symbols and their raw bits (Mode.VALUE). */
+EXPORT int modelsync_core_values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *raw) {
+  if (s->kind.mantissa < VALUE_TOP_BITS || s->kind.drop > s->kind.mantissa - VALUE_TOP_BITS) return DOES_NOT_END;
+  switch (s->kind.width) {
+    case 2: return values(s, symbols, out, raw, 2);
+    case 4: return values(s, symbols, out, raw, 4);
+    case 8: return values(s, symbols, out, raw, 8);
+  }
+  return DOES_NOT_END;
+}
