@@ -138,50 +138,76 @@ typedef struct {
   uint64_t limit, position; /* bits */
 } bits;
 
-INLINE uint64_t take(bits *from, unsigned count) { /* count ≤ 64; the caller has checked the limit */
+/* `count` ≤ 64 (`most` ≥ count is known when this is compiled); the caller has checked the limit. */
+INLINE uint64_t take(bits *from, unsigned count, unsigned most) {
   const uint8_t *place = from->data + (from->position >> 3);
   const unsigned shift = from->position & 7;
   uint64_t value = load(place, 8) >> shift;
-  if (shift + count > 64) value |= (uint64_t)place[8] << (64 - shift);
+  if (most > 57 && shift + count > 64) value |= (uint64_t)place[8] << (64 - shift);
   from->position += count;
-  return count == 64 ? value : value & ((1ull << count) - 1);
+  return most > 63 && count == 64 ? value : value & ((1ull << count) - 1);
 }
 
-/* As symbols.DELTA: 256 entries each. */
+/* A symbol of symbols.DELTA: the magnitude's leading bits, raw bits, minus, whether the lowest raw bit is the sign. */
 typedef struct {
-  const uint64_t *lead;
-  const uint8_t *raw, *negative, *sign_raw;
-} alphabet;
+  uint64_t lead;
+  uint32_t raw;
+  uint16_t negative, sign_raw;
+} letter;
 
-INLINE int deltas(numeral kind, const alphabet *a, const uint8_t *symbols, uint64_t count, uint8_t *out, bits *raw,
+enum { STEP = 64 }; /* elements between two looks at the limit, where there is plenty */
+
+/* One element: its prediction in `out` corrected by a symbol. No symbol of a width has more raw bits than 8 · width + 1. */
+INLINE void delta(numeral kind, const letter *l, bits *from, uint8_t *out, unsigned width) {
+  uint64_t field = take(from, l->raw, 8 * width + 1);
+  const uint64_t minus_raw = field & l->sign_raw;
+  field >>= l->sign_raw;
+  const uint64_t value = field | l->lead, guess = load(out, width);
+  uint64_t minus = l->negative | minus_raw;
+  if (kind.mantissa) minus ^= (guess >> (8 * width - 1)) & 1;
+  store(out, lengthened((value ^ (0 - minus)) + minus + shortened(guess, width, kind), width, kind), width);
+}
+
+INLINE int deltas(numeral kind, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out, bits *raw,
                   unsigned width) {
-  const unsigned top = 8 * width - 1;
   bits from = *raw;
-  for (uint64_t index = 0; index < count; index++) {
-    const unsigned symbol = symbols[index], size = a->raw[symbol];
-    if (from.limit - from.position < size) return CUT_SHORT;
-    uint64_t field = size ? take(&from, size) : 0;
-    unsigned minus = a->negative[symbol];
-    if (a->sign_raw[symbol]) minus |= field & 1, field >>= 1;
-    uint64_t value = field | a->lead[symbol];
-    const uint64_t guess = load(out + index * width, width);
-    if (kind.mantissa) minus ^= (guess >> top) & 1;
-    value = (minus ? 0 - value : value) + shortened(guess, width, kind);
-    store(out + index * width, lengthened(value, width, kind), width);
+  uint64_t index = 0;
+  while (index < count) {
+    uint64_t end = index + STEP < count ? index + STEP : count;
+    if (from.limit - from.position >= 64 * STEP) {
+      for (; index < end; index++) {
+        const letter *l = letters + symbols[index];
+        if (l->raw > 8 * width + 1) return DOES_NOT_END;
+        delta(kind, l, &from, out + index * width, width);
+      }
+    } else {
+      for (; index < end; index++) {
+        const letter *l = letters + symbols[index];
+        if (from.limit - from.position < l->raw) return CUT_SHORT;
+        if (l->raw > 8 * width + 1) return DOES_NOT_END;
+        delta(kind, l, &from, out + index * width, width);
+      }
+    }
   }
   *raw = from;
   return OK;
 }
 
-/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA). */
-EXPORT int modelsync_core_deltas(const numeral *kind, const alphabet *a, const uint8_t *symbols, uint64_t count, uint8_t *out,
-                                 bits *raw) {
-  if (kind->drop >= 8 * kind->width) return DOES_NOT_END;
-  switch (kind->width) {
-    case 1: return deltas(*kind, a, symbols, count, out, raw, 1);
-    case 2: return deltas(*kind, a, symbols, count, out, raw, 2);
-    case 4: return deltas(*kind, a, symbols, count, out, raw, 4);
-    case 8: return deltas(*kind, a, symbols, count, out, raw, 8);
+/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA); 256 letters. */
+EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, const uint8_t *symbols, uint64_t count,
+                                 uint8_t *out, bits *raw) {
+  const numeral k = *kind;
+  if (k.drop >= 8 * k.width) return DOES_NOT_END;
+#define CASE(w, m) \
+  if (k.width == w && k.mantissa == m && k.drop == 0) \
+    return deltas((numeral){w, m, 1, 0}, letters, symbols, count, out, raw, w);
+  CASE(2, 10) CASE(2, 7) CASE(4, 23) CASE(1, 0)
+#undef CASE
+  switch (k.width) {
+    case 1: return deltas(k, letters, symbols, count, out, raw, 1);
+    case 2: return deltas(k, letters, symbols, count, out, raw, 2);
+    case 4: return deltas(k, letters, symbols, count, out, raw, 4);
+    case 8: return deltas(k, letters, symbols, count, out, raw, 8);
   }
   return DOES_NOT_END;
 }
@@ -197,7 +223,7 @@ INLINE int values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *
     const unsigned symbol = symbols[index];
     const unsigned size = symbol == VALUE_ZERO ? 1 : symbol == VALUE_ESCAPE ? top : plain;
     if (from.limit - from.position < size) return CUT_SHORT;
-    const uint64_t field = take(&from, size);
+    const uint64_t field = take(&from, size, 64);
     uint64_t value = field;
     if (symbol == VALUE_ZERO) {
       value = (field & 1) << (top - 1);

@@ -9,7 +9,7 @@ EXPORT uint32_t modelsync_core_abi(void) { return ABI; }
 
 /* Replace each of `total` table numbers in `selectors` by the symbol that it decodes to, lane by lane in turn.
  * `slots`: tables · 4096 entries, frequency − 1 in bits 0–11, distance from the symbol's first slot in 12–23, symbol above.
- * `state` holds the lanes' states, and what is left of them afterwards. Every selector must be below `tables`. */
+ * `state` holds the lanes' states, and what is left of them afterwards. Behind `count` words one more must be readable. */
 EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, uint8_t *selectors, size_t total,
                                       uint32_t *state, size_t lanes, const uint16_t *words, size_t count) {
   size_t used = 0;
@@ -26,8 +26,7 @@ EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, ui
       now = ((slot & 4095) + 1) * (now >> BITS) + ((slot >> BITS) & 4095);
       if (plenty) { /* without a branch: whether a lane is refilled is what nobody can predict */
         const uint32_t short_of = now < LOWEST;
-        const uint32_t word = used < count ? words[used] : 0;
-        now = short_of ? (now << 16) | word : now;
+        now = now << (short_of << 4) | (words[used] & (0 - short_of));
         used += short_of;
       } else if (now < LOWEST) {
         if (used == count) return CUT_SHORT;

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol import caps
 from modelsync_protocol.containers import cut_ranges
+from modelsync_protocol.native.core import core
 
 _LARGE_TENSOR_BYTES = 16 * caps.KIB
 _GEAR_WINDOW = 32
@@ -66,6 +67,13 @@ def _opaque(data: memoryview) -> Iterator[int]:
 def _candidates(data: memoryview) -> Iterator[int]:
     """Positions after which the gear hash of the last 32 bytes is under the threshold, ascending."""
     raw = np.frombuffer(data, np.uint8)
+    compiled, state = core(), np.zeros(1, np.uint32)
+    for begin in range(0, len(raw) if compiled is not None else 0, _BLOCK):
+        assert compiled is not None
+        for index in compiled.gear(_GEAR, raw[begin : begin + _BLOCK], _GEAR_THRESHOLD, state).tolist():
+            yield begin + index + 1
+    if compiled is not None:
+        return
     for begin in range(0, len(raw), _BLOCK):
         lead = min(begin, _GEAR_WINDOW - 1)
         # h_i = Σ_k gear[b_{i-k}] · 2^k (mod 2^32), for k < 32, by doubling the window five times.

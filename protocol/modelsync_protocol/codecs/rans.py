@@ -96,7 +96,6 @@ class RawBits:
         self._words = np.frombuffer(data + bytes(padding), "<u4")
         self._position = 0
 
-
     def borrow(self) -> Bits:
         """For the compiled core: it reads on, and `advance` says to where."""
         return self._words, self._limit, self._position

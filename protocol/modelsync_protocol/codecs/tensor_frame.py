@@ -18,7 +18,7 @@ from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Predictor, Same
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.native.core import Alphabet, Segment, core
+from modelsync_protocol.native.core import Letters, Segment, core, letters
 from modelsync_protocol.wire import Reader
 
 _BLOCK = 1 << 15
@@ -189,8 +189,8 @@ def _correct(
 
 
 @cache
-def _delta() -> Alphabet:
-    return Alphabet(DELTA.lead, DELTA.raw, DELTA.negative, DELTA.sign_raw)
+def _delta() -> Letters:
+    return letters(DELTA.lead, DELTA.raw, DELTA.negative, DELTA.sign_raw)
 
 
 def _apply_delta(segment: Coded, prediction: Unsigned, symbols: NDArray[np.uint8], raw: rans.RawBits) -> Unsigned:

@@ -40,25 +40,17 @@ class _Bits(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("limit", ctypes.c_uint64), ("position", ctypes.c_uint64)]
 
 
-class _Alphabet(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("lead", "raw", "negative", "sign_raw")]
+_LETTER = np.dtype([("lead", "<u8"), ("raw", "<u4"), ("negative", "<u2"), ("sign_raw", "<u2")])
 
 
 Numeral = tuple[int, int, bool, int]
 """Width in bytes, mantissa bits, signed, dropped bits."""
 
+Letters = NDArray[np.void]
+"""256 symbols as the core reads them (`letters`)."""
+
 Bits = tuple[NDArray[np.uint32], int, int]
 """Raw bits: words with PADDING readable bytes behind the end, the end, and the place of the next field (bits)."""
-
-
-class Alphabet:
-    """As symbols.DeltaAlphabet, by address."""
-
-    def __init__(
-        self, lead: NDArray[np.uint64], raw: NDArray[np.uint8], negative: NDArray[np.bool_], sign: NDArray[np.bool_]
-    ) -> None:
-        self._arrays = tuple(_exact(*pair, 256) for pair in ((lead, "u8"), (raw, "u1"), (negative, "?"), (sign, "?")))
-        self.state = _Alphabet(*(array.ctypes.data for array in self._arrays))
 
 
 class Segment:
@@ -105,6 +97,7 @@ class Core:
     """The library's functions, typed."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self._functions: dict[str, Any] = {}
         size, pointer = ctypes.c_size_t, ctypes.c_void_p
         signatures: dict[str, list[Any]] = {
             "rans_decode": [pointer, ctypes.c_uint32, pointer, size, pointer, size, pointer, size],
@@ -112,29 +105,32 @@ class Core:
             "predict": [pointer, pointer, pointer, pointer],
             "deltas": [pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
             "values": [pointer, pointer, pointer, pointer],
+            "letters": [pointer, pointer, pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
+            "pack": [pointer, pointer, ctypes.c_uint64, pointer],
+            "gear": [pointer, pointer, size, ctypes.c_uint32, pointer, pointer],
         }
+        results = {"rans_encode": size, "pack": ctypes.c_uint64, "gear": size}
         for name, arguments in signatures.items():
             function = getattr(library, f"modelsync_core_{name}")
             function.argtypes = arguments
-            function.restype = size if name == "rans_encode" else ctypes.c_int
-            setattr(self, f"_{name}", function)
-
-    _rans_decode: Any
-    _rans_encode: Any
-    _predict: Any
-    _deltas: Any
-    _values: Any
+            function.restype = results.get(name, ctypes.c_int)
+            self._functions[name] = function
 
     def rans_decode(
-        self, slots: NDArray[np.uint32], selectors: NDArray[np.uint8], states: NDArray[np.uint32], words: NDArray[np.uint16]
+        self,
+        slots: NDArray[np.uint32],
+        selectors: NDArray[np.uint8],
+        states: NDArray[np.uint32],
+        words: NDArray[np.uint16],
     ) -> NDArray[np.uint16]:
         """As rans.decode_symbols; `slots` of `packed_slots`."""
-        state, words = states.astype(np.uint32), words.astype(np.uint16)
+        state = states.astype(np.uint32)
+        count, words = len(words), np.append(words, np.uint16(0)).astype(np.uint16)
         tables = len(slots) >> 12
         _exact(selectors, "u1", len(selectors))
         _check(
-            self._rans_decode(
-                _at(slots), tables, _at(selectors), len(selectors), _at(state), len(state), _at(words), len(words)
+            self._functions["rans_decode"](
+                _at(slots), tables, _at(selectors), len(selectors), _at(state), len(state), _at(words), count
             )
         )
         return (state - np.uint32(1 << 16)).astype(np.uint16)
@@ -147,7 +143,7 @@ class Core:
         state = seeds.astype(np.uint32) + np.uint32(1 << 16)
         words = np.empty(total, np.uint16)
         _exact(frequencies, "u4", total), _exact(starts, "u4", total)
-        used = self._rans_encode(_at(frequencies), _at(starts), total, _at(state), len(state), _at(words))
+        used = self._functions["rans_encode"](_at(frequencies), _at(starts), total, _at(state), len(state), _at(words))
         if used > total:
             raise ValueError("a symbol has no frequency")
         return state, words[total - used :]
@@ -167,13 +163,13 @@ class Core:
         if base_offset is not None:
             source = _at(_part(base, base_offset, segment.length))
         _check(
-            self._predict(
+            self._functions["predict"](
                 ctypes.addressof(segment.state), source, _at(_part(out, offset, segment.length)), _at(selectors)
             )
         )
 
     def deltas(
-        self, kind: Numeral, alphabet: Alphabet, symbols: NDArray[np.uint8], out: bytearray, offset: int, raw: Bits
+        self, kind: Numeral, letters: Letters, symbols: NDArray[np.uint8], out: bytearray, offset: int, raw: Bits
     ) -> int:
         """Correct the predictions that lie in `out` from `offset` on; return the place behind the last field."""
         _exact(symbols, "u1", len(symbols))
@@ -181,8 +177,8 @@ class Core:
         numeral, state = _Numeral(*kind), _bits(raw)
         address = ctypes.addressof
         _check(
-            self._deltas(
-                address(numeral), address(alphabet.state), _at(symbols), len(symbols), _at(place), address(state)
+            self._functions["deltas"](
+                address(numeral), _at(letters), _at(symbols), len(symbols), _at(place), address(state)
             )
         )
         return int(state.position)
@@ -192,8 +188,58 @@ class Core:
         _exact(symbols, "u1", segment.count)
         place, state = _part(out, offset, segment.length), _bits(raw)
         address = ctypes.addressof
-        _check(self._values(address(segment.state), _at(symbols), _at(place), address(state)))
+        _check(self._functions["values"](address(segment.state), _at(symbols), _at(place), address(state)))
         return int(state.position)
+
+    def letters(
+        self,
+        kind: Numeral,
+        first: NDArray[np.uint8],
+        top: NDArray[np.uint8],
+        new: NDArray[Any],
+        old: NDArray[Any] | None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        """Symbols and raw bits as symbol_writer.delta_letters; `first` and `top` by bit length, 0 to 64."""
+        count, code = len(new), f"u{kind[0]}"
+        arrays = _exact(first, "u1", 65), _exact(top, "u1", 65), _exact(new, code, count)
+        before = None if old is None else _at(_exact(old, code, count))
+        symbols, fields = np.empty(count, np.uint8), np.empty(count, np.uint64)
+        numeral = _Numeral(*kind)
+        _check(
+            self._functions["letters"](
+                ctypes.addressof(numeral), *map(_at, arrays), before, count, _at(symbols), _at(fields)
+            )
+        )
+        return symbols, fields
+
+    def pack(self, fields: NDArray[np.uint64], counts: NDArray[np.uint8]) -> bytes:
+        """As rans_writer.pack_bits."""
+        _exact(fields, "u8", len(counts)), _exact(counts, "u1", len(counts))
+        size = -(-int(counts.sum(dtype=np.int64)) // 8)
+        out = np.zeros(size + PADDING, np.uint8)
+        if int(counts.max(initial=0)) > 64:
+            raise ValueError("a field is wider than 64 bits")
+        self._functions["pack"](_at(fields), _at(counts), len(counts), _at(out))
+        return out[:size].tobytes()
+
+    def gear(
+        self, gear: NDArray[np.uint32], data: NDArray[np.uint8], threshold: int, state: NDArray[np.uint32]
+    ) -> NDArray[np.uint32]:
+        """Indices in `data` after which the gear hash is under `threshold`; `state` (1) goes on from block to block."""
+        cuts = np.empty(len(data), np.uint32)
+        arrays = _exact(gear, "u4", 256), _exact(data, "u1", len(data)), _exact(state, "u4", 1)
+        found = self._functions["gear"](_at(arrays[0]), _at(arrays[1]), len(data), threshold, _at(arrays[2]), _at(cuts))
+        return cuts[:found]
+
+
+def letters(
+    lead: NDArray[np.uint64], raw: NDArray[np.uint8], negative: NDArray[np.bool_], sign_raw: NDArray[np.bool_]
+) -> Letters:
+    """The columns of symbols.DeltaAlphabet (256 each) as rows."""
+    result = np.zeros(256, _LETTER)
+    for name, column in (("lead", lead), ("raw", raw), ("negative", negative), ("sign_raw", sign_raw)):
+        result[name] = column
+    return result
 
 
 def packed_slots(symbols: NDArray[np.uint8], steps: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -212,7 +258,11 @@ def core() -> Core | None:
 
 
 def _exact(array: NDArray[Any], code: str, size: int) -> NDArray[Any]:
-    if array.dtype != np.dtype(f"<{code}" if code != "?" else code) or len(array) != size or not array.flags.c_contiguous:
+    if (
+        array.dtype != np.dtype(f"<{code}" if code != "?" else code)
+        or len(array) != size
+        or not array.flags.c_contiguous
+    ):
         raise ValueError(f"an array of {len(array)} {array.dtype} is not one of {size} {code}")
     return array
 

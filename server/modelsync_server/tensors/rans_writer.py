@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from modelsync_protocol.codecs.rans import LOWEST_STATE
 from modelsync_protocol.codecs.tables import PROBABILITY_BITS
+from modelsync_protocol.native.core import core
 
 
 def encode_symbols(
@@ -17,6 +18,10 @@ def encode_symbols(
     `seeds` are 16 raw bits per lane, which a decoder finds in the states that it ends with.
     """
     lanes, total = len(seeds), len(frequencies)
+    compiled = core()
+    if compiled is not None:
+        states, packed = compiled.rans_encode(frequencies, starts, seeds)
+        return states.tobytes(), packed.tobytes()
     state = seeds.astype(np.uint32) + np.uint32(LOWEST_STATE)
     shift, half, limit = np.uint32(PROBABILITY_BITS), np.uint32(16), np.uint32(32 - PROBABILITY_BITS)
     words: list[NDArray[np.uint16]] = []
@@ -39,6 +44,9 @@ def encode_symbols(
 
 def pack_bits(fields: NDArray[np.uint64], counts: NDArray[np.uint8]) -> bytes:
     """Pack fields of `counts` bits each (0 to 64), lowest bit first, padded with zeros to whole bytes."""
+    compiled = core()
+    if compiled is not None:
+        return compiled.pack(fields, counts)
     wide = counts > 32
     if wide.any():
         low = np.minimum(counts, np.uint8(32))

@@ -11,6 +11,7 @@ from modelsync_protocol.codecs import models, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Mode
 from modelsync_protocol.codecs.symbols import DELTA, SIGNED_LENGTHS, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
+from modelsync_protocol.native.core import core
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,12 @@ def differences(
 
 def delta_letters(kind: Numeral, new: Unsigned, prediction: Unsigned | None, drop: int) -> Letters:
     """Symbols and raw bits in Mode.DELTA."""
+    compiled = core()
+    if compiled is not None:
+        exact = kind.width, kind.mantissa, kind.signed, drop
+        old = None if prediction is None else np.ascontiguousarray(prediction)
+        found, bits = compiled.letters(exact, DELTA.first, DELTA.top, np.ascontiguousarray(new), old)
+        return Letters(found, DELTA.raw[found], bits)
     magnitude, negative = differences(kind, new, prediction, drop)
     if kind.mantissa and prediction is not None:
         negative = negative ^ (prediction >> kind.unsigned_dtype.type(8 * kind.width - 1)).astype(bool)

@@ -1,0 +1,212 @@
+"""The compiled core against the NumPy reference: same bytes, same refusals, whatever the numbers are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modelsync_protocol import chunker
+from modelsync_protocol.codecs import models, numerals, rans, tables, tensor_frame
+from modelsync_protocol.codecs.numerals import NUMERALS, Numeral
+from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor, factor_count, row_count
+from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
+from modelsync_protocol.errors import FormatError
+from modelsync_protocol.native import core as native
+from modelsync_protocol.native import library
+from modelsync_server.tensors import rans_writer, symbol_writer
+
+pytestmark = pytest.mark.skipif(
+    library.load().library is None and not os.environ.get("CI"), reason=f"no compiled core: {library.load().reason}"
+)
+_USERS = (chunker, rans, rans_writer, symbol_writer, tensor_frame)
+
+
+def both(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Any]) -> tuple[Any, Any]:
+    """What `work` gives with the core and without; a FormatError is its class."""
+    results = []
+    for replacement in (native.core(), None):
+        with monkeypatch.context() as patch:
+            for module in _USERS:
+                patch.setattr(module, "core", lambda chosen=replacement: chosen)
+            try:
+                results.append(work())
+            except FormatError:
+                results.append(FormatError)
+    assert native.core() is not None
+    return results[0], results[1]
+
+
+def _elements(rng: np.random.Generator, kind: Numeral, count: int) -> Any:
+    """Bits of all kinds: weights, and for floats infinities, NaN, subnormals and zeros of both signs."""
+    bits = rng.integers(0, 1 << 8 * kind.width, count, np.uint64, endpoint=False) if kind.width < 8 else None
+    if bits is None:
+        bits = rng.integers(0, 1 << 64, count, np.uint64, endpoint=False)
+    if kind.mantissa:
+        near = numerals.narrowed(kind, rng.normal(0, 0.02, count)).astype(np.uint64)
+        bits = np.where(rng.random(count) < 0.8, near, bits)
+    return bits.astype(kind.unsigned_dtype)
+
+
+def _segment(rng: np.random.Generator, kind: Numeral, predictor: Predictor, value: bool) -> Coded:
+    columns = int(rng.choice([1, 3, 64, 100, 5000, 70_000]))
+    count = int(rng.integers(1, 3000))
+    column = int(rng.integers(0, columns))
+    drop = 0
+    if rng.random() < 0.4:
+        drop = int(rng.integers(0, kind.mantissa - VALUE_TOP_BITS + 1 if value else 8 * kind.width))
+    factors = None
+    if predictor is not Predictor.IDENTITY:
+        size = factor_count(predictor, count, columns, column)
+        near = (1 << 12) + rng.integers(-300, 300, size)
+        shifts = None if kind.mantissa else rng.integers(-5, 5, size).astype(np.int32)
+        factors = Factors(predictor, 12, near.astype(np.int32), 0, shifts)
+    rows = rng.integers(0, 4, row_count(count, columns, column)).astype(np.uint8) if rng.random() < 0.5 else None
+    offsets = rng.integers(0, 6, min(count, columns)).astype(np.uint8) if rng.random() < 0.5 else None
+    level = int(rng.integers(-50, 300)) if kind.mantissa else int(rng.integers(-3, 70))
+    mode = Mode.VALUE if value else Mode.DELTA
+    base = None if value and factors is None else 0
+    return Coded(mode, kind, 0, count, base, columns, column, level, rows, offsets, factors, drop)
+
+
+def _tables(rng: np.random.Generator, count: int) -> tables.Tables:
+    codes = np.array([tables.quantised(rng.integers(1, 2000, 256).astype(np.int64)) for _ in range(count)])
+    widths = tuple(int(w) for w in np.linspace(0, 119, count).astype(int))
+    return tables.read(tables.write([tables.Group(widths, codes)]))
+
+
+_CASES = [
+    pytest.param(kind, predictor, value, id=f"{kind.name}-{predictor.name.lower()}-{'value' if value else 'delta'}")
+    for kind in NUMERALS
+    for predictor in Predictor
+    for value in (False, True)
+    if (predictor is Predictor.IDENTITY or ((kind.mantissa or kind.width == 1) and not value))
+    and (not value or kind.mantissa)
+]
+
+
+@pytest.mark.parametrize(("kind", "predictor", "value"), _CASES)
+def test_predictions_tables_and_elements_are_the_references(
+    kind: Numeral, predictor: Predictor, value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng([kind.code, predictor, value])
+    for _ in range(12):
+        segment = _segment(rng, kind, predictor, value)
+        base = _elements(rng, kind, segment.count).tobytes()
+        group = _tables(rng, 5)
+        raw = rng.bytes(segment.count * 9 + 8)
+        symbols = rng.integers(0, 256, segment.count).astype(np.uint8)
+        if not value:  # symbols that this width has
+            most = kind.width * 8 + 1
+            symbols = np.where(tensor_frame.DELTA.raw[symbols] > most, np.uint8(0), symbols).astype(np.uint8)
+
+        def decoded(segment: Coded = segment, base: bytes = base, raw: bytes = raw, symbols: Any = symbols) -> Any:
+            out, chosen = bytearray(segment.length), np.empty(segment.count, np.uint8)
+            tensor_frame._predict([(0, segment)], base, out, chosen, group)
+            predicted = bytes(out)
+            reader = rans.RawBits(raw)
+            tensor_frame._correct([(0, segment)], out, symbols.copy(), reader, group)
+            return predicted, chosen.tobytes(), bytes(out), reader.borrow()[2]
+
+        fast, slow = both(monkeypatch, decoded)
+        assert fast == slow, segment
+
+        short = raw[: len(raw) // 40]
+        fast, slow = both(monkeypatch, lambda: decoded(raw=short))  # noqa: B023 - called in this round
+        assert fast == slow
+
+
+@pytest.mark.parametrize("kind", NUMERALS, ids=lambda kind: kind.name)
+def test_symbols_are_the_references(kind: Numeral, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(kind.code)
+    for drop in (0, 1, 8 * kind.width - 1):
+        old = _elements(rng, kind, 4001)
+        new = np.where(
+            rng.random(4001) < 0.7, old + rng.integers(0, 9, 4001).astype(old.dtype), _elements(rng, kind, 4001)
+        )
+        for prediction in (old, None):
+
+            def letters(prediction: Any = prediction, new: Any = new, drop: int = drop) -> Any:
+                made = symbol_writer.delta_letters(kind, new, prediction, drop)
+                return made.symbols.tobytes(), made.counts.tobytes(), made.fields.tobytes()
+
+            fast, slow = both(monkeypatch, letters)
+            assert fast == slow
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 64, 4096])
+@pytest.mark.parametrize("total", [0, 1, 63, 5000, 20_000])
+def test_rans_there_and_back(lanes: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng([lanes, total])
+    group = _tables(rng, 7)
+    selectors = rng.integers(0, 7, total).astype(np.uint8)
+    slots = rng.integers(0, tables.TOTAL, total)
+    places = selectors.astype(np.intp) * tables.TOTAL + slots
+    step = group.steps[places]
+    starts = (slots - (step >> 13)).astype(np.uint32)
+    seeds = rng.integers(0, 1 << 16, lanes).astype(np.uint16)
+    written = both(monkeypatch, lambda: rans_writer.encode_symbols((step & 8191).astype(np.uint32), starts, seeds))
+    assert written[0] == written[1]
+    states, words = np.frombuffer(written[0][0], "<u4"), np.frombuffer(written[0][1], "<u2")
+
+    def read(states: Any = states, words: Any = words) -> Any:
+        symbols = selectors.copy()
+        left = rans.decode_symbols(group, symbols, states, words)
+        return symbols.tobytes(), left.tobytes()
+
+    fast, slow = both(monkeypatch, read)
+    assert fast == slow == (group.symbols[places].tobytes(), seeds.tobytes())
+    for hostile in (words[:-1], np.append(words, np.uint16(7)), words[:0]):
+        fast, slow = both(monkeypatch, lambda hostile=hostile: read(words=hostile))  # type: ignore[misc]
+        assert fast == slow
+    fast, slow = both(monkeypatch, lambda: read(states=rng.integers(0, 1 << 32, lanes).astype(np.uint32) * 0))
+    assert fast == slow
+
+
+def test_fields_of_any_width_are_packed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    for most in (0, 1, 17, 64):
+        counts = rng.integers(0, most + 1, 3000).astype(np.uint8)
+        fields = rng.integers(0, 1 << 64, 3000, np.uint64, endpoint=False)
+        fast, slow = both(monkeypatch, lambda counts=counts, fields=fields: rans_writer.pack_bits(fields, counts))  # type: ignore[misc]
+        assert fast == slow
+
+
+def test_cuts_by_content_are_the_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = np.random.default_rng(2).bytes(9_000_001)  # more than two blocks
+    for piece in (data, data[:5000], data[:4096], b"", bytes(300_000)):
+        fast, slow = both(monkeypatch, lambda piece=piece: chunker.chunk_sizes("x.bin", memoryview(piece)))  # type: ignore[misc]
+        assert fast == slow
+
+
+def test_factors_out_of_bounds_are_refused_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Factors(Predictor.GLOBAL, 0, np.array([1 << 20], np.int32), 0, np.array([0], np.int32))
+    segment = Coded(Mode.DELTA, numerals.I8, 0, 10, 0, 10, 0, 5, factors=far)
+    with pytest.raises(FormatError):
+        models.integer_map(far)
+
+    def predicted() -> Any:
+        tensor_frame._predict(
+            [(0, segment)], bytes(10), bytearray(10), np.empty(10, np.uint8), _tables(np.random.default_rng(3), 2)
+        )
+
+    assert both(monkeypatch, predicted) == (FormatError, FormatError)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("off", "MODELSYNC_CORE=off"), ("/nonexistent.so", "does not load"), (sys.executable, "does not load")],
+)
+def test_a_process_without_the_core_says_why_and_goes_on(value: str, said: str) -> None:
+    code = (
+        "from modelsync_protocol.native import core, library; from modelsync_protocol import chunker;"
+        "assert core.core() is None; chunker.chunk_sizes('x', memoryview(bytes(99999))); print(library.load().reason)"
+    )
+    environment = {**os.environ, library.VARIABLE: value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said in done.stdout
