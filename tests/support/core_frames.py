@@ -91,12 +91,12 @@ def frame(seed: int, most: int = 400) -> Made:
         firsts.append(starts[table, picked])
         widths.append(_raw_bits(part)[picked])
     total = sum(len(part) for part in frequencies)
-    lane_bits = int(rng.integers(0, 9))
+    lane_bits = max(int(rng.integers(0, 9)), (total // rans.MAX_STEPS).bit_length())
+    assert total <= rans.MAX_STEPS << lane_bits
     bits = int(sum(int(part.sum()) for part in widths))
     reserve = 2 << lane_bits
     raw = _noise(rng, -(-bits // 8))
     seeds = np.frombuffer(raw[:reserve].ljust(reserve, b"\0"), "<u2")
-    assert total
     with reference():
         states, words = rans_writer.encode_symbols(
             np.concatenate(frequencies).astype(np.uint32), np.concatenate(firsts).astype(np.uint32), seeds
@@ -209,7 +209,3 @@ def _raw_bits(part: Coded) -> NDArray[np.int64]:
 def _noise(rng: np.random.Generator, size: int) -> bytes:
     return rng.integers(0, 256, size).astype(np.uint8).tobytes()
 
-
-def most_symbols() -> int:
-    """A lane's most symbols in one frame."""
-    return rans.MAX_STEPS
