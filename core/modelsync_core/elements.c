@@ -157,9 +157,9 @@ typedef struct {
 
 enum { STEP = 64 }; /* elements between two looks at the limit, where there is plenty */
 
-/* One element: its prediction in `out` corrected by a symbol. No symbol of a width has more raw bits than 8 · width + 1. */
-INLINE void delta(numeral kind, const letter *l, bits *from, uint8_t *out, unsigned width) {
-  uint64_t field = take(from, l->raw, 8 * width + 1);
+/* One element: its prediction in `out` corrected by a symbol of at most `most` raw bits. */
+INLINE void delta(numeral kind, const letter *l, bits *from, uint8_t *out, unsigned width, unsigned most) {
+  uint64_t field = take(from, l->raw, most);
   const uint64_t minus_raw = field & l->sign_raw;
   field >>= l->sign_raw;
   const uint64_t value = field | l->lead, guess = load(out, width);
@@ -177,15 +177,15 @@ INLINE int deltas(numeral kind, const letter *letters, const uint8_t *symbols, u
     if (from.limit - from.position >= 64 * STEP) {
       for (; index < end; index++) {
         const letter *l = letters + symbols[index];
-        if (l->raw > 8 * width + 1) return DOES_NOT_END;
-        delta(kind, l, &from, out + index * width, width);
+        /* A publisher writes no symbol of more bits than an element has; whoever does gets what the reference gives. */
+        if (__builtin_expect(l->raw > 8 * width + 1, 0)) delta(kind, l, &from, out + index * width, width, 64);
+        else delta(kind, l, &from, out + index * width, width, 8 * width + 1);
       }
     } else {
       for (; index < end; index++) {
         const letter *l = letters + symbols[index];
         if (from.limit - from.position < l->raw) return CUT_SHORT;
-        if (l->raw > 8 * width + 1) return DOES_NOT_END;
-        delta(kind, l, &from, out + index * width, width);
+        delta(kind, l, &from, out + index * width, width, 64);
       }
     }
   }
