@@ -261,7 +261,9 @@ async def test_the_result_does_not_depend_on_the_number_of_threads(tmp_path: Pat
     for threads in (1, 4):
         with snapshot(old) as a, snapshot(new) as b, ThreadPoolExecutor(threads) as pool:
             base, target = Source(a.manifest, a.stream), Source(b.manifest, b.stream)
-            results.append((encode_update(base, target, pool), pack(target, {}, pool, lambda step, done, total: None)))
+            index, packs = pack(target, {}, pool, lambda step, done, total: None)
+            digests = {name: data.digest() for name, data in packs.items()}
+            results.append((encode_update(base, target, pool), index, digests))
     assert results[0] == results[1]
 
 
