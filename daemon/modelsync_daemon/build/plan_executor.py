@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from modelsync_daemon.build import heap
 from modelsync_daemon.build.seeds import StreamReader
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
@@ -91,6 +92,7 @@ class Executor:
             self._bodies[0] = body
         fetched = sum(s.frame.payload_length for s in self._plan.steps[:first_step] if isinstance(s, FrameStep))
         pending = 0
+        heap.give_back()
         self._progress(fetched)
         try:
             for number in range(first_step, len(self._plan.steps)):
