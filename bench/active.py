@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import resource
 import statistics
 import sys
@@ -128,7 +127,7 @@ async def _pointed(folder: Path, version: int) -> float:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
-            if os.readlink(folder / "current").rpartition("/")[2].startswith(f"{version}-"):
+            if (folder / "current").readlink().name.startswith(f"{version}-"):
                 return time.monotonic()
         except OSError:
             pass

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 Advance = Callable[[int, int], None]
 """`advance(steps, payload bytes)`: so much is durably on the disk."""
 
-Check = Callable[[int, bytes], Awaitable[bool]]
+Check = Callable[[int, bytes | bytearray], Awaitable[bool]]
 """Whether decoded bytes for a place of the target may be right: False only if its signed digests say otherwise."""
 
 
@@ -49,7 +49,7 @@ class Destination(Protocol):
     def reader(self) -> Readable:
         """What is written so far."""
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put bytes at `offset`; durable after `sync`."""
 
     def sync(self) -> None:
