@@ -30,7 +30,7 @@ class Judge:
         self._position = 0
         self._chunks = iter(Manifest(()).chunks())
 
-    async def check(self, target: int, data: bytes) -> bool:
+    async def check(self, target: int, data: bytes | bytearray) -> bool:
         """Whether `data` may be what belongs at `target` of the stream: whole chunks of it."""
         if not self._asked:
             self._asked, self._manifest = True, await self._ask()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from modelsync_daemon.build import heap, sources, supported, zlib_trust
+from modelsync_daemon.build import sources, supported, zlib_trust
 from modelsync_daemon.build.carried import carried
 from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.build.hearsay import Judge, worth_its_manifest
@@ -311,7 +311,6 @@ class _Job:
             progress=lambda fetched: self._listener.progress(fetched, total),
             check=Judge(partial(self._signed_digests, steps, target)).check if views is None else None,
         )
-        heap.give_back()
         await executor.run(done, body, links)
         self._listener.state("assembling")
         if self._viewed is not None:

@@ -95,7 +95,7 @@ class ViewedTarget:
                 os.close(descriptor)
             fsync_directory(self._plain.parent)
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put bytes into the view at `offset`; durable after `sync`. Raises LocalError."""
         rest = memoryview(data)
         for piece in self._view.pieces(offset, len(data)):

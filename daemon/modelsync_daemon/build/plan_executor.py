@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from modelsync_daemon.build import heap
 from modelsync_daemon.build.seeds import StreamReader
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 Advance = Callable[[int, int], None]
 """`advance(steps, payload bytes)`: so much is durably on the disk."""
 
-Check = Callable[[int, bytes], Awaitable[bool]]
+Check = Callable[[int, bytes | bytearray], Awaitable[bool]]
 """Whether decoded bytes for a place of the target may be right: False only if its signed digests say otherwise."""
 
 
@@ -48,7 +49,7 @@ class Destination(Protocol):
     def reader(self) -> Readable:
         """What is written so far."""
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put bytes at `offset`; durable after `sync`."""
 
     def sync(self) -> None:
@@ -91,6 +92,7 @@ class Executor:
             self._bodies[0] = body
         fetched = sum(s.frame.payload_length for s in self._plan.steps[:first_step] if isinstance(s, FrameStep))
         pending = 0
+        heap.give_back()
         self._progress(fetched)
         try:
             for number in range(first_step, len(self._plan.steps)):

@@ -63,7 +63,7 @@ class Assembly:
         self._dirty.discard(number)
         return True
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Put bytes into the stream at `offset`; durable after `sync`. Raises LocalError (disk full)."""
         with local_errors(self.root):
             done = 0

@@ -31,7 +31,7 @@ class MessagePipe:
             view = view[os.write(self._descriptor, view) :]
 
     def recv_bytes(self, limit: int | None = None) -> bytes:
-        """The next message. EOFError if the other end is closed; OSError if the message is longer than `limit` bytes."""
+        """The next message. EOFError if the other end is closed; OSError if it is longer than `limit` bytes."""
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         if limit is not None and length > limit:
             raise OSError(f"a message of {length} bytes where {limit} are the most")

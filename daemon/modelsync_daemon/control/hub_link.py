@@ -21,7 +21,8 @@ from modelsync_daemon.timing.deadline import within
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UsageError
 
 _STEADY_SECONDS = 30.0
-_HINT_SECONDS = 0.2
+_BURST_SECONDS = 0.2
+"""Notices come in bursts: the first is followed at once, and one so soon after a reading waits for the others."""
 _HOUR = 3600.0
 _LINGER_SECONDS = 5.0
 """In check-in mode, how long the line stays open after the last thing happened: an operator's call may follow."""
@@ -63,6 +64,7 @@ class HubLink:
         self._check_in, self._first_pause = check_in, first_pause
         self._wake = asyncio.Event()
         self._read_due = False
+        self._read_at = -math.inf
         self._here: asyncio.Timeout | None = None
         self._seen: int | None = None
         self._hinted = 0
@@ -180,13 +182,14 @@ class HubLink:
                     with contextlib.suppress(TimeoutError):
                         await within(max(0.05, min(_HOUR, look - _now())), self._wake.wait())
                 if self._read_due:
-                    await asyncio.sleep(_HINT_SECONDS)  # notices come in bursts
+                    await asyncio.sleep(max(0.0, self._read_at + _BURST_SECONDS - _now()))
             return lost.result()
         finally:
             lost.cancel()
 
     async def _read(self) -> None:
         self._read_due = False
+        self._read_at = _now()
         twin = await self._plane.read_twin()
         version = twin.desired.get("$version")
         self._seen = version if type(version) is int else None

@@ -43,7 +43,7 @@ def decode(payload: bytes, length: int, base: bytes, prefix: bytes, shared: byte
     found = runs.read(reader, length, len(base))
     inner = bytes(reader.take(reader.varint(caps.MAX_PAYLOAD_BYTES)))
     size = runs.rest_length(found, length)
-    rest = tensor_frame.decode(inner, size, runs.rest_of_base(base, found), prefix, shared)
+    rest = bytes(tensor_frame.decode(inner, size, runs.rest_of_base(base, found), prefix, shared))
     if not found:
         reader.end()
         return rest

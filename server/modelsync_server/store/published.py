@@ -117,7 +117,7 @@ async def _built(
             else:
                 lean = bytes(base[op.base_offset : op.base_offset + op.base_length])
                 prefix = bytes(area[position - op.prefix : position])
-                data = codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables)
+                data = bytes(codecs.decode(op.encoding, await payload(op), op.length, lean, prefix, tables))
             area[position : position + op.length] = data
             position += op.length
         yield area
