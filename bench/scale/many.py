@@ -12,7 +12,9 @@ import json
 import random
 import tempfile
 import time
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,32 @@ _SIZES["full"] = (*_SIZES["default"], (4000, 100))
 _RUNS = 5
 
 
+class _Shelves(MemoryStore):
+    """Objects in memory, listed by prefix as a Blob container or a folder is: without looking at all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._paths: list[str] = []
+
+    async def create(self, path: str, source: bytes | Path) -> None:
+        await super().create(path, source)
+        insort(self._paths, path)
+
+    async def delete(self, path: str) -> None:
+        place = bisect_left(self._paths, path)
+        if path in self._paths[place : place + 1]:
+            del self._paths[place]
+        await super().delete(path)
+
+    async def list(self, prefix: str) -> list[tuple[str, int]]:
+        found = []
+        for place in range(bisect_left(self._paths, prefix), len(self._paths)):
+            if not self._paths[place].startswith(prefix):
+                break
+            found.append((self._paths[place], len(self.objects[self._paths[place]])))
+        return found
+
+
 class _Cost:
     """Requests, bytes both ways and processor seconds of what ran last; seconds are the least of all runs."""
 
@@ -44,8 +72,8 @@ class _Cost:
         self.requests, self.bytes = store.requests - calls, store.bytes - moved
 
 
-async def _filled(folder: Path, models: int, versions: int) -> MemoryStore:
-    store = MemoryStore()
+async def _filled(folder: Path, models: int, versions: int) -> _Shelves:
+    store = _Shelves()
     await initialise(store, str(folder / "keys"))
     repository = await Repository.open(store, str(folder / "keys"))
     for number in range(models):
@@ -64,10 +92,11 @@ async def _one(folder: Path, models: int, versions: int) -> dict[str, _Cost]:
     for run in range(_RUNS):
         data = bytearray(random.Random(run).randbytes(3000))
         path.write_bytes(data)
-        await first.of(store, lambda name=f"new-{run}": publish(store, keys, name, path))
+        one_more = partial(publish, store, keys, f"new-{run}", path)
+        await first.of(store, one_more)
         data[100:108] = b"changed!"
         path.write_bytes(data)
-        await second.of(store, lambda name=f"new-{run}": publish(store, keys, name, path))
+        await second.of(store, one_more)
 
         async def withdraw(name: str = f"new-{run}") -> None:
             await (await Repository.open(store, keys)).withdraw(name, 2)
@@ -90,17 +119,18 @@ async def _upkeep(folder: Path, counts: Sequence[int]) -> dict[str, list[list[fl
     for count in counts:
         here = folder / f"upkeep-{count}"
         here.mkdir()
-        inner = MemoryStore()
+        inner = _Shelves()
         await initialise(inner, str(here / "keys"))
         for number in range(count):
             (here / "model.bin").write_bytes(random.Random(number).randbytes(3000))
             await publish(inner, str(here / "keys"), f"m-{number}", here / "model.bin")
         store = CountingStore(inner)
-        for name, work in (
-            ("list", lambda store=store: list_models(store)),
-            ("verify_sample", lambda store=store: verify(store, "5", seed=1)),
-            ("gc", lambda store=store: collect(store, dry_run=True)),
-        ):
+        kinds: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
+            ("list", partial(list_models, store)),
+            ("verify_sample", partial(verify, store, "5", seed=1)),
+            ("gc", partial(collect, store, dry_run=True)),
+        )
+        for name, work in kinds:
             cost = _Cost()
             await cost.of(store, work)
             curves[name].append([count, cost.requests])
@@ -128,9 +158,7 @@ def measure(scale: str = "default", scratch: Path | None = None) -> dict[str, An
         for name in ("publish", "update", "withdraw")
         for what in ("requests", "bytes", "seconds")
     }
-    note = (
-        f"The emptiest store has the model in the shared chain, those of over {trust.SHARED_MODELS} models in its own."
-    )
+    note = f"The emptiest store has the model in the shared chain, those of over {trust.SHARED_MODELS} in its own."
     return {"values": values, "curves": curves, "notes": [note]}
 
 

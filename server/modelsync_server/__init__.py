@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from modelsync_server.publish.listing import Model, Version
     from modelsync_server.publish.publisher import Release, UpdatePrice
     from modelsync_server.publish.verifier import Report
-    from modelsync_server.trust.repository import RefreshReport
+    from modelsync_server.trust.refreshing import RefreshReport
     from modelsync_server.trust.rotation import KeyUse
 
 __all__ = [

@@ -96,7 +96,7 @@ async def prune(store: Store, keys: str | None, made: Plan) -> None:
 
 def _digests_gone(catalogue: Catalogue, going: Mapping[str, Sequence[int]]) -> set[str]:
     """Manifest digests of pruned versions that no version which stays has too."""
-    gone, stays = set(), set()
+    gone, stays = set[str](), set[str]()
     for name, model in catalogue.models.items():
         for version, digest in model.versions.items():
             (gone if version in going.get(name, ()) else stays).add(digest)
