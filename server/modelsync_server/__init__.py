@@ -84,7 +84,7 @@ _MODULES = {
     "publish.listing": ("Model", "Version"),
     "publish.publisher": ("Release", "UpdatePrice"),
     "publish.verifier": ("Report",),
-    "trust.repository": ("RefreshReport",),
+    "trust.refreshing": ("RefreshReport",),
     "trust.rotation": ("KeyUse",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
