@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from modelsync_server.publish.listing import Model, Version
     from modelsync_server.publish.publisher import Release, UpdatePrice
     from modelsync_server.publish.verifier import Report
-    from modelsync_server.trust.repository import RefreshReport
+    from modelsync_server.trust.refreshing import RefreshReport
     from modelsync_server.trust.rotation import KeyUse
 
 __all__ = [
@@ -84,7 +84,7 @@ _MODULES = {
     "publish.listing": ("Model", "Version"),
     "publish.publisher": ("Release", "UpdatePrice"),
     "publish.verifier": ("Report",),
-    "trust.repository": ("RefreshReport",),
+    "trust.refreshing": ("RefreshReport",),
     "trust.rotation": ("KeyUse",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

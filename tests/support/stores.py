@@ -113,3 +113,8 @@ class CountingStore:
     async def delete(self, path: str) -> None:
         self.calls["delete"] += 1
         await self.inner.delete(path)
+
+    @property
+    def requests(self) -> int:
+        """All calls, each a request of a store behind HTTP."""
+        return sum(number for call, number in self.calls.items() if call != "got")

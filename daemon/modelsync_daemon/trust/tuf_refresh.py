@@ -72,7 +72,7 @@ def fetch_bundle(model: str, fetch: Fetch) -> bundles.Bundle | None:
 
 
 def fetch_own_timestamp(model: str, fetch: Fetch) -> bytes | None:
-    """The timestamp of the model's own chain, or None if what the origin answers is no such thing; nothing is checked."""
+    """The timestamp of the model's own chain, or None if the origin answers no such thing; nothing is checked."""
     try:
         data = fetch(trust.timestamp_object(model), CONFIG.timestamp_max_length)
         return data if json.loads(data)["signed"][trust.MODEL] == model else None

@@ -188,11 +188,11 @@ def retain(
         if made.prune and not keep_reported:
             typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
     pruned = bool(made.prune) and not dry_run
-    if pruned:
-        if not yes:
-            confirm("Prune these versions?")
+    if pruned and not yes:
+        confirm("Prune these versions?")
+    if not dry_run:
         found.prune(made)
-        if not as_json:
+        if pruned and not as_json:
             typer.echo("Pruned; `modelsync gc` frees them once they are a day old.")
     if as_json:
         print_json(

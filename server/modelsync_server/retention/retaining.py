@@ -40,6 +40,8 @@ class Plan:
     stays: int
     stranded: Sequence[Stranded]
     digests: Mapping[str, Mapping[int, str]]
+    earlier: Sequence[str]
+    """Models that were pruned before: their bundles are looked at again, in case that was broken off."""
 
 
 async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str | None = None) -> Plan:
@@ -66,6 +68,7 @@ async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str |
         sum(found.sizes[path] for path in after - freed),
         tuple(_stranded(chosen, going, uses, found.sizes, gone)),
         digests,
+        [name for name in chosen if catalogue.models[name].pruned and name not in going],
     )
 
 
@@ -87,11 +90,13 @@ async def prune(store: Store, keys: str | None, made: Plan) -> None:
     await asyncio.gather(*map(store.delete, sorted(_updates_from(sizes, gone))))
     for name, digests in made.digests.items():
         await repository.prune(name, sorted(digests))
+    for name in made.earlier:
+        await repository.prune(name, [])
 
 
 def _digests_gone(catalogue: Catalogue, going: Mapping[str, Sequence[int]]) -> set[str]:
     """Manifest digests of pruned versions that no version which stays has too."""
-    gone, stays = set(), set()
+    gone, stays = set[str](), set[str]()
     for name, model in catalogue.models.items():
         for version, digest in model.versions.items():
             (gone if version in going.get(name, ()) else stays).add(digest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tuf.api.metadata import Delegations, MetaFile
 
 from modelsync_protocol import trust
@@ -34,7 +36,7 @@ async def give_own_chains(repository: Repository) -> list[str]:
                 await _copy(repository, shared, roots, model)
             moved.add(model)
         try:
-            await repository.commit(lambda state, seen=shared: _close(state, seen), bundles=False)
+            await repository.commit(partial(_close, seen=shared), bundles=False)
         except StoreConflict:
             continue
         for model in sorted(moved):

@@ -58,7 +58,7 @@ async def paths(store: Store, model: str, digests: Sequence[str]) -> list[str]:
 
 
 def _bases(digests: Sequence[str], sizes: Mapping[int, Mapping[str, int]]) -> list[str]:
-    known = sizes[1] | sizes[codecs.NEWEST_VERSION]
+    known = {**sizes[1], **sizes[codecs.NEWEST_VERSION]}
     return list(dict.fromkeys([*digests[:_VERSIONS], *(digest for digest in digests if digest in known)]))[:_MAX_BASES]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,7 @@ async def test_pruning_and_collecting_may_break_off_at_any_write(shelf: Shelf) -
         assert all(problem.startswith("bundles/") for problem in problems), "hints at updates that have gone, no more"
         await prune(shelf.store, shelf.keys, await plan(shelf.store, Policy(keep=2), {}, "a"))
         later = datetime.now(UTC) + timedelta(hours=2)
-        await collect(shelf.store, grace=NO_GRACE, now=lambda moment=later: moment)
+        await collect(shelf.store, grace=NO_GRACE, now=partial(later.astimezone, UTC))
         assert (await verify(shelf.store)).problems == () and sorted(await shelf.digests("a")) == [5, 6]
     assert at > 3
 
