@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelsync_protocol import caps, chunker
-from modelsync_protocol.chunker import chunk_sizes
+from modelsync_protocol.chunker import COARSE, chunk_sizes
 
 
 def noise(seed: int, size: int) -> bytes:
@@ -76,3 +76,17 @@ def test_a_tensor_is_cut_from_its_own_start_and_keeps_its_chunks_when_the_header
         assert {start, start + 262_144, start + 524_288, start + 600_000} <= set(edges)
         assert not [edge for edge in edges if start < edge < start + 600_000 and (edge - start) % 262_144]
     assert chunk_sizes("m.bin", memoryview(data)) != chunk_sizes("m.safetensors", memoryview(data))
+
+
+def test_coarse_cuts_are_what_the_format_says() -> None:
+    data = noise(5, 4 * caps.MIB)
+    sizes = chunk_sizes("a.bin", memoryview(data), COARSE)
+    assert sum(sizes) == len(data)
+    assert all(32_768 <= size <= 262_144 for size in sizes[:-1])
+    assert 20 <= len(sizes) <= 50, "the mean is about 128 KiB"
+    assert COARSE.threshold == 43_690
+    # An edit moves no cut that is further away than a chunk.
+    edited = chunk_sizes("a.bin", memoryview(b"new bytes" + data), COARSE)
+    assert edited[-5:] == sizes[-5:]
+    tensor = memoryview(noise(6, caps.MIB))
+    assert chunk_sizes("a.f16", tensor, COARSE) == chunk_sizes("a.f16", tensor)

@@ -65,10 +65,13 @@ class MemoryCgroup:
 
     @limit.setter
     def limit(self, value: int) -> None:
-        (self.path / ("memory.limit_in_bytes" if self._v1 else "memory.max")).write_text(str(value))
-        for name in ("memory.memsw.limit_in_bytes",) if self._v1 else ("memory.swap.max",):
-            with contextlib.suppress(OSError):
-                (self.path / name).write_text(str(value) if self._v1 else "0")
+        plain = "memory.limit_in_bytes" if self._v1 else "memory.max"
+        swap = "memory.memsw.limit_in_bytes" if self._v1 else "memory.swap.max"
+        names = [(plain, str(value)), (swap, str(value) if self._v1 else "0")]
+        raised = self._v1 and (value < 0 or value > self.limit)  # version 1: with swap never less than without
+        for name, text in reversed(names) if raised else names:
+            with contextlib.suppress(OSError) if name == swap else contextlib.nullcontext():
+                (self.path / name).write_text(text)
 
     @property
     def kills(self) -> int:

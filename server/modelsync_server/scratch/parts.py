@@ -25,6 +25,12 @@ class Parts:
     def __len__(self) -> int:
         return self._size
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parts) and (len(self), self.digest()) == (len(other), other.digest())
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
     def digest(self) -> str:
         """SHA-256, hex."""
         content = hashlib.sha256()
