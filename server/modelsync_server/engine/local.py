@@ -23,9 +23,6 @@ from modelsync_server.engine.answers import may_help, result_of, versions
 from modelsync_server.engine.port import ATTEMPTS, Call, Finished
 
 _LINE_BYTES = 64 << 20
-_NOT_FOR_WORKERS = ("MODELSYNC_KEYS",)
-"""Environment variables that say where private keys are."""
-
 
 def cores() -> int:
     """Processors that this process may use."""
@@ -122,7 +119,6 @@ class _Worker:
     @classmethod
     async def start(cls, scratch: Path) -> _Worker:
         folder = Path(mkdtemp(dir=scratch))
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
         try:
             process = await asyncio.create_subprocess_exec(
                 *(
@@ -133,7 +129,7 @@ class _Worker:
                 ),  # -P: no modules from where it is started
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=environment | {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 limit=_LINE_BYTES,
                 start_new_session=True,
             )
