@@ -24,6 +24,7 @@ from modelsync_server.engine.port import ATTEMPTS, Call, Finished
 
 _LINE_BYTES = 64 << 20
 
+
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -157,7 +157,7 @@ async def publish(
                 if version is not None or number not in (await repository.catalogue()).model(name).versions:
                     raise
                 continue  # another publisher took the number: go on from what it published
-            await finished(store, artifact.manifest)
+            await finished(store, artifact.manifest, engine)
             made = await _describe(store, name, number, artifact.manifest, catalogue.model(name), advice, fresh)
             return replace(made, code=code, work=work)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")
