@@ -51,7 +51,9 @@ class DaskEngine:
 
     async def run(self, calls: Sequence[Call], finished: Finished = lambda number, answer: None) -> list[Any]:
         """See Engine."""
-        client = await self._connected() if calls else None
+        if not calls:
+            return []
+        client = await self._connected()
         answers: list[Any] = [None] * len(calls)
 
         async def one(number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -199,7 +200,7 @@ async def test_an_update_in_the_store_that_is_for_another_version_is_not_signed(
     def swap(answer: Any) -> None:
         written_there = tmp_path / "store" / answer["objects"][0][0]
         written_there.write_bytes(earlier.read_bytes())
-        answer["objects"][0][1:] = [earlier.stat().st_size, objects.hashlib.sha256(earlier.read_bytes()).hexdigest()]
+        answer["objects"][0][1:] = [earlier.stat().st_size, hashlib.sha256(earlier.read_bytes()).hexdigest()]
 
     with pytest.raises(RefusedError, match="nothing was signed"):
         await on(LyingEngine(swap), store, keys, written(tmp_path, 3))
@@ -297,11 +298,11 @@ async def test_a_publisher_that_is_killed_goes_on_where_it_was(tmp_path: Path, e
     command = [sys.executable, "-m", "modelsync_server.cli", "publish", str(tmp_path / "store"), "m", str(path)]
     command += ["--keys", keys, *engine]
     work = tmp_path / "store" / "work"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220  it is killed, not awaited
     try:
         while not (done := [*work.glob("*/update-*")]):
             assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.002)
+            await asyncio.sleep(0.002)
         children = list(workers(process.pid))
     finally:
         process.kill()
@@ -310,7 +311,7 @@ async def test_a_publisher_that_is_killed_goes_on_where_it_was(tmp_path: Path, e
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline, "workers outlived their publisher"
-        time.sleep(0.02)
+        await asyncio.sleep(0.02)
     names = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store" / "updates").rglob("*.v*")}
     done = [*work.glob("*/update-*")]
     again = await publish(open_store(str(tmp_path / "store")), keys, "m", path)
