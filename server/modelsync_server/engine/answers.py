@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import os
 import traceback
 import zlib
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from modelsync_protocol.errors import LocalError, ModelsyncError, RefusedError, 
 
 _SAME = ("modelsync-server", "modelsync-protocol", "zstandard", "numpy")
 """Packages that decide about bytes."""
+
+_NOT_FOR_WORKERS = ("MODELSYNC_KEYS",)
+"""Environment variables that say where private keys are."""
 
 _ROOTS = {error.exit_code: error for error in (UsageError, RefusedError, UnreachableError, LocalError)}
 
@@ -34,6 +38,8 @@ def versions() -> dict[str, str]:
 
 def answer(function: str, arguments: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, Any]:
     """Call the function by its name; its answer, or what it raised, as JSON values. Raises nothing."""
+    for name in _NOT_FOR_WORKERS:
+        os.environ.pop(name, None)
     try:
         _check_versions(wanted)
         module, _, name = function.partition(":")

@@ -16,12 +16,13 @@ from modelsync_server.engine.port import ATTEMPTS, Call, Finished
 
 try:
     import dask
-    from dask.distributed import Client, KilledWorker, LocalCluster
+    from dask.distributed import Client, KilledWorker, LocalCluster, Security
 except ImportError as error:
     raise UsageError("--engine dask needs distributed: install the extra modelsync-server[dask].") from error
 
 _Client: Any = Client
 _LocalCluster: Any = LocalCluster
+_Security: Any = Security
 _CONNECT_SECONDS = 10
 _STARTED_HERE = {
     "distributed.scheduler.allowed-failures": ATTEMPTS - 1,
@@ -50,7 +51,9 @@ class DaskEngine:
 
     async def run(self, calls: Sequence[Call], finished: Finished = lambda number, answer: None) -> list[Any]:
         """See Engine."""
-        client = await self._connected() if calls else None
+        if not calls:
+            return []
+        client = await self._connected()
         answers: list[Any] = [None] * len(calls)
 
         async def one(number: int) -> None:
@@ -109,8 +112,10 @@ class DaskEngine:
                         threads_per_worker=1,
                         processes=True,
                         memory_limit=None,
-                        dashboard_address=None,
+                        dashboard_address="127.0.0.1:0",
                         host="127.0.0.1",
+                        # Or any user of this machine could have his code run by whoever publishes.
+                        security=_Security.temporary(),
                         asynchronous=True,
                         silence_logs=50,
                     )

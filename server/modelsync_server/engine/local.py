@@ -23,8 +23,6 @@ from modelsync_server.engine.answers import may_help, result_of, versions
 from modelsync_server.engine.port import ATTEMPTS, Call, Finished
 
 _LINE_BYTES = 64 << 20
-_NOT_FOR_WORKERS = ("MODELSYNC_KEYS",)
-"""Environment variables that say where private keys are."""
 
 
 def cores() -> int:
@@ -42,6 +40,8 @@ class LocalEngine:
         self.retried = 0
         self._idle: list[_Worker] = []
         self._folder: Path | None = None
+        self.processes: list[int] = []
+        """Process ids of the workers that are alive."""
 
     async def run(self, calls: Sequence[Call], finished: Finished = lambda number, answer: None) -> list[Any]:
         """See Engine."""
@@ -55,11 +55,11 @@ class LocalEngine:
                 while waiting:
                     number = waiting.popleft()
                     if worker is None:
-                        worker = self._idle.pop() if self._idle else await _Worker.start(self._scratch())
+                        worker = self._idle.pop() if self._idle else await self._start()
                     begun[number] += 1
                     found = await worker.call(calls[number])
                     if found is None:
-                        reason = await worker.end()
+                        reason = await self._end(worker)
                         worker = None
                         self._again(calls[number], begun[number], reason)
                         waiting.append(number)
@@ -75,7 +75,7 @@ class LocalEngine:
                     worker = None
             finally:
                 if worker is not None:  # it may be in the middle of a call that nobody waits for any more
-                    await worker.end()
+                    await self._end(worker)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -92,10 +92,19 @@ class LocalEngine:
     async def close(self) -> None:
         """See Engine."""
         while self._idle:
-            await self._idle.pop().end()
+            await self._end(self._idle.pop())
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    async def _start(self) -> _Worker:
+        worker = await _Worker.start(self._scratch())
+        self.processes.append(worker.process_id)
+        return worker
+
+    async def _end(self, worker: _Worker) -> str:
+        self.processes.remove(worker.process_id)
+        return await worker.end()
 
     def _scratch(self) -> Path:
         """Where workers put temporary files: what one leaves that was killed goes when the engine is closed."""
@@ -119,10 +128,14 @@ class _Worker:
         self._process = process
         self._folder = folder
 
+    @property
+    def process_id(self) -> int:
+        """Its own, and its group's."""
+        return self._process.pid
+
     @classmethod
     async def start(cls, scratch: Path) -> _Worker:
         folder = Path(mkdtemp(dir=scratch))
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
         try:
             process = await asyncio.create_subprocess_exec(
                 *(
@@ -133,7 +146,7 @@ class _Worker:
                 ),  # -P: no modules from where it is started
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=environment | {"TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 limit=_LINE_BYTES,
                 start_new_session=True,
             )

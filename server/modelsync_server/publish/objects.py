@@ -94,9 +94,9 @@ async def write_objects(
     return [advice for one in done for advice in one.advice], writing.work
 
 
-async def finished(store: Store, manifest: Manifest) -> None:
+async def finished(store: Store, manifest: Manifest, engine: Engine | None) -> None:
     """What `write_objects` wrote is signed: forget how it came about."""
-    if manifest.size >= KEPT_FROM_BYTES:
+    if manifest.size >= KEPT_FROM_BYTES or (engine is not None and not engine.shares_disk):
         await staging.end(store, manifest.digest)
 
 

@@ -168,7 +168,7 @@ async def publish(
                 # What it found here was collected while it signed: it writes that again.
                 await store.delete(names.manifest_object(artifact.manifest.digest))
                 continue
-            await finished(store, artifact.manifest)
+            await finished(store, artifact.manifest, engine)
             made = await _describe(store, name, number, artifact.manifest, catalogue.model(name), advice, new)
             return replace(made, code=code, work=work)
         raise RefusedError(f"other publishers kept publishing {name!r}; try again when they have finished.")

@@ -100,8 +100,10 @@ def test_workers_alone_means_this_machine_and_nothing_means_no_engine() -> None:
 
 
 @pytest.mark.parametrize(("address", "error"), [("tcp://127.0.0.1:1", UnreachableError), ("nonsense://x", UsageError)])
-async def test_a_cluster_that_is_not_there_is_said(address: str, error: type[ModelsyncError]) -> None:
-    pytest.importorskip("distributed")
+async def test_a_cluster_that_is_not_there_is_said(
+    address: str, error: type[ModelsyncError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelsync_server.engine.dask_engine._CONNECT_SECONDS", 1)
     found = open_engine("dask", address)
     assert found is not None
     with pytest.raises(error, match=address):
