@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := protocol server daemon inference
-DEPLOYABLES := $(PACKAGES) bench meta
+DEPLOYABLES := $(PACKAGES) core bench meta
 STAMP := $(VENV)/.modelsync-setup
 # Programs that look at the repository or make a release, with pins of their own.
 TOOLS := $(VENV)/tools
@@ -14,11 +14,13 @@ JOBS ?= 2
 
 setup: $(STAMP)
 
-$(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml)
+$(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml) $(wildcard core/modelsync_core/*.[ch])
 	$(PYTHON) -c 'import sys; sys.exit("modelsync needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(DEPLOYABLES:%=-e %)
+	@# pip swallows what the build says: without a compiler everything works, in NumPy.
+	@$(BIN)/python -c 'from modelsync_protocol.native import library; print("setup:", library.which()[1])'
 	touch $@
 
 test: setup

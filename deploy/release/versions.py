@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("protocol", "server", "daemon", "inference", "bench", "meta")
+FOLDERS = ("protocol", "core", "server", "daemon", "inference", "bench", "meta")
 
 
 class ReleaseError(Exception):

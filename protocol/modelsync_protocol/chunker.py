@@ -86,12 +86,12 @@ def _opaque(data: memoryview, how: Cut) -> Iterator[int]:
 def _candidates(data: memoryview, threshold: int) -> Iterator[int]:
     """Positions after which the gear hash of the last 32 bytes is under the threshold, ascending."""
     raw = np.frombuffer(data, np.uint8)
-    compiled, state = core(), np.zeros(1, np.uint32)
-    for begin in range(0, len(raw) if compiled is not None else 0, _BLOCK):
-        assert compiled is not None
-        for index in compiled.gear(_GEAR, raw[begin : begin + _BLOCK], _GEAR_THRESHOLD, state).tolist():
-            yield begin + index + 1
+    compiled = core()
     if compiled is not None:
+        state = np.zeros(1, np.uint32)
+        for begin in range(0, len(raw), _BLOCK):
+            for index in compiled.gear(_GEAR, raw[begin : begin + _BLOCK], threshold, state).tolist():
+                yield begin + index + 1
         return
     for begin in range(0, len(raw), _BLOCK):
         lead = min(begin, _GEAR_WINDOW - 1)

@@ -44,7 +44,7 @@ _CERTIFICATES = (
 )  # fmt: skip
 _TIME = ("/etc/localtime", "/usr/share/zoneinfo")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-_MODULES = ("modelsync_daemon", "modelsync_protocol", "numpy", "aiohttp", "tuf")
+_MODULES = ("modelsync_daemon", "modelsync_protocol", "modelsync_core", "numpy", "aiohttp", "tuf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,8 @@ def _code() -> list[str]:
     """Folders of the interpreter, of installed packages, and of our own where they are not installed."""
     import sysconfig
 
+    from modelsync_protocol.native import library
+
     places = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     for name in _MODULES:
         found = importlib.util.find_spec(name)
@@ -184,6 +186,9 @@ def _code() -> list[str]:
             # What a wheel needs may lie beside it (numpy.libs); a folder of sources is nobody's library.
             site = Path(folder).parent
             places.append(str(site) if site.name in ("site-packages", "dist-packages") else folder)
+    core, _ = library.where()
+    if core is not None:
+        places.append(str(core))
     return [*dict.fromkeys(filter(None, (*places, *os.environ.get("LD_LIBRARY_PATH", "").split(":"))))]
 
 

@@ -40,6 +40,7 @@ def examine(
     if root is None:
         return found
     found += machine.confinement(settings is not None and settings.require_confinement)
+    found += machine.core()
     if settings is not None:
         found += applications.examine(settings)
     found += _device(root, settings, online)

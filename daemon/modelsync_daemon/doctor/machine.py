@@ -21,6 +21,7 @@ from modelsync_daemon.network import network_manager
 from modelsync_daemon.trust.trust_store import BUILD_TIME, TrustStore
 from modelsync_protocol.errors import LocalError, ModelsyncError
 from modelsync_protocol.findings import Finding, good, problem, warning
+from modelsync_protocol.native import library
 
 _MIB = 1 << 20
 _SKEW_SECONDS = 60
@@ -63,6 +64,13 @@ def clock(data: DataDir) -> Iterator[Finding]:
 
 def _utc(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def core() -> Iterator[Finding]:
+    """Whether workers decode with the compiled core."""
+    fine, text = library.which()
+    mend = "install modelsync-core of this version again, or take the variable MODELSYNC_CORE away"
+    yield good("core", text) if fine else warning("core", text, mend)
 
 
 def confinement(required: bool) -> Iterator[Finding]:

@@ -59,3 +59,12 @@ def load() -> Found:
     if abi != ABI:
         return Found(None, os.fspath(path), f"{path} is of another version (ABI {abi}, {ABI} is needed)")
     return Found(library, os.fspath(path), reason)
+
+
+def which() -> tuple[bool, str]:
+    """Whether nothing is wrong, and which of the two computes here, as a sentence; for doctors."""
+    found = load()
+    if found.library is not None:
+        return True, f"the compiled core decodes and encodes ({found.path})."
+    broken = found.path is not None
+    return not broken, f"NumPy decodes and encodes, to the same bytes but slower: {found.reason}."

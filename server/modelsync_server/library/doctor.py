@@ -19,6 +19,7 @@ from tuf.api.metadata import Metadata
 from modelsync_protocol import bundle, caps, names, trust
 from modelsync_protocol.errors import FormatError, ModelsyncError, RefusedError
 from modelsync_protocol.findings import Finding, good, problem, warning
+from modelsync_protocol.native import library
 from modelsync_server.publish.listing import read_version
 from modelsync_server.scratch.places import scratch_folder
 from modelsync_server.store import DirectoryStore, ObjectNotFound, Store, open_store
@@ -48,7 +49,14 @@ async def examine(url: str, keys: str | None, now: datetime | None = None) -> li
     formats, largest = await _formats(store, states, url)
     found += formats
     found += _disk(store, largest)
+    found += _core()
     return found
+
+
+def _core() -> Iterator[Finding]:
+    fine, text = library.which()
+    mend = "pip install --force-reinstall modelsync-core"
+    yield good("core", text) if fine else warning("core", text, mend)
 
 
 def _clock(states: Sequence[State], now: datetime) -> Iterator[Finding]:
