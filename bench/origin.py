@@ -2,8 +2,8 @@
 
 python -m bench.origin [--seconds N] [--rounds N] [--clients N] [--out FILE] needs nginx and wrk. Half of the clients
 read a few KiB a second (a process of this file's own holds them), the other half as fast as they can (wrk). The
-servers take turns; a row's ratio (to nginx) is the median over the rounds. Memory is the proportional set size of all of a
-server's processes at its largest, processor time is a server's own for each request.
+servers take turns; a row's ratio (to nginx) is the median over the rounds. Memory is the proportional set size of all of
+a server's processes at its largest, processor time is a server's own for each request.
 """
 
 from __future__ import annotations
