@@ -33,7 +33,7 @@ def serve(
     ] = None,
     front: Annotated[
         Front | None,
-        typer.Option(help="Have nginx answer, which must be installed: 10 times as many small objects a second."),
+        typer.Option(help="Have nginx answer, which must be installed: no Python for small objects."),
     ] = None,
     redirect_from: Annotated[
         int | None,

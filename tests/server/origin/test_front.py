@@ -28,6 +28,11 @@ def masters(origin: Origin) -> list[psutil.Process]:
     return [child for child in psutil.Process(origin.process.pid).children() if "nginx" in child.name()]
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs; nobody may have taken note of its end yet."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def whole(origin: Origin) -> bool:
     try:
         return answer(origin, _REQUEST).endswith(CONTENT)
@@ -82,7 +87,7 @@ def test_what_dies_is_started_again_and_nothing_is_left_behind(store: Path) -> N
         first.kill()
         wait_until(lambda: any(found.pid != first.pid for found in masters(origin)), "nginx to be started again")
         assert whole(origin)
-        assert not any(worker.is_running() for worker in workers), "orphans would hold the port"
+        wait_until(lambda: not any(map(alive, workers)), "the orphans' end")
         ours = next(child for child in psutil.Process(origin.process.pid).children() if "nginx" not in child.name())
         ours.kill()
         wait_until(lambda: b"bundle" in answer(origin, _REQUEST.replace(PACK, "bundles/anomaly")), "our origin")
@@ -94,7 +99,7 @@ def test_it_dies_with_who_started_it(store: Path) -> None:
         family = psutil.Process(origin.process.pid).children(recursive=True)
         assert len(family) >= 3
         origin.process.kill()
-        wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), "its end")
+        wait_until(lambda: not any(map(alive, family)), "its end")
 
 
 def test_it_ends_soon_after_sigterm_even_with_slow_readers(store: Path, certificate: tuple[Path, Path]) -> None:
