@@ -60,7 +60,7 @@ class Actuator:
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _write(self, client: Client) -> None:
-        node = {tag: client.get_node(tags.node(self._line, tag)) for tag in _READ + ("Advised", "Heartbeat")}
+        node = {tag: client.get_node(tags.node(self._line, tag)) for tag in (*_READ, "Advised", "Heartbeat")}
         clock = asyncio.get_running_loop().time
         due = clock()
         while True:

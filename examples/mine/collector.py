@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from asyncua import Client, ua
 from examples.mine import edge, tags
 
 _AGAIN_SECONDS = 0.5
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 _REACH = timedelta(minutes=10)
 """So far back a collector looks that has no state of its own."""
 
@@ -28,7 +28,7 @@ class Place:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.scan, self.stamp = 0, datetime.min
+        self.scan, self.stamp = 0, _NEVER
         try:
             found = json.loads(path.read_text())
             self.scan, self.stamp = int(found["scan"]), datetime.fromisoformat(found["stamp"])
@@ -39,8 +39,8 @@ class Place:
         """edgeHub has everything up to `scan`."""
         self.scan, self.stamp = scan, stamp
         beside = self._path.with_suffix(".new")
-        beside.write_text(json.dumps({"scan": scan, "stamp": stamp.isoformat()}))
-        os.replace(beside, self._path)
+        beside.write_text(json.dumps({"scan": scan, "stamp": tags.text(stamp)}))
+        beside.replace(self._path)
 
 
 class _Changes:
@@ -66,13 +66,13 @@ def rows(line: str, found: dict[str, list[ua.DataValue]]) -> list[dict[str, Any]
     made = []
     for stamp, values_of in sorted(by_stamp.items()):
         if "Scan" in values_of:
-            made.append({"line": line, "scan": values_of.pop("Scan")[0], "stamp": stamp.isoformat(), "tags": values_of})
+            made.append({"line": line, "scan": values_of.pop("Scan")[0], "stamp": tags.text(stamp), "tags": values_of})
     return made
 
 
 async def read_since(client: Client, line: str, stamp: datetime) -> dict[str, list[ua.DataValue]]:
     """One HistoryRead of all tags from `stamp` on, Scan first."""
-    begin = max(stamp, datetime.now(UTC).replace(tzinfo=None) - _REACH)
+    begin = max(stamp, datetime.now(UTC) - _REACH)
     details = ua.ReadRawModifiedDetails(IsReadModified=False, StartTime=begin, EndTime=ua.get_win_epoch())
     wanted = [ua.HistoryReadValueId(NodeId=tags.node(line, tag)) for tag in tags.HISTORIZED]
     results = await client.uaclient.history_read(

@@ -1,4 +1,4 @@
-"""What every small service of the mine is: a module of edgeHub with inputs and outputs. No service's own work is here."""
+"""What every small service of the mine is: a module of edgeHub with inputs and outputs. No service's work is here."""
 
 from __future__ import annotations
 

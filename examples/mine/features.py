@@ -1,4 +1,4 @@
-"""From rows of tags to what the model takes: a window over the last rows, with bad and missing readings bridged. Pure."""
+"""From rows of tags to what the model takes: a window over the last rows, bad and missing readings bridged. Pure."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from examples.mine.line import Limits
 
 _OVERSHOOT = 0.1
-"""An answer up to this share of the range outside is cut to the limit; what is further away is no advice but a fault."""
+"""An answer up to this share of the range outside is cut to the limit; further away is no advice but a fault."""
 _LONGEST_STEP = 1.0
 """Seconds that count at the most for the rate: after a pause there is no jump."""
 

@@ -26,7 +26,7 @@ POINTS = ("Scan", *MEASURED, "Setpoint", "Decided", "ModelVersion", "Asked", "Ve
 
 def values(source: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """PITimedValues of a message, by point."""
-    stamp = message["stamp"] + "Z"
+    stamp = message["stamp"]
     if source == "rows":
         found: dict[str, dict[str, Any]] = {"Scan": {"Timestamp": stamp, "Value": message["scan"], "Good": True}}
         for tag, (value, quality) in message["tags"].items():
@@ -36,10 +36,10 @@ def values(source: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return found
     asked = message["asked"]
     number = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
-    found = {"Decided": message["scan"], "ModelVersion": message["version"], "Verdict": message["verdict"]}
-    if isinstance(number, (int, float)):
-        found["Asked"] = number
-    return {point: {"Timestamp": stamp, "Value": value, "Good": True} for point, value in found.items()}
+    decided = {"Decided": message["scan"], "ModelVersion": message["version"], "Verdict": message["verdict"]}
+    if isinstance(number, int | float):
+        decided["Asked"] = number
+    return {point: {"Timestamp": stamp, "Value": value, "Good": True} for point, value in decided.items()}
 
 
 class PiWebApi:

@@ -1,7 +1,8 @@
 """A stand-in for AVEVA's PI Web API: the part of its documented REST form that the historian's client uses.
 
-`GET /points?path=`, `POST /streams/{webId}/value`, `POST` and `GET /streams/{webId}/recorded`, `POST /batch`, with Basic
-authentication and its defence against forged requests (X-Requested-With). Values are kept in memory, one for each time.
+`GET /points?path=`, `POST /streams/{webId}/value`, `POST` and `GET /streams/{webId}/recorded`, `POST /batch`, with
+Basic authentication and its defence against forged requests (X-Requested-With). Values are kept in
+memory, one for each time.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def application(archive: Archive, login: str) -> web.Application:
         content = json.loads(await request.read() or b"null")
         path = request.path.removeprefix("/piwebapi")
         if request.method == "POST" and path.strip("/") == "batch":
-            answers = {}
+            answers: Json = {}
             for name, part in content.items():
                 resource = urlsplit(part["Resource"])
                 query = dict(pair.partition("=")[::2] for pair in resource.query.split("&"))

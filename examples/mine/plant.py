@@ -57,12 +57,16 @@ class ControlledLine:
 
     async def scan(self, history: HistoryDict) -> None:
         """One scan of the control system: choose the set-point, move the physics, write the tags."""
-        now, stamp = time.monotonic(), datetime.now(UTC).replace(tzinfo=None)
+        now, stamp = time.monotonic(), datetime.now(UTC)
         source, set_point = self._choose(await self._values("Manual", "Interlock", "OperatorSetpoint"), now)
+        if source in ("operator", "interlock"):
+            self._advised = set_point  # tracking, as control systems have it: whoever takes over begins there
+        elif source == "fallback":
+            self._advised = None
         measured = self._line.step(set_point)
         found = self._instruments.read(measured)
         self._say(
-            scan=self._line.scan, t=time.time(), stamp=stamp.isoformat(), set_point=set_point, source=source,
+            scan=self._line.scan, t=time.time(), stamp=tags.text(stamp), set_point=set_point, source=source,
             feed=round(measured["Feed"], 2), power=round(measured["Power"], 1), best=round(self._line.best_feed, 2),
             tags={tag: quality for tag, (_, quality) in found.items()},
         )  # fmt: skip
@@ -91,7 +95,7 @@ class ControlledLine:
         await self._server.write_attribute_value(nodeid, written)
 
     async def _on_advice(self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None) -> None:
-        """Advice is taken as it comes: that it is within its limits is the actuator's promise, and the log's to show."""
+        """Advice is taken as it comes: that it is within its limits is the actuator's promise."""
         advised = value.Value.Value if value.Value is not None else None
         self._say(advised=advised, t=time.time())
         self._advised = advised if isinstance(advised, float) else None

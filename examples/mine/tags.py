@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from asyncua import ua
 
 from examples.mine.line import MEASURED
@@ -26,6 +28,11 @@ def node(line: str, tag: str) -> ua.NodeId:
 def quality(status: ua.StatusCode) -> str:
     """`good`, `uncertain` or `bad`: the severity bits of a status code (OPC UA part 4, 7.39)."""
     return ("good", "uncertain", "bad", "bad")[status.value >> 30]
+
+
+def text(stamp: datetime) -> str:
+    """A UTC time as text, to the microsecond, as `2026-11-29T06:56:00.296805Z`."""
+    return stamp.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def number(value: float) -> ua.DataValue:

@@ -30,7 +30,8 @@ Array = npt.NDArray[np.float32]
 def windows(seed: int, count: int) -> tuple[Array, Array]:
     """(features (count, FEATURES), best feed (count, 1)) of lines that wander through their range of feeds."""
     rng = np.random.default_rng(seed)
-    samples, targets = [], []
+    samples: list[Array] = []
+    targets: list[list[float]] = []
     while len(samples) < count:
         number = int(rng.integers(1 << 31))
         line, instruments = Line(number), Instruments(number, drift_per_scan=0.002)
@@ -62,7 +63,7 @@ def train() -> list[tuple[MLPRegressor, Array, Array]]:
 
 def to_onnx(network: MLPRegressor, mean: Array, scale: Array) -> bytes:
     """X (n, FEATURES) float32 → setpoint (n, 1) float32, t/h."""
-    constants = {"mean": mean, "scale": scale, "hundred": np.float32([100]), "middle": np.float32([400])}
+    constants = {"mean": mean, "scale": scale, "hundred": np.array([100]), "middle": np.array([400])}
     nodes = [
         helper.make_node("Sub", [INPUT, "mean"], ["centred"]),
         helper.make_node("Div", ["centred", "scale"], ["h0"]),
@@ -111,7 +112,8 @@ def main() -> None:
         network, mean, scale = trained
         error = np.abs(network.predict((samples - mean) / scale) * 100 + 400 - targets.ravel())
         print(
-            f"feed v{version}: {error.mean():.1f} t/h from the best feed on average, 95 % within {np.quantile(error, 0.95):.1f}"
+            f"feed v{version}: {error.mean():.1f} t/h from the best feed on average, "
+            f"95 % within {np.quantile(error, 0.95):.1f}"
         )
 
 

@@ -23,6 +23,8 @@ class Cloud:
         self.store, self.keys = str(story.work / "store"), story.work / "keys"
         self.hub_state = story.work / "hub"
         self.hub: Json = {}
+        self.devices: dict[str, str] = {}
+        """Connection strings of devices that were added here."""
         self.trust, self.origin_ca = Path(), Path()
         self.line: Relay
         self.service: ServiceClient
@@ -74,7 +76,10 @@ class Cloud:
         """A connection string of a new device or module."""
         options = () if module is None else ("--module", module)
         found = await self.modelsync("hub", "device", "add", device, *options, "--state", str(self.hub_state))
-        return str(found["connection_string"])
+        text = str(found["connection_string"])
+        if module is None:
+            self.devices[device] = text
+        return text
 
     async def desire(self, device: str, name: str, version: int) -> None:
         """Set what a device should have, in its twin."""
