@@ -23,11 +23,14 @@ def inverted(good: Path) -> bytes:
     return _after(good, [helper.make_node("Sub", ["by", "good"], [OUTPUT])], by=820.0)
 
 
+_Constants = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
+
+
 def bad_models(good: Path) -> Mapping[str, bytes]:
     """By what is wrong: not a number, infinite, another shape, absurdly large, and nonsense within the limits."""
     sums = [helper.make_node("ReduceSum", [INPUT, "axis"], ["sum"], keepdims=1)]
     zero = [*sums, helper.make_node("Mul", ["sum", "zero"], ["nothing"])]
-    axis = {"axis": np.array([1], np.int64), "zero": np.zeros(1, np.float32)}
+    axis: _Constants = {"axis": np.array([1], np.int64), "zero": np.zeros(1, np.float32)}
     jump = "by"
     return {
         "NaN": model([*zero, helper.make_node("Div", ["nothing", "nothing"], [OUTPUT])], axis),

@@ -23,7 +23,7 @@ async def killed(mine: Mine, line: str, services: tuple[str, ...]) -> None:
         await device.modules[service].kill()
 
         async def back(before: int = before, service: str = service) -> bool:
-            return device.modules[service].restarts > before
+            return bool(device.modules[service].restarts > before)
 
         await story.until(f"the restart of {service}", back)
         await mine.advised(line, 2)
@@ -78,7 +78,8 @@ async def defenceless(mine: Mine, line: str) -> None:
         await service.set_desired(line, {"modelsync": {"models": {MODEL: {"version": version}}}})
 
         async def decided(version: int = version) -> bool:
-            return sum(each["version"] == version for each in (await mine.decisions(line)).values()) >= _WRITES
+            versions = [int(each["version"]) for each in (await mine.decisions(line)).values()]
+            return versions.count(version) >= _WRITES
 
         first = mine.mark(line, what)
         await story.until(f"decisions on answers of the model of {what}", decided)

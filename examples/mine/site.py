@@ -63,11 +63,12 @@ class Mine:
         surface = EdgeHub(self.cloud.hub_state, self.cloud.hub_ca, self.cloud.service)
         below = await own_hub(story, "level-hub") if UNDERGROUND in self.names else surface
         for name in self.names:
-            await self.cloud.add_device(name)
+            self.cloud.add_device(name)
             line = await story.stack.enter_async_context(Relay("127.0.0.1", plant["port"]))
             hub = below if name == UNDERGROUND else surface
             self.lines[name] = LineDevice(name, story, self.cloud, hub, line, pi["url"], login)
             await self.lines[name].prepare()
+        await self.tag()
 
     @property
     def surface(self) -> list[str]:
@@ -153,6 +154,12 @@ class Mine:
                 await client.write_values([client.get_node(tags.node(line, tag)) for tag in values], written)
         except ua.UaError as error:
             raise StageError(f"the plant does not take {values}: {error}") from error
+
+    async def tag(self) -> None:
+        """Tell the hub which device is which line's, for the rings of rollouts."""
+        await self.cloud.service.change_registry(
+            [{"id": name, "importMode": "updateTwin", "tags": {"line": name}} for name in self.surface]
+        )
 
     async def roll(self, version: int) -> RolloutStatus | None:
         """A rollout, ring by ring, a line each; None if it went through all, else how it stopped."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +84,7 @@ def to_onnx(network: MLPRegressor, mean: Array, scale: Array) -> bytes:
     return model(nodes, {name: np.asarray(value, np.float32) for name, value in constants.items()})
 
 
-def model(nodes: list[onnx.NodeProto], constants: dict[str, Array], columns: int = 1) -> bytes:
+def model(nodes: list[onnx.NodeProto], constants: Mapping[str, npt.NDArray[Any]], columns: int = 1) -> bytes:
     """A model of `nodes`: X (n, FEATURES) float32 → setpoint (n, columns) float32."""
     graph = helper.make_graph(
         nodes,

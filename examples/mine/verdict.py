@@ -1,4 +1,4 @@
-"""What happened to the plant, by its own log and the historian's archive: not by what any service says of itself. Pure."""
+"""What happened to the plant, by its own log and the historian's archive, not by what services say of themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line's device: edgeHub's routes between its services, the services as supervised processes, its daemon. No story."""
+"""A line's device: edgeHub's routes between its services, the services, supervised, and its daemon. No story."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from examples.demo.relay import Relay
 from examples.demo.stage import Process, free_address, run
-from examples.stories.cloud import Cloud, Json
+from examples.stories.cloud import Cloud, Json, register
 from examples.stories.supervisor import Module
 from examples.stories.telling import Story
 from modelsync_server.iothub.connection_string import parse_service
@@ -42,7 +42,7 @@ SHADOW = ("--shadow", "1", "--trial-seconds", str(TRIAL_SECONDS), "--min-agreeme
 
 @dataclass(slots=True)
 class EdgeHub:
-    """The hub that stands for a device's edgeHub: the surface's is the cloud's too, the level underground has its own."""
+    """The hub that stands for a device's edgeHub: the surface's is the cloud's, the level underground has its own."""
 
     state: Path
     ca: Path
@@ -86,14 +86,8 @@ class LineDevice:
         """Register the device and its modules at its edgeHub, with routes."""
         self.data.parent.mkdir(parents=True, exist_ok=True)
         for module in (*SERVICES, "$edgeHub"):
-            added = await self._add(module)
-            self._connection(module).write_text(added)
+            self._connection(module).write_text(register(self.hub.state, self.name, module))
         await self.hub.service.set_desired(self.name, {"routes": ROUTES}, "$edgeHub")
-
-    async def _add(self, module: str) -> str:
-        command = ("modelsync", "hub", "device", "add", self.name, "--module", module, "--state", str(self.hub.state))
-        found: Json = await run(*command, "--json")
-        return str(found["connection_string"])
 
     async def follow(self, connection_string: str) -> Process:
         """Start the daemon: it follows the device's twin."""

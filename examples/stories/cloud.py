@@ -9,7 +9,10 @@ from examples.demo.relay import Counts, Relay
 from examples.demo.stage import free_address, run
 from examples.stories.telling import Story
 from modelsync_server.hub.certificates import ensure
+from modelsync_server.hub.hub import add_device
+from modelsync_server.hub.state import State
 from modelsync_server.iothub.connection_string import parse_service
+from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 
 Json = dict[str, Any]
@@ -72,11 +75,9 @@ class Cloud:
         assert isinstance(found, dict)
         return found
 
-    async def add_device(self, device: str, module: str | None = None) -> str:
+    def add_device(self, device: str, module: str | None = None) -> str:
         """A connection string of a new device or module."""
-        options = () if module is None else ("--module", module)
-        found = await self.modelsync("hub", "device", "add", device, *options, "--state", str(self.hub_state))
-        text = str(found["connection_string"])
+        text = register(self.hub_state, device, module)
         if module is None:
             self.devices[device] = text
         return text
@@ -115,6 +116,12 @@ class Cloud:
         """Bytes on the line to the origin since `begin` (a `line.counts()`), both directions, TLS included."""
         since = self.line.counts() - begin
         return since.up + since.down
+
+
+def register(hub_state: Path, device: str, module: str | None = None) -> str:
+    """`modelsync hub device add`, without a process of its own: a connection string."""
+    with State(hub_state) as state:
+        return add_device(state, Identity(device, module))
 
 
 def _toml(value: str | int | float) -> str:

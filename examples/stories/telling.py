@@ -37,19 +37,24 @@ class Story(Telling):
         self.report = StoryReport(name)
         self.stack = AsyncExitStack()
         self.began = time.monotonic()
+        self._running: list[Process | Module] = []
+        self.stack.push_async_callback(self._stop)
 
     def process(self, name: str) -> Process:
         """A process (not started) that ends with the story; its log is logs/NAME.log."""
         made = Process(name, self.logs, self.environment)
-        self.stack.push_async_callback(made.stop)
+        self._running.append(made)
         return made
 
     async def module(self, name: str, command: str, *arguments: str, ready: bool = False) -> Module:
         """Start a process that is started again whenever it ends, until the story does."""
         made = Module(Process(name, self.logs, self.environment), command, *arguments, ready=ready)
-        self.stack.push_async_callback(made.stop)
+        self._running.append(made)
         await made.start()
         return made
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(each.stop() for each in self._running))
 
     async def until(self, what: str, test: Callable[[], Awaitable[bool]], seconds: float = WAIT_SECONDS) -> float:
         """Wait until `test` holds, and return how many seconds that took; StageError after `seconds`."""
