@@ -101,7 +101,9 @@ async def said(command: str, *arguments: str, environment: dict[str, str] | None
     )
     out, err = await process.communicate()
     if process.returncode:
-        raise StageError(f"`{command} {' '.join(arguments)}` failed: {err.decode(errors='replace').strip()}")
+        raise StageError(
+            f"`{command} {' '.join(arguments)}` failed: {(err.strip() or out).decode(errors='replace').strip()}"
+        )
     return out.decode(errors="replace")
 
 

@@ -167,6 +167,7 @@ class Mine:
         await self.cloud.modelsync(
             *("rollout", "start", self.cloud.store, MODEL, "--version", str(version), *rings),
             *("--active", "100%", "--failures", "2%", "--soak", "0s", "--yes", "--by", "ada"),
+            "--no-push",  # the bill is of the line to the origin; pushed bytes would come by the hub
         )
         text = await said(
             *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3", "--until-over"),

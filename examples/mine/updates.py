@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 from examples.demo.stage import StageError, run
@@ -12,7 +13,7 @@ from examples.mine.site import HERE, UNDERGROUND, Mine
 from examples.mine.wiring import MODEL, TRIAL_SECONDS
 from examples.stories import faults
 
-DISK = 4_000_000
+DISK = 24_000_000
 """Bytes of the level's disk, so that it can be full."""
 
 
@@ -47,6 +48,15 @@ async def carry(mine: Mine) -> Path:
     await mine.cloud.modelsync("export", mine.cloud.store, str(stick), "--models", MODEL)
     await mine.lines[UNDERGROUND].brought(stick)
     return stick
+
+
+def _reason(failed: str) -> str:
+    """Why `modelsyncd import` failed, in its own words."""
+    text = failed.partition("failed: ")[2]
+    try:
+        return str(json.loads(text)["models"][MODEL]["text"])
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 async def mid_stream(mine: Mine) -> None:
@@ -113,6 +123,7 @@ async def judge_update(mine: Mine, name: str, first: int, last: int) -> None:
 async def bad_versions(mine: Mine) -> None:
     """Two bad versions, with every defence on: one that its probe finds, one that only the shadow can find."""
     story, cloud = mine.story, mine.cloud
+    mending: asyncio.Task[None] | None = None
     v2 = HERE / "v2" / "model.onnx"
     for what, data, probe in (
         ("whose recorded answers are not its own", shifted(v2), HERE / "v2" / "probe.json"),
@@ -124,10 +135,11 @@ async def bad_versions(mine: Mine) -> None:
         version = (await mine.publish(artifact, probe))["version"]
         first = {name: mine.mark(name, f"version {version}, bad") for name in mine.surface}
         if probe is not None:  # and the line to the origin breaks in mid-update
-            cloud.line.cut_after(1500, refuse=True)
+            cloud.line.cut_after(600, refuse=True)
             mending = asyncio.create_task(_mend(mine))
         status = await mine.roll(version)
-        await mending
+        if mending is not None:
+            await mending
         for name in mine.surface:
             await mine.archived(name, mine.log(name).last)
         seen = [version in {each["version"] for each in (await mine.decisions(name)).values()} for name in mine.surface]
@@ -156,7 +168,7 @@ async def _mend(mine: Mine) -> None:
     await mine.story.until("the cut of the line to the origin", broke)
     await asyncio.sleep(2)
     mine.cloud.line.restore()
-    mine.story.say("the line to the origin broke in mid-update and is back after 2 s")
+    mine.story.say("the line to the origin broke while a version was fetched, and is back after 2 s")
 
 
 async def _wishes(mine: Mine) -> list[int | None]:
@@ -176,12 +188,12 @@ async def underground(mine: Mine) -> None:
     story, level = mine.story, mine.lines[UNDERGROUND]
     first = mine.mark(UNDERGROUND, "the stick arrives")
     if not any("full disk" in sentence for sentence in story.report.not_tried):
-        ballast = faults.fill(level.data, leave=8192)
+        ballast = faults.fill(level.data, leave=65536)
         refused = ""
         try:
             await carry(mine)
         except StageError as error:
-            refused = str(error).rpartition("failed: ")[2]
+            refused = _reason(str(error))
         decided = {n: d for n, d in (await mine.decisions(UNDERGROUND)).items() if n > first}
         story.promise(
             "a full disk refuses the update, and version 1 goes on",
