@@ -6,7 +6,7 @@ import sys
 
 from examples.mine import harm, original, updates, verdict
 from examples.mine.picture import draw
-from examples.mine.site import LIMITS, SURFACE, UNDERGROUND, Mine
+from examples.mine.site import LIMITS, SURFACE, UNDERGROUND, Mine, together
 from examples.stories import faults
 from examples.stories.telling import Story, tell
 
@@ -29,14 +29,13 @@ async def story(told: Story) -> None:
         told.act("Two bad versions, every defence on")
         await updates.bad_versions(mine)
         told.act("Killed services, a cut line")
-        await harm.killed(mine, "mill-1", ("scoring", "actuator", "collector", "windowing"))
-        await harm.cut_plant(mine, "mill-2")
-        told.act("Five models that are wrong, no defence left but the guard")
-        await harm.defenceless(mine, "mill-2")
-        told.act("People and machines come first")
-        await harm.human(mine, "mill-1")
-    told.act("The original way: a container image for each model")
-    await original.pulls(mine)
+        services = ("scoring", "actuator", "collector", "windowing")
+        await together(harm.killed(mine, "mill-1", services), harm.cut_plant(mine, "mill-2"))
+        told.act("People and machines come first; five models that are wrong, no defence left but the guard")
+        await together(harm.human(mine, "mill-1"), harm.defenceless(mine, "mill-2"), original.pulls(mine))
+    if told.short:
+        told.act("The original way: a container image for each model")
+        await original.pulls(mine)
     _whole_run(told, mine)
 
 

@@ -72,6 +72,7 @@ async def _run(works: tuple[Callable[[], Awaitable[None]], ...]) -> None:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # the SDK's threads outlive this loop
     async with asyncio.TaskGroup() as group:
         for work in works:
             group.create_task(_awaited(work))

@@ -189,9 +189,12 @@ async def together(*works: Awaitable[object]) -> None:
     async def one(work: Awaitable[object]) -> None:
         await work
 
-    async with asyncio.TaskGroup() as group:
-        for work in works:
-            group.create_task(one(work))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(one(work))
+    except* StageError as failed:
+        raise StageError(str(failed.exceptions[0])) from failed
 
 
 __all__ = ["HERE", "LIMITS", "SHADOW", "SURFACE", "UNDERGROUND", "Mine", "together"]

@@ -25,14 +25,15 @@ async def first_versions(mine: Mine) -> None:
     for name in mine.surface:
         await mine.lines[name].follow(cloud.devices[name])
         await cloud.desire(name, MODEL, 1)
-    await asyncio.gather(*(cloud.serving(name, MODEL, 1) for name in mine.surface))
-    story.report.figures["first install, bytes a line"] = cloud.spent(begin) // len(mine.surface)
+    serving = asyncio.gather(*(cloud.serving(name, MODEL, 1) for name in mine.surface))
     if UNDERGROUND in mine.lines:
         level = mine.lines[UNDERGROUND]
         if refused := faults.small_disk(level.data, DISK):
             story.not_tried(f"a full disk: {refused}")
         level.config.write_text(cloud.daemon_settings(level.data, cloud.devices[UNDERGROUND]))
         await carry(mine)
+    await serving
+    story.report.figures["first install, bytes a line"] = cloud.spent(begin) // len(mine.surface)
     await asyncio.gather(*(line.start() for line in mine.lines.values()))
     for name in mine.names:
         await mine.advised(name, 1)
