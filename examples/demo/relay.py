@@ -76,6 +76,11 @@ class Relay:
         self._acceptor: asyncio.Task[None] | None = None
 
     @property
+    def refusing(self) -> bool:
+        """Whether new connections are reset, after a cut with `refuse`."""
+        return self._refusing
+
+    @property
     def rate(self) -> float | None:
         """Bytes a second that all connections together may carry in each direction; None: no limit."""
         return self._limits["down"].rate

@@ -63,6 +63,16 @@ class Process:
         await self._process.wait()
         self._process = None
 
+    def signal_kill(self) -> None:
+        """Kill -9 without waiting for the end; nothing if there is nothing to kill."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+
+    async def ended(self) -> int:
+        """Wait for the process to end by itself; its exit code, negative by a signal."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help."""
         if self._process is None or self._process.returncode is not None:
@@ -91,7 +101,9 @@ async def said(command: str, *arguments: str, environment: dict[str, str] | None
     )
     out, err = await process.communicate()
     if process.returncode:
-        raise StageError(f"`{command} {' '.join(arguments)}` failed: {err.decode(errors='replace').strip()}")
+        raise StageError(
+            f"`{command} {' '.join(arguments)}` failed: {(err.strip() or out).decode(errors='replace').strip()}"
+        )
     return out.decode(errors="replace")
 
 
