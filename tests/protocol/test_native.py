@@ -20,6 +20,7 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native import core as native
 from modelsync_protocol.native import library
 from modelsync_server.tensors import rans_writer, symbol_writer
+from tests.support import core_frames
 
 pytestmark = pytest.mark.skipif(
     library.load().library is None and not os.environ.get("CI"), reason=f"no compiled core: {library.load().reason}"
@@ -210,3 +211,13 @@ def test_a_process_without_the_core_says_why_and_goes_on(value: str, said: str) 
     environment = {**os.environ, library.VARIABLE: value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_whole_frames_come_out_alike_and_damage_is_refused_alike(seed: int) -> None:
+    made = core_frames.frame(seed, 40_000 if seed % 12 == 11 else 400)
+    fast, slow = core_frames.both(made, made.payload)
+    assert fast == slow != "refused"
+    for number in range(4):
+        fast, slow = core_frames.both(made, core_frames.damaged(made, 100 * seed + number))
+        assert fast == slow
