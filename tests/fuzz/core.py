@@ -51,7 +51,16 @@ def main() -> int:
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",  # else small buffers lie in arenas, where no one sees the end of one
     }
-    command = [sys.executable, "-m", "tests.fuzz.core", "--inside", "--seconds", str(options.seconds), "--seed", str(first)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.core",
+        "--inside",
+        "--seconds",
+        str(options.seconds),
+        "--seed",
+        str(first),
+    ]
     return subprocess.run(command, env=environment, cwd=core_frames.ROOT, check=False).returncode
 
 

@@ -143,7 +143,9 @@ def _segment(rng: np.random.Generator, groups: int, most: int, base: int) -> Cod
     if not values and rng.random() < 0.8:
         offset = int(rng.integers(base - count * kind.width + 1))
     level = int(rng.integers(-300, 1100) if rng.random() < 0.9 else rng.choice([-16384, 16384]))
-    part = Coded(Mode.VALUE if values else Mode.DELTA, kind, int(rng.integers(groups)), count, offset, columns, column, level)
+    part = Coded(
+        Mode.VALUE if values else Mode.DELTA, kind, int(rng.integers(groups)), count, offset, columns, column, level
+    )
     if rng.random() < 0.4:
         part = replace(part, rows=rng.integers(0, rng.choice([2, 256]), part.row_count).astype(np.uint8))
     if rng.random() < 0.4:
@@ -208,4 +210,3 @@ def _raw_bits(part: Coded) -> NDArray[np.int64]:
 
 def _noise(rng: np.random.Generator, size: int) -> bytes:
     return rng.integers(0, 256, size).astype(np.uint8).tobytes()
-
