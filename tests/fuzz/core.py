@@ -1,7 +1,9 @@
-"""The compiled core under AddressSanitizer and UBSan, held against NumPy: `python -m tests.fuzz.core --seconds 60 [--seed N]`.
+"""The compiled core under AddressSanitizer and UBSan, against NumPy: `python -m tests.fuzz.core --seconds 60`.
 
-Frames with every type, predictor and level there is, then the same damaged (tests/support/core_frames.py), and the encoder's
-functions on noise. A difference, or a byte read or written outside of what C was given, ends it with 1 and says the seed. It compiles
+Frames with every type, predictor and level there is, then the same damaged (tests/support/core_frames.py), and the
+encoder's
+functions on noise. A difference, or a byte read or written outside of what C was given, ends it with 1 and says the
+seed. It compiles
 the core anew with gcc or clang (CC) and starts itself again with the sanitizer loaded first.
 """
 
@@ -15,8 +17,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-
 from modelsync_core import build
+
 from modelsync_protocol import chunker
 from modelsync_protocol.codecs import numerals
 from modelsync_protocol.native import core, library

@@ -15,7 +15,7 @@ from modelsync_protocol import chunker
 from modelsync_protocol.codecs import models, numerals, rans, tables, tensor_frame
 from modelsync_protocol.codecs.numerals import NUMERALS, Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor, factor_count, row_count
-from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
+from modelsync_protocol.codecs.symbols import DELTA, VALUE_TOP_BITS
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native import core as native
 from modelsync_protocol.native import library
@@ -104,14 +104,14 @@ def test_predictions_tables_and_elements_are_the_references(
         symbols = rng.integers(0, 256, segment.count).astype(np.uint8)
         if not value:  # symbols that this width has
             most = kind.width * 8 + 1
-            symbols = np.where(tensor_frame.DELTA.raw[symbols] > most, np.uint8(0), symbols).astype(np.uint8)
+            symbols = np.where(DELTA.raw[symbols] > most, np.uint8(0), symbols).astype(np.uint8)
 
         def decoded(segment: Coded = segment, base: bytes = base, raw: bytes = raw, symbols: Any = symbols) -> Any:
             out, chosen = bytearray(segment.length), np.empty(segment.count, np.uint8)
-            tensor_frame._predict([(0, segment)], base, out, chosen, group)
+            tensor_frame._predict([(0, segment)], base, out, chosen, group)  # noqa: B023 - called in this round
             predicted = bytes(out)
             reader = rans.RawBits(raw)
-            tensor_frame._correct([(0, segment)], out, symbols.copy(), reader, group)
+            tensor_frame._correct([(0, segment)], out, symbols.copy(), reader, group)  # noqa: B023
             return predicted, chosen.tobytes(), bytes(out), reader.borrow()[2]
 
         fast, slow = both(monkeypatch, decoded)
