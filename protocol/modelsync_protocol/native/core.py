@@ -158,7 +158,7 @@ class Core:
         offset: int,
         selectors: NDArray[np.uint8],
     ) -> None:
-        """As tensor_frame's predictions: fills `selectors` (of the segment's length), and `out` where there is a base."""
+        """As tensor_frame's predictions: fills `selectors` (of the segment's length), and `out` if it has a base."""
         _exact(selectors, "u1", segment.count)
         source = None
         if base_offset is not None:
