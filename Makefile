@@ -94,12 +94,18 @@ fuzz: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
+# The compiled core under AddressSanitizer and UBSan, held against NumPy; needs gcc or clang.
+.PHONY: fuzz-core
+fuzz-core: setup
+	$(BIN)/python -m tests.fuzz.core --seconds $(SECONDS) --seed $(SEED)
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(foreach d,$(PACKAGES),$(d)/modelsync_$(d)) meta/modelsync examples bench tests deploy/site deploy/release deploy/monitoring deploy/mlflow
 	# On its own: below bench/, which is a package of loose scripts, its modules would have two names.
 	cd bench && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_bench
+	cd core && ../$(BIN)/mypy --config-file ../pyproject.toml -p modelsync_core
 	$(MAKE) --no-print-directory audit docs workflows
 
 # The documentation site, strict: a broken link, or a page that nothing leads to, is an error. Open .venv/site/index.html.

@@ -1,7 +1,9 @@
 """Decoding with the compiled core and in NumPy, and `zstd -d`, on the same pairs in the same run.
 
-`python -m bench.core [--corpus DIR] [PAIR ...]` makes each pair's update once, decodes it both ways in processes of their own (CPU
-seconds, the best of some rounds in turn), checks that both give the target, and prints MB/s of the decoded frames; zstd's is the
+`python -m bench.core [--corpus DIR] [PAIR ...]` makes each pair's update once, decodes it both ways in processes of
+their own (CPU
+seconds, the best of some rounds in turn), checks that both give the target, and prints MB/s of the decoded frames;
+zstd's is the
 decoding of `zstd -19` of the same file.
 """
 

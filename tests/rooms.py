@@ -19,7 +19,7 @@ MOST_MODULES = 18
 
 ROOMS: Mapping[str, Mapping[str, str]] = {
     "protocol": {
-        "front": "codecs containers ground plain policy",
+        "front": "codecs containers ground native plain policy",
         "requirements": "ground",
         "mqtt": "front ground",
         "access": "ground",

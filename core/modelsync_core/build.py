@@ -1,6 +1,7 @@
-"""Compiles the core: `python -m modelsync_core.build`, and hatchling's hook when a wheel is made or a checkout installed.
+"""Compiles the core: `python -m modelsync_core.build`, and hatchling's hook when a wheel or checkout is installed.
 
-CC names the compiler (a cross compiler builds for its own machine), CFLAGS adds flags. A checkout without a compiler is installed
+CC names the compiler (a cross compiler builds for its own machine), CFLAGS adds flags. A checkout without a compiler
+is installed
 without the core, which is said; a wheel without it is an error.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 except ImportError:  # run by hand: no hook is needed
-    BuildHookInterface = object
+    BuildHookInterface = object  # type: ignore[misc,assignment]
 
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libmodelsync_core.so"
@@ -40,11 +41,11 @@ def compile_library(output: Path = LIBRARY) -> Path:
     sources = sorted(map(str, FOLDER.glob("*.c")))
     part = output.with_suffix(".part")
     subprocess.run([*compiler, *_FLAGS, *split(os.environ.get("CFLAGS", "")), "-o", str(part), *sources], check=True)
-    os.replace(part, output)
+    part.replace(output)
     return output
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc,valid-type]
+class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     """What hatchling calls."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

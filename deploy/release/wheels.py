@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -49,7 +50,9 @@ def _wheel(source: Path, out: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environment = {**kept, "SOURCE_DATE_EPOCH": commit_time()}
+    # Of libc the core needs memcpy alone, so that PyPI's oldest tag is true of it wherever it is compiled.
+    tag = {"MODELSYNC_CORE_PLATFORM": f"manylinux_2_17_{platform.machine()}"}
+    environment = {**tag, **kept, "SOURCE_DATE_EPOCH": commit_time()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ReleaseError(f"{source.name} can't be built: {done.stderr.strip()}")

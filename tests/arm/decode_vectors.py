@@ -8,6 +8,7 @@ as well. Its last line on stdout is `N passed, M failed`; it exits 1 if anything
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import platform
 import resource
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import modelsync_protocol
+from modelsync_protocol.native import library
 from tests.arm import release
 from tests.protocol.golden import check
 
@@ -44,6 +46,13 @@ def every_module_imports() -> None:
         importlib.import_module(module.name)
 
 
+def the_core_is_as_asked() -> None:
+    """MODELSYNC_CORE named a library that loads, or none was to run."""
+    wanted = os.environ.get(library.VARIABLE)
+    found = library.load()
+    assert (found.library is not None) == (wanted not in (None, library.OFF)), found.reason
+
+
 def needs_no_more() -> None:
     """Runs last: by then everything is loaded that decoding loads."""
     loaded = {name.partition(".")[0] for name in sys.modules}
@@ -57,6 +66,7 @@ def main(folder: Path, any_machine: bool) -> int:
     arm = [("this is 32-bit Arm", is_32_bit_arm), ("its vector unit flushes subnormals", flushes_subnormals)]
     listed = [
         *([] if any_machine else arm),
+        ("the compiled core runs if it should", the_core_is_as_asked),
         ("every module of the protocol imports", every_module_imports),
         *vectors,
         *check.damage_checks(),

@@ -53,7 +53,7 @@ def test_a_sound_directory_has_no_problem(data: Path) -> None:
     found = look(data)
     assert findings.exit_code(found) == 0
     assert {each.check: each.level.value for each in found} == {
-        **dict.fromkeys(("confinement", "permissions", "formats", "trust", "clock", "disk"), "ok"),
+        **dict.fromkeys(("confinement", "permissions", "formats", "trust", "clock", "disk", "core"), "ok"),
         "socket": "warning",
     }
     assert sorted((path, path.stat().st_mtime_ns) for path in data.rglob("*")) == before, "it only looks"

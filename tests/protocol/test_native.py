@@ -15,11 +15,12 @@ from modelsync_protocol import chunker
 from modelsync_protocol.codecs import models, numerals, rans, tables, tensor_frame
 from modelsync_protocol.codecs.numerals import NUMERALS, Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor, factor_count, row_count
-from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
+from modelsync_protocol.codecs.symbols import DELTA, VALUE_TOP_BITS
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native import core as native
 from modelsync_protocol.native import library
 from modelsync_server.tensors import rans_writer, symbol_writer
+from tests.support import core_frames
 
 pytestmark = pytest.mark.skipif(
     library.load().library is None and not os.environ.get("CI"), reason=f"no compiled core: {library.load().reason}"
@@ -103,14 +104,14 @@ def test_predictions_tables_and_elements_are_the_references(
         symbols = rng.integers(0, 256, segment.count).astype(np.uint8)
         if not value:  # symbols that this width has
             most = kind.width * 8 + 1
-            symbols = np.where(tensor_frame.DELTA.raw[symbols] > most, np.uint8(0), symbols).astype(np.uint8)
+            symbols = np.where(DELTA.raw[symbols] > most, np.uint8(0), symbols).astype(np.uint8)
 
         def decoded(segment: Coded = segment, base: bytes = base, raw: bytes = raw, symbols: Any = symbols) -> Any:
             out, chosen = bytearray(segment.length), np.empty(segment.count, np.uint8)
-            tensor_frame._predict([(0, segment)], base, out, chosen, group)
+            tensor_frame._predict([(0, segment)], base, out, chosen, group)  # noqa: B023 - called in this round
             predicted = bytes(out)
             reader = rans.RawBits(raw)
-            tensor_frame._correct([(0, segment)], out, symbols.copy(), reader, group)
+            tensor_frame._correct([(0, segment)], out, symbols.copy(), reader, group)  # noqa: B023
             return predicted, chosen.tobytes(), bytes(out), reader.borrow()[2]
 
         fast, slow = both(monkeypatch, decoded)
@@ -210,3 +211,13 @@ def test_a_process_without_the_core_says_why_and_goes_on(value: str, said: str) 
     environment = {**os.environ, library.VARIABLE: value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_whole_frames_come_out_alike_and_damage_is_refused_alike(seed: int) -> None:
+    made = core_frames.frame(seed, 40_000 if seed % 12 == 11 else 400)
+    fast, slow = core_frames.both(made, made.payload)
+    assert fast == slow != "refused"
+    for number in range(4):
+        fast, slow = core_frames.both(made, core_frames.damaged(made, 100 * seed + number))
+        assert fast == slow

@@ -49,8 +49,8 @@ def check(tagged: str | None) -> None:
         for number, requirement in enumerate(EXTRAS):
             _say(f"{requirement} in a clean environment")
             _extra(work / str(number), requirement)
-        _say("modelsync[all] and the benchmark in a clean environment")
-        whole = Environment(work / "all", ["modelsync[all]", "modelsync-bench"], DIST)
+        _say("modelsync[all,core] and the benchmark in a clean environment")
+        whole = Environment(work / "all", ["modelsync[all,core]", "modelsync-bench"], DIST)
         for program in whole.programs():
             if version not in (said := whole.run([program, "--version"])):
                 raise ReleaseError(f"{program} --version says {said!r}, the packages say {version}")
@@ -81,7 +81,8 @@ def _wheels(version: str) -> None:
 def _whole(folder: str, version: str) -> None:
     """A wheel holds every module of its package, the licence, and the right version."""
     name = versions.project(folder)["name"].replace("-", "_")
-    with zipfile.ZipFile(DIST / f"{name}-{version}-py3-none-any.whl") as wheel:
+    (built,) = DIST.glob(f"{name}-{version}-py3-none-*.whl")
+    with zipfile.ZipFile(built) as wheel:
         held = set(wheel.namelist())
         package = ROOT / folder / name
         sources = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)

@@ -34,7 +34,7 @@ def test_versions_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(versions, "ROOT", tmp_path)
     for number, folder in enumerate(FOLDERS):
         (tmp_path / folder).mkdir()
-        text = f'[project]\nname = "modelsync-{folder}"\nversion = "1.0.{number // 5}"\ndependencies = []\n'
+        text = f'[project]\nname = "modelsync-{folder}"\nversion = "1.0.{number // 6}"\ndependencies = []\n'
         (tmp_path / folder / "pyproject.toml").write_text(text)
     with pytest.raises(ReleaseError, match=r"1\.0\.1"):
         versions.version()

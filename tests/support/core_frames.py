@@ -1,6 +1,7 @@
 """Frames of every kind that the compiled core decodes, by seed, and what it and NumPy make of them.
 
-Payloads are written here by hand, not by the publisher: a publisher writes no symbol that costs more than it must, no factor
+Payloads are written here by hand, not by the publisher: a publisher writes no symbol that costs more than it must,
+no factor
 beyond its data and no level that clips, but a hostile one does.
 """
 

@@ -1,6 +1,7 @@
 """The core's functions with NumPy arrays for arguments. Arrays are borrowed for the call; results are the reference's.
 
-What C would trust (lengths, element sizes, contiguity) is checked here, once a call; numbers that come from a payload are checked
+What C would trust (lengths, element sizes, contiguity) is checked here, once a call; numbers that come from a
+payload are checked
 in C. FormatError where the reference raises it.
 """
 
@@ -157,7 +158,7 @@ class Core:
         offset: int,
         selectors: NDArray[np.uint8],
     ) -> None:
-        """As tensor_frame's predictions: fills `selectors` (of the segment's length), and `out` where there is a base."""
+        """As tensor_frame's predictions: fills `selectors` (of the segment's length), and `out` if it has a base."""
         _exact(selectors, "u1", segment.count)
         source = None
         if base_offset is not None:
