@@ -30,7 +30,7 @@ def masters(origin: Origin) -> list[psutil.Process]:
 
 def alive(process: psutil.Process) -> bool:
     """Whether it still runs; nobody may have taken note of its end yet."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def whole(origin: Origin) -> bool:
