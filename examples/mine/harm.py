@@ -100,7 +100,7 @@ async def defenceless(mine: Mine, line: str) -> None:
 
 
 async def _above_the_rollouts(service: HubService, line: str, version: int, *, turn: int = 0) -> None:
-    """Have `line` desire a version whatever rollouts have left: a configuration above theirs, as an operator in a hurry."""
+    """Have `line` desire a version whatever rollouts have left: by a configuration above theirs."""
     turn = turn or version
     wish = {f"properties.desired.modelsync.models.{MODEL}": {"version": version}}
     body = {
