@@ -75,7 +75,7 @@ async def defenceless(mine: Mine, line: str) -> None:
         artifact.parent.mkdir(exist_ok=True)
         artifact.write_bytes(data)
         version = int((await mine.publish(artifact))["version"])
-        await service.set_desired(line, {"modelsync": {"models": {MODEL: {"version": version}}}})
+        await _above_the_rollouts(service, line, version)
 
         async def decided(version: int = version) -> bool:
             versions = [int(each["version"]) for each in (await mine.decisions(line)).values()]
@@ -93,10 +93,24 @@ async def defenceless(mine: Mine, line: str) -> None:
             bool(values) and all(LIMITS.low <= value <= LIMITS.high for value in values),
             f"{len(values)} writes from {min(values):.0f} to {max(values):.0f} t/h; its answers: {refused[what]}",
         )
-    await service.set_desired(line, {"modelsync": {"models": {MODEL: {"version": 2}}}})
+    await _above_the_rollouts(service, line, 2, turn=999)
     await mine.advised(line, 2)
     mine.mark(line, "version 2 again")
     await mine.lines[line].score()
+
+
+async def _above_the_rollouts(service: HubService, line: str, version: int, *, turn: int = 0) -> None:
+    """Have `line` desire a version whatever rollouts have left: by a configuration above theirs."""
+    turn = turn or version
+    wish = {f"properties.desired.modelsync.models.{MODEL}": {"version": version}}
+    body = {
+        "id": f"by-hand-{turn}",
+        "content": {"deviceContent": wish},
+        "targetCondition": f"tags.line = '{line}'",
+        "priority": 1_000_000 + turn,
+        "labels": {},
+    }
+    await service.put_configuration(f"by-hand-{turn}", body)
 
 
 async def human(mine: Mine, line: str) -> None:

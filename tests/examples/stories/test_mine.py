@@ -127,7 +127,9 @@ def test_windows_bridge_short_gaps_refuse_long_ones_and_take_a_row_once() -> Non
 
 def test_the_verdict_finds_each_kind_of_broken_promise() -> None:
     def log(*writes: tuple[float, Any]) -> LineLog:
-        scans: list[verdict.Json] = [{"scan": n, "t": n / 4, "set_point": 400.0, "source": "advice"} for n in range(1, 9)]
+        scans: list[verdict.Json] = [
+            {"scan": n, "t": n / 4, "set_point": 400.0, "source": "advice"} for n in range(1, 9)
+        ]
         return LineLog(scans, [{"t": t, "advised": value} for t, value in writes])
 
     assert verdict.violations(log((0.3, 400.0), (0.55, 402.0)), LIMITS) == []
