@@ -295,7 +295,7 @@ async def test_a_publisher_that_is_killed_goes_on_where_it_was(tmp_path: Path, e
         await publish(store, keys, "m", path, last=0)
         weights[::7] *= np.float32(1.001)
     np.save(path, weights)
-    command = [sys.executable, "-m", "modelsync_server.cli", "publish", str(tmp_path / "store"), "m", str(path)]
+    command = [str(Path(sys.executable).with_name("modelsync")), "publish", str(tmp_path / "store"), "m", str(path)]
     command += ["--keys", keys, *engine]
     work = tmp_path / "store" / "work"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220  it is killed, not awaited
