@@ -8,7 +8,8 @@ arrays are (devices,), bytes as float64, which holds them exactly up to 2^53.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -103,9 +104,47 @@ def undisturbed(way: Way, mix: tuple[float, float, float, float]) -> float:
     return sum(share * cost for share, cost in zip(mix, way.wire, strict=True))
 
 
+BLOCK_DEVICES = 100_000
+"""Devices are drawn in blocks of so many, each with a stream of chance of its own, wherever a block is simulated."""
+
+
 def simulate(way: Way, fleet: Fleet) -> Outcome:
     """Run the month. The same fleet, seed included, gives the same outcome."""
-    rng = np.random.default_rng(fleet.seed)
+    return joined([simulate_block(way, fleet, block) for block in range(blocks(fleet))], fleet)
+
+
+def blocks(fleet: Fleet) -> int:
+    """How many blocks a fleet has."""
+    return -(-fleet.devices // BLOCK_DEVICES)
+
+
+def joined(parts: Sequence[Outcome], fleet: Fleet) -> Outcome:
+    """The outcome of a whole fleet from those of its blocks, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    sizes = [_size(fleet, block) for block in range(len(parts))]
+    days = range(len(parts[0].done_share))
+    done = [sum(round(part.done_share[day] * size) for part, size in zip(parts, sizes, strict=True)) for day in days]
+    return Outcome(
+        sum(part.update_bytes for part in parts),
+        sum(part.idle_bytes for part in parts),
+        sum(part.cuts for part in parts),
+        sum(part.resent_bytes for part in parts),
+        sum(part.finished for part in parts),
+        sum(part.deferred for part in parts),
+        sum(part.unfinished for part in parts),
+        tuple(count / fleet.devices for count in done),
+    )
+
+
+def _size(fleet: Fleet, block: int) -> int:
+    return min(BLOCK_DEVICES, fleet.devices - block * BLOCK_DEVICES)
+
+
+def simulate_block(way: Way, fleet: Fleet, block: int) -> Outcome:
+    """The month of one block of the fleet."""
+    rng = np.random.default_rng(fleet.seed if block == 0 else (fleet.seed, block))
+    fleet = replace(fleet, devices=_size(fleet, block))
     month = _Month(way, fleet)
     for day in range(fleet.days):
         if day in fleet.releases:

@@ -8,12 +8,13 @@ from measured numbers (how, `why` says), "assumed" is one of the assumptions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isinf
 from typing import Any, Literal
 
-from modelsync_bench.fleet import HELD, Fleet, Outcome, Way, dollars, simulate, undisturbed
+from modelsync_bench import fleet_engine
+from modelsync_bench.fleet import HELD, Fleet, Outcome, Way, dollars, undisturbed
 from modelsync_bench.fleet_models import FLEET, pair
 from modelsync_bench.idle_line import DAY, IdleLine
 from modelsync_bench.links import DIRECT
@@ -99,23 +100,25 @@ def document(
     fleet: Fleet,
     price: float,
     budget: tuple[float, float],
+    simulated: Callable[[Sequence[tuple[Way, Fleet]]], Sequence[Outcome]] = fleet_engine.simulated,
 ) -> dict[str, Any]:
     """Simulate each way, without and with a `budget` of bytes a day and a month, and keep all that a report needs."""
     found, missing = costed(result, plan, idle, fleet)
     bounded = replace(fleet, bytes_per_day=budget[0], bytes_per_month=budget[1])
+    budgeted = [one for one in found if one.way.predicted is not None]
+    months = [*((one.way, fleet) for one in found), *((one.way, bounded) for one in budgeted)]
+    outcomes = iter(simulated(months))
     return {
         "schema": SCHEMA,
         "price_per_gb": price,
         "fleet": dataclasses.asdict(fleet),
         "plan_bytes": dict(zip(HELD, plan, strict=True)),
         "idle_basis": "measured" if idle else "missing",
-        "ways": [_entry(one, simulate(one.way, fleet), fleet, price) for one in found],
+        "ways": [_entry(one, next(outcomes), fleet, price) for one in found],
         "budget": {
             "bytes_per_day": budget[0],
             "bytes_per_month": budget[1],
-            "ways": [
-                _entry(one, simulate(one.way, bounded), fleet, price) for one in found if one.way.predicted is not None
-            ],
+            "ways": [_entry(one, next(outcomes), fleet, price) for one in budgeted],
         },
         "missing": missing,
         "assumptions": [dataclasses.asdict(one) for one in assumptions(fleet, price, budget)],

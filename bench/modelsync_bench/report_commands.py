@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from modelsync_bench import fleet_costs, fleet_models, idle_line, namespaces
+from modelsync_bench import fleet_costs, fleet_engine, fleet_models, idle_line, namespaces
 from modelsync_bench.fleet import Fleet
 from modelsync_bench.lab import LabError
 from modelsync_bench.processes import StepFailed
 from modelsync_bench.result import Result, ResultError, load
+from modelsync_protocol.errors import ModelsyncError
 
 _Out = Annotated[Path, typer.Option("--out", help="The result of `modelsync-bench run`; it is added to.")]
 _DEFAULT = Path("bench.json")
@@ -57,6 +59,9 @@ def fleet(
     budget: Annotated[int, typer.Option(min=1, help="Bytes a day, for the table with a budget.")] = 50_000,
     budget_month: Annotated[int, typer.Option(min=1, help="Bytes a month, for the same table.")] = 1_500_000,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = _USUAL.seed,
+    engine: Annotated[str | None, typer.Option(help="Where it is simulated: local or dask; default: here.")] = None,
+    engine_address: Annotated[str | None, typer.Option(help="Dask's scheduler.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many are started; default: one for each core.")] = None,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing if the result has it.")] = False,
 ) -> None:
     """Simulate a month of a fleet with the measured bytes, and add what it costs to the result."""
@@ -75,7 +80,11 @@ def fleet(
         except FileNotFoundError as error:
             _stop(str(error))
     idle_lines = idle_line.read(result.facts.get("idle"))
-    result.facts["fleet"] = fleet_costs.document(result, plan, idle_lines, what, price, (budget, budget_month))
+    run = partial(fleet_engine.simulated, engine=engine, address=engine_address, workers=workers)
+    try:
+        result.facts["fleet"] = fleet_costs.document(result, plan, idle_lines, what, price, (budget, budget_month), run)
+    except ModelsyncError as error:
+        _stop(str(error), error.exit_code)
     result.save(out)
     for way in result.facts["fleet"]["ways"]:
         print(

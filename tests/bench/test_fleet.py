@@ -13,6 +13,7 @@ import pytest
 
 from modelsync_bench import fleet_costs, fleet_models
 from modelsync_bench.fleet import HELD, Fleet, Way, dollars, simulate, undisturbed
+from modelsync_bench.fleet_engine import simulated
 from modelsync_bench.idle_line import IdleLine
 from modelsync_bench.result import Machine, Measurement, PeerVersion, Result
 from modelsync_daemon.disk.database import Database
@@ -50,6 +51,15 @@ def test_the_same_seed_gives_the_same_month_and_another_does_not() -> None:
     way = Way("x", WIRE)
     assert simulate(way, fleet) == simulate(way, fleet)
     assert simulate(way, fleet) != simulate(way, replace(fleet, seed=2))
+
+
+def test_a_large_fleet_has_the_same_month_on_any_number_of_workers() -> None:
+    fleet = Fleet(devices=250_001, cuts_per_mb=50.0, releases=(0, 10))
+    way = Way("x", WIRE, lost=100.0)
+    here = simulate(way, fleet)
+    assert here.finished == 2 * fleet.devices - here.unfinished
+    for workers in (1, 3):
+        assert simulated([(way, fleet), (way, SURE)], workers=workers) == [here, simulate(way, SURE)]
 
 
 def test_who_starts_anew_pays_what_the_exponential_law_says() -> None:

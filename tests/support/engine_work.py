@@ -52,6 +52,6 @@ def fail() -> None:
 
 
 def _mark(folder: str) -> int:
-    path = Path(folder) / f"{len(os.listdir(folder))}"
-    path.touch()
-    return len(os.listdir(folder))
+    begun = len([*Path(folder).iterdir()]) + 1
+    (Path(folder) / str(begun)).touch()
+    return begun

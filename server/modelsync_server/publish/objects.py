@@ -36,6 +36,9 @@ from modelsync_server.trust.metadata import now
 KEPT_FROM_BYTES = 4 * caps.MIB
 """Of larger targets it is kept what is done already: doing smaller ones again costs less than saying so."""
 
+_RECORD_BYTES = caps.MIB
+"""Longest word that a task leaves: a few names, digests and sentences."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -214,7 +217,7 @@ class _Writing:
             return None
         path = staging.object_of(task.target, task.key)
         try:
-            document = canonical.decode(await self._store.get(path), what=path, limit=KEPT_FROM_BYTES)
+            document = canonical.decode(await self._store.get(path), what=path, limit=_RECORD_BYTES)
             done = Done.of(document)
             await check(self._store, task, done, self._artifact.manifest)
         except RefusedError as error:
