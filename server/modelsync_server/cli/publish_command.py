@@ -92,6 +92,13 @@ def publish(
     no_requires: Annotated[
         bool, typer.Option("--no-requires", help="Don't take requirements from the model; --requires alone counts.")
     ] = False,
+    effort: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="How hard to try for few bytes: fast, default or max; devices read the result of each.",
+        ),
+    ] = "default",
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
     ] = False,
@@ -135,6 +142,7 @@ def publish(
             require_provenance=require_provenance or (),
             requires=requires or (),
             derive_requires=not no_requires,
+            effort=effort,
             progress=bar.update,
         )
     if traced is not None:

@@ -58,9 +58,7 @@ class Repeat:
         return self.target + self.length
 
 
-def repeats(
-    base: memoryview, target: memoryview, *, nearby: Callable[[int, int], bool] | None = None
-) -> list[Repeat]:
+def repeats(base: memoryview, target: memoryview, *, nearby: Callable[[int, int], bool] | None = None) -> list[Repeat]:
     """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place.
 
     `nearby(place, source)` says which stretches of the base are no news; with it a large target is looked through whole

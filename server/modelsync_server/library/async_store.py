@@ -82,12 +82,14 @@ class AsyncStore:
         require_provenance: Sequence[str] = (),
         requires: Sequence[str] = (),
         derive_requires: bool = True,
+        effort: str = "default",
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
         from modelsync_server.provenance.provenance import Wanted
-        from modelsync_server.publish.publisher import publish
+        from modelsync_server.publish.publisher import effort_named, publish
 
+        level = effort_named(effort)
         async with self._artifact(name, source, file_name, metadata, untrusted, progress) as (path, origin):
             return await publish(
                 self._objects(),
@@ -105,6 +107,7 @@ class AsyncStore:
                 requires=terms.from_words(requires) if requires else None,
                 derive=derive_requires,
                 source=origin,
+                effort=level,
                 progress=progress,
             )
 

@@ -95,6 +95,7 @@ class Store:
         require_provenance: Sequence[str] = (),
         requires: Sequence[str] = (),
         derive_requires: bool = True,
+        effort: str = "default",
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory, an open binary file or what a source keeps as a new version of `name`.
@@ -116,6 +117,7 @@ class Store:
         them, as `key:FILE`, `cert:FILE` or `sigstore:IDENTITY,ISSUER`; with either they are verified first, and what
         was found is signed with the version. `requires`: what it requires of a device, as `KEY=VALUE` or `KEY>=VALUE`,
         beside what the model itself says, or instead of it; without `derive_requires` the model is not asked.
+        `effort`: "fast", "default" or "max": how hard the encoder tries (docs/performance.md), which no device notices.
         A path is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
@@ -136,6 +138,7 @@ class Store:
                 require_provenance=require_provenance,
                 requires=requires,
                 derive_requires=derive_requires,
+                effort=effort,
                 progress=progress,
             )
         )

@@ -23,7 +23,8 @@ from modelsync_protocol.index import encode_object
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.plan import NOTHING
 from modelsync_protocol.release_record import ReleaseRecord
-from modelsync_server.encode.choice import smallest_update
+from modelsync_server.cache import stream_cache
+from modelsync_server.encode.choice import clearly_best, smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.low_rank.adapters import Adapter, read_adapter
 from modelsync_server.plain.candidate import WORTH, spared_bytes
@@ -121,8 +122,8 @@ async def publish(
     so a confined process reads it first, within bounds. `adapter`: the file of what was merged into the last
     version to make this one, which makes the updates smaller. `provenance`: what is verified first, and signed with the
     version. `requires`: what it requires of a device beside what the model itself says, or instead of it; without
-    `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version. `effort`: how hard
-    the encoder tries, which changes sizes and times only.
+    `derive` the model is not asked. `source`: where the artifact was fetched from, signed with a new version.
+    `effort`: how hard the encoder tries; it changes sizes and times, never who can read it.
     Raises UsageError for input that can't be published, RefusedError for a version that exists with other bytes or keys
     that are missing.
     """
@@ -193,6 +194,15 @@ def _with_source(
     if source is None or (metadata is None and not new):
         return metadata
     return {**(metadata or {}), release_record.SOURCE: dict(source)}
+
+
+def effort_named(word: str) -> Effort:
+    """The level of that name; UsageError if there is none."""
+    try:
+        return Effort(word)
+    except ValueError:
+        levels = ", ".join(level.value for level in Effort)
+        raise UsageError(f"there is no effort {word!r}; the levels are {levels}.") from None
 
 
 def update_prices(
@@ -283,11 +293,13 @@ async def _write_objects(
     digest = target.manifest.digest
     if not await has_manifest(store, digest):
         progress("packing", 0, target.manifest.size)
-        known = await _known(store, bases)
+        tensors = await asyncio.to_thread(clearly_best, target)
+        known = {} if tensors else await _known(store, bases)  # frames of tensors are nobody else's
         index, packs = await asyncio.to_thread(pack, target, known, pool, progress, effort)
         await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
         with suppress(AlreadyExists):
             await store.create(names.manifest_object(digest), encode_object(target.manifest, index))
+        await asyncio.to_thread(stream_cache.keep, target)
     install = await price.install_bytes(store, digest)
     sizes = await sizes_by_version(store, digest)
     present = set().union(*sizes.values())
@@ -303,7 +315,7 @@ async def _write_objects(
             continue
         progress(f"update {number} of {len(bases)}", 0, target.manifest.size)
         try:
-            async with materialised(store, base) as source:
+            async with stream_cache.stream_of(store, base) as source:
                 made = await asyncio.to_thread(updates, source, target, install, pool, adapter, effort)
                 if number == 1 and effort is not Effort.FAST:
                     progress("measuring", 0, target.manifest.size)
@@ -324,7 +336,8 @@ async def _known(store: Store, bases: Sequence[str]) -> Known:
     """Frames of the newest version that is whole; a damaged store must not stop its repair, nor spread the damage."""
     for base in bases:
         try:
-            async with materialised(store, base):
+            async with materialised(store, base) as source:
+                stream_cache.keep(source)
                 return await known_frames(store, base)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("%s… can't be built on: %s", base[:12], error)
