@@ -47,7 +47,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "sources": "scratch store",
         "push": "iothub store trust",
         "rounding": "encode publish tensors",
-        "publish": "blocks encode engine examination low_rank plain provenance refine requirements scratch store "
+        "publish": "blocks cache encode engine examination low_rank plain provenance refine requirements scratch store "
         "tensors trust",
         "engine": "",
         "requirements": "",
@@ -55,6 +55,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "provenance": "scratch",
         "refine": "encode scratch tensors",
         "plain": "encode scratch",
+        "cache": "encode scratch store",
         "blocks": "encode scratch tensors",
         "trust": "store",
         "origin": "store",

@@ -115,6 +115,13 @@ def publish(
     workers: Annotated[
         int | None, typer.Option(help="How many workers are started here; default: one for each core.")
     ] = None,
+    effort: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="How hard to try for few bytes: fast, default or max; devices read the result of each.",
+        ),
+    ] = "default",
     explain: Annotated[
         bool, typer.Option("--explain", help="Show where the bytes of the update from the last version went.")
     ] = False,
@@ -162,6 +169,7 @@ def publish(
             engine=engine,
             engine_address=engine_address,
             workers=workers,
+            effort=effort,
             progress=update,
         )
     if traced is not None:

@@ -22,8 +22,8 @@ def encode_low_rank(
     target: Source,
     oldest: Encoded,
     pool: Executor,
-    effort: Effort = Effort.MAX,
     adapter: Adapter | None = None,
+    effort: Effort = Effort.MAX,
 ) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no matrix changed by something of low rank.
 

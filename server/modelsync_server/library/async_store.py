@@ -90,12 +90,14 @@ class AsyncStore:
         engine: str | None = None,
         engine_address: str | None = None,
         workers: int | None = None,
+        effort: str = "default",
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """See `Store.publish`."""
         from modelsync_server.provenance.provenance import Wanted
-        from modelsync_server.publish.publisher import publish
+        from modelsync_server.publish.publisher import effort_named, publish
 
+        level = effort_named(effort)
         running = open_engine(engine, engine_address, workers)
         async with contextlib.AsyncExitStack() as stack:
             if running is not None:
@@ -120,6 +122,7 @@ class AsyncStore:
                 derive=derive_requires,
                 source=origin,
                 engine=running,
+                effort=level,
                 progress=progress,
             )
 

@@ -102,6 +102,7 @@ class Store:
         engine: str | None = None,
         engine_address: str | None = None,
         workers: int | None = None,
+        effort: str = "default",
         progress: Progress = lambda step, done, total: None,
     ) -> Release:
         """Publish a file, a directory, an open binary file or what a source keeps as a new version of `name`.
@@ -125,6 +126,7 @@ class Store:
         beside what the model itself says, or instead of it; without `derive_requires` the model is not asked. `engine`:
         "local" encodes in `workers` processes of this machine (default: one for each core), "dask" on a cluster's, at
         `engine_address`, or one that is started here (docs/engine.md); the bytes are the same.
+        `effort`: "fast", "default" or "max": how hard the encoder tries (docs/performance.md), which no device notices.
         A path is copied first and may change afterwards; an open file is read to its end.
 
         UsageError for what can't be published; RefusedError for a version with other bytes, or missing keys.
@@ -148,6 +150,7 @@ class Store:
                 engine=engine,
                 engine_address=engine_address,
                 workers=workers,
+                effort=effort,
                 progress=progress,
             )
         )

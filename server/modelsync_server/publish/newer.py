@@ -22,7 +22,8 @@ from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.refine.root_candidate import encode_roots
 from modelsync_server.tensors.effort import Effort
 
-Candidate = Callable[[Source, Source, Encoded, Executor, Effort], Encoded | None]
+Candidate = Callable[..., Encoded | None]
+"""`candidate(base, target, oldest, pool, effort=…)`."""
 
 CANDIDATES: tuple[Candidate, ...] = (encode_trees, encode_repeats, encode_blocks, encode_low_rank, encode_roots)
 _FASTEST: tuple[Candidate, ...] = (encode_trees, encode_blocks)
@@ -44,7 +45,7 @@ def newer_updates(
             continue
         if candidate is encode_low_rank:
             candidate = partial(encode_low_rank, adapter=adapter)
-        made = candidate(base, target, oldest, pool, effort)
+        made = candidate(base, target, oldest, pool, effort=effort)
         if made is not None:
             yield made
             smallest = min(smallest, made, key=lambda encoded: encoded.cost)

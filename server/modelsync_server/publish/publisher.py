@@ -193,6 +193,15 @@ def _with_source(
     return {**(metadata or {}), release_record.SOURCE: dict(source)}
 
 
+def effort_named(word: str) -> Effort:
+    """The level of that name; UsageError if there is none."""
+    try:
+        return Effort(word)
+    except ValueError:
+        levels = ", ".join(level.value for level in Effort)
+        raise UsageError(f"there is no effort {word!r}; the levels are {levels}.") from None
+
+
 def update_prices(
     versions: Mapping[int, str], sizes: Mapping[int, Mapping[str, int]], version: int
 ) -> tuple[UpdatePrice, ...]:

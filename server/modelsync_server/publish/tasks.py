@@ -20,7 +20,8 @@ from modelsync_protocol import canonical, codecs, manifest, names, update
 from modelsync_protocol.errors import FormatError, RefusedError
 from modelsync_protocol.index import encode_object
 from modelsync_protocol.plan import NOTHING
-from modelsync_server.encode.choice import smallest_update
+from modelsync_server.cache import stream_cache
+from modelsync_server.encode.choice import clearly_best, smallest_update
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.low_rank.adapters import Adapter, read_adapter
 from modelsync_server.plain.candidate import WORTH, spared_bytes
@@ -192,11 +193,13 @@ async def perform(
 async def _packs(store: Store, task: Task, target: Source, pool: Executor, progress: Progress) -> Done:
     """Packs first, then the manifest that refers to them."""
     progress("packing", 0, target.manifest.size)
-    known = await _known(store, task)
+    tensors = await asyncio.to_thread(clearly_best, target)
+    known = {} if tensors else await _known(store, task)  # frames of tensors are nobody else's
     index, packs = await asyncio.to_thread(pack, target, known, pool, progress, Effort(task.effort))
     await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
     written = [Written(names.pack_object(name), len(data), name) for name, data in packs.items()]
     path = names.manifest_object(task.target)
+    await asyncio.to_thread(stream_cache.keep, target)
     return Done((*written, await _create(store, path, Parts([encode_object(target.manifest, index)]))))
 
 
@@ -204,7 +207,8 @@ async def _known(store: Store, task: Task) -> Known:
     """Frames of the newest version that is whole; a damaged store must not stop its repair, nor spread the damage."""
     for base in task.known:
         try:
-            async with materialised(store, base):
+            async with materialised(store, base) as source:
+                stream_cache.keep(source)
                 return await known_frames(store, base)
         except (ObjectNotFound, FormatError) as error:
             _log.warning("%s… can't be built on: %s", base[:12], error)
@@ -216,7 +220,7 @@ async def _update(
 ) -> Done:
     advice: list[Advice] = []
     try:
-        async with materialised(store, task.base) as source:
+        async with stream_cache.stream_of(store, task.base) as source:
             made = await asyncio.to_thread(updates, source, target, task.install, pool, adapter, Effort(task.effort))
             if task.advise:
                 progress("measuring", 0, target.manifest.size)

@@ -24,6 +24,10 @@ _ALIKE = 0.5
 """Correlation of sampled elements from which on two tensors are taken for the same; strangers have 0.2 at the most."""
 
 
+_MOST_KNOWN = 8
+"""Manifests of which it is remembered where their tensors lie: a target meets several bases and many candidates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor in a stream: `count` elements from byte `offset` of the stream on; `path` is its file's."""
@@ -41,11 +45,24 @@ class Tensor:
         return self.count * self.numeral.width
 
 
+_known: dict[tuple[str, bool], tuple[Tensor, ...]] = {}
+"""By digest of a manifest, which names every byte, and whether floats are guessed."""
+
+
 def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) -> list[Tensor]:
     """All tensors of known element type, ascending by offset and disjoint.
 
     `guess`: where a file is of no known container, what looks like floats counts too.
     """
+    key = manifest.digest, guess
+    if key not in _known:
+        while len(_known) >= _MOST_KNOWN:
+            _known.pop(next(iter(_known)), None)
+        _known[key] = tuple(_found(manifest, stream, guess))
+    return list(_known[key])
+
+
+def _found(manifest: Manifest, stream: memoryview, guess: bool) -> list[Tensor]:
     found: list[Tensor] = []
     starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
     sizes = {file.path: file.size for file in manifest.files}
