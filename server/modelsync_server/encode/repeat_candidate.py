@@ -30,6 +30,7 @@ _CUT_BYTES = 160
 _WORTH_BYTES = 256
 """Repeats that spare less in all are not worth encoding a second time."""
 
+_SMALL_SHARE = 16
 _SAME_PLACE_BYTES = 64
 """A stretch of the base so near its counterpart is what tensor frames and patches find themselves, for little."""
 
@@ -46,7 +47,9 @@ def encode_repeats(
     def near(place: int, source: int) -> bool:
         return abs(finder.counterpart(place) - source) <= _SAME_PLACE_BYTES
 
-    for repeat in repeats(base.stream, target.stream, nearby=None if effort is Effort.MAX else near):
+    # Where the update is small beside its target, a repeat that a sample misses could be much of it.
+    sampled = effort is not Effort.MAX and oldest.cost * _SMALL_SHARE > target.manifest.size
+    for repeat in repeats(base.stream, target.stream, nearby=near if sampled else None):
         cost = costs.between(repeat.target, repeat.end)
         if cost > _CUT_BYTES and (repeat.own or not near(repeat.target, repeat.source)):
             kept.append(repeat)

@@ -34,6 +34,9 @@ _MOST_BYTES = 2048 * caps.MIB
 _SAMPLED_FROM, _SAMPLED_BYTES, _SAMPLED_EVERY = 16 * caps.MIB, 2 * caps.KIB, 24 * caps.KIB
 """Targets of which a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has one."""
 
+_LEAST_HITS, _HITS_AMONG = 3, 2000
+"""So many stretches must repeat something, at least, and of so many one: headers repeat themselves in all files."""
+
 _MOST_ATTEMPTS = 200_000
 """Places that are compared; in what repeats in short pieces only, more would be a waste."""
 
@@ -98,11 +101,11 @@ class _Known:
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
         """Whether something is repeated in a regular sample of the target that holds a part of each long repeat."""
+        hits = 0
         for begin in range(0, len(self._target) - _SAMPLED_BYTES, _SAMPLED_EVERY):
-            for place, sources in self._candidates(begin, begin + _SAMPLED_BYTES):
-                if any(own or not nearby(place, source) for source, own in sources):
-                    return True
-        return False
+            found = self._candidates(begin, begin + _SAMPLED_BYTES)
+            hits += any(own or not nearby(place, source) for place, sources in found for source, own in sources)
+        return hits >= max(_LEAST_HITS, len(self._target) // _SAMPLED_EVERY // _HITS_AMONG)
 
     def candidates(self) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         """Yield (place in the target, [(place of an equal hash, whether in the target itself), …]), ascending."""
