@@ -23,6 +23,20 @@ asyncio.run(main())
     return done.stdout
 
 
+def test_before_it_forks_the_zygote_holds_what_resident_and_worker_share_and_nothing_heavy() -> None:
+    out = run("""
+        heavy = {"azure", "cryptography", "modelsync_core", "numpy", "requests", "securesystemslib", "tuf", "urllib3",
+                 "yaml", "zstandard"}
+        ours = ("build", "consumers", "site", "reconcile", "activate", "control", "trust.tuf_refresh",
+                "workers.job_runner")
+        held = {name for name in sys.modules if not sys.modules[name] is None}
+        print(sorted(held & heavy))
+        print(sorted(name for name in held if name.startswith(tuple(f"modelsync_daemon.{room}" for room in ours))))
+        print("modelsync_daemon.transfer.origin_client" in held)
+    """)
+    assert out == "[]\n[]\nTrue\n", "what the zygote imports, every worker's memory pays for"
+
+
 def test_worker_without_a_job_ends_with_zero() -> None:
     assert (
         run("""
