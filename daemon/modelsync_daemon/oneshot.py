@@ -22,7 +22,6 @@ from modelsync_daemon.disk.states import PREPARING, State
 from modelsync_daemon.reconcile.desired import DesiredState
 from modelsync_daemon.transfer.errors import NotClosed, Unsupported
 from modelsync_daemon.transfer.origin_secret import FILE_NAME
-from modelsync_daemon.trust import publishers_only
 from modelsync_daemon.workers import bounds
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol import names, twin
@@ -78,7 +77,6 @@ def pull(
             capabilities=capabilities.look(data.root, database, name, ()) if check_requirements else None,
         )
         if own_process:
-            publishers_only.leave_out()
             bounds.confine_all(job)
         return install(job, data, database, show, stop_on_signals)
 
