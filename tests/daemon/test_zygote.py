@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,32 @@ asyncio.run(main())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_before_it_forks_the_zygote_holds_what_resident_and_worker_share_and_nothing_heavy() -> None:
+    out = run("""
+        heavy = {"azure", "cryptography", "modelsync_core", "numpy", "requests", "securesystemslib", "tuf", "urllib3",
+                 "yaml", "zstandard"}
+        ours = ("build", "consumers", "site", "reconcile", "activate", "control", "trust.tuf_refresh",
+                "workers.job_runner")
+        held = {name for name in sys.modules if not sys.modules[name] is None}
+        print(sorted(held & heavy))
+        print(sorted(name for name in held if name.startswith(tuple(f"modelsync_daemon.{room}" for room in ours))))
+        print("modelsync_daemon.transfer.origin_client" in held)
+    """)
+    assert out == "[]\n[]\nTrue\n", "what the zygote imports, every worker's memory pays for"
+
+
+def test_checking_trust_imports_no_signers_of_clouds_even_where_they_are_installed() -> None:
+    script = (
+        "import sys; from modelsync_daemon.trust import publishers_only; publishers_only.leave_out()\n"
+        "import modelsync_daemon.trust.tuf_refresh\n"
+        "print(sorted({name.partition('.')[0] for name, module in sys.modules.items() if module}"
+        " & {'azure', 'boto3', 'botocore', 'google', 'hvac', 'msal', 'requests'}))"
+    )
+    assert importlib.util.find_spec("azure.identity"), "without it this test proves nothing"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_worker_without_a_job_ends_with_zero() -> None:

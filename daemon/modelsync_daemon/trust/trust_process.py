@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from modelsync_daemon.confinement import message_pipe
+from modelsync_daemon.confinement import inheritance, message_pipe
 from modelsync_daemon.confinement.layers import confine_checker, forget_environment
 from modelsync_daemon.confinement.message_pipe import MessagePipe
+from modelsync_daemon.trust import publishers_only
 from modelsync_daemon.trust import trust_messages as messages
 from modelsync_daemon.trust.resolved import Fetch, Resolved
 from modelsync_daemon.trust.trust_messages import Question
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol.errors import ModelsyncError, RefusedError
-
-_FOR_PUBLISHERS = ("azure.identity", "azure.keyvault", "boto3", "google.cloud", "hvac", "PyKCS11", "asn1crypto")
-"""What securesystemslib imports, if it is installed, for signers in clouds and tokens: no device needs its 8 MiB."""
 
 
 class TrustChild:
@@ -85,10 +83,17 @@ class TrustChild:
 
 
 def _serve(pipe: MessagePipe) -> NoReturn:
-    """The child's life: one question, some fetches, one answer."""
+    """The child's life: one question, some fetches, one answer.
+
+    It imports before it is asked, beside its parent, which imports what building takes: nothing from outside is read.
+    """
+    inheritance.die_with_parent()
+    forget_environment()
+    publishers_only.leave_out()
+    import_module("modelsync_daemon.trust.tuf_refresh")
+
     with contextlib.suppress(EOFError, BrokenPipeError):
         question = Question.parse(pipe.recv_bytes())
-        forget_environment()
         confine_checker(pipe.fileno(), question.directory)
         _answer(pipe, question)
     os._exit(0)
@@ -105,8 +110,6 @@ def _answer(pipe: MessagePipe, question: Question) -> None:
             raise failures[-1]
         return messages.parse_fetched(said)
 
-    for name in _FOR_PUBLISHERS:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: importing it raises ImportError
     try:
         store = TrustStore(question.directory)
         if question.root is not None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
+from modelsync_daemon.trust import publishers_only
 from modelsync_daemon.workers.messages import CONFINED_BY, Job
 from modelsync_protocol.errors import RefusedError
 
@@ -39,7 +40,11 @@ def confine(job: Job, database: Database) -> None:
 
 
 def confine_all(job: Job) -> None:
-    """The same for a process that does everything itself: it keeps the data directory and the folders of secrets."""
+    """The same for a process that does everything itself: it keeps the data directory and the folders of secrets.
+
+    Call it before python-tuf is imported: what that would import for publishers only is left out.
+    """
+    publishers_only.leave_out()
     data = Path(job.data)
     secrets = [path.parent for path in map(Path, job.secrets) if path.parent != data]
     layers.confine_worker([*_given(job), *secrets], [data], _ports(job.origin, job.proxy))

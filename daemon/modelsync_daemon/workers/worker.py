@@ -14,17 +14,17 @@ import json
 import logging
 import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelsync_daemon.confinement import inheritance
+
 if TYPE_CHECKING:
     from modelsync_daemon.trust.trust_process import TrustChild
 
-_PR_SET_PDEATHSIG = 1
 _NICENESS = 10
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_BYTES = 128 * 1024
@@ -32,7 +32,7 @@ _MMAP_BYTES = 128 * 1024
 
 def main() -> None:
     """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event."""
-    _die_with_parent()
+    inheritance.die_with_parent()
     line = sys.stdin.buffer.readline()
     if not line:
         sys.exit(0)
@@ -110,11 +110,6 @@ class _Relay(logging.Handler):
 def _emit(event: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies; a parent that died before is noticed by stdin's end."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _stay_small() -> None:

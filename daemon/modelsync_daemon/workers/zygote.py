@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -19,9 +18,8 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from modelsync_daemon.confinement import layers
+from modelsync_daemon.confinement import inheritance, layers
 
-_PR_SET_PDEATHSIG = 1
 _NUMBER = struct.Struct("=i")
 _FDS = 3
 
@@ -125,7 +123,7 @@ class Zygote:
 
 def _serve(control: socket.socket) -> NoReturn:
     """The zygote's life: fork a worker for each message, and say how it ended."""
-    _die_with_parent()
+    inheritance.die_with_parent()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -161,7 +159,3 @@ def _become_worker(control: socket.socket, descriptors: list[int]) -> NoReturn:
         code = error.code if isinstance(error.code, int) else 0
     finally:
         os._exit(code)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

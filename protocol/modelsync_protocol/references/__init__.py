@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.references import documents, onnx, ort, tflite
+from modelsync_protocol.references import documents, ort, tflite
 from modelsync_protocol.references.findings import Finding, Findings
 from modelsync_protocol.references.tree import MemoryTree, OutsideError, Tree, resolve
 
@@ -45,6 +45,8 @@ def _file(findings: Findings, path: str, data: memoryview, is_model: bool, code:
         findings.formats[path] = "TensorFlow Lite"
         tflite.read(findings, path, data)
     elif name.endswith(".onnx") or (is_model and not name.endswith((".py", ".pkl", ".pickle", ".joblib"))):
+        from modelsync_protocol.references import onnx  # with it come all containers' readers
+
         findings.formats[path] = "ONNX"
         onnx.read(findings, path, data)
     elif documents.handles(path):
