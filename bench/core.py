@@ -52,7 +52,7 @@ def decode(made: Encoded, base: memoryview) -> bytes:
         else:
             lean = bytes(base[op.base_offset : op.base_offset + op.base_length])
             prefix = bytes(out[len(out) - op.prefix :]) if op.prefix else b""
-            out += codecs.decode(op.encoding, next(payloads), op.length, lean, prefix, made.tables)
+            out += codecs.decode(op.encoding, bytes(next(payloads)), op.length, lean, prefix, made.tables)
     return bytes(out)
 
 

@@ -16,7 +16,7 @@ import pytest
 from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.encoder import Source, encode_update
 from modelsync_server.publish.packer import pack
-from modelsync_server.publish.publisher import UpdateObject
+from modelsync_server.publish.tasks import UpdateObject
 from tests.server.tensors.worlds import source
 from tests.support.memory_cgroup import CgroupMissing, MemoryCgroup
 from tests.support.shop import Shop

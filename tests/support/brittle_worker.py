@@ -23,7 +23,7 @@ def main() -> None:
     def brittle(encoding: int, payload: bytes, *more: Any) -> bytes:
         if bytes(payload[-len(MARKER) :]) == MARKER:
             ctypes.string_at(0)
-        return decode(encoding, payload, *more)
+        return bytes(decode(encoding, payload, *more))
 
     codecs.decode = brittle  # type: ignore[assignment]
     faulthandler.disable()

@@ -55,7 +55,7 @@ def reference() -> Iterator[None]:
 def outcome(made: Made, payload: bytes) -> bytes | str:
     """What a payload decodes to, or that it is refused."""
     try:
-        return codecs.decode(codecs.RANS_DELTA, payload, made.length, made.base, b"", made.shared)
+        return bytes(codecs.decode(codecs.RANS_DELTA, payload, made.length, made.base, b"", made.shared))
     except FormatError:
         return "refused"
 

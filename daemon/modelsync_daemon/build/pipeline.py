@@ -338,8 +338,7 @@ class _Job:
 
     async def _verify(self, assembly: Assembly, target: Manifest, steps: Plan) -> Manifest:
         """Hash what is on the disk; fetch damaged chunks once more from packs. Raises RefusedError if that fails."""
-        digests = Digests.of(assembly.reader.digests())
-        made = manifests.complete(target.skeleton, iter(digests))
+        made = manifests.complete(target.skeleton, iter(digests := Digests.of(assembly.reader.digests())))
         if made.digest == self._digest:
             return made
         if True in {self._origin.mistrust(request.path) for request in steps.requests}:

@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vecto
 
 def decoded(vector: dict[str, Any], payload: bytes, base: bytes | None = None) -> bytes:
     lean = check.part(vector, "base") if base is None else base
-    return codecs.decode(codecs.BLOCKS, payload, vector["length"], lean, b"", check.part(vector, "tables"))
+    return bytes(codecs.decode(codecs.BLOCKS, payload, vector["length"], lean, b"", check.part(vector, "tables")))
 
 
 def test_each_type_has_vectors_on_a_base_and_alone() -> None:

@@ -23,7 +23,7 @@ def part(vector: dict[str, Any], name: str) -> bytes:
 
 
 def decoded(vector: dict[str, Any], payload: bytes, tables: bytes) -> bytes:
-    return codecs.decode(vector["encoding"], payload, vector["length"], part(vector, "base"), b"", tables)
+    return bytes(codecs.decode(vector["encoding"], payload, vector["length"], part(vector, "base"), b"", tables))
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=NAMES)
