@@ -10,6 +10,14 @@ from tests.support.azurite import azurite
 from tests.support.cloud_servers import fake_gcs, moto
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Publishers in tests keep nothing in the developer's cache, and find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODELSYNC_CACHE_BYTES", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def azurite_service() -> Iterator[str]:
     """The connection string of a blob service in memory."""

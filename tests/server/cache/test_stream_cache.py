@@ -1,0 +1,110 @@
+"""Streams that a publisher keeps: used, bounded, never believed, never needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelsync_protocol import caps
+from modelsync_protocol.manifest import EmptyDirectory, Manifest
+from modelsync_server.cache import stream_cache
+from modelsync_server.encode.encoder import Source
+from modelsync_server.publish.artifact import snapshot
+from modelsync_server.publish.publisher import Release, publish
+from modelsync_server.store import MemoryStore
+from modelsync_server.trust import initialise
+
+SIZE = 128 * caps.KIB
+
+
+class Press:
+    def __init__(self, root: Path) -> None:
+        self.root, self.store = root, MemoryStore()
+
+    async def put(self, seed: int) -> Release:
+        content = bytearray(np.random.default_rng(1).bytes(8 * caps.KIB) * (SIZE // caps.KIB // 8))
+        content[:64] = np.random.default_rng(seed).bytes(64)
+        path = self.root / "model.bin"
+        path.write_bytes(content)
+        return await publish(self.store, str(self.root / "keys"), "m", path)
+
+
+@pytest.fixture
+async def press(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Press:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(stream_cache.LIMIT_VARIABLE, raising=False)
+    monkeypatch.setattr(stream_cache, "_LEAST_BYTES", SIZE)
+    press = Press(tmp_path)
+    await initialise(press.store, str(tmp_path / "keys"))
+    return press
+
+
+async def stream(press: Press, digest: str) -> bytes:
+    async with stream_cache.stream_of(press.store, digest) as source:
+        return bytes(source.stream)
+
+
+async def test_a_published_stream_is_kept_and_read_without_its_packs(press: Press) -> None:
+    first = await press.put(1)
+    kept = stream_cache.folder() / first.digest
+    assert kept.read_bytes() == (press.root / "model.bin").read_bytes()
+    assert stream_cache.folder().stat().st_mode & 0o077 == 0, "only its owner reads it"
+    for path in [path for path in press.store.objects if path.startswith("packs/")]:
+        del press.store.objects[path]
+    assert await stream(press, first.digest) == kept.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+async def test_a_damaged_one_is_not_believed(press: Press, damage: str) -> None:
+    first = await press.put(1)
+    right = (press.root / "model.bin").read_bytes()
+    kept = stream_cache.folder() / first.digest
+    wrong = {"flipped": right[:-1] + bytes([right[-1] ^ 1]), "cut": right[:-1], "empty": b""}[damage]
+    kept.write_bytes(wrong)
+    assert await stream(press, first.digest) == right
+
+
+async def test_it_is_bounded_and_the_least_recently_used_goes(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, str(int(2.5 * SIZE)))
+    first, second = await press.put(1), await press.put(2)
+    for number, release in enumerate((second, first)):
+        os.utime(stream_cache.folder() / release.digest, (number + 1, number + 1))
+    await stream(press, second.digest)  # which makes the first the one that was used longest ago
+    with snapshot(press.root / "model.bin") as artifact:
+        third = Source(Manifest((EmptyDirectory("z"), *artifact.manifest.entries)[::-1]), artifact.stream)
+        stream_cache.keep(third)
+    left = {path.name for path in stream_cache.folder().iterdir()}
+    assert second.digest in left
+    assert first.digest not in left
+    assert len(left) == 2
+
+
+async def test_off_it_neither_keeps_nor_reads(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, "0")
+    first = await press.put(1)
+    assert not stream_cache.folder().exists()
+    assert await stream(press, first.digest) == (press.root / "model.bin").read_bytes()
+
+
+async def test_a_folder_that_cant_be_written_stops_nothing(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = press.root / "file"
+    blocked.write_bytes(b"no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert (await press.put(1)).fresh
+
+
+async def test_the_same_objects_come_of_it_as_without(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = []
+    for limit in ("0", str(1 << 30)):
+        monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, limit)
+        (press.root / limit).mkdir()
+        other = Press(press.root / limit)
+        await initialise(other.store, str(other.root / "keys"))
+        await other.put(1)
+        await other.put(2)
+        made = other.store.objects.items()
+        updates.append({path: data for path, data in made if path.startswith(("updates", "packs"))})
+    assert updates[0] == updates[1]
