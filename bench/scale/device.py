@@ -25,7 +25,7 @@ class World:
     def publish(self, name: str, path: Path) -> cost.Cost:
         """The next version of a model, an update from the last one with it."""
         keys = self.folder / "keys"
-        command = [_BIN / "modelsync", "publish", self.folder / "store", name, path, "--keys", keys]
+        command: list[str | Path] = [_BIN / "modelsync", "publish", self.folder / "store", name, path, "--keys", keys]
         return cost.run(command, env={"XDG_CACHE_HOME": str(self.folder / "cache")})
 
     def pull(self, name: str, data: str = "device") -> cost.Cost:

@@ -23,15 +23,15 @@ _SPARSE_FROM = 4000
 def measure(*, scale: str = "default", scratch: Path | None = None) -> dict[str, Any]:
     """Curves and values by the names that `targets.py` holds."""
     if scratch is None:
-        with tempfile.TemporaryDirectory(prefix="modelsync-memory-") as folder:
-            return measure(scale=scale, scratch=Path(folder))
+        with tempfile.TemporaryDirectory(prefix="modelsync-memory-") as made:
+            return measure(scale=scale, scratch=Path(made))
     curve: list[list[float]] = []
     values: dict[str, float] = {}
     for size in _SIZES[scale]:
         folder = scratch / str(size)
         models.need_disk(folder, 8 * size * models.MB)
-        make = models.sparse if size >= _SPARSE_FROM else models.tensors
-        pair = make(folder, size * models.MB)
+        length = size * models.MB
+        pair = models.sparse(folder, length) if size >= _SPARSE_FROM else models.tensors(folder, length)
         with device.world(folder) as here:
             first = here.publish("m", pair.old)
             if size >= _SPARSE_FROM:
