@@ -38,7 +38,7 @@ class _Publisher:
 
     def publish(self, path: Path, *, effort: str = "default") -> cost.Cost:
         """Publish a file or folder as the next version of the one model, with updates from the last five."""
-        command = [_MODELSYNC, "publish", self._store, "m", path, "--keys", self._keys, "--effort", effort]
+        command: list[str | Path] = [_MODELSYNC, "publish", self._store, "m", path, "--keys", self._keys, "--effort", effort]
         return cost.run(command, env=self._env)
 
 
