@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _KEPT = (
     "LANG", "LC_ALL", "TZ", "PATH", "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LD_PRELOAD",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "MODELSYNC_CORE",
@@ -47,8 +45,3 @@ def keep_descriptors(kept: Iterable[int]) -> None:
     for descriptor in [*(number for number in wanted if number > before), os.sysconf("SC_OPEN_MAX")]:
         os.closerange(before + 1, descriptor)
         before = descriptor
-
-
-def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent dies. One that died before is noticed by the end of what it wrote."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

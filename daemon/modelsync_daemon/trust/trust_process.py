@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from modelsync_daemon.confinement import inheritance, message_pipe
+from modelsync_daemon.confinement import lifetime, message_pipe
 from modelsync_daemon.confinement.layers import confine_checker, forget_environment
 from modelsync_daemon.confinement.message_pipe import MessagePipe
 from modelsync_daemon.trust import publishers_only
@@ -87,7 +87,7 @@ def _serve(pipe: MessagePipe) -> NoReturn:
 
     It imports before it is asked, beside its parent, which imports what building takes: nothing from outside is read.
     """
-    inheritance.die_with_parent()
+    lifetime.die_with_parent()
     forget_environment()
     publishers_only.leave_out()
     import_module("modelsync_daemon.trust.tuf_refresh")

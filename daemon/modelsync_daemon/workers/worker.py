@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelsync_daemon.confinement import inheritance
+from modelsync_daemon.confinement import lifetime
 
 if TYPE_CHECKING:
     from modelsync_daemon.trust.trust_process import TrustChild
@@ -32,7 +32,7 @@ _MMAP_BYTES = 128 * 1024
 
 def main() -> None:
     """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event."""
-    inheritance.die_with_parent()
+    lifetime.die_with_parent()
     line = sys.stdin.buffer.readline()
     if not line:
         sys.exit(0)

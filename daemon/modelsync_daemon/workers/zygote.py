@@ -18,7 +18,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from modelsync_daemon.confinement import inheritance, layers
+from modelsync_daemon.confinement import layers, lifetime
 
 _NUMBER = struct.Struct("=i")
 _FDS = 3
@@ -123,7 +123,7 @@ class Zygote:
 
 def _serve(control: socket.socket) -> NoReturn:
     """The zygote's life: fork a worker for each message, and say how it ended."""
-    inheritance.die_with_parent()
+    lifetime.die_with_parent()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
