@@ -52,6 +52,10 @@ def load(path: Path) -> Settings:
     return from_mapping(document, path.absolute().parent, str(path))
 
 
+_OTHERS = frozenset({"MODELSYNC_CORE", "MODELSYNC_CACHE_BYTES", "MODELSYNC_PROGRESS"})
+"""Variables of the same beginning that say something else: which core is loaded, and two of the publisher's."""
+
+
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """Settings of an IoT Edge module: MODELSYNC_DATA and any other setting as MODELSYNC_<NAME>. Raises UsageError."""
     if "IOTEDGE_WORKLOADURI" not in environment and "EdgeHubConnectionString" not in environment:
@@ -59,7 +63,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     types = get_type_hints(Settings)
     document: dict[str, Any] = {"edge": True}
     for key, text in environment.items():
-        if key.startswith("MODELSYNC_"):
+        if key.startswith("MODELSYNC_") and key not in _OTHERS:
             name = key.removeprefix("MODELSYNC_").lower()
             document[name] = _from_text(name, text, types.get(name, str))
     return from_mapping(document, Path.cwd(), "the environment")

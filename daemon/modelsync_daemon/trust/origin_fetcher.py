@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tuf.api import exceptions
 from tuf.ngclient import FetcherInterface, UpdaterConfig
@@ -96,7 +97,7 @@ def documents_at_hand(model: str, chain: str | None, bundle: bundles.Bundle, kep
         known, newer = b"", False  # none is kept, or a damaged one
     if not newer:
         documents[trust.timestamp_object(chain)] = bundle.timestamp
-    elif said == _kept_of_model(model, kept):
+    elif said == _kept_of_model(model, kept) and _same_role(model, bundle.role, kept):
         documents[trust.timestamp_object(chain)] = known
     return documents
 
@@ -104,6 +105,14 @@ def documents_at_hand(model: str, chain: str | None, bundle: bundles.Bundle, kep
 def _of_model(model: str, snapshot: Any) -> list[Any]:
     """What a snapshot's signed part says of the model's roles."""
     return [snapshot["meta"].get(f"{role}.json") for role in (trust.role_name(model), trust.archive_name(model))]
+
+
+def _same_role(model: str, role: bytes, folder: Path) -> bool:
+    """Whether a role is the one kept here, if one is: another of the same number is somebody else's."""
+    try:
+        return (folder / f"{quote(trust.role_name(model), '')}.json").read_bytes() == role
+    except OSError:
+        return True
 
 
 def _kept_of_model(model: str, folder: Path) -> list[Any] | None:
