@@ -22,6 +22,7 @@ _SIZES = {"quick": 4, "default": 193, "full": 193}
 """MB of the pair that is held against zstd."""
 
 _CURVES = {"quick": (2, 4), "default": (25, 50, 100), "full": (50, 200, 800)}
+_BASES_SIZE = {"quick": 8, "default": 25, "full": 50}
 _BASES = {"quick": (1, 2), "default": (1, 3, 5), "full": (1, 3, 5)}
 _TREES = {"quick": (50, 100), "default": (1250, 2500, 5000), "full": (1250, 2500, 5000)}
 _TREE_BYTES = 1400
@@ -51,7 +52,7 @@ def measure(*, scale: str = "default", scratch: Path | None = None) -> dict[str,
     values |= _against_zstd(scratch / "pair", _SIZES[scale])
     curves = {
         "size": [[size, _update(scratch / f"size-{size}", size).cpu] for size in _CURVES[scale]],
-        "bases": [[count, _bases(scratch / f"bases-{count}", _CURVES[scale][0], count)] for count in _BASES[scale]],
+        "bases": [[count, _bases(scratch / f"bases-{count}", _BASES_SIZE[scale], count)] for count in _BASES[scale]],
         "files": [],
     }
     for files in _TREES[scale]:
@@ -94,12 +95,14 @@ def _update(folder: Path, size: int) -> cost.Cost:
 
 
 def _bases(folder: Path, size: int, count: int) -> float:
-    """Processor seconds of a version with updates from `count` others: fine-tunes of one start, by seed."""
+    """Processor seconds of a fine-tune with updates from `count` others: its start, and ones of fewer tensors."""
     publisher = _Publisher(folder)
-    for number in range(count):
-        pair = models.tensors(folder / str(number), size * models.MB, seed=number + 1)
-        publisher.publish(pair.old, effort="fast")
-    spent = publisher.publish(models.tensors(folder / "last", size * models.MB, seed=count).new)
+    last = models.tensors(folder / "last", size * models.MB)
+    publisher.publish(last.old, effort="fast")
+    for number in range(1, count):
+        between = models.tensors(folder / str(number), size * models.MB, touch=number / count)
+        publisher.publish(between.new, effort="fast")
+    spent = publisher.publish(last.new)
     shutil.rmtree(folder)
     return spent.cpu
 
