@@ -39,7 +39,8 @@ class _Publisher:
 
     def publish(self, path: Path, *, effort: str = "default") -> cost.Cost:
         """Publish a file or folder as the next version of the one model, with updates from the last five."""
-        command: list[str | Path] = [_MODELSYNC, "publish", self._store, "m", path, "--keys", self._keys, "--effort", effort]
+        command: list[str | Path] = [_MODELSYNC, "publish", self._store, "m", path, "--keys", self._keys]
+        command += ["--effort", effort]
         return cost.run(command, env=self._env)
 
 

@@ -154,8 +154,10 @@ class _Writing:
         target = Source(self._artifact.manifest, self._artifact.stream)
         result: list[Done] = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for number, task in enumerate(tasks, 1):
-                self._progress(_step(task, number, len(tasks)), 0, target.manifest.size)
+            updates = [task for task in tasks if task.kind == "update"]
+            for task in tasks:
+                number = updates.index(task) + 1 if task in updates else 0
+                self._progress(_step(task, number, len(updates)), 0, target.manifest.size)
                 result.append(await perform(self._store, task, target, self._merged, pool, self._progress))
                 if self._kept:
                     await keep(self._store, task, result[-1])
@@ -227,7 +229,9 @@ class _Writing:
 
 
 def _step(task: Task, number: int, count: int) -> str:
-    return f"update {number} of {count}" if task.kind == "update" else "packing"
+    if task.kind == "update":
+        return f"update {number} of {count}"
+    return "packing" if task.kind == "packs" else "first install"
 
 
 async def check(store: Store, task: Task, done: Done, target: Manifest) -> None:
