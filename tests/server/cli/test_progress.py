@@ -91,7 +91,7 @@ def stages(stderr: str) -> list[str]:
 
 def test_an_interrupted_publish_leaves_nothing_half_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
-    pair = models.tensors(tmp_path, 2 * models.MB)
+    pair = models.tensors(tmp_path, 6 * models.MB)
     for words in (
         ("init", tmp_path / "store"),
         ("publish", tmp_path / "store", "m", pair.old),
