@@ -120,7 +120,9 @@ class DaskEngine:
                         silence_logs=50,
                     )
             where = self._address if self._cluster is None else self._cluster
-            self._client = await _Client(where, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+            self._client = await _started(
+                _Client(where, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+            )
         except (OSError, TimeoutError) as error:
             raise UnreachableError(
                 f"no Dask scheduler answers at {self._address or '127.0.0.1'}; check --engine-address."
@@ -128,3 +130,12 @@ class DaskEngine:
         except ValueError as error:
             raise UsageError(f"--engine-address {self._address}: {error}; it is tcp://HOST:PORT or tls://.") from error
         return self._client
+
+
+async def _started(client: Any) -> Any:
+    """The client, connected; one that could not connect is closed here, or its end would try on a loop that is gone."""
+    try:
+        return await client
+    except BaseException:
+        await client.close()
+        raise

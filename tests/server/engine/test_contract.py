@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -109,3 +110,5 @@ async def test_a_cluster_that_is_not_there_is_said(
     with pytest.raises(error, match=address):
         await found.run([Call(WORK + "process")])
     await found.close()
+    left = [one for one in gc.get_objects() if type(one).__name__ == "Client" and hasattr(one, "scheduler_file")]
+    assert all(one.status == "closed" for one in left)  # or its __del__ raises on a loop that is gone
