@@ -71,6 +71,7 @@ class Actuator:
             if decision.value is not None:
                 written = {"Advised": tags.number(decision.value)} | written
             await client.write_values([node[tag] for tag in written], list(written.values()))
+            self._guard.written(clock())
             due = max(due + SCAN_SECONDS, clock() - SCAN_SECONDS)
             await asyncio.sleep(max(0.0, due - clock()))
 

@@ -51,7 +51,7 @@ class Guard:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._current: float | None = None
-        self._stepped = 0.0
+        self._written = 0.0
         self._advice: float | None = None
         self._advised = -math.inf
         self._scan = 0
@@ -78,6 +78,10 @@ class Guard:
         """The line to the plant was lost: what is in force there is not known any more."""
         self._current = None
 
+    def written(self, now: float) -> None:
+        """The plant has what `step` gave: the rate counts from here, or a slow line would make a step too fast."""
+        self._written = now
+
     def step(self, plant: Plant, now: float) -> Decision:
         """What to write now. Bumpless: advice begins where the plant is, whoever had it before."""
         if plant.interlock or plant.manual:
@@ -85,14 +89,13 @@ class Guard:
             return Decision(None, Why.INTERLOCK if plant.interlock else Why.MANUAL)
         if self._current is None:
             self._current = self._within(plant.effective if math.isfinite(plant.effective) else self._limits.safe)
-            self._stepped = now
+            self._written = now
         age, target, why = now - self._advised, self._limits.safe, Why.SAFE
         if self._advice is not None and age <= self._limits.fresh_seconds:
             target, why = self._advice, Why.MODEL
         elif age <= self._limits.hold_seconds:
             target, why = self._current, Why.HELD
-        most = self._limits.per_second * min(max(0.0, now - self._stepped), _LONGEST_STEP)
-        self._stepped = now
+        most = self._limits.per_second * min(max(0.0, now - self._written), _LONGEST_STEP)
         self._current = self._within(self._current + max(-most, min(most, target - self._current)))
         return Decision(self._current, why)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from examples.mine.line import Limits
 
-_JITTER = 0.3
-"""Seconds by which two writes may arrive closer together than they were computed."""
+_JITTER = 0.05
+"""Seconds between a write's arrival and the plant's note of it; the guard counts from the plant's own word."""
 
 Json = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from examples.mine import broken, train, verdict
 from examples.mine.collector import rows
 from examples.mine.features import BRIDGED, FEATURES, ROWS, Windows
-from examples.mine.guard import Guard, Plant, Why
+from examples.mine.guard import Decision, Guard, Plant, Why
 from examples.mine.historian import PiWebApi
 from examples.mine.line import INPUT, MEASURED, Limits
 from examples.mine.pi_web_api import SERVER, Archive, application
@@ -34,14 +34,16 @@ ANSWERS = st.one_of(
     st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520), st.dictionaries(st.text(), st.none()),
 )  # fmt: skip
 STEPS = st.tuples(
-    ANSWERS, st.floats(min_value=0, max_value=20), st.booleans(), st.booleans(), st.floats(min_value=0, max_value=900)
-)
+    ANSWERS, st.floats(min_value=0, max_value=20), st.booleans(), st.booleans(), st.floats(min_value=0, max_value=900),
+    st.floats(min_value=0, max_value=2), st.floats(min_value=0, max_value=1),
+)  # fmt: skip
 
 
 @given(st.lists(STEPS, max_size=40))
 def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(steps: list[Any]) -> None:
-    guard, now, before = Guard(LIMITS), 100.0, None
-    for scan, (answer, seconds, manual, interlock, effective) in enumerate(steps, 1):
+    """However slow the line is (`there` of its `delay` until the plant has a write): as the plant sees it."""
+    guard, now, before, arrived = Guard(LIMITS), 100.0, None, 100.0
+    for scan, (answer, seconds, manual, interlock, effective, delay, there) in enumerate(steps, 1):
         now += seconds
         guard.offer(answer, scan, now)
         decision = guard.step(Plant(manual, interlock, effective), now)
@@ -52,8 +54,10 @@ def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(step
         assert decision.value is not None
         assert LIMITS.low <= decision.value <= LIMITS.high
         begin = min(LIMITS.high, max(LIMITS.low, effective)) if before is None else before
-        assert abs(decision.value - begin) <= LIMITS.per_second * min(seconds, 1.0) + 1e-9
-        before = decision.value
+        gap = now + delay * there - arrived
+        assert abs(decision.value - begin) <= LIMITS.per_second * min(gap, 1.0) + 1e-9
+        before, arrived, now = decision.value, now + delay * there, now + delay
+        guard.written(now)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +76,15 @@ def test_without_advice_the_last_set_point_is_held_and_then_the_safe_one_approac
     guard, plant = Guard(LIMITS), Plant(False, False, 400.0)
     assert guard.offer([450.0], 1, 0.0) == ""
     assert guard.offer([450.0], 1, 0.0) == "late"
-    assert [guard.step(plant, 0.0).why, guard.step(plant, 1.0).value] == [Why.MODEL, 410.0]
-    assert guard.step(plant, 5.0).why is Why.HELD
-    found = [guard.step(plant, 8.5 + second) for second in range(9)]
+
+    def step(now: float) -> Decision:
+        decision = guard.step(plant, now)
+        guard.written(now)
+        return decision
+
+    assert [step(0.0).why, step(1.0).value] == [Why.MODEL, 410.0]
+    assert step(5.0).why is Why.HELD
+    found = [step(8.5 + second) for second in range(9)]
     assert {each.why for each in found} == {Why.SAFE}
     assert found[0].value == 400.0 and found[-1].value == LIMITS.safe
 
