@@ -257,4 +257,3 @@ async def test_a_publication_into_a_full_container_costs_the_requests_of_one_int
 
     empty, full = await cost("empty", 0, 0), await cost("full", 24, 10)
     assert full[0] <= 1.1 * empty[0] and full[1] <= 1.1 * empty[1], (empty, full)
-    print(f"requests of a first and a second publication: {empty} into an empty container, {full} into a full one")
