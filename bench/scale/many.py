@@ -18,11 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.scale import growth
 from modelsync_protocol import trust
 from modelsync_server.publish.listing import list_models
 from modelsync_server.publish.publisher import publish
 from modelsync_server.publish.verifier import verify
 from modelsync_server.retention.collecting import collect
+from modelsync_server.retention.policy import Policy
+from modelsync_server.retention.retaining import plan
 from modelsync_server.store import MemoryStore
 from modelsync_server.trust import NewTarget, Repository, initialise
 from tests.support.stores import CountingStore
@@ -88,7 +91,7 @@ async def _one(folder: Path, models: int, versions: int) -> dict[str, _Cost]:
     store = CountingStore(await _filled(folder, models, versions))
     keys = str(folder / "keys")
     path = folder / "model.bin"
-    first, second, back, refresh, listed = _Cost(), _Cost(), _Cost(), _Cost(), _Cost()
+    first, second, back, listed = _Cost(), _Cost(), _Cost(), _Cost()
     for run in range(_RUNS):
         data = bytearray(random.Random(run).randbytes(3000))
         path.write_bytes(data)
@@ -102,9 +105,8 @@ async def _one(folder: Path, models: int, versions: int) -> dict[str, _Cost]:
             await (await Repository.open(store, keys)).withdraw(name, 2)
 
         await back.of(store, withdraw)
-    await refresh.of(store, (await Repository.open(store, keys)).refresh)
     await listed.of(store, lambda: _catalogue(store))
-    return {"publish": first, "update": second, "withdraw": back, "refresh": refresh, "catalogue": listed}
+    return {"publish": first, "update": second, "withdraw": back, "catalogue": listed}
 
 
 async def _catalogue(store: CountingStore) -> None:
@@ -113,27 +115,39 @@ async def _catalogue(store: CountingStore) -> None:
     await read_catalogue(store)
 
 
+_UPKEEP = {"quick": (4, 8, 16), "default": (10, 100, 1000), "full": (10, 100, 1000)}
+_SAMPLE = "5"
+
+
 async def _upkeep(folder: Path, counts: Sequence[int]) -> dict[str, list[list[float]]]:
-    """`list`, `verify --sample 5` and `gc --dry-run` over stores with really published versions."""
-    curves: dict[str, list[list[float]]] = {"list": [], "verify_sample": [], "gc": []}
+    """What keeping a store costs by how many models it has, each with two really published versions and an update:
+    requests and processor seconds of `list`, `refresh`, `verify --sample 5`, `gc` and `retain --keep 1`, by name."""
+    curves: dict[str, list[list[float]]] = {}
+    inner, keys = _Shelves(), str(folder / "upkeep-keys")
+    await initialise(inner, keys)
+    path, filled = folder / "upkeep.bin", 0
     for count in counts:
-        here = folder / f"upkeep-{count}"
-        here.mkdir()
-        inner = _Shelves()
-        await initialise(inner, str(here / "keys"))
-        for number in range(count):
-            (here / "model.bin").write_bytes(random.Random(number).randbytes(3000))
-            await publish(inner, str(here / "keys"), f"m-{number}", here / "model.bin")
+        for number in range(filled, count):
+            data = bytearray(random.Random(number).randbytes(3000))
+            for change in (b"", b"changed!"):
+                data[100 : 100 + len(change)] = change
+                path.write_bytes(data)
+                await publish(inner, keys, f"m-{number}", path)
+        filled = count
         store = CountingStore(inner)
-        kinds: tuple[tuple[str, Callable[[], Awaitable[object]]], ...] = (
-            ("list", partial(list_models, store)),
-            ("verify_sample", partial(verify, store, "5", seed=1)),
-            ("gc", partial(collect, store, dry_run=True)),
-        )
-        for name, work in kinds:
+        refresh = (await Repository.open(store, keys)).refresh
+        kinds: dict[str, Callable[[], Awaitable[object]]] = {
+            "list": partial(list_models, store),
+            "refresh": refresh,
+            "verify_sample": partial(verify, store, _SAMPLE, seed=1),
+            "gc": partial(collect, store, dry_run=True),
+            "retain": partial(plan, store, Policy(keep=1), {}),
+        }
+        for name, work in kinds.items():
             cost = _Cost()
             await cost.of(store, work)
-            curves[name].append([count, cost.requests])
+            curves.setdefault(f"{name}_requests", []).append([count, cost.requests])
+            curves.setdefault(f"{name}_seconds", []).append([count, round(cost.seconds, 4)])
     return curves
 
 
@@ -145,19 +159,20 @@ def measure(scale: str = "default", scratch: Path | None = None) -> dict[str, An
             here = Path(folder) / f"{models}-{versions}"
             here.mkdir()
             found[models * versions or 1] = asyncio.run(_one(here, models, versions))
-        upkeep = asyncio.run(_upkeep(Path(folder), (4, 8, 16) if scale == "quick" else (10, 30, 100)))
+        upkeep = asyncio.run(_upkeep(Path(folder), _UPKEEP[scale]))
     curves: dict[str, list[list[float]]] = {"versions": [[at, cost["publish"].seconds] for at, cost in found.items()]}
-    for name in ("publish", "update", "withdraw", "refresh", "catalogue"):
+    for name in ("publish", "update", "withdraw", "catalogue"):
         curves[f"{name}_requests"] = [[at, cost[name].requests] for at, cost in found.items()]
         curves[f"{name}_bytes"] = [[at, cost[name].bytes] for at, cost in found.items()]
         curves[f"{name}_seconds"] = [[at, cost[name].seconds] for at, cost in found.items()]
-    curves |= {f"{name}_requests": curve for name, curve in upkeep.items()}
+    curves |= {f"{name} by models": curve for name, curve in upkeep.items()}
     first, last = next(iter(found.values())), list(found.values())[-1]
     values = {
         f"{name}_{what}_ratio": getattr(last[name], what) / getattr(first[name], what)
         for name in ("publish", "update", "withdraw")
         for what in ("requests", "bytes", "seconds")
     }
+    values |= {f"{name}_exponent": growth.exponent(curve) for name, curve in upkeep.items()}
     note = f"The emptiest store has the model in the shared chain, those of over {trust.SHARED_MODELS} in its own."
     return {"values": values, "curves": curves, "notes": [note]}
 

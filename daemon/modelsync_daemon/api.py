@@ -27,6 +27,7 @@ def pull(
     proxy: str | None = None,
     check_requirements: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stage: Callable[[str], None] = lambda name: None,
     stop_on_signals: bool = False,
     own_process: bool = False,
 ) -> Pulled:
@@ -35,8 +36,8 @@ def pull(
     `origin` is the store's URL, `data` the data directory, which is made if it is missing and then needs `trust`, the
     publisher's root.json. `ca`: a PEM file to check the origin against; `sas_file`: a file with its secret query;
     `proxy`: an HTTP proxy's URL; `check_requirements` False: it is fetched even if this device can't run it.
-    `progress(done, total)` is told bytes. Interrupted, the next call goes on where this
-    one stopped; with `stop_on_signals` SIGTERM and SIGINT end it in order (main thread only). `own_process`: this
+    `progress(done, total)` is told bytes, `stage` each state that it comes to. Interrupted, the next call goes on where
+    this one stopped; with `stop_on_signals` SIGTERM and SIGINT end it in order (main thread only). `own_process`: this
     process does nothing else afterwards, and gives up for good what a pull doesn't need (files, processes, ports), as
     the command does; on its only thread. Call it outside an event loop (from a coroutine: `await
     asyncio.to_thread(pull, …)`).
@@ -66,6 +67,7 @@ def pull(
             sas_file=_path(sas_file),
             proxy=proxy,
             check_requirements=check_requirements,
+            stage=stage,
             stop_on_signals=stop_on_signals,
             own_process=own_process,
         )

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--ignore-requires", action="store_true", help="fetch it even if this device can't run it, as far as is known"
     )
+    _add_progress(pull)
     pull.add_argument("--json", action="store_true", help="print one JSON document")
     pull.set_defaults(command=_pull)
 
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     brought.add_argument("path", type=Path, metavar="PATH", help="the folder or file of the export")
     _add_data(brought)
     brought.add_argument("--trust", type=Path, metavar="FILE", help="root.json; needed for an empty data directory")
+    _add_progress(brought)
     brought.add_argument("--json", action="store_true", help="print one JSON document")
     brought.set_defaults(command=_import)
 
@@ -156,6 +158,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="the data directory")
 
 
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress",
+        metavar="FORM",
+        help="how far it is, on standard error: bar, json (one JSON object a line) or none; "
+        "auto, the default or MODELSYNC_PROGRESS: a bar on a terminal",
+    )
+
+
 def _run(options: argparse.Namespace) -> None:
     from modelsync_daemon.workers.zygote import Zygote
 
@@ -173,9 +184,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
-    from modelsync_daemon import api
+    from modelsync_daemon import api, progress_line
 
-    with _progress(options.name) as show:
+    with progress_line.shown("pull", options.name, options.progress) as progress:
         result = api.pull(
             options.name,
             options.origin,
@@ -186,7 +197,8 @@ def _pull(options: argparse.Namespace) -> None:
             sas_file=options.sas_file,
             proxy=options.proxy,
             check_requirements=not options.ignore_requires,
-            progress=show,
+            progress=progress.bytes,
+            stage=progress.stage,
             stop_on_signals=True,
             own_process=True,
         )
@@ -266,11 +278,11 @@ def _scrub(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from modelsync_daemon import media_command
+    from modelsync_daemon import media_command, progress_line
 
-    with _progress("import") as show:
+    with progress_line.shown("import", "import", options.progress) as progress:
         found = media_command.run(
-            options.path, options.data, options.trust, show, stop_on_signals=True, own_process=True
+            options.path, options.data, options.trust, progress.bytes, stop_on_signals=True, own_process=True
         )
     if options.json:
         _print_json(found)
@@ -307,26 +319,6 @@ def _data(options: argparse.Namespace) -> Path:
     from modelsync_daemon import api
 
     return api.check_data(options.data)
-
-
-@contextlib.contextmanager
-def _progress(name: str) -> Any:
-    """A progress line on a terminal's stderr; silence elsewhere."""
-    terminal = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        if terminal:
-            share = 100 * done // total if total else 100
-            sys.stderr.write(f"\r\x1b[K{name}: {done:,} of {total:,} bytes ({share} %)")
-            sys.stderr.flush()
-
-    writer: Callable[[int, int], None] = show
-    try:
-        yield writer
-    finally:
-        if terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
 
 def _print_json(document: Any) -> None:

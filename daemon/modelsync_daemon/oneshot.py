@@ -44,8 +44,11 @@ def pull(
     stop_on_signals: bool = False,
     own_process: bool = False,
     check_requirements: bool = True,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Fetch and activate the newest signed version of `name` (or `version`); `show` gets bytes done and in total.
+
+    `stage` gets each state that the work comes to.
 
     `stop_on_signals`: SIGTERM and SIGINT raise Stopped once what is durable is closed; only in the main thread.
     `check_requirements` False: what the version requires of a device does not matter.
@@ -78,11 +81,16 @@ def pull(
         )
         if own_process:
             bounds.confine_all(job)
-        return install(job, data, database, show, stop_on_signals)
+        return install(job, data, database, show, stop_on_signals, stage)
 
 
 def install(
-    job: Job, data: DataDir, database: Database, show: Callable[[int, int], None], stop_on_signals: bool
+    job: Job,
+    data: DataDir,
+    database: Database,
+    show: Callable[[int, int], None],
+    stop_on_signals: bool,
+    stage: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Carry out `job` and point at what it brings; the caller holds the lock. Returns and raises as of pull."""
     from modelsync_daemon.workers.job_runner import run  # the heavy imports
@@ -95,6 +103,8 @@ def install(
             ledger.add(event["received"], event["sent"])
         elif event["event"] == "progress":
             show(event["done"], event["total"])
+        elif event["event"] == "state":
+            stage(event["state"])
 
     database.transition(job.name, State.RESOLVING, target_version=job.version, target_digest=None, retry_at=0)
     try:

@@ -1,4 +1,4 @@
-"""deploy/azure/main.bicep says what azuredeploy.json does. Read here, not compiled: the real `bicep` is not to be had.
+"""deploy/azure's Bicep files say what their templates do. Read here, not compiled: the real `bicep` is not to be had.
 
 The reader knows what the file uses: resources with literal objects, `parent`, `scope`, parameters, outputs; anything
 else fails. Each resource's literal values are compared with the template's, which its provider's schema has passed.
@@ -11,8 +11,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "deploy" / "azure"
+PAIRS = (("main.bicep", "azuredeploy.json"), ("engine.bicep", "engine.json"))
 _RESOURCE = re.compile(r"^resource (\w+) '([\w./]+)@([\d-]+)' = \{$")
+_EXISTING = re.compile(r"^resource (\w+) '([\w./]+)@([\d-]+)' existing = \{$")
+_COMPUTED = "[computed]"
+"""Stands for a key that only Azure can evaluate."""
 _VALUE = {"true": True, "false": False, "{}": {}, "[]": []}
 EXPRESSION = object()
 """Stands for what only Azure can evaluate."""
@@ -33,7 +39,8 @@ def _block(lines: list[str], close: str) -> Any:
     while (line := lines.pop(0).split(" //")[0].strip()) != close:
         key, colon, rest = line.partition(": ")
         text = rest if colon and close == "}" else line
-        assert close == "]" or (colon and re.fullmatch(r"\w+", key)), line
+        assert close == "]" or (colon and re.fullmatch(r"\w+|'\$\{\w+\.id\}'", key)), line
+        key = key if key.isidentifier() else _COMPUTED
         value = _block(lines, {"{": "}", "[": "]"}[text]) if text in ("{", "[") else _literal(text)
         if close == "}":
             assert key not in found, f"{key} stands twice"
@@ -43,9 +50,9 @@ def _block(lines: list[str], close: str) -> Any:
     return found
 
 
-def _read() -> tuple[dict[str, dict[str, Any]], set[str], dict[str, str]]:
+def _read(name: str) -> tuple[dict[str, dict[str, Any]], set[str], dict[str, str]]:
     """Resources by symbol, parameters, outputs."""
-    lines = (FOLDER / "main.bicep").read_text().splitlines()
+    lines = (FOLDER / name).read_text().splitlines()
     resources: dict[str, dict[str, Any]] = {}
     parameters, outputs = set(), {}
     while lines:
@@ -53,6 +60,8 @@ def _read() -> tuple[dict[str, dict[str, Any]], set[str], dict[str, str]]:
         if match := _RESOURCE.match(line):
             assert match[1] not in resources
             resources[match[1]] = {"type": match[2], "apiVersion": match[3], **_block(lines, "}")}
+        elif _EXISTING.match(line):
+            assert _block(lines, "}").keys() == {"name"}, "what another template made is only named"
         elif match := re.match(r"^param (\w+) string", line):
             parameters.add(match[1])
         elif match := re.match(r"^output (\w+) string = (.+)$", line):
@@ -67,16 +76,23 @@ def _same(bicep: Any, arm: Any, where: str) -> None:
     if isinstance(arm, str) and arm.startswith("["):
         assert bicep is EXPRESSION or isinstance(bicep, str), where
     elif isinstance(arm, dict):
+        arm = {_COMPUTED if key.startswith("[") else key: value for key, value in arm.items()}
         assert isinstance(bicep, dict) and bicep.keys() == arm.keys(), (where, bicep, arm)
         for key in arm:
             _same(bicep[key], arm[key], f"{where}.{key}")
+    elif isinstance(arm, list):
+        assert isinstance(bicep, list) and len(bicep) == len(arm), (where, bicep, arm)
+        for number, (one, other) in enumerate(zip(bicep, arm, strict=True)):
+            _same(one, other, f"{where}[{number}]")
     else:
         assert bicep == arm, where
 
 
-def test_both_templates_deploy_the_same() -> None:
-    arm = json.loads((FOLDER / "azuredeploy.json").read_text())
-    resources, parameters, outputs = _read()
+@pytest.mark.parametrize(("bicep", "template"), PAIRS)
+def test_both_templates_deploy_the_same(bicep: str, template: str) -> None:
+    assert {path.name for path in FOLDER.glob("*.bicep")} == {name for name, _ in PAIRS}, "every one is compared"
+    arm = json.loads((FOLDER / template).read_text())
+    resources, parameters, outputs = _read(bicep)
     assert parameters == arm["parameters"].keys() and outputs.keys() == arm["outputs"].keys()
     assert len(resources) == len(arm["resources"])
     symbols = list(resources)

@@ -2,7 +2,7 @@
 
 The schemas lie beside, packed: GitHub workflows, IoT Edge deployments and Prometheus rules from SchemaStore
 (Apache-2.0), Azure Pipelines from microsoft/azure-pipelines-vscode (MIT), Kubernetes 1.31 from its OpenAPI
-description (Apache-2.0).
+description (Apache-2.0), Azure's resources from azure-resource-manager-schemas (MIT).
 """
 
 from __future__ import annotations
@@ -164,13 +164,13 @@ def test_the_pipelines_pass_their_schemas_and_their_commands_exist(name: str, sc
     }, "every pipeline is checked"
 
 
-def _template() -> Any:
-    return json.loads((ROOT / "deploy" / "azure" / "azuredeploy.json").read_text())
+def _template(name: str = "azuredeploy") -> Any:
+    return json.loads((ROOT / "deploy" / "azure" / f"{name}.json").read_text())
 
 
 def test_each_resource_of_the_azure_template_passes_its_providers_schema() -> None:
     schema = _schema("azure-resources")
-    for resource in _template()["resources"]:
+    for resource in [*_template()["resources"], *_template("engine")["resources"]]:
         kind = {**schema["resources"][resource["type"]], "definitions": schema["definitions"]}
         jsonschema.Draft7Validator(kind).validate({key: value for key, value in resource.items() if key != "scope"})
     broken = next(item for item in _template()["resources"] if item["type"] == "Microsoft.Storage/storageAccounts")
@@ -178,6 +178,24 @@ def test_each_resource_of_the_azure_template_passes_its_providers_schema() -> No
     with pytest.raises(jsonschema.ValidationError):
         kind = {**schema["resources"][broken["type"]], "definitions": schema["definitions"]}
         jsonschema.Draft7Validator(kind).validate(broken)
+
+
+def test_the_engines_job_on_azure_is_a_command_that_there_is() -> None:
+    import typer.main
+
+    from modelsync_server.cli import app
+
+    (job,) = [item for item in _template("engine")["resources"] if item["type"] == "Microsoft.App/jobs"]
+    (container,) = job["properties"]["template"]["containers"]
+    assert container["command"] == ["modelsync"]
+    main = typer.main.get_command(app)
+    words = ["azblob://account/models" if word.startswith("[concat") else word for word in container["args"]]
+    name, *rest = words
+    command = main.get_command(main.make_context("modelsync", [], resilient_parsing=True), name)
+    options = command.make_context(name, rest).params
+    assert (options["engine"], options["workers"], options["keys"]) == ("dask", container["resources"]["cpu"], "/keys")
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/keys", next(each["value"] for each in container["env"] if each["name"] == "TMPDIR")} == mounted
 
 
 def test_the_azure_template_gives_the_roles_that_the_page_names_and_no_others() -> None:

@@ -198,5 +198,20 @@ def test_progress_shows_on_a_terminal_only(site: Site) -> None:
     os.close(terminal)
     shown = os.read(main, 65536).decode()
     os.close(main)
-    assert "anomaly: " in shown and "%" in shown
+    assert "anomaly: fetching " in shown and "%" in shown
+    assert shown.endswith("\x1b[K"), "nothing of it stays"
     assert done.stdout.decode().startswith("anomaly 1 is active: pack, ")
+
+
+def test_progress_is_one_json_object_a_line_where_it_is_asked_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = site.pull("--progress", "json")
+    events = [json.loads(line) for line in first.stderr.splitlines()]
+    assert {(event["event"], event["command"]) for event in events} == {("progress", "pull")}
+    stages = list(dict.fromkeys(event["stage"] for event in events))
+    assert stages == ["resolving", "planning", "fetching", "assembling", "done"]
+    counted = [event for event in events if "total" in event]
+    assert counted and counted[-1]["done"] == counted[-1]["total"] > 0
+    monkeypatch.setenv("MODELSYNC_PROGRESS", "json")
+    assert site.pull().stderr.splitlines()[-1] == '{"event": "progress", "command": "pull", "stage": "done"}'
+    assert site.pull("--progress", "none").stderr == ""
+    complains(site.pull("--progress", "loud"), 2, "is one of auto, bar, json, none")

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.options import (
+    JsonOption,
+    KeysOption,
+    NameArgument,
+    ProgressForm,
+    ProgressOption,
+    StoreArgument,
+    open_store,
+    print_json,
+)
 
 RoleArgument = Annotated[
     str, typer.Argument(metavar="ROLE", help="root, targets, snapshot, timestamp, models; or online: the last three.")
@@ -48,11 +57,18 @@ def init(
     typer.echo("Move its folder offline/ to a safe place once every model has its first version.")
 
 
-def refresh(store: StoreArgument, keys: KeysOption = None, as_json: JsonOption = False) -> None:
+def refresh(
+    store: StoreArgument,
+    progress: ProgressOption = ProgressForm.AUTO,
+    keys: KeysOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Sign what expires soonest again; let a timer run this daily."""
     from modelsync_protocol import trust
+    from modelsync_server.cli.progress import shown
 
-    report = open_store(store, keys).refresh()
+    with shown(progress, "refresh") as update:
+        report = open_store(store, keys).refresh(progress=update)
     expires = trust.format_time(report.expires)
     for warning in report.warnings:
         typer.echo(f"modelsync: warning: {warning}", err=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -37,8 +38,10 @@ from modelsync_server.store import durable
 
 _QUIET_SECONDS = 1.0
 _EVENT_SECONDS = 0.5
-"""Events of one stage are at least so far apart; its first and its last are always told."""
+"""Events of one stage are at least so far apart, and so are stages that only count ("version 3 of 900"); the first and
+the last of a stage with bytes are always told."""
 
+_NUMBER = re.compile(r"[0-9]+")
 
 _GRACE_SECONDS = 1.0
 """How long the work may take to unwind after Ctrl-C; then it is left where it is."""
@@ -50,11 +53,13 @@ AGAIN = "interrupted: run it again, and what is done already is not done twice."
 
 
 @contextmanager
-def shown(form: Form, command: str, sentence: str = "interrupted.") -> Iterator[Callable[[str, int, int], None]]:
+def shown(
+    form: Form, command: str, sentence: str = "interrupted.", *, last: bool = True
+) -> Iterator[Callable[[str, int, int], None]]:
     """Tell how far `command` is: yields `update(stage, done, total)`, which may be called from any thread.
 
     On SIGINT the process ends with code 130 and `sentence`. Temporary files made in the block lie in one folder, which
-    is removed with it. Main thread only.
+    is removed with it. Main thread only. `last`: the command ends with this block.
     """
     teller = Events(command) if form is Form.JSON else Bar(form)
     once = threading.Lock()
@@ -90,7 +95,8 @@ def shown(form: Form, command: str, sentence: str = "interrupted.") -> Iterator[
             if ours:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
             teller.close()
-        teller.done()
+        if last:
+            teller.done()
 
 
 @contextmanager
@@ -160,7 +166,7 @@ class Events:
 
     def __init__(self, command: str) -> None:
         self._command, self._lock = command, threading.Lock()
-        self._stage, self._began, self._said = "", 0.0, 0.0
+        self._stage, self._kind, self._began, self._said = "", "", 0.0, 0.0
 
     def open(self) -> None:
         """The first stage says that it began."""
@@ -176,8 +182,11 @@ class Events:
         """Write an event, unless the last one was only just now."""
         with self._lock:
             now = time.monotonic()
+            kind = _NUMBER.sub("", stage)
+            if kind == self._kind and total <= 1 and now - self._said < _EVENT_SECONDS:
+                return  # the next of a thousand
             if stage != self._stage:
-                self._stage, self._began, self._said = stage, now, -_EVENT_SECONDS
+                self._stage, self._kind, self._began, self._said = stage, kind, now, -_EVENT_SECONDS
             if done < total and now - self._said < _EVENT_SECONDS:
                 return
             self._said, took = now, now - self._began

@@ -14,15 +14,27 @@ import typer
 
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import documents, tables
-from modelsync_server.cli.options import JsonOption, KeysOption, NameArgument, StoreArgument, open_store, print_json
+from modelsync_server.cli.options import (
+    JsonOption,
+    KeysOption,
+    NameArgument,
+    ProgressForm,
+    ProgressOption,
+    StoreArgument,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from modelsync_server import Explanation
     from modelsync_server.retention.policy import Policy, Use
+    from modelsync_server.retention.references import Progress
     from modelsync_server.retention.retaining import Plan
 
 _MOST_PARTS = 30
 """Parts that a person is shown without --all."""
+
+_MOST_HOURS = 24 * 36_500
 
 PictureOption = Annotated[
     Path | None, typer.Option("--picture", metavar="FILE.svg", help="Write where the bytes went as a treemap.")
@@ -170,28 +182,30 @@ def retain(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    progress: ProgressOption = ProgressForm.AUTO,
     keys: KeysOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prune old versions, with the packs and updates that only they need; `gc` then frees them."""
+    from modelsync_server.cli import progress as progress_of
     from modelsync_server.library.store import open_store as opened
     from modelsync_server.retention.policy import Policy
 
     found = opened(store, keys=keys)
     if not dry_run:
         found.keys()  # keys that are missing are told before anything is read
-    made = asyncio.run(_planned(found.url, name, Policy(keep, max_bytes), keep_reported or []))
+    with progress_of.shown(progress, "retain", last=dry_run) as update:
+        made = asyncio.run(_planned(found.url, name, Policy(keep, max_bytes), keep_reported or [], update))
     if not as_json or not (dry_run or yes):
         _tell_plan(made, err=as_json)
-        if made.prune and not keep_reported:
-            typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
         if made.prune and not keep_reported:
             typer.echo("No hub was asked who runs them: --keep-reported HUB keeps what is in use.", err=True)
     pruned = bool(made.prune) and not dry_run
     if pruned and not yes:
         confirm("Prune these versions?")
     if not dry_run:
-        found.prune(made)
+        with progress_of.shown(progress, "retain", progress_of.AGAIN) as update:
+            found.prune(made, progress=update)
         if pruned and not as_json:
             typer.echo("Pruned; `modelsync gc` frees them once they are a day old.")
     if as_json:
@@ -207,7 +221,7 @@ def retain(
         )
 
 
-async def _planned(store: str, name: str | None, rule: Policy, hubs: list[str]) -> Plan:
+async def _planned(store: str, name: str | None, rule: Policy, hubs: list[str], progress: Progress) -> Plan:
     """The plan, after asking each hub what its twins say of each model that is looked at."""
     from modelsync_server.cli.hub_commands import open_hub
     from modelsync_server.retention.fleet_use import together, use_of
@@ -219,13 +233,16 @@ async def _planned(store: str, name: str | None, rule: Policy, hubs: list[str]) 
     found = objects(store)
     uses: dict[str, Use] = {}
     models = [name] if name else sorted((await read_catalogue(found)).models)
-    for hub in hubs:
+    for number, hub in enumerate(hubs, 1):
+        progress(f"asking hub {number} of {len(hubs)}", 0, 1)
         local = Path(hub) if Path(hub).is_dir() else None
+        if local is not None and not (local / "hub.db").is_file():
+            raise UsageError(f"--keep-reported: {hub} is not the state directory of a local hub.")
         async with open_hub(None if local else hub, local) as client:
             for model in models:
                 said = await use_of(PacedHub(client), model)
                 uses[model] = together([uses[model], said]) if model in uses else said
-    return await plan(found, rule, uses, name)
+    return await plan(found, rule, uses, name, progress)
 
 
 def _tell_plan(made: Plan, *, err: bool) -> None:
@@ -254,14 +271,19 @@ def gc(
         typer.Option(
             "--older-than",
             min=0,
+            max=_MOST_HOURS,
             help="Hours; what is younger may be of a publication under way.",
         ),
     ] = 24,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    progress: ProgressOption = ProgressForm.AUTO,
     as_json: JsonOption = False,
 ) -> None:
     """Delete what nothing in the store refers to any more: pruned versions, leftovers of crashes, old metadata."""
-    found = open_store(store).gc(older_than=timedelta(hours=older), dry_run=dry_run)
+    from modelsync_server.cli import progress as progress_of
+
+    with progress_of.shown(progress, "gc", progress_of.AGAIN) as update:
+        found = open_store(store).gc(older_than=timedelta(hours=older), dry_run=dry_run, progress=update)
     if as_json:
         print_json({"objects": found.objects, "bytes": found.bytes, "young": found.young, "deleted": not dry_run})
         return

@@ -196,21 +196,23 @@ class AsyncStore:
             catalogue.digest(name, version)  # says what may have been meant
         return tuple(sorted((await repository.withdraw(name, version)).model(name).withdrawn))
 
-    async def refresh(self) -> RefreshReport:
+    async def refresh(self, *, progress: Progress = lambda step, done, total: None) -> RefreshReport:
         """See `Store.refresh`."""
-        return await (await self._repository()).refresh()
+        return await (await self._repository()).refresh(progress)
 
-    async def prune(self, plan: Plan) -> None:
+    async def prune(self, plan: Plan, *, progress: Progress = lambda step, done, total: None) -> None:
         """See `Store.prune`."""
         from modelsync_server.retention.retaining import prune
 
-        await prune(self._objects(), self.keys_folder, plan)
+        await prune(self._objects(), self.keys_folder, plan, progress)
 
-    async def gc(self, *, older_than: timedelta, dry_run: bool) -> Collected:
+    async def gc(
+        self, *, older_than: timedelta, dry_run: bool, progress: Progress = lambda step, done, total: None
+    ) -> Collected:
         """See `Store.gc`."""
         from modelsync_server.retention.collecting import collect
 
-        return await collect(self._objects(), grace=older_than, dry_run=dry_run)
+        return await collect(self._objects(), grace=older_than, dry_run=dry_run, progress=progress)
 
     async def upgrade(self) -> tuple[str, ...]:
         """See `Store.upgrade`."""

@@ -199,17 +199,23 @@ class Store:
         """Take a version back: devices fetch or activate it no more. Returns all withdrawn versions of the model."""
         return _run(self.aio.withdraw(name, version))
 
-    def refresh(self) -> RefreshReport:
+    def refresh(self, *, progress: Progress = lambda step, done, total: None) -> RefreshReport:
         """Sign what expires soonest again: call it daily. The report says until when devices believe the store."""
-        return _run(self.aio.refresh())
+        return _run(self.aio.refresh(progress=progress))
 
-    def prune(self, plan: Plan) -> None:
+    def prune(self, plan: Plan, *, progress: Progress = lambda step, done, total: None) -> None:
         """Carry out what `modelsync_server.retention.retaining.plan` proposed; RefusedError if that is out of date."""
-        return _run(self.aio.prune(plan))
+        return _run(self.aio.prune(plan, progress=progress))
 
-    def gc(self, *, older_than: timedelta = timedelta(days=1), dry_run: bool = False) -> Collected:
+    def gc(
+        self,
+        *,
+        older_than: timedelta = timedelta(days=1),
+        dry_run: bool = False,
+        progress: Progress = lambda step, done, total: None,
+    ) -> Collected:
         """Delete objects that nothing has referred to for at least so long; with `dry_run` only count them."""
-        return _run(self.aio.gc(older_than=older_than, dry_run=dry_run))
+        return _run(self.aio.gc(older_than=older_than, dry_run=dry_run, progress=progress))
 
     def upgrade(self) -> tuple[str, ...]:
         """Give every model a chain of its own, which daemons before 0.2 can't read; returns the models moved."""

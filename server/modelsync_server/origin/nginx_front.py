@@ -15,16 +15,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.origin import http_rules, nginx_config, processes, tickets
+from modelsync_server.origin import front_folder, http_rules, nginx_config, processes, tickets
 from modelsync_server.origin.nginx_config import Front
 from modelsync_server.origin.processes import Child
 
@@ -40,14 +40,22 @@ def program() -> str:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What to supervise, and what has nginx's certificate read again before the child that `rereads` is told."""
+
+    children: Sequence[Child]
+    reread: Callable[[], None]
+
+
 @contextmanager
-def children(
+def running(
     listener: socket.socket,
     make: Callable[[], web.Application],
     directory: Path | None,
     certificate: tuple[Path, Path] | None,
     workers: int,
-) -> Iterator[list[Child]]:
+) -> Iterator[Running]:
     """What to supervise until the block ends: our origin on a socket of its own, then nginx on `listener`.
 
     `directory` is the store's folder, None for a bucket; `certificate` is (chain, key) for TLS. Their files lie in a
@@ -55,19 +63,14 @@ def children(
     """
     nginx = program()
     user = _user(directory)
-    with tempfile.TemporaryDirectory(prefix="modelsync-front-", ignore_cleanup_errors=True) as made:
-        prefix = Path(made)
+    with front_folder.made() as prefix:
         prefix.chmod(0o711)  # nginx's workers reach socket and store, and read nothing else
         (prefix / "temporary").mkdir(mode=0o711)
         (prefix / nginx_config.EMPTY).touch()
         if directory is not None:
             (prefix / nginx_config.STORE).symlink_to(directory.resolve())
         if certificate is not None:
-            for name, file in zip((nginx_config.CHAIN, nginx_config.KEY), certificate, strict=True):
-                (prefix / name).symlink_to(file.resolve())
-            keys = prefix / nginx_config.TICKET_KEYS
-            keys.touch(mode=0o600)
-            keys.write_bytes(tickets.keys(certificate[1]))
+            _link(prefix, certificate)
         _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         front = Front(
             address=_address(listener),
@@ -81,15 +84,32 @@ def children(
         (prefix / "nginx.conf").write_text(nginx_config.text(front), encoding="ascii")
         command = [nginx, "-p", str(prefix), "-c", "nginx.conf", "-e", "start.log"]
         _check(command, prefix)
-        running = _Nginx(command, prefix, listener)
+        nginx_itself = _Nginx(command, prefix, listener)
+
+        def reread() -> None:
+            if certificate is not None:
+                _link(prefix, certificate)
+                _check(command, prefix)
+
         with _unix_socket(prefix, user) as ours:
             try:
-                yield [
-                    Child(partial(processes.fork_server, lambda: _behind(make()), ours, None)),
-                    Child(running.start, signal.SIGQUIT),
-                ]
+                behind = Child(partial(processes.fork_server, lambda: _behind(make()), ours, None))
+                yield Running([behind, Child(nginx_itself.start, signal.SIGQUIT, rereads=True)], reread)
             finally:
-                running.end()
+                nginx_itself.end()
+
+
+def _link(prefix: Path, certificate: tuple[Path, Path]) -> None:
+    """Lead nginx to what the certificate's names mean now: those who renew it move links of their own."""
+    for name, file in zip((nginx_config.CHAIN, nginx_config.KEY), certificate, strict=True):
+        new = prefix / f"{name}.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(file.resolve())
+        new.replace(prefix / name)
+    keys = prefix / f"{nginx_config.TICKET_KEYS}.new"
+    keys.touch(mode=0o600)
+    keys.write_bytes(tickets.keys(certificate[1]))
+    keys.replace(prefix / nginx_config.TICKET_KEYS)
 
 
 def _user(directory: Path | None) -> pwd.struct_passwd | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from modelsync_protocol.errors import LocalError
+from modelsync_protocol.errors import LocalError, ModelsyncError
 from modelsync_server.origin.connection_guard import Guard
 
 MAX_CONNECTIONS = 8192
@@ -46,34 +46,47 @@ _END_SECONDS = 4.0
 _RESTART_SECONDS = 1.0
 _SPARE_DESCRIPTORS = 64
 
-_ENDS = {signal.SIGTERM, signal.SIGINT}
+_NEWS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 _LOG = logging.getLogger(__name__)
 
 
 def block_signals() -> None:
-    """What ends us, and the news of a child's end, wait from now on until `supervise` or `accept` takes them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDS, signal.SIGCHLD})
+    """What ends us, SIGHUP, and the news of a child's end wait from now on until `supervise` or `accept` takes them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _NEWS)
+
+
+def _ends() -> set[signal.Signals]:
+    """What ends us: SIGHUP too where we run on a terminal, since that is how it says that it was closed."""
+    return {signal.SIGTERM, signal.SIGINT} | ({signal.SIGHUP} if os.isatty(0) else set())
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process to supervise: `start` gives its pid each time, `end` is the signal on which it ends its work."""
+    """A process to supervise: `start` gives its pid each time, `end` is the signal on which it ends its work, and it
+    is told by SIGHUP if it `rereads` its certificate."""
 
     start: Callable[[], int]
     end: signal.Signals = signal.SIGTERM
+    rereads: bool = False
 
 
-def supervise(children: Sequence[Child], ready: Callable[[], None]) -> None:
+def supervise(children: Sequence[Child], ready: Callable[[], None], reread: Callable[[], None] = lambda: None) -> None:
     """Start processes, say that we are `ready`, replace each that dies; until SIGTERM or SIGINT.
 
+    On SIGHUP `reread` reads here what changed, and if that is good those are told that read it themselves.
     `block_signals` comes before. Whatever happens, all of them are ended.
     """
     running: dict[int, Child] = {}
+    ends = _ends()
     try:
         for child in children:
             running[child.start()] = child
         ready()
-        while signal.sigwait({*_ENDS, signal.SIGCHLD}) not in _ENDS:
+        while (news := signal.sigwait(_NEWS)) not in ends:
+            if news == signal.SIGHUP and taken(reread):
+                for pid, child in running.items():
+                    if child.rereads:
+                        os.kill(pid, signal.SIGHUP)
             for pid in _ended():
                 child = running.pop(pid)
                 _LOG.warning("a process of the origin died and is started again.")
@@ -83,6 +96,16 @@ def supervise(children: Sequence[Child], ready: Callable[[], None]) -> None:
         _end(running)
 
 
+def taken(reread: Callable[[], None]) -> bool:
+    """Whether what was read anew is good; if not, that is said and what is served goes on as before."""
+    try:
+        reread()
+    except ModelsyncError as error:
+        _LOG.warning("everything goes on as before: %s", error)
+        return False
+    return True
+
+
 def die_with(first: int, by: signal.Signals = signal.SIGKILL) -> None:
     """In a child, just after its fork: get a signal when process `first` ends, however that happens."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
@@ -90,7 +113,12 @@ def die_with(first: int, by: signal.Signals = signal.SIGKILL) -> None:
         os._exit(1)
 
 
-def fork_server(make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None) -> int:
+def fork_server(
+    make: Callable[[], web.Application],
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    reread: Callable[[], None] = lambda: None,
+) -> int:
     """Fork a process that serves what comes to `listener` and ends with this one; its pid."""
     first = os.getpid()
     pid = os.fork()
@@ -101,18 +129,24 @@ def fork_server(make: Callable[[], web.Application], listener: socket.socket, co
         die_with(first)
         # Whoever reads the url reads to the end of it, which must not wait for this process.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        asyncio.run(accept(make, listener, context))
+        asyncio.run(accept(make, listener, context, reread))
         code = 0
     finally:
         os._exit(code)
 
 
-async def accept(make: Callable[[], web.Application], listener: socket.socket, context: ssl.SSLContext | None) -> None:
-    """Answer what comes to `listener` until SIGTERM or SIGINT, which the caller has blocked."""
+async def accept(
+    make: Callable[[], web.Application],
+    listener: socket.socket,
+    context: ssl.SSLContext | None,
+    reread: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer what comes to `listener` until SIGTERM or SIGINT, which the caller has blocked; `reread` on SIGHUP."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    loop.add_signal_handler(signal.SIGHUP, taken, reread)
+    for number in _ends():
         loop.add_signal_handler(number, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NEWS)
     if context is not None:
         # asyncio reads requests of up to 256 KiB at a time, with so much memory for each connection; ours are tiny.
         sslproto.SSLProtocol.max_size = _TLS_READ_BYTES

@@ -40,6 +40,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; `announce` gets the JSON line `{"url"}` once connections are accepted.
 
+    SIGHUP has certificate and key read again, and new connections get them; unusable ones change nothing.
+
     `count`: how many processes serve; None: one a core, and one for a store that is no directory, whose line is the
     limit. `redirect`: what is read at the bucket instead. `front`: "nginx" answers, with `count` workers. UsageError
     for what can't be served so and for unusable certificates, LocalError if the address is taken.
@@ -58,24 +60,29 @@ def serve(
         port = alone.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         url = json.dumps({"url": f"{'https' if context else 'http'}://{name}:{port}"})
+        reread = partial(_read_again, context, cert, key)
         if front is None:
             alone.close()
             listeners = [kept.enter_context(processes.bound(host, port, shared=True)) for _ in range(count)]
             for listener in listeners:
                 listener.listen(processes.BACKLOG)
-            children = [Child(partial(processes.fork_server, make, listener, context)) for listener in listeners]
+            children = [
+                Child(partial(processes.fork_server, make, listener, context, reread), rereads=context is not None)
+                for listener in listeners
+            ]
         else:
             from modelsync_server.origin import nginx_front
 
             alone.listen(processes.BACKLOG)
             certificate = None if cert is None or key is None else (cert, key)
-            children = kept.enter_context(nginx_front.children(alone, make, directory, certificate, count))
+            nginx = kept.enter_context(nginx_front.running(alone, make, directory, certificate, count))
+            children, reread = nginx.children, partial(_read_both, cert, key, nginx.reread)
         processes.block_signals()
         if len(children) == 1:
             announce(url)  # the kernel accepts already
-            asyncio.run(processes.accept(make, listeners[0], context))
+            asyncio.run(processes.accept(make, listeners[0], context, reread))
             return
-        processes.supervise(children, lambda: announce(url))
+        processes.supervise(children, lambda: announce(url), reread)
 
 
 def _seen_elsewhere(store: Store) -> None:
@@ -127,3 +134,17 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{cert} and {key} are not a usable certificate and key: {error}.") from error
     return context
+
+
+def _read_again(context: ssl.SSLContext | None, cert: Path | None, key: Path | None) -> None:
+    """Give a server's context what its files hold by now, if that is usable."""
+    if context is not None and cert is not None and key is not None:
+        _tls(cert, key)
+        context.load_cert_chain(cert, key)
+        tickets.issue(context, key)
+
+
+def _read_both(cert: Path | None, key: Path | None, reread: Callable[[], None]) -> None:
+    """The same for nginx, once it is known to be usable."""
+    _tls(cert, key)
+    reread()

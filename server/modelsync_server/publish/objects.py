@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ KEPT_FROM_BYTES = 4 * caps.MIB
 
 _RECORD_BYTES = caps.MIB
 """Longest word that a task leaves: a few names, digests and sentences."""
+
+_QUIET_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -157,8 +161,9 @@ class _Writing:
             updates = [task for task in tasks if task.kind == "update"]
             for task in tasks:
                 number = updates.index(task) + 1 if task in updates else 0
-                self._progress(_step(task, number, len(updates)), 0, target.manifest.size)
-                result.append(await perform(self._store, task, target, self._merged, pool, self._progress))
+                told = ToldPool(pool, self._progress)
+                told.progress(_step(task, number, len(updates)), 0, target.manifest.size)
+                result.append(await perform(self._store, task, target, self._merged, told, told.progress))
                 if self._kept:
                     await keep(self._store, task, result[-1])
         return result
@@ -226,6 +231,49 @@ class _Writing:
             _log.warning("%s is done again: %s", task.title, error)
             return None
         return done
+
+
+class ToldPool(Executor):
+    """A pool that tells how far each pass over its jobs is, as a stage of its own: "update 1 of 3, pass 2".
+
+    Encoding goes over all that changed several times, and how often is known only at the end. So each pass counts from
+    nothing to all bytes of the target, by the share of its jobs that are done. `quiet`: seconds that a pass has to
+    take to be told of.
+    """
+
+    def __init__(self, pool: Executor, progress: Progress, quiet: float = _QUIET_SECONDS) -> None:
+        self._pool, self._progress, self._quiet = pool, progress, quiet
+        self._step, self._size, self._passes = "", 0, 0
+
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Hand on; the passes that follow are of `step`."""
+        if step != self._step:
+            self._step, self._size, self._passes = step, total, 0
+        self._progress(step, done, total)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the pool's own: one job is no pass."""
+        return self._pool.submit(fn, *args, **kwargs)
+
+    def map(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[Any]:
+        """As the pool's own, and told of."""
+        jobs = [*zip(*iterables, strict=False)]
+        self._passes += 1
+        stage, size, begin = f"{self._step}, pass {self._passes}", self._size, time.monotonic()
+        lock, done = threading.Lock(), 0
+
+        def one(job: tuple[Any, ...]) -> Any:
+            nonlocal done
+            result = fn(*job)
+            with lock:  # told in order
+                done += 1
+                if time.monotonic() - begin >= self._quiet:
+                    self._progress(stage, size * done // len(jobs), size)
+            return result
+
+        return self._pool.map(one, jobs, timeout=timeout, chunksize=chunksize)
 
 
 def _step(task: Task, number: int, count: int) -> str:

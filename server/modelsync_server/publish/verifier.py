@@ -56,6 +56,7 @@ async def verify(
     `sample`: all metadata, but only so many versions (`50`), or such a share of them (`5%`), chosen by chance, anew
     each time or by `seed`; of them the same is checked, with their updates, and of packs what decodes.
     """
+    progress("reading metadata", 0, 1)
     catalogue = await read_catalogue(store)
     versions = updates = 0
     chosen = None if sample is None else _chosen(catalogue, sample, random.Random(seed))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from modelsync_protocol import trust
-from modelsync_server.retention.references import inventory, kept, old_metadata
+from modelsync_server.retention.references import Progress, inventory, kept, old_metadata
 from modelsync_server.store import AlreadyExists, ObjectNotFound, Store, StoreConflict
 from modelsync_server.store.collected import MARK
 from modelsync_server.trust import read_catalogue
@@ -44,25 +44,31 @@ async def collect(
     grace: timedelta = DEFAULT_GRACE,
     dry_run: bool = False,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    progress: Progress = lambda stage, done, total: None,
 ) -> Collected:
     """Delete objects that nothing refers to for at least `grace`. May be repeated, and broken off anywhere.
 
     RefusedError if the store doesn't verify or a live version is damaged (what it needs is not known); StoreConflict if
     another collector works there.
     """
-    doomed, young = await _unreferenced(store, grace, now())
+    doomed, young = await _unreferenced(store, grace, now(), progress)
     if dry_run or not doomed:
         return Collected(len(doomed), sum(doomed.values()), young)
     await _put_mark(store, sorted(doomed), now())
     try:
         # Whoever signed since we looked is seen now; whoever signs from here on sees the mark.
-        still, _ = await _unreferenced(store, grace, now())
+        still, _ = await _unreferenced(store, grace, now(), progress)
         going = {path: size for path, size in doomed.items() if path in still}
         slots = asyncio.Semaphore(_AT_ONCE)
+        deleted, total = 0, sum(going.values())
+        progress("deleting", 0, total)
 
         async def one(path: str) -> None:
+            nonlocal deleted
             async with slots:
                 await store.delete(path)
+            deleted += going[path]
+            progress("deleting", deleted, total)
 
         # Manifests first: a publisher that finds one takes its packs for granted.
         for manifests in (True, False):
@@ -72,20 +78,27 @@ async def collect(
     return Collected(len(going), sum(going.values()), young)
 
 
-async def _unreferenced(store: Store, grace: timedelta, moment: datetime) -> tuple[dict[str, int], int]:
+async def _unreferenced(
+    store: Store, grace: timedelta, moment: datetime, progress: Progress
+) -> tuple[dict[str, int], int]:
+    progress("reading metadata", 0, 1)
     catalogue = await read_catalogue(store)
-    found = await inventory(store, catalogue)
+    found = await inventory(store, catalogue, progress)
     stay = kept(found, catalogue, set(found.needs))
     free = {path: size for path, size in found.sizes.items() if path not in stay}
     free |= await old_metadata(store, catalogue)
     slots = asyncio.Semaphore(_AT_ONCE)
+    looked, total = 0, sum(free.values())
 
     async def old(path: str) -> bool:
+        nonlocal looked
         async with slots:
             try:
                 modified = (await store.stat(path)).modified
             except ObjectNotFound:
                 return False
+        looked += free[path]
+        progress("looking at ages", looked, total)
         return moment - modified >= grace if modified is not None else not grace
 
     ages = await asyncio.gather(*map(old, free))

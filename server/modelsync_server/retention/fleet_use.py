@@ -8,21 +8,22 @@ from modelsync_server.retention.policy import Use
 from modelsync_server.rollout.fleet import holders
 from modelsync_server.rollout.port import FleetHub, rows
 from modelsync_server.rollout.target import Target, desired
+from modelsync_server.rollout.target import reported as about
 
 
 async def use_of(hub: FleetHub, model: str) -> Use:
     """Of devices and of modules, whatever they are called."""
     reported: Counter[str] = Counter(await holders(hub, Target(), model))
     wished: Counter[int] = Counter()
-    at = desired(model)
-    for source in ("devices", "devices.modules"):
-        where = "" if source == "devices" else f" WHERE is_defined({at}.version)"
-        for row in await rows(hub, f"SELECT {at}.version AS version FROM {source}{where}"):
-            version = row.get("version")
-            if type(version) is int:
-                wished[version] += 1
-    at = f"properties.reported.{at.removeprefix('properties.desired.')}"
-    for row in await rows(hub, f"SELECT {at}.digest AS digest FROM devices.modules WHERE is_defined({at}.digest)"):
+    wish, at = f"{desired(model)}.version", f"{about(model)}.digest"
+    asked = await rows(
+        hub, f"SELECT {wish} AS version, COUNT() AS twins FROM devices WHERE is_defined({wish}) GROUP BY {wish}"
+    )
+    asked += await rows(hub, f"SELECT {wish} AS version FROM devices.modules WHERE is_defined({wish})")
+    for row in asked:
+        if type(version := row.get("version")) is int:
+            wished[version] += row.get("twins", 1)
+    for row in await rows(hub, f"SELECT {at} AS digest FROM devices.modules WHERE is_defined({at})"):
         if isinstance(digest := row.get("digest"), str):
             reported[digest] += 1
     return Use(dict(reported), dict(wished))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from modelsync_protocol import names
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
 from modelsync_server.trust import Catalogue
+
+Progress = Callable[[str, int, int], None]
+"""`progress(stage, done, total)`: what is being done, and bytes of objects."""
 
 _AT_ONCE = 16
 _NAME = re.compile(r"metadata/([0-9]+)\.(.+)\.json")
@@ -25,23 +28,30 @@ class Inventory:
     needs: Mapping[str, Mapping[str, int]]
 
 
-async def inventory(store: Store, catalogue: Catalogue) -> Inventory:
+async def inventory(
+    store: Store, catalogue: Catalogue, progress: Progress = lambda stage, done, total: None
+) -> Inventory:
     """List the store, and read the manifest of each live version; FormatError or ObjectNotFound for a damaged one.
 
     What a damaged version needs is not known, and so nothing may be collected beside it.
     """
     sizes: dict[str, int] = {}
+    progress("listing", 0, 1)
     for folder in ("manifests/", "packs/", "updates/", "releases/"):
         sizes |= dict(await store.list(folder))
     slots = asyncio.Semaphore(_AT_ONCE)
+    live = sorted({digest for model in catalogue.models.values() for digest in model.versions.values()})
+    read, total = 0, sum(sizes.get(names.manifest_object(digest), 0) for digest in live)
 
     async def one(digest: str) -> dict[str, int]:
+        nonlocal read
         async with slots:
             _, index, size = await read_manifest(store, digest)
+        read += size
+        progress("reading manifests", read, total)
         packs = {names.pack_object(pack): length for pack, length in index.packs}
         return {names.manifest_object(digest): size, **packs}
 
-    live = sorted({digest for model in catalogue.models.values() for digest in model.versions.values()})
     return Inventory(sizes, dict(zip(live, await asyncio.gather(*map(one, live)), strict=True)))
 
 

@@ -14,9 +14,11 @@ from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.publish.price import offers_section
 from modelsync_server.retention import policy
 from modelsync_server.retention.policy import Policy, Use
-from modelsync_server.retention.references import inventory, kept
+from modelsync_server.retention.references import Progress, inventory, kept
 from modelsync_server.store import Store
 from modelsync_server.trust import Catalogue, Repository, catalogue_for, read_catalogue
+
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,22 @@ class Plan:
     """Models that were pruned before: their bundles are looked at again, in case that was broken off."""
 
 
-async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str | None = None) -> Plan:
+async def plan(
+    store: Store,
+    rule: Policy,
+    uses: Mapping[str, Use],
+    model: str | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Plan:
     """What the policy would do to one model or to all. UsageError for one that says nothing, or an unknown model."""
     if rule.keep is None and rule.max_bytes is None:
         raise UsageError("say what to keep: --keep VERSIONS, or --max-bytes BYTES.")
     if model is not None:
         (await catalogue_for(store, model)).model(model)
+    progress("reading metadata", 0, 1)
     catalogue = await read_catalogue(store)
     chosen = {name: found.versions for name, found in catalogue.models.items() if model in (None, name)}
-    found = await inventory(store, catalogue)
+    found = await inventory(store, catalogue, progress)
     others = {d for name, m in catalogue.models.items() if name not in chosen for d in m.versions.values()}
     fixed = sum(found.sizes.get(path, 0) for path in kept(found, catalogue, others)) if others else 0
     going = policy.choose(chosen, uses, rule, found.needs, fixed)
@@ -72,7 +81,9 @@ async def plan(store: Store, rule: Policy, uses: Mapping[str, Use], model: str |
     )
 
 
-async def prune(store: Store, keys: str | None, made: Plan) -> None:
+async def prune(
+    store: Store, keys: str | None, made: Plan, progress: Progress = lambda stage, done, total: None
+) -> None:
     """Carry a plan out; may be repeated. RefusedError, and nothing more is pruned, if a version is another by now."""
 
     async def offers(_: str, versions: Mapping[int, str]) -> bytes:
@@ -87,11 +98,22 @@ async def prune(store: Store, keys: str | None, made: Plan) -> None:
     gone = _digests_gone(catalogue, made.prune)
     sizes = dict(await store.list("updates/"))
     # Updates first: what breaks off here is planned and done again, and signing writes offers of what is left.
-    await asyncio.gather(*map(store.delete, sorted(_updates_from(sizes, gone))))
-    for name, digests in made.digests.items():
-        await repository.prune(name, sorted(digests))
-    for name in made.earlier:
-        await repository.prune(name, [])
+    going = _updates_from(sizes, gone)
+    deleted, total = 0, sum(sizes[path] for path in going)
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(path: str) -> None:
+        nonlocal deleted
+        async with slots:
+            await store.delete(path)
+        deleted += sizes[path]
+        progress("deleting updates", deleted, total)
+
+    await asyncio.gather(*map(one, sorted(going)))
+    signed = [*((name, sorted(digests)) for name, digests in made.digests.items()), *((n, []) for n in made.earlier)]
+    for number, (name, versions) in enumerate(signed, 1):
+        progress(f"signing, model {number} of {len(signed)}", 0, 1)
+        await repository.prune(name, versions)
 
 
 def _digests_gone(catalogue: Catalogue, going: Mapping[str, Sequence[int]]) -> set[str]:

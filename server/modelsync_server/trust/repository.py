@@ -154,8 +154,11 @@ class Repository:
 
         await self.commit(change, models=[model])
 
-    async def refresh(self) -> RefreshReport:
+    async def refresh(
+        self, progress: Callable[[str, int, int], None] = lambda step, done, total: None
+    ) -> RefreshReport:
         """Sign timestamps and snapshots again, and whatever is past its half-life if its keys are here. O(models)."""
+        progress("reading metadata", 0, 1)
         states = await read_states(self.store, self.keys.store_id)
         warnings = list(refreshing.late(states))
         root = states[0].root
@@ -168,9 +171,15 @@ class Repository:
         due = partial(refreshing.due, keys=self.keys, warnings=warnings)
         present = [path for path, _ in await self.store.list("bundles/")]
 
+        signed = 0
+
         async def one(chain: str) -> State:
+            nonlocal signed
             async with slots:
-                return await self.commit(due, chain=chain, always=True, present=present)
+                state = await self.commit(due, chain=chain, always=True, present=present)
+            signed += 1
+            progress(f"signing, {signed} of {len(states)}", 0, 1)
+            return state
 
         done = await asyncio.gather(*(one(state.chain) for state in states if state.chain is not None))
 

@@ -11,11 +11,15 @@ import struct
 import subprocess
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bench.scale import models
+from modelsync_server.cli.progress import Events
+from modelsync_server.publish.objects import ToldPool
+from modelsync_server.store.collected import MARK
 
 MODELSYNC = str(Path(sys.executable).with_name("modelsync"))
 _WORK = """
@@ -119,3 +123,60 @@ def test_an_interrupted_publish_leaves_nothing_half_and_goes_on(tmp_path: Path) 
     assert again.returncode == 0 and json.loads(out)["version"] == 2
     assert "packing" in stages(seen) and "packing" not in stages(events), "what was written is used"
     assert stages(events)[-1] == "done"
+
+
+def test_a_pass_over_the_jobs_of_an_update_is_told_in_bytes_of_the_target() -> None:
+    told: list[tuple[str, int, int]] = []
+    with ThreadPoolExecutor(2) as threads:
+        pool = ToldPool(threads, lambda *event: told.append(event), quiet=0)
+        pool.progress("update 1 of 2", 0, 1000)
+        assert list(pool.map(int.__add__, range(4), iter([10, 20, 30, 40]))) == [10, 21, 32, 43]
+        assert list(pool.map(str, [])) == []
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+        assert pool.submit(abs, -3).result() == 3
+        pool.progress("measuring", 0, 500)
+        assert list(pool.map(abs, [-1])) == [1]
+    assert told == [
+        ("update 1 of 2", 0, 1000),
+        *(("update 1 of 2, pass 1", done, 1000) for done in (250, 500, 750, 1000)),
+        *(("update 1 of 2, pass 3", done, 1000) for done in (500, 1000)),
+        ("measuring", 0, 500),
+        ("measuring, pass 1", 500, 500),
+    ]
+
+
+def test_stages_that_only_count_are_two_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    events = Events("verify")
+    for number in range(1, 2001):
+        events.update(f"version {number} of 2000", 0, 1)
+    events.update("packs", 0, 10)
+    events.update("packs", 10, 10)
+    stages = [json.loads(line)["stage"] for line in capsys.readouterr().err.splitlines()]
+    assert stages[0] == "version 1 of 2000" and stages[-2:] == ["packs", "packs"] and len(stages) < 20
+
+
+def test_an_interrupted_gc_leaves_no_mark_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    assert modelsync("init", tmp_path / "store", folder=tmp_path).communicate() is not None
+    junk = tmp_path / "store" / "packs"
+    junk.mkdir(exist_ok=True)
+    for number in range(3000):
+        (junk / f"{number:064x}").write_bytes(bytes(100))
+    words = ("gc", tmp_path / "store", "--older-than", "0", "--progress", "json")
+    process = modelsync(*words, folder=tmp_path)
+    assert process.stderr is not None and process.stdout is not None
+    seen = ""
+    while "deleting" not in seen:
+        line = process.stderr.readline()
+        assert line, seen
+        seen += line
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(timeout=30) == 130, said
+    assert said.splitlines()[-1].startswith("modelsync: interrupted: run it again") and "Traceback" not in said
+    assert process.stdout.read() == "" and not (tmp_path / "store" / MARK).exists()
+    left = len(list(junk.iterdir()))  # all of them, if it was quick to hear
+    assert left > 0
+    out, events = modelsync(*words, "--json", folder=tmp_path).communicate()
+    assert json.loads(out)["objects"] == left and list(junk.iterdir()) == []
+    assert stages(events)[-1] == "done" and "looking at ages" in stages(events)

@@ -77,8 +77,13 @@ class Origin:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-made CA that is its own server certificate for 127.0.0.1; (certificate, key)."""
-    folder = tmp_path_factory.mktemp("tls")
+    """See `make_certificate`; (certificate, key)."""
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Write a self-made CA that is its own server certificate for 127.0.0.1; its two files."""
+    folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "modelsync test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -94,7 +99,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, SHA256())
     )
-    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file, key_file = folder / "chain.pem", folder / "key.pem"
     cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
     key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return cert_file, key_file

@@ -17,7 +17,7 @@ from modelsync_protocol.errors import UsageError
 from modelsync_server.origin import nginx_front
 from tests.support.waiting import wait_until
 
-from .conftest import CONTENT, FRONT, OBJECTS, PACK, Origin, serve
+from .conftest import CONTENT, FRONT, OBJECTS, PACK, Origin, make_certificate, serve
 from .test_serve import answer
 
 _REQUEST = f"GET /{PACK} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -144,3 +144,61 @@ def test_an_odd_name_of_the_store_does_no_harm(tmp_path: Path) -> None:
             answer(origin, f"GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             plain = answer(origin, "GET /bundles/anomaly HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert plain.endswith(b"bundle")
+
+
+def shown(origin: Origin) -> bytes:
+    """The certificate that a new connection is shown."""
+    host, port = origin.url.rpartition("//")[2].split(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=10).encode()
+
+
+@pytest.mark.parametrize(
+    "options", [FRONT, ("--processes", "2"), pytest.param(("--processes", "1"), marks=pytest.mark.long)]
+)
+def test_a_renewed_certificate_is_read_on_sighup_and_a_bad_one_changes_nothing(
+    store: Path, certificate: tuple[Path, Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """As those that renew certificates do it: the names that are served are links, which are moved."""
+    old, new, live = tmp_path / "1", tmp_path / "2", tmp_path / "live"
+    make_certificate(new)
+    old.mkdir()
+    for name, file in zip(("chain.pem", "key.pem"), certificate, strict=True):
+        shutil.copy(file, old / name)
+    live.symlink_to(old)
+    with serve(store, (live / "chain.pem", live / "key.pem"), options=options) as origin:
+        first = shown(origin)
+        assert first == (old / "chain.pem").read_bytes()
+        with origin.connect() as held:  # a connection that is open goes on
+            live.unlink()
+            live.symlink_to(new)
+            origin.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: shown(origin) == (new / "chain.pem").read_bytes(), "the new certificate")
+            held.sendall(_REQUEST.encode())
+            assert held.recv(12) == b"HTTP/1.1 200"
+        (new / "key.pem").write_text("damaged")
+        origin.process.send_signal(signal.SIGHUP)
+        assert origin.process.stderr is not None
+        assert "everything goes on as before" in origin.process.stderr.readline()
+        assert shown(origin) == (new / "chain.pem").read_bytes()
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next_and_what_is_in_use_is_not(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def folders() -> set[Path]:
+        return set(tmp_path.glob("modelsync-front-*"))
+
+    with serve(store, None, options=FRONT) as living:
+        [used] = folders()
+        with serve(store, None, options=FRONT) as origin:
+            [left] = folders() - {used}
+            family = psutil.Process(origin.process.pid).children(recursive=True)
+            origin.process.kill()
+            wait_until(lambda: not any(map(alive, family)), "its end")
+        (tmp_path / "modelsync-front-strange").mkdir()
+        assert left.exists()
+        with serve(store, None, options=FRONT):
+            assert not left.exists() and used.exists() and (tmp_path / "modelsync-front-strange").exists()
+            assert whole(living)

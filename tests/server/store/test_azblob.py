@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from azure.core.pipeline.transport import AioHttpTransport
 
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError, UsageError
-from modelsync_server.store import AlreadyExists, ObjectNotFound, create_store, open_store
+from modelsync_server.publish.publisher import publish
+from modelsync_server.store import AlreadyExists, MemoryStore, ObjectNotFound, create_store, open_store
 from modelsync_server.store.azblob import BLOCK_BYTES, AzureBlobStore, Patience
 from modelsync_server.store.azure_account import BlobAddress
+from modelsync_server.trust import NewTarget, Repository, initialise
 from tests.support.azurite import ACCOUNT, KEY
+from tests.support.trust_world import digest_of
 
 QUICK = Patience(retries=1, first=0.01, base=0.01, jitter=0.0)
 
@@ -216,3 +221,39 @@ async def test_a_publishers_sas_is_enough_to_fill_a_container_that_is_there(
     await store.create("packs/x", b"x")
     async with aiohttp.ClientSession() as session, session.get(f"{endpoint}/{box}/packs/x") as answer:
         assert answer.status in (403, 404), "containers are private"
+
+
+async def test_a_publication_into_a_full_container_costs_the_requests_of_one_into_an_empty_one(
+    account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted are the HTTP requests that leave this process."""
+    sent = 0
+    send = AioHttpTransport.send
+
+    async def counted(self: AioHttpTransport, *arguments: Any, **options: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return await send(self, *arguments, **options)
+
+    monkeypatch.setattr(AioHttpTransport, "send", counted)
+
+    async def cost(name: str, models: int, versions: int) -> tuple[int, int]:
+        """HTTP requests of a first publication and a second into a container that has so many others."""
+        keys, filled = str(tmp_path / f"{name}-keys"), MemoryStore()
+        await initialise(filled, keys)
+        repository = await Repository.open(filled, keys)
+        for number in range(models):
+            others = [NewTarget(f"m-{number}", v, digest_of(f"m-{number}", v), 1000) for v in range(1, versions + 1)]
+            await repository.add_targets(others)
+        store = create_store(f"{account}{name}")
+        await asyncio.gather(*(store.create(path, data) for path, data in filled.objects.items()))
+        found, path = [], tmp_path / "model.bin"
+        for end in (b"one", b"two"):
+            path.write_bytes(bytes(range(256)) * 12 + end)
+            before = sent
+            await publish(store, keys, "new", path)
+            found.append(sent - before)
+        return found[0], found[1]
+
+    empty, full = await cost("empty", 0, 0), await cost("full", 24, 10)
+    assert full[0] <= 1.1 * empty[0] and full[1] <= 1.1 * empty[1], (empty, full)
