@@ -38,6 +38,7 @@ def main() -> None:
         sys.exit(0)
     from modelsync_daemon.confinement import layers
     from modelsync_daemon.trust.trust_process import TrustChild
+    from modelsync_daemon.workers import lean_imports
 
     logging.getLogger().handlers[:] = [_Relay()]
     layers.plan()

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from modelsync_daemon.confinement import layers, lifetime
+from modelsync_daemon.workers import lean_imports
 
 _NUMBER = struct.Struct("=i")
 _FDS = 3
@@ -77,6 +78,7 @@ class Zygote:
     def start(cls) -> Zygote:
         """Fork the zygote, once what it shares is imported; before other imports, threads and event loops."""
         gc.collect()  # what the command line left makes room for what is imported now
+        lean_imports.import_aiohttp()
         for name in _SHARED:
             import_module(name)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
