@@ -1,32 +1,72 @@
 """From a notice to a model in service, stage by stage: the resident daemon on a direct line, and `modelsyncd pull`.
 
-`python -m bench.active [--rounds N]` starts a local hub, an origin and the daemon as a process, has it go to a new
-version of a small model in each round, and prints medians and minima in milliseconds. Stages are seen from outside: the
-hub is told, the origin is asked first and last, the pointer is replaced, the hub hears of it. The pulls are processes
-of their own, each into an empty directory (`first`) and from version 1 to 2 (`update`); their processor time is all of
-it, with children. `fsync` is what as many durable writes as an update makes cost on this disk alone.
+`python -m bench.active [--rounds N] [--json FILE]` starts a local hub, an origin with TLS and the daemon as a process,
+has it go to a new version of a small model in each round, once as it is by default and once with `ready_worker`, and
+prints least, median and largest milliseconds. Stages follow each other, from what active_marks.py tells; what is
+counted beside them lies within them. The pulls are processes of their own, each into an empty directory (`first`) and
+from version 1 to 2 (`update`), in turn with a Python that does nothing and one that imports what HTTPS takes; their
+processor time is all of it, with children. `one durable write` is what such a write costs on this disk alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
+import json
+import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import modelsync_daemon
+import modelsync_protocol
+from bench import active_marks
+from bench.active_marks import Mark
 from examples.demo.stage import Process, free_address
 from modelsync_server.hub.hub import Hub, HubAddress
-from tests.support.scripted_origin import Answer, Exchange, ScriptedOrigin
+from tests.support.certificates import Authority
+from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 
 Figures = dict[str, list[float]]
 
 _SYNCS = 30
-_PATIENCE_SECONDS = 30.0
+_PATIENCE_SECONDS = 60.0
+
+_NOTICED = (
+    ("hub told → notice", "_on_hint", min),
+    ("twin read", "_read", max),
+    ("decided", "_start", min),
+    ("worker there", "_start", max),
+    ("worker starts working", "_work", min),
+)
+_PREPARED = (
+    ("connected, first answer", "_request", max),
+    ("trust", "resolve", max),
+    ("plan", "choose_update", max),
+    ("update read, journal begun", "begin", max),
+    ("decoded", "decode", max),
+    ("verified, in place", "finish", max),
+)
+_ACTIVATED = (("worker ended", "_prepare", max), ("pointer", "_point", max))
+
+_BESIDE = (
+    ("imports of a worker for its job", "worker"),
+    ("a worker gives up its rights", "confine"),
+    ("trust: root", "update_root"),
+    ("trust: timestamp", "update_timestamp"),
+    ("trust: snapshot", "update_snapshot"),
+    ("trust: the model's role", "update_delegated_targets"),
+    ("decode", "decode"),
+    ("probe", "_probe"),
+    ("durable writes", "sync"),
+    ("commits of state.db", "transaction"),
+)
 
 
 def _model(version: int) -> bytes:
@@ -34,74 +74,64 @@ def _model(version: int) -> bytes:
     return b"".join(b"weight %d of row %d\n" % (row * row + version * (row % 40 == 0), row) for row in range(150))
 
 
-async def resident(root: Path, rounds: int) -> Figures:
+async def resident(root: Path, rounds: int, *, ready: bool) -> Figures:
     """Seconds of each stage, of `rounds` updates by one daemon without probation."""
     shop = await Shop.open(root)
     await shop.publish_bytes("m", _model(1), "model.txt")
+    authority = Authority(root / "ca")
     found: Figures = {}
-    asked: list[float] = []
-
-    def note(exchange: Exchange, answer: Answer, whole: bytes) -> Answer:
-        asked.append(time.monotonic())
-        return answer
-
-    host = free_address(8883)
     async with (
-        Hub(root / "hub", HubAddress(host, service_port=0)) as hub,
-        ScriptedOrigin(shop.path, parcels=True, small_buffer=False) as origin,
+        Hub(root / "hub", HubAddress(free_address(8883), service_port=0)) as hub,
+        ScriptedOrigin(shop.path, parcels=True, small_buffer=False, tls=authority.server()) as origin,
     ):
-        origin.fault = note
         config = root / "modelsyncd.toml"
         config.write_text(
             f'data = "{root / "device"}"\ntrust = "{shop.trust}"\nca = "{hub.ca_path}"\n'
             f'connection_string = "{hub.add_device("pi")}"\nprobation_seconds = 0\n'
+            f'origin_ca = "{authority.path}"\nready_worker = {str(ready).lower()}\n'
         )
         hub.set_desired("pi", {"modelsync": {"origin": origin.url, "models": {"m": {"version": 1}}}})
         daemon = Process("modelsyncd", root, {})
-        await daemon.start("modelsyncd", "run", "--config", str(config), ready=False)
+        await daemon.start("python", "-m", "bench.active_marks", "run", "--config", str(config), ready=False)
         try:
             await _reported(hub, 1)
             for version in range(2, rounds + 2):
                 await shop.publish_bytes("m", _model(version), "model.txt")
-                await asyncio.sleep(1.0)
-                asked.clear()
-                begin = time.monotonic()
+                await asyncio.sleep(4.0)  # long enough to be idle again, with a worker made ready where one is to be
+                read, spent, begin = daemon.log.stat().st_size, _processor_seconds(daemon.pid), time.monotonic()
                 hub.set_desired("pi", {"modelsync": {"models": {"m": {"version": version}}}})
-                pointed = await _pointed(root / "device" / "models" / "m", version)
+                await _pointed(root / "device" / "models" / "m", version)
                 told = await _reported(hub, version)
-                for stage, seconds in (
-                    ("notice, twin read, worker started, connected", asked[0] - begin),
-                    ("trust, plan and fetch", asked[-1] - asked[0]),
-                    ("verify, assemble, probe, pointer", pointed - asked[-1]),
-                    ("notice → pointer", pointed - begin),
-                    ("notice → reported active", told - begin),
-                ):
-                    found.setdefault(stage, []).append(seconds)
+                await asyncio.sleep(0.5)
+                marks = active_marks.read(daemon.log.read_bytes()[read:])
+                note = _into(found)
+                _stages(note, marks, begin, (*_NOTICED, *_PREPARED, *_ACTIVATED))
+                note("notice → pointer", _end(marks, "_point") - min(m.begin for m in marks if m.name == "_on_hint"))
+                note("hub told → reported active", told - begin)
+                note("processor, all processes of the daemon", _processor_seconds(daemon.pid) - spent)
+                _beside(note, marks, told)
         finally:
             await daemon.stop()
     return found
 
 
 async def pulls(root: Path, rounds: int) -> Figures:
-    """Seconds of wall clock and of processor of `modelsyncd pull`, a first one and an update."""
+    """Seconds of wall clock and of processor of `modelsyncd pull`, a first one and an update, and of two yardsticks."""
     shop = await Shop.open(root)
-    await shop.publish_bytes("m", _model(1), "model.txt")
-    await shop.publish_bytes("m", _model(2), "model.txt")
+    for version in (1, 2):
+        await shop.publish_bytes("m", _model(version), "model.txt")
+    authority = Authority(root / "ca")
     found: Figures = {}
-    async with ScriptedOrigin(shop.path, parcels=True, small_buffer=False) as origin:
+    note = _into(found)
+    async with ScriptedOrigin(shop.path, parcels=True, small_buffer=False, tls=authority.server()) as origin:
         for number in range(rounds):
-            data = root / f"pull{number}"
             for kind, version in (("first", 1), ("update", 2)):
-                before, begin = _children_seconds(), time.monotonic()
-                command = ("pull", "m", "--origin", origin.url, "--data", data, "--trust", shop.trust)
-                process = await asyncio.create_subprocess_exec(
-                    Path(sys.executable).with_name("modelsyncd"), *command, "--version", str(version),
-                    stdout=asyncio.subprocess.DEVNULL,
-                )  # fmt: skip
-                if await process.wait() != 0:
-                    raise SystemExit("a pull failed; see above")
-                found.setdefault(f"pull, {kind}", []).append(time.monotonic() - begin)
-                found.setdefault(f"pull, {kind}, processor", []).append(_children_seconds() - before)
+                options = ("--origin", origin.url, "--data", root / f"pull{number}", "--trust", shop.trust)
+                command = ("pull", "m", *options, "--ca", authority.path, "--version", version)
+                await _timed(note, f"pull, {kind}", Path(sys.executable).with_name("modelsyncd"), *command)
+            await _timed(note, "python -c pass", sys.executable, "-c", "pass")
+            imports = "import asyncio, ssl, aiohttp"
+            await _timed(note, f"python -c '{imports}'", sys.executable, "-c", imports)
     return found
 
 
@@ -118,20 +148,70 @@ def syncs(root: Path, rounds: int) -> Figures:
     return {"one durable write (file and folder)": found}
 
 
+Note = Callable[[str, float], None]
+
+
+def _into(found: Figures) -> Note:
+    return lambda stage, figure: found.setdefault(stage, []).append(figure)
+
+
+def _end(marks: list[Mark], name: str) -> float:
+    return max(mark.end for mark in marks if mark.name == name)
+
+
+def _stages(
+    note: Note, marks: list[Mark], begin: float, chain: tuple[tuple[str, str, Callable[..., float]], ...]
+) -> None:
+    """Where each stage ends: with the begin of the first call of that name, or the end of the last."""
+    for stage, name, pick in chain:
+        calls = [mark for mark in marks if mark.name == name]
+        until = pick(mark.begin if pick is min else mark.end for mark in calls)
+        note(stage, until - begin)
+        begin = until
+
+
+def _beside(note: Note, marks: list[Mark], until: float) -> None:
+    for what, name in _BESIDE:
+        calls = [mark for mark in marks if mark.name == name and mark.begin < until]
+        spent = sum(mark.end - mark.begin for mark in calls)
+        if name == "worker":  # from its start to the job that it imported for
+            spent = sum(mark.begin for mark in marks if mark.name == "_work") - sum(mark.begin for mark in calls)
+        if calls:
+            note(f"of which {what}", spent)
+        if name in ("sync", "transaction"):
+            note(f"number of {what}", len(calls))
+
+
+async def _timed(note: Note, what: str, *command: object) -> None:
+    before, begin = _children_seconds(), time.monotonic()
+    process = await asyncio.create_subprocess_exec(*map(str, command), stdout=asyncio.subprocess.DEVNULL)
+    if await process.wait() != 0:
+        raise SystemExit(f"{what} failed; see above")
+    note(what, time.monotonic() - begin)
+    note(f"{what}: processor", _children_seconds() - before)
+
+
 def _children_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-async def _pointed(folder: Path, version: int) -> float:
+def _processor_seconds(pid: int) -> float:
+    """What the process has used with its children and theirs, ended ones too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(_processor_seconds(int(c)) for c in below)
+
+
+async def _pointed(folder: Path, version: int) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
             if (folder / "current").readlink().name.startswith(f"{version}-"):
-                return time.monotonic()
+                return
         except OSError:
             pass
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.002)
     raise SystemExit(f"version {version} was not activated in time")
 
 
@@ -141,7 +221,7 @@ async def _reported(hub: Hub, version: int) -> float:
         model = hub.reported("pi").get("modelsync", {}).get("models", {}).get("m", {})
         if model.get("version") == version and model.get("state") == "active":
             return time.monotonic()
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.002)
     raise SystemExit(f"version {version} was not reported in time")
 
 
@@ -149,18 +229,31 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
-    print("| stage | median ms | least ms |\n|---|---:|---:|")
-    for measure in (resident, pulls):
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure, in seconds")
+    options = parser.parse_args()
+    for package in (modelsync_daemon, modelsync_protocol):  # as what is installed is; nobody compiles in a checkout
+        compileall.compile_dir(Path(str(package.__file__)).parent, quiet=1)
+    measures: dict[str, Callable[[Path, int], Figures]] = {
+        "resident": lambda root, rounds: asyncio.run(resident(root, rounds, ready=False)),
+        "resident, ready_worker": lambda root, rounds: asyncio.run(resident(root, rounds, ready=True)),
+        "modelsyncd pull": lambda root, rounds: asyncio.run(pulls(root, rounds)),
+        "disk": syncs,
+    }
+    found = {}
+    for title, measure in measures.items():
         with tempfile.TemporaryDirectory(prefix="modelsync-active-") as scratch:
-            _print(asyncio.run(measure(Path(scratch), rounds)))
-    with tempfile.TemporaryDirectory(prefix="modelsync-active-") as scratch:
-        _print(syncs(Path(scratch), rounds))
+            found[title] = measure(Path(scratch), options.rounds)
+        _print(title, found[title])
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1))
 
 
-def _print(found: Figures) -> None:
-    for stage, seconds in found.items():
-        print(f"| {stage} | {statistics.median(seconds) * 1000:.1f} | {min(seconds) * 1000:.1f} |", flush=True)
+def _print(title: str, found: Mapping[str, list[float]]) -> None:
+    print(f"\n| {title} | least ms | median ms | largest ms |\n|---|---:|---:|---:|")
+    for stage, figures in found.items():
+        scale = 1 if stage.startswith("number") else 1000
+        row = (min(figures) * scale, statistics.median(figures) * scale, max(figures) * scale)
+        print(f"| {stage} | {row[0]:.1f} | {row[1]:.1f} | {row[2]:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

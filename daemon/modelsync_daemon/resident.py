@@ -62,9 +62,10 @@ class Resident:
         first_pause: float = 0.0,
         neighbours: Callable[[], SiteAccess | None] = lambda: None,
         consumers: Configured | None = None,
+        noticed: Callable[[], None] = lambda: None,
     ) -> None:
         """`first_pause`: seconds until hub and origin are first asked; `neighbours`: who shares them, now; `consumers`:
-        applications that are told of versions."""
+        applications that are told of versions; `noticed` is called when the twin is about to be read for a change."""
         patience = patience or Patience(probe=settings.probe_seconds, probation=settings.probation_seconds)
         self.signals, device = Signals(), Device.of(settings, data, database, neighbours)
         signals = self.signals
@@ -85,7 +86,7 @@ class Resident:
             if settings.connect_every is not None:
                 check_in = CheckIn(settings.connect_every, lambda: bool(reconciler.tasks) or signals.changed.is_set())
             link = HubLink(
-                plane, outbox, device.ledger, settings.reconcile_seconds, hub, refused, check_in, first_pause
+                plane, outbox, device.ledger, settings.reconcile_seconds, hub, refused, check_in, first_pause, noticed
             )
             device.networks.moved = link.roamed
         history = InferenceHistory(database, time.monotonic)

@@ -47,15 +47,17 @@ async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent
     data = DataDir(settings.data)
     with data.lock() as lock, contextlib.closing(Database.open(data)) as database:
         neighbourhood = _neighbourhood(settings, data)
+        preparer = ChildPreparer(lock, zygote=zygote, always_ready=settings.ready_worker)
         resident = Resident(
             settings,
             data,
             database,
-            ChildPreparer(lock, zygote=zygote),
+            preparer,
             _plane(settings),
             first_pause=start_spread.first_pause(settings.startup_spread_seconds, start_spread.machine_uptime()),
             neighbours=neighbourhood.access if neighbourhood is not None else lambda: None,
             consumers=consumers,
+            noticed=preparer.expect,
         )
         if neighbourhood is not None:
             await neighbourhood.start(resident.device)
@@ -73,6 +75,8 @@ async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent
         try:
             notify.ready(f"data in {data.root}")
             _log.info("ready, data in %s", data.root)
+            if settings.ready_worker:
+                preparer.expect()
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
@@ -81,6 +85,7 @@ async def serve(settings: Settings, zygote: Zygote | None = None, recent: Recent
             for task in (work, watchdog, stopped):
                 task.cancel()
             await asyncio.gather(work, watchdog, stopped, return_exceptions=True)
+            await preparer.close()
             await api.stop()
             if scraped is not None:
                 await scraped.stop()

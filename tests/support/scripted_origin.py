@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +49,14 @@ class ScriptedOrigin:
 
     Most tests are about the transfer of objects, of which a small one would come inside a parcel: it has no parcels
     unless it is told to. `small_buffer`: the kernel keeps little of what is sent, and waits for acknowledgements.
+    `tls`: it speaks HTTPS with this context.
     """
 
-    def __init__(self, store: Path, *, parcels: bool = False, small_buffer: bool = True) -> None:
+    def __init__(
+        self, store: Path, *, parcels: bool = False, small_buffer: bool = True, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._store = store
-        self._parcels, self._small_buffer = parcels, small_buffer
+        self._parcels, self._small_buffer, self._tls = parcels, small_buffer, tls
         self.exchanges: list[Exchange] = []
         self.fault: Fault | None = None
         self.port = 0
@@ -62,7 +66,7 @@ class ScriptedOrigin:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def connections(self) -> int:
@@ -93,7 +97,7 @@ class ScriptedOrigin:
         # What lies in our buffer when a device dies would count as sent, though no line of the field holds megabytes.
         if self._small_buffer:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        await web.SockSite(self._runner, listening).start()
+        await web.SockSite(self._runner, listening, ssl_context=self._tls).start()
         self.port = self._runner.addresses[0][1]
         return self
 

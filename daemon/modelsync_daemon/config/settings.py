@@ -97,6 +97,7 @@ class Settings:
     site_ca: Path | None = None
     site_discover: bool = False
     site_cache_bytes: int = 512 * 1024 * 1024
+    ready_worker: bool = False
     log_format: str = "text"
     models: Tables | None = None
     consumers: Tables | None = None

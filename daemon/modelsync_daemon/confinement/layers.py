@@ -92,6 +92,16 @@ class Plan:
 @functools.cache
 def plan() -> Plan:
     """Found out once, in a process that is gone afterwards, since libseccomp takes 4 MiB. For the only thread."""
+    reader, pid = begin_plan()
+    with os.fdopen(reader) as pipe:
+        found = json.loads(pipe.read() or '["", ""]')
+    os.waitpid(pid, 0)
+    return Plan(bytes.fromhex(found[0]), bytes.fromhex(found[1]), tuple(found[2:]))
+
+
+@functools.cache
+def begin_plan() -> tuple[int, int]:
+    """Have that process started, while the caller does something else before it calls `plan`; what it says, and it."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -99,10 +109,7 @@ def plan() -> Plan:
             json.dump([*(program.hex() for program in _programs()), *_code()], pipe)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as pipe:
-        found = json.loads(pipe.read() or '["", ""]')
-    os.waitpid(pid, 0)
-    return Plan(bytes.fromhex(found[0]), bytes.fromhex(found[1]), tuple(found[2:]))
+    return reader, pid
 
 
 def _programs() -> list[bytes]:

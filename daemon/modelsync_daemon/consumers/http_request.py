@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class HttpRequest:
         return str(self.unix) if self.unix else f"{parts.hostname}:{port}"
 
     async def _ask(self, values: Values) -> tuple[int, str]:
-        connector = aiohttp.UnixConnector(path=str(self.unix)) if self.unix else aiohttp.TCPConnector()
+        connector = aiohttp.UnixConnector(path=str(self.unix)) if self.unix else aiohttp.TCPConnector(ssl=self._context())
         body = None if self.body is None else filled(self.body, values).encode()
         headers = dict(filled(self.headers or {}, values))
         if self.json is not None:
@@ -88,6 +89,10 @@ class HttpRequest:
                 if len(answer) >= _MAX_ANSWER_BYTES:
                     break
             return response.status, answer[:_MAX_ANSWER_BYTES].decode("utf-8", "replace")
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """The system's certificates, where the application speaks TLS: aiohttp's own are not loaded here."""
+        return ssl.create_default_context() if urlsplit(self.url).scheme == "https" else True
 
     def _judge(self, answer: str, said: str, values: Values) -> None:
         if self.contains is not None and (wanted := filled(self.contains, values)) not in answer:

@@ -58,7 +58,10 @@ class HubLink:
         refused: Backoff = REFUSED,
         check_in: CheckIn | None = None,
         first_pause: float = 0.0,
+        noticed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`noticed` is called with each notice of a change, before the twin is read for it."""
+        self._noticed = noticed
         self._plane, self._outbox, self._ledger = plane, outbox, ledger
         self._reconcile_seconds, self._network, self._refused = reconcile_seconds, network, refused
         self._check_in, self._first_pause = check_in, first_pause
@@ -209,6 +212,7 @@ class HubLink:
     def _on_hint(self, version: int | None) -> None:
         self._hinted = max(self._hinted, version or 0)
         if version is None or self._seen is None or version > self._seen:
+            self._noticed()
             self.read_soon()
 
     def count(self) -> None:

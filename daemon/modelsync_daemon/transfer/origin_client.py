@@ -85,7 +85,7 @@ class Origin:
         self._rate = rate_limit if isinstance(rate_limit, Rate) else Rate(rate_limit)
         self._on_traffic = on_traffic
         self._access = access or Access(())
-        self._proxy = proxy
+        self._proxy, self._ca = proxy, ca
         self._context = _tls(ca) if self._parts.scheme == "https" else None
         if self._context is not None and ticket is not None:
             self._context.remember(ticket, self._parts.hostname, self._parts.port or 443, ca)
@@ -203,7 +203,9 @@ class Origin:
         assert self._session is not None
         self._requests += 1
         try:
-            return await self._session.request(method, url, headers=headers, allow_redirects=False, proxy=self._proxy)
+            return await self._session.request(
+                method, url, headers=headers, allow_redirects=False, proxy=self._proxy, ssl=self._verifier(url)
+            )
         except aiohttp.ClientConnectorCertificateError as error:
             why = getattr(error.certificate_error, "verify_message", error.certificate_error)
             raise RefusedError(
@@ -215,6 +217,13 @@ class Origin:
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Transient(f"{url.host} can't be reached ({reason(error)}); check the line.") from error
+
+    def _verifier(self, url: URL) -> ssl.SSLContext | bool:
+        """Who checks certificates: the origin's context; of an origin without TLS one is made where a redirect or the
+        proxy has it."""
+        if self._context is None and "https" in (url.scheme, urlsplit(self._proxy or "").scheme):
+            self._context = _tls(self._ca)
+        return self._context or True
 
     def _redirected(self, url: URL, location: str) -> URL:
         """Where a redirect leads; another host may serve (what counts is the digest), but never without TLS."""

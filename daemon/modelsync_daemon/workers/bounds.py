@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,8 +11,12 @@ from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.trust import publishers_only
+from modelsync_daemon.workers import lean_imports
 from modelsync_daemon.workers.messages import CONFINED_BY, Job
 from modelsync_protocol.errors import RefusedError
+
+HEAVY = ("modelsync_daemon.workers.job_runner", "modelsync_daemon.trust.tuf_refresh")
+"""What preparing a version imports: the first for building, the second for what is believed."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -42,9 +47,14 @@ def confine(job: Job, database: Database) -> None:
 def confine_all(job: Job) -> None:
     """The same for a process that does everything itself: it keeps the data directory and the folders of secrets.
 
-    Call it before python-tuf is imported: what that would import for publishers only is left out.
+    Call it before python-tuf and aiohttp are imported: what those import for publishers and for others is left out.
+    All is imported here, beside the process that works out the bounds; nothing from outside is read by then.
     """
+    layers.begin_plan()
     publishers_only.leave_out()
+    lean_imports.import_aiohttp()
+    for name in HEAVY:
+        import_module(name)
     data = Path(job.data)
     secrets = [path.parent for path in map(Path, job.secrets) if path.parent != data]
     layers.confine_worker([*_given(job), *secrets], [data], _ports(job.origin, job.proxy))

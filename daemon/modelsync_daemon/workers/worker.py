@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import queue
 import sys
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,26 +27,42 @@ from modelsync_daemon.confinement import lifetime
 if TYPE_CHECKING:
     from modelsync_daemon.trust.trust_process import TrustChild
 
+_OF_A_JOB = tuple(
+    f"modelsync_daemon.{name}" for name in ("disk.database", "workers.bounds", "workers.job_runner", "workers.messages")
+)
 _NICENESS = 10
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_BYTES = 128 * 1024
 
 
-def main() -> None:
-    """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event."""
+def main(*, ahead: bool = False) -> None:
+    """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event.
+
+    `ahead`: what a job needs is imported before it comes, and then waits.
+    """
     lifetime.die_with_parent()
-    line = sys.stdin.buffer.readline()
-    if not line:
+    line = b"" if ahead else sys.stdin.buffer.readline()
+    if not line and not ahead:
         sys.exit(0)
     from modelsync_daemon.confinement import layers
     from modelsync_daemon.trust.trust_process import TrustChild
+    from modelsync_daemon.workers import lean_imports
 
+    lean_imports.import_aiohttp()
     logging.getLogger().handlers[:] = [_Relay()]
     layers.plan()
     trust = TrustChild.start()
     layers.forget_environment()
     os.nice(_NICENESS)
     _stay_small()
+    if ahead:
+        for name in _OF_A_JOB:
+            import_module(name)
+        gc.collect()
+        gc.freeze()
+        line = sys.stdin.buffer.readline()
+        if not line:
+            sys.exit(0)
     try:
         outcome = _work(json.loads(line), trust)
     except Exception as error:  # any error becomes an event: a traceback would help nobody

@@ -17,6 +17,7 @@ from modelsync_daemon.transfer import origin_secret
 from modelsync_daemon.transfer.errors import Misled
 from modelsync_daemon.workers import suspicion
 from modelsync_daemon.workers.messages import MAX_TEXT, EventCallback, Job, Outcome, WorkerDied, error_of
+from modelsync_daemon.workers.ready import Ready
 from modelsync_daemon.workers.suspicion import Given, Suspicion
 from modelsync_daemon.workers.zygote import Zygote, ZygoteGone
 
@@ -52,14 +53,35 @@ class ChildPreparer:
     Children are forked off `zygote` where there is one that lives, else started with `command`.
     """
 
-    def __init__(self, lock: Lock, command: Sequence[str] = WORKER_COMMAND, zygote: Zygote | None = None) -> None:
+    def __init__(
+        self,
+        lock: Lock,
+        command: Sequence[str] = WORKER_COMMAND,
+        zygote: Zygote | None = None,
+        *,
+        always_ready: bool = False,
+    ) -> None:
+        """`always_ready`: a worker of the zygote waits with everything imported, not only after a notice."""
         self._lock = lock
         self._command = tuple(command)
         self._zygote = zygote
         self._one = asyncio.Semaphore(1)
+        self._ready: Ready | None = None
+        if zygote is not None:
+            self._ready = Ready(lambda: zygote.spawn(lock.fileno(), ahead=True), self._one, always=always_ready)
         self._suspicion = Suspicion()
         self._given: dict[str, Given] = {}
         """What neighbours gave of a model since it was last done; of one that is not here an earlier daemon knew."""
+
+    def expect(self) -> None:
+        """A job may come soon: a worker is made ready for it, where there is a zygote."""
+        if self._ready is not None:
+            self._ready.expect()
+
+    async def close(self) -> None:
+        """End what waits for a job; jobs themselves end with their callers."""
+        if self._ready is not None:
+            await self._ready.close()
 
     async def prepare(self, job: Job, on_event: EventCallback) -> Outcome:
         """Do `job` in a child; cancelling kills the child before it returns. Raises ModelsyncError.
@@ -122,14 +144,18 @@ class ChildPreparer:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await asyncio.shield(child.wait())
+                if self._ready is not None:
+                    self._ready.used()
 
     async def _start(self) -> Child:
+        if self._ready is not None and (waiting := await self._ready.take()) is not None:
+            return waiting
         if self._zygote is not None:
             try:
                 return await self._zygote.spawn(self._lock.fileno())
             except ZygoteGone as error:
                 _log.warning("workers are started as fresh processes from now on: %s", error)
-                self._zygote = None
+                self._zygote = self._ready = None
         return await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,

@@ -19,10 +19,11 @@ from importlib import import_module
 from typing import NoReturn
 
 from modelsync_daemon.confinement import layers, lifetime
+from modelsync_daemon.workers import lean_imports
 
 _NUMBER = struct.Struct("=i")
 _FDS = 3
-
+_FORK, _AHEAD = b"F", b"A"
 
 _SHARED = (
     "modelsync_daemon.disk.garbage",
@@ -77,6 +78,7 @@ class Zygote:
     def start(cls) -> Zygote:
         """Fork the zygote, once what it shares is imported; before other imports, threads and event loops."""
         gc.collect()  # what the command line left makes room for what is imported now
+        lean_imports.import_aiohttp()
         for name in _SHARED:
             import_module(name)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -89,18 +91,23 @@ class Zygote:
         ours.setblocking(False)
         return cls(ours)
 
-    async def spawn(self, lock: int) -> ForkedChild:
-        """Fork a worker that inherits the descriptor `lock`. Raises ZygoteGone."""
+    async def spawn(self, lock: int, *, ahead: bool = False) -> ForkedChild:
+        """Fork a worker that inherits the descriptor `lock`; `ahead` of its job, for which it imports already.
+
+        Raises ZygoteGone.
+        """
         child_in, our_out = os.pipe()
         our_in, child_out = os.pipe()
         loop = asyncio.get_running_loop()
         try:
-            socket.send_fds(self._control, [b"F"], [child_in, child_out, lock])
-            data = await loop.sock_recv(self._control, _NUMBER.size)
-        except OSError as error:
+            socket.send_fds(self._control, [_AHEAD if ahead else _FORK], [child_in, child_out, lock])
+            data = await self._answer()
+        except BaseException as error:
             os.close(our_in)
             os.close(our_out)
-            raise ZygoteGone(str(error)) from error
+            if isinstance(error, OSError):
+                raise ZygoteGone(str(error)) from error
+            raise
         finally:
             os.close(child_in)
             os.close(child_out)
@@ -115,6 +122,18 @@ class Zygote:
         )
         writer = asyncio.StreamWriter(transport, protocol, None, loop)
         return ForkedChild(_NUMBER.unpack(data)[0], writer, reader, self._control)
+
+    async def _answer(self) -> bytes:
+        """The new worker's number. One that nobody waits for any more is ended: what is said of it is read in order."""
+        loop = asyncio.get_running_loop()
+        answer = asyncio.ensure_future(loop.sock_recv(self._control, _NUMBER.size))
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError, struct.error):
+                os.kill(_NUMBER.unpack(await answer)[0], signal.SIGKILL)
+                await loop.sock_recv(self._control, _NUMBER.size)
+            raise
 
     def close(self) -> None:
         """End the zygote (and a worker of its, if one runs)."""
@@ -135,7 +154,7 @@ def _serve(control: socket.socket) -> NoReturn:
             layers.plan()  # found out once, and known to every worker
             pid = os.fork()
             if pid == 0:
-                _become_worker(control, descriptors)
+                _become_worker(control, descriptors, ahead=message == _AHEAD)
             for descriptor in descriptors:
                 os.close(descriptor)
             control.send(_NUMBER.pack(pid))
@@ -143,7 +162,7 @@ def _serve(control: socket.socket) -> NoReturn:
     os._exit(0)
 
 
-def _become_worker(control: socket.socket, descriptors: list[int]) -> NoReturn:
+def _become_worker(control: socket.socket, descriptors: list[int], *, ahead: bool) -> NoReturn:
     code = 1
     try:
         control.close()
@@ -153,7 +172,7 @@ def _become_worker(control: socket.socket, descriptors: list[int]) -> NoReturn:
         sys.stdout = os.fdopen(1, "w", closefd=False)
         from modelsync_daemon.workers import worker
 
-        worker.main()
+        worker.main(ahead=ahead)
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0
