@@ -24,7 +24,7 @@ except ImportError:  # run by hand: no hook is needed
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libmodelsync_core.so"
 _FLAGS = (
-    "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra",
+    "-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra",
     "-ffp-contract=off",  # products are rounded once, to the bit
 )  # fmt: skip
 

@@ -19,7 +19,13 @@
 enum { OK = 0, CUT_SHORT = 1, DOES_NOT_END = 2 };
 
 /* Raised by one whenever an argument of an exported function changes its meaning. */
-#define ABI 1
+#define ABI 2
+
+/* A second copy of a loop for processors of the last ten years, chosen when it is called; others run the first. */
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt")))
+#define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+#endif
 
 INLINE uint64_t load(const uint8_t *place, unsigned width) {
   uint64_t value = 0;
@@ -53,6 +59,47 @@ INLINE uint64_t lengthened(uint64_t value, unsigned width, numeral kind) {
     value ^= (value & sign) ? sign : all;
   }
   return value & (all << kind.drop);
+}
+
+enum { MODE_DELTA = 2, MODE_VALUE = 3 };
+enum { IDENTITY = 0, GLOBAL = 1, ROW = 2, COLUMN = 3 };
+#define CONTEXTS 120
+
+/* As segments.Coded; arrays have the lengths that segments.read gave them. */
+typedef struct {
+  uint64_t count, columns, column;
+  const uint8_t *rows, *offsets;      /* levels by row, by column from the first element's on; or NULL */
+  const double *factors;              /* exact, for floats */
+  const int32_t *slopes, *shifts;     /* 16-bit fixed point, for 8-bit integers */
+  const uint8_t *choose;              /* context → table, 120 entries */
+  numeral kind;
+  int32_t level;
+  uint32_t mode, predictor, bias;     /* bias: the float's exponents' mask */
+} segment;
+
+INLINE double half_to_double(uint16_t bits) {
+  const unsigned exponent = (bits >> 10) & 31, mantissa = bits & 1023;
+  const double size = exponent ? (double)(1024 + mantissa) : (double)mantissa;
+  uint64_t power = (uint64_t)((exponent ? exponent : 1) - 25 + 1023) << 52;
+  double scale;
+  memcpy(&scale, &power, 8);
+  return bits >> 15 ? -(size * scale) : size * scale;
+}
+
+INLINE uint16_t double_to_half(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, 8);
+  const uint16_t sign = (uint16_t)(bits >> 63 << 15);
+  bits &= ~(1ull << 63);
+  double size;
+  memcpy(&size, &bits, 8);
+  if (!(size < 65520.0)) return sign | 0x7c00; /* NaN too: whoever asks wants to know what is finite */
+  if (size < 0x1p-14) { /* subnormal: a whole number of 2^-24, half to even */
+    volatile double shifted = size * 0x1p24 + 0x1p52;
+    return sign | (uint16_t)(shifted - 0x1p52);
+  }
+  bits += (1ull << 41) - 1 + ((bits >> 42) & 1);
+  return sign | (uint16_t)((bits >> 42) - ((1023 - 15) << 10));
 }
 
 #endif

@@ -2,47 +2,6 @@
  * how floats are rounded. Products are taken in double precision and rounded once; built without contraction or fast math. */
 #include "core.h"
 
-enum { MODE_DELTA = 2, MODE_VALUE = 3 };
-enum { IDENTITY = 0, GLOBAL = 1, ROW = 2, COLUMN = 3 };
-#define CONTEXTS 120
-
-/* As segments.Coded; arrays have the lengths that segments.read gave them. */
-typedef struct {
-  uint64_t count, columns, column;
-  const uint8_t *rows, *offsets;      /* levels by row, by column from the first element's on; or NULL */
-  const double *factors;              /* exact, for floats */
-  const int32_t *slopes, *shifts;     /* 16-bit fixed point, for 8-bit integers */
-  const uint8_t *choose;              /* context → table, 120 entries */
-  numeral kind;
-  int32_t level;
-  uint32_t mode, predictor, bias;     /* bias: the float's exponents' mask */
-} segment;
-
-INLINE double half_to_double(uint16_t bits) {
-  const unsigned exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-  const double size = exponent ? (double)(1024 + mantissa) : (double)mantissa;
-  uint64_t power = (uint64_t)((exponent ? exponent : 1) - 25 + 1023) << 52;
-  double scale;
-  memcpy(&scale, &power, 8);
-  return bits >> 15 ? -(size * scale) : size * scale;
-}
-
-INLINE uint16_t double_to_half(double value) {
-  uint64_t bits;
-  memcpy(&bits, &value, 8);
-  const uint16_t sign = (uint16_t)(bits >> 63 << 15);
-  bits &= ~(1ull << 63);
-  double size;
-  memcpy(&size, &bits, 8);
-  if (size >= 65520.0) return sign | 0x7c00;
-  if (size < 0x1p-14) { /* subnormal: a whole number of 2^-24, half to even */
-    volatile double shifted = size * 0x1p24 + 0x1p52;
-    return sign | (uint16_t)(shifted - 0x1p52);
-  }
-  bits += (1ull << 41) - 1 + ((bits >> 42) & 1);
-  return sign | (uint16_t)((bits >> 42) - ((1023 - 15) << 10));
-}
-
 INLINE uint64_t scaled(uint64_t bits, double factor, unsigned width, numeral kind, uint64_t mask) {
   if (((bits >> kind.mantissa) & mask) == mask) return bits; /* not finite */
   if (width == 8) {

@@ -18,12 +18,14 @@ from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.transfer.download import ObjectReader, ObjectSource
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError
+from modelsync_protocol.ops import Frame
 from modelsync_protocol.plan import OWN, CopyStep, FrameStep, Plan, Step
 
 _JOURNAL_BYTES = 256 * caps.KIB
 """Payload that may be fetched twice after a kill: the journal advances before more than this is at stake."""
 
 _COPY_BYTES = caps.MIB
+_READ_BYTES = 64 * caps.KIB
 _OPEN_BODIES = 3
 
 _log = logging.getLogger(__name__)
@@ -159,7 +161,7 @@ class Executor:
     def _decode(self, step: FrameStep, payload: bytes) -> bytes | bytearray | None:
         """The frame's bytes; None if it is damaged."""
         frame = step.frame
-        base = self._seeds[0].read(frame.base_offset, frame.base_length) if frame.base_length else b""
+        base = self._base(frame)
         prefix = self._assembly.reader.read(step.target - frame.prefix, frame.prefix) if frame.prefix else b""
         try:
             return codecs.decode(frame.encoding, payload, frame.length, base, prefix, self._plan.tables)
@@ -168,6 +170,20 @@ class Executor:
                 _log.exception("encoding %d did not refuse what it can't decode", frame.encoding)
             _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
             return None
+
+
+    def _base(self, frame: Frame) -> bytes | bytearray:
+        """What a frame leans on; as memory to build it in, if it may lie over that. Read anew for each attempt."""
+        if not frame.base_length:
+            return b""
+        read = self._seeds[0].read
+        if frame.encoding not in codecs.BUILDS_IN_PLACE or frame.base_length != frame.length:
+            return read(frame.base_offset, frame.base_length)
+        base = bytearray(frame.base_length)
+        for at in range(0, len(base), _READ_BYTES):
+            count = min(_READ_BYTES, len(base) - at)
+            base[at : at + count] = read(frame.base_offset + at, count)
+        return base
 
 
 class Linked:

@@ -30,6 +30,9 @@ NEWEST_VERSION = 2
 WITH_TABLES = frozenset({RANS_DELTA, RANS_NEW, LOW_RANK, BLOCKS})
 """Encodings whose frames can't be decoded without the tables of the object that they were made for."""
 
+BUILDS_IN_PLACE = frozenset({RANS_DELTA, LOW_RANK})
+"""Encodings that may build a frame in its base's own memory, which spares a device a frame of it."""
+
 _MODULES = {
     ZSTD: ("zstd", "Plain"),
     ZSTD_PATCH: ("zstd", "PatchFrom"),
@@ -77,8 +80,13 @@ def first_version(encoding: int) -> int:
     return FIRST_VERSIONS.get(encoding, 1)
 
 
-def decode(encoding: int, payload: bytes, length: int, base: bytes, prefix: bytes, tables: Tables) -> bytes | bytearray:
-    """Decode one frame to exactly `length` bytes; anything wrong with it raises FormatError."""
+def decode(
+    encoding: int, payload: bytes, length: int, base: bytes | bytearray, prefix: bytes, tables: Tables
+) -> bytes | bytearray:
+    """Decode one frame to exactly `length` bytes; anything wrong with it raises FormatError.
+
+    A bytearray for a base, which only encodings of BUILDS_IN_PLACE take, is given away: the result may lie in it.
+    """
     codec = ENCODINGS.get(encoding)
     if codec is None:
         raise FormatError(f"encoding {encoding} is not known here; update this program.")

@@ -36,10 +36,13 @@ _BYTE_PHASES = 120
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """left (rows × rank) times right (rank × columns), integers, to be divided by 2^precision."""
+    """left (rows × rank) times right (rank × columns), integers, to be divided by 2^precision.
 
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
+    A decoder keeps them in the 32 bits that they are stored in; each product of two is one of 64.
+    """
+
+    left: NDArray[np.int64] | NDArray[np.int32]
+    right: NDArray[np.int64] | NDArray[np.int32]
     precision: int
 
     @property
@@ -56,7 +59,12 @@ class Product:
     def bounded(self) -> bool:
         """Whether no sum can leave 64 bits."""
         rank = int(self.left.shape[1])
-        return rank * int(np.abs(self.left).max()) * int(np.abs(self.right).max()) < MAX_SUM
+        return rank * _largest(self.left) * _largest(self.right) < MAX_SUM
+
+    def parts(self) -> tuple[NDArray[np.int32], NDArray[np.int32], float]:
+        """Left (rank × rows), right and what to multiply sums by, as native.core.Core.adapt takes them."""
+        left = np.ascontiguousarray(self.left.T, np.int32)  # no copy, where both lie as they were stored
+        return left, np.ascontiguousarray(self.right, np.int32), 2.0**-self.precision
 
     def work(self, first: int, count: int) -> int:
         """How many products of numbers `values` takes for a segment, block by block."""
@@ -65,7 +73,7 @@ class Product:
     def values(self, first: int, count: int) -> NDArray[np.float64]:
         """`count` elements of the product from number `first` on, in the order of rows."""
         top, bottom = first // self.columns, -(-(first + count) // self.columns)
-        sums = self.left[top:bottom] @ self.right
+        sums = self.left[top:bottom].astype(np.int64) @ self.right.astype(np.int64, copy=False)
         begin = first - top * self.columns
         result: NDArray[np.float64] = sums.reshape(-1)[begin : begin + count].astype(np.float64)
         result *= 2.0**-self.precision
@@ -93,6 +101,11 @@ class Merged:
         """Elements of the matrix."""
         return int(self.left.shape[0]) * self.columns
 
+    def parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+        """As Product.parts."""
+        left = np.ascontiguousarray(self.left.T, np.float32)
+        return left, np.ascontiguousarray(self.right, np.float32), float(self.scale)
+
     def work(self, first: int, count: int) -> int:
         """How many products of numbers `values` takes for a segment, block by block."""
         return _work(self.columns, len(self.right), first, count)
@@ -109,6 +122,10 @@ class Merged:
             scaled = (sums.astype(np.float64) * np.float64(self.scale)).astype(np.float32)
         begin = first - top * self.columns
         return scaled.reshape(-1)[begin : begin + count].astype(np.float64)
+
+
+def _largest(factor: NDArray[np.int64] | NDArray[np.int32]) -> int:
+    return max(int(factor.max()), -int(factor.min()))
 
 
 def _work(columns: int, rank: int, first: int, count: int) -> int:

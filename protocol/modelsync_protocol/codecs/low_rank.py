@@ -166,11 +166,11 @@ def product(stored: Stored, shared: bytes) -> Product | Merged:
     data = tensor_frame.decode(stored.payload, _WIDTH * stored.factors, b"", b"", shared)
     middle = stored.rank * stored.rows
     numbers = np.frombuffer(data, "<i4" if stored.scale is None else "<f4")
-    left = np.ascontiguousarray(numbers[:middle].reshape(stored.rank, stored.rows).T)
+    left = numbers[:middle].reshape(stored.rank, stored.rows).T
     right = numbers[middle:].reshape(stored.rank, stored.columns)
     if stored.scale is not None:
-        return Merged(left.astype(np.float32), right.astype(np.float32), stored.scale)
-    result = Product(left.astype(np.int64), right.astype(np.int64), stored.precision)
+        return Merged(left, right, stored.scale)
+    result = Product(left, right, stored.precision)
     _check(result.bounded, "has a product whose sums may not fit")
     return result
 

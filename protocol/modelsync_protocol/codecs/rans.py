@@ -40,7 +40,7 @@ def decode_symbols(
         raise FormatError("a frame has too many symbols for its lanes.")
     compiled = core()
     if compiled is not None:
-        return compiled.rans_decode(tables.slots(), selectors, states, words)
+        return compiled.rans_decode(tables.packed(), selectors, states, words)
     state = states.astype(np.uint32)
     refill = words.astype(np.uint32)
     used = 0
@@ -66,7 +66,7 @@ def _run(
     slots = high.view(np.int32)  # signed: what 32-bit machines index with
     short = np.empty(width, bool)
     available = len(refill)
-    symbols, steps = tables.symbols, tables.steps
+    symbols, steps = tables.slots()
     for place, symbol in zip(rows, selectors, strict=True):
         np.bitwise_and(state, _SLOT_MASK, out=high)
         place += slots

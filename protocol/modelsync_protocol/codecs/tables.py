@@ -46,20 +46,34 @@ class Tables:
     contexts: tuple[NDArray[np.uint8], ...]
     """Per group: context (0 to 119) → table."""
 
-    symbols: NDArray[np.uint8]
-    """table · 4096 + slot → symbol."""
+    rows: NDArray[np.int32]
+    """Per table 256 frequencies, sum 4,096."""
 
-    steps: NDArray[np.uint32]
-    """table · 4096 + slot → frequency, and from bit 13 on the slot's distance from the symbol's first."""
+    _slots: list[tuple[NDArray[np.uint8], NDArray[np.uint32]]] = field(default_factory=list, compare=False)
+    _packed: list[NDArray[np.uint32]] = field(default_factory=list, compare=False)
 
-    packed: list[NDArray[np.uint32]] = field(default_factory=list, compare=False)
-    """Both in one word a slot, once the compiled core has asked for it."""
+    def slots(self) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+        """table · 4096 + slot → symbol; → frequency, and from bit 13 on the slot's distance from the symbol's first.
 
-    def slots(self) -> NDArray[np.uint32]:
-        """As native.core.Core.rans_decode takes the tables."""
-        if not self.packed:
-            self.packed.append(packed_slots(self.symbols, self.steps))
-        return self.packed[0]
+        Megabytes, so made when they are asked for, and kept.
+        """
+        if not self._slots:
+            symbols = np.empty((len(self.rows), TOTAL), np.uint8)
+            steps = np.empty((len(self.rows), TOTAL), np.uint32)
+            for index, row in enumerate(self.rows):
+                symbols[index], distances, repeated = _laid_out(row)
+                steps[index] = repeated | (distances << np.uint32(13))
+            self._slots.append((symbols.reshape(-1), steps.reshape(-1)))
+        return self._slots[0]
+
+    def packed(self) -> NDArray[np.uint32]:
+        """The same in one word a slot, as native.core.Core.rans_decode takes it."""
+        if not self._packed:
+            words = np.empty((len(self.rows), TOTAL), np.uint32)
+            for index, row in enumerate(self.rows):
+                words[index] = packed_slots(*_laid_out(row))
+            self._packed.append(words.reshape(-1))
+        return self._packed[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +139,14 @@ def quantised(counts: NDArray[np.int64]) -> NDArray[np.uint8]:
 def read(data: bytes) -> Tables:
     """Decode tables; FormatError for anything malformed. The last result is kept: all frames of an object share it."""
     groups, rows = _read_rows(data)
-    symbols = np.empty((len(rows), TOTAL), np.uint8)
-    steps = np.empty((len(rows), TOTAL), np.uint32)
-    names = np.arange(256, dtype=np.uint8)
-    slots = np.arange(TOTAL, dtype=np.uint32)
-    for index, row in enumerate(rows):
-        starts = (np.cumsum(row) - row).astype(np.uint32)
-        symbols[index] = np.repeat(names, row)
-        repeated = np.repeat(row.astype(np.uint32), row)
-        steps[index] = repeated | ((slots - np.repeat(starts, row)) << np.uint32(13))
-    return Tables(tuple(groups), symbols.reshape(-1), steps.reshape(-1))
+    return Tables(tuple(groups), np.array(rows, np.int32).reshape(-1, 256))
+
+
+def _laid_out(row: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint32]]:
+    """Of each slot of a table: symbol, distance from the symbol's first slot, frequency."""
+    starts = (np.cumsum(row) - row).astype(np.uint32)
+    distances = np.arange(TOTAL, dtype=np.uint32) - np.repeat(starts, row)
+    return np.repeat(np.arange(256, dtype=np.uint8), row), distances, np.repeat(row.astype(np.uint32), row)
 
 
 def split(data: bytes) -> tuple[bytes, Reader]:

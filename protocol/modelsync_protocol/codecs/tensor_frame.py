@@ -31,19 +31,23 @@ MAX_SKELETON_BYTES = caps.MIB
 def decode(
     payload: bytes | memoryview,
     length: int,
-    base: bytes,
+    base: bytes | bytearray,
     prefix: bytes,
     shared: bytes,
     adapt: Callable[[Head], Head] | None = None,
 ) -> bytes | bytearray:
-    """See codecs.port.Encoding.decode; `shared` are the header's tables, `adapt` says what else segments lean on."""
+    """See codecs.port.Encoding.decode; `shared` are the header's tables, `adapt` says what else segments lean on.
+
+    A bytearray for a base is given away: a frame that lies over its base is built in the base's own memory.
+    """
     if length > caps.MAX_FRAME_BYTES:
         raise FormatError(f"a frame of {length} decoded bytes is larger than any allowed.")
     reader = Reader(payload, "a tensor frame")
     head = segments.read(reader, length, len(base))
     head = head if adapt is None else adapt(head)
     gaps = _gaps(reader, head, base, prefix)
-    out = bytearray(length)
+    in_place = isinstance(base, bytearray) and _tile_alike(head, length, len(base))
+    out = base if in_place and isinstance(base, bytearray) else bytearray(length)
     coded = list(_coded(head))
     if coded:
         groups = tables.read(shared)
@@ -62,7 +66,19 @@ def decode(
     return out  # a copy would be a frame more in memory
 
 
-def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes) -> bytes:
+def _tile_alike(head: Head, length: int, base_length: int) -> bool:
+    """Whether no element leans on another place of the base than its own in the frame."""
+    if length != base_length:
+        return False
+    position = 0
+    for segment in head.segments:
+        if not isinstance(segment, Gap) and segment.base_offset not in (None, position):
+            return False
+        position += segment.length
+    return True
+
+
+def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes | bytearray) -> bytes:
     """The bytes of `base` that no segment leans on, at most MAX_SKELETON_BYTES of them."""
     taken = sorted(
         (s.base_offset, s.base_offset + s.length)
@@ -79,7 +95,7 @@ def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _gaps(reader: Reader, head: Head, base: bytes, prefix: bytes) -> bytes:
+def _gaps(reader: Reader, head: Head, base: bytes | bytearray, prefix: bytes) -> bytes:
     total = sum(s.length for s in head.segments if isinstance(s, Gap))
     if not total:
         return b""
@@ -106,7 +122,11 @@ def _view(buffer: bytes | bytearray, segment: Coded, offset: int, begin: int, co
 
 
 def _predict(
-    coded: list[tuple[int, Coded]], base: bytes, out: bytearray, selectors: NDArray[np.uint8], shared: tables.Tables
+    coded: list[tuple[int, Coded]],
+    base: bytes | bytearray,
+    out: bytearray,
+    selectors: NDArray[np.uint8],
+    shared: tables.Tables,
 ) -> None:
     done = 0
     for position, segment in coded:
@@ -114,10 +134,14 @@ def _predict(
             raise FormatError("a tensor frame names tables that the header lacks.")
         choose = shared.contexts[segment.group]
         compiled = core()
-        if compiled is not None and segment.adapted is None:
-            place = segment.base_offset
+        if compiled is not None:
+            exact, place = _as_core(segment, choose), segment.base_offset
             chosen = selectors[done : done + segment.count]
-            compiled.predict(_as_core(segment, choose), base, place, out, position, chosen)
+            if segment.adapted is None or place is None:
+                compiled.predict(exact, base, place, out, position, chosen)
+            else:
+                left, right, unit = segment.adapted.product.parts()
+                compiled.adapt(exact, left, right, segment.adapted.first, unit, base, place, out, position, chosen)
             done += segment.count
             continue
         for begin, count in _blocks(segment):
@@ -226,13 +250,13 @@ def _float_values(segment: Coded, level: NDArray[np.int32], symbols: NDArray[np.
     return magnitude.astype(kind.unsigned_dtype)
 
 
-def _fill(head: Head, base: bytes, gaps: bytes, out: bytearray) -> None:
+def _fill(head: Head, base: bytes | bytearray, gaps: bytes, out: bytearray) -> None:
     position = used = 0
     for segment in head.segments:
         end = position + segment.length
         if isinstance(segment, Gap):
             out[position:end] = gaps[used : used + segment.length]
             used += segment.length
-        elif isinstance(segment, Same):
-            out[position:end] = base[segment.base_offset : segment.base_offset + segment.length]
+        elif isinstance(segment, Same) and out is not base:
+            out[position:end] = memoryview(base)[segment.base_offset : segment.base_offset + segment.length]
         position = end

@@ -41,6 +41,15 @@ class _Bits(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("limit", ctypes.c_uint64), ("position", ctypes.c_uint64)]
 
 
+class _Product(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("left", "right")),
+        *((name, ctypes.c_uint64) for name in ("rows", "columns", "first")),
+        ("unit", ctypes.c_double),
+        *((name, ctypes.c_uint32) for name in ("rank", "merged")),
+    ]
+
+
 _LETTER = np.dtype([("lead", "<u8"), ("raw", "<u4"), ("negative", "<u2"), ("sign_raw", "<u2")])
 
 
@@ -104,6 +113,7 @@ class Core:
             "rans_decode": [pointer, ctypes.c_uint32, pointer, size, pointer, size, pointer, size],
             "rans_encode": [pointer, pointer, size, pointer, size, pointer],
             "predict": [pointer, pointer, pointer, pointer],
+            "adapt": [pointer, pointer, pointer, pointer, pointer],
             "deltas": [pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
             "values": [pointer, pointer, pointer, pointer],
             "letters": [pointer, pointer, pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
@@ -152,7 +162,7 @@ class Core:
     def predict(
         self,
         segment: Segment,
-        base: bytes,
+        base: bytes | bytearray,
         base_offset: int | None,
         out: bytearray,
         offset: int,
@@ -166,6 +176,38 @@ class Core:
         _check(
             self._functions["predict"](
                 ctypes.addressof(segment.state), source, _at(_part(out, offset, segment.length)), _at(selectors)
+            )
+        )
+
+    def adapt(
+        self,
+        segment: Segment,
+        left: NDArray[Any],
+        right: NDArray[Any],
+        first: int,
+        unit: float,
+        base: bytes | bytearray,
+        base_offset: int,
+        out: bytearray,
+        offset: int,
+        selectors: NDArray[np.uint8],
+    ) -> None:
+        """As `predict`, by a product of `left` (rank × rows) and `right` (rank × columns), from its element `first` on.
+
+        Integers of 32 bits whose sums fit 63, each to be multiplied by `unit`; or binary32, summed up part by part.
+        """
+        _exact(selectors, "u1", segment.count)
+        rank, columns = right.shape
+        code = "f4" if right.dtype.kind == "f" else "i4"
+        arrays = [_exact(array if array.flags.aligned else array.copy(), code, rank) for array in (left, right)]
+        if len(left.shape) != 2 or first + segment.count > left.shape[1] * columns:
+            raise ValueError("a segment reaches beyond its product")
+        product = _Product(*map(_at, arrays), left.shape[1], columns, first, unit, rank, code == "f4")
+        source, place = _part(base, base_offset, segment.length), _part(out, offset, segment.length)
+        address = ctypes.addressof
+        _check(
+            self._functions["adapt"](
+                address(segment.state), address(product), _at(source), _at(place), _at(selectors)
             )
         )
 
@@ -243,11 +285,13 @@ def letters(
     return result
 
 
-def packed_slots(symbols: NDArray[np.uint8], steps: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The decoding tables (tables.Tables) in one word a slot: frequency − 1, distance, symbol."""
+def packed_slots(
+    symbols: NDArray[np.uint8], distances: NDArray[np.uint32], frequencies: NDArray[np.uint32]
+) -> NDArray[np.uint32]:
+    """Slots of a decoding table (tables.Tables) in one word each: frequency − 1, distance, symbol."""
     result: NDArray[np.uint32] = symbols.astype(np.uint32) << np.uint32(24)
-    result |= (steps >> np.uint32(13)) << np.uint32(12)
-    result |= (steps & np.uint32(8191)) - np.uint32(1)
+    result |= distances << np.uint32(12)
+    result |= frequencies - np.uint32(1)
     return result
 
 
