@@ -30,15 +30,16 @@ PACK_BYTES = 64 * caps.KIB
 _WINDOW_SLACK_BYTES = 512 * caps.KIB
 """How much of the base is offered around a frame's counterpart when the whole base is too much."""
 
-_CLOSE_SLACK_BYTES = 32 * caps.KIB
-_EDITED, _WIDER = 0.25, 0.97
-"""A sample that its counterpart makes so much smaller was edited, and nothing else will help it, except more of the
-base around if that makes it so much smaller again (quick attempts)."""
+_CLOSE_SLACK_BYTES, _SHORT_PREFIX_BYTES = 32 * caps.KIB, 256 * caps.KIB
+"""Less of the base around, and of the target before a frame: what is offered first unless effort is no object. Sixteen
+times as much takes ten times as long to index, and spares a first install of a Python environment 1 %."""
 
-_SHORT_PREFIX_BYTES = 256 * caps.KIB
-_FAR_REPEATS = 0.97
-"""Frames of packs lean on so much of the target before them. Sixteen times as much takes ten times as long to index
-and spares 1 % of a Python environment, so it is offered only where a quick attempt becomes so much smaller."""
+_EDITED, _FAR = 0.25, 0.97
+"""A sample that its counterpart makes so much smaller was edited, and nothing else will help it; a larger context is
+tried if quick attempts say that it makes a sample so much smaller than the short one."""
+
+_REACH = 256
+"""Contexts of more than so many bytes for each of the sample's aren't tried: what they could spare is little."""
 
 _WHOLE_BYTES = 8 * caps.MIB
 """Base and target together up to here: the whole base is offered to each frame."""
@@ -223,12 +224,9 @@ class Context:
         """The context that an attempt on the sample favours, by more than a context costs the device."""
         start, length = sample[0][0], _size(sample)
         data = bytes(self._target.stream[start : start + length])
-        choices = self._choices(start)
-        if self._sampled:
-            edited = self._edited(data, start)
-            if edited is not None:
-                return edited
-            choices = self._choices(start, self._worth_looking_back(data, start))
+        choices = self._promising(data, start) if self._sampled else self._choices(start)
+        if len(choices) == 1:
+            return choices[0]
         best, least = choices[0], 0.0
         for choice in choices:
             size = zstd.estimate(data, b"".join(self._lean(start, length, choice)))
@@ -244,34 +242,38 @@ class Context:
         parts = _cut(job.chunks, -(-len(payload) // self._aim))
         return [item for part in parts for item in self.encode(_Job(part, job.choice))]
 
-    def _edited(self, data: bytes, start: int) -> _Choice | None:
-        """The context of what is its counterpart in the base with some edits; None where it is anything else."""
-        if self._base is None or not self._base.manifest.size:
-            return None
-        close, near = _Choice(False, _CLOSE_SLACK_BYTES, 0), _Choice(False, _WINDOW_SLACK_BYTES, 0)
-        size = self._quick(data, start, close)
-        choice = close
-        if self._quick(data, start, near) < size * _WIDER:
-            size, choice = self._quick(data, start, near), near
-        return choice if size < _EDITED * quick_size(data) else None
-
-    def _worth_looking_back(self, data: bytes, start: int) -> int:
-        """How many bytes of earlier target to offer."""
-        far, short = min(start, caps.MAX_PREFIX_BYTES), min(start, _SHORT_PREFIX_BYTES)
-        if self._base is not None or far <= 2 * short:
-            return far
-        looks_far = self._quick(data, start, _Choice(False, 0, far)) < _FAR_REPEATS * self._quick(
-            data, start, _Choice(False, 0, short)
+    def _promising(self, data: bytes, start: int) -> list[_Choice]:
+        """Contexts that quick attempts at a sample leave to be tried, the cheapest for the device first."""
+        short = min(start, _SHORT_PREFIX_BYTES)
+        own = self._larger_if_far(
+            data, start, _Choice(False, 0, short), _Choice(False, 0, min(start, caps.MAX_PREFIX_BYTES))
         )
-        return far if looks_far else short
+        if self._base is None or not self._base.manifest.size:
+            return [_Choice(False, 0, 0), *([own] if short else [])]
+        close = _Choice(False, _CLOSE_SLACK_BYTES, 0)
+        near = self._larger_if_far(data, start, close, _Choice(False, _WINDOW_SLACK_BYTES, 0))
+        if self._quick(data, start, near) < _EDITED * quick_size(data):
+            return [near]
+        choices = [_Choice(False, 0, 0), *([own] if short else []), near]
+        if self._whole:
+            whole = self._larger_if_far(data, start, near, _Choice(True, 0, 0))
+            choices += [choice for choice in (whole, _Choice(True, 0, own.prefix)) if whole.whole_base]
+        return choices
+
+    def _larger_if_far(self, data: bytes, start: int, small: _Choice, large: _Choice) -> _Choice:
+        """The larger context if a quick attempt finds much there, else the smaller one."""
+        size = sum(map(len, self._lean(start, len(data), large)))
+        if sum(map(len, self._lean(start, len(data), small))) >= size or size > _REACH * len(data):
+            return small
+        return large if self._quick(data, start, large) < _FAR * self._quick(data, start, small) else small
 
     def _quick(self, data: bytes, start: int, choice: _Choice) -> int:
         """Bytes that a fast attempt at the target's `data` at `start` gives in a context."""
         return quick_size(data, b"".join(self._lean(start, len(data), choice)))
 
-    def _choices(self, offset: int, earlier: int = caps.MAX_PREFIX_BYTES) -> list[_Choice]:
+    def _choices(self, offset: int) -> list[_Choice]:
         """Contexts to try, the cheapest for the device first."""
-        earlier = min(offset, earlier)
+        earlier = min(offset, caps.MAX_PREFIX_BYTES)
         choices = [_Choice(False, 0, 0)]
         if earlier:
             choices.append(_Choice(False, 0, earlier))
