@@ -17,6 +17,7 @@ from scipy.special import gammaln
 
 from modelsync_protocol.codecs.segments import Coded, Mode
 from modelsync_server.encode import encoder, tensor_encoder
+from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.encode.encoder import Source
 from modelsync_server.tensors import cutter, pairs
 
@@ -43,7 +44,7 @@ def floors(base: Source, target: Source, pool: Executor) -> dict[str, Floor]:
     tensors = pairs.tensors_of(target.manifest, target.stream)
     old = pairs.tensors_of(base.manifest, base.stream)
     paired = pairs.pair(old, base.stream, tensors, target.stream)
-    finder = encoder.BaseFinder(base.manifest, target.manifest)
+    finder = BaseFinder(base.manifest, target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     job = tensor_encoder.TensorJob(base, target, pool)

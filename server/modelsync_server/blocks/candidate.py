@@ -25,6 +25,7 @@ from modelsync_server.blocks.frames import Contents, Layouted, Layouter, Placed
 from modelsync_server.blocks.planes import BlockJob, Planes, paired
 from modelsync_server.blocks.planner import Step
 from modelsync_server.encode import encoder
+from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import Made
 from modelsync_server.scratch.spool import Payload
@@ -54,7 +55,7 @@ def encode_blocks(
     tensors = block_tensors.find(target.manifest, target.stream)
     if not tensors:
         return None
-    finder = encoder.BaseFinder(base.manifest, target.manifest)
+    finder = BaseFinder(base.manifest, target.manifest)
     changed = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for is_changed, chunks in changed if is_changed]
     touched = [tensor for tensor in tensors if _overlapping(spans, tensor.offset, tensor.end)]
@@ -119,7 +120,7 @@ class _Encoding:
         matches: Mapping[int, BlockTensor],
         changed: Changed,
         spans: Sequence[tuple[int, int]],
-        finder: encoder.BaseFinder,
+        finder: BaseFinder,
     ) -> Encoded | None:
         """Operations over the whole target; None if no frame of blocks is worth its bytes."""
         leaned = sorted({match.offset: match for match in matches.values()}.values(), key=lambda match: match.offset)

@@ -7,7 +7,8 @@ from concurrent.futures import Executor
 from modelsync_protocol import caps
 from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_server.encode import byte_candidates
-from modelsync_server.encode.encoder import BaseFinder, Encoded, Source, encode_update
+from modelsync_server.encode.base_finder import BaseFinder
+from modelsync_server.encode.encoder import Encoded, Source, encode_update
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pairs import tensors_of
@@ -34,7 +35,7 @@ def smallest_update(
     tensors = encode_tensors(base, target, pool, finder=finder, effort=effort)
     if tensors is not None and (clearly_best(target) or _far_ahead(tensors, base, target)):
         return tensors
-    plain = byte_candidates.improved(encode_update(base, target, pool, finder), base, target, pool)
+    plain = byte_candidates.improved(encode_update(base, target, pool, finder, effort), base, target, pool)
     return plain if tensors is None else min(tensors, plain, key=lambda encoded: encoded.cost)
 
 

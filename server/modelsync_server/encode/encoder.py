@@ -5,17 +5,19 @@ The result depends on the inputs alone, not on the number of threads: work is cu
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import zstd
+from modelsync_protocol.codecs.quick_size import quick_size
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
+from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.scratch.spool import Payload, keep
+from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
 _PAYLOAD_BYTES = 256 * caps.KIB
@@ -28,14 +30,22 @@ PACK_BYTES = 64 * caps.KIB
 _WINDOW_SLACK_BYTES = 512 * caps.KIB
 """How much of the base is offered around a frame's counterpart when the whole base is too much."""
 
+_CLOSE_SLACK_BYTES, _SHORT_PREFIX_BYTES = 32 * caps.KIB, 256 * caps.KIB
+"""Less of the base around, and of the target before a frame: what is offered first unless effort is no object. Sixteen
+times as much takes ten times as long to index, and spares a first install of a Python environment 1 %."""
+
+_EDITED, _FAR = 0.25, 0.97
+"""A sample that its counterpart makes so much smaller was edited, and nothing else will help it; a larger context is
+tried if quick attempts say that it makes a sample so much smaller than the short one."""
+
+_REACH = 256
+"""Contexts of more than so many bytes for each of the sample's aren't tried: what they could spare is little."""
+
 _WHOLE_BYTES = 8 * caps.MIB
 """Base and target together up to here: the whole base is offered to each frame."""
 
-_JOIN_BYTES = 256 * caps.KIB
-"""Unchanged runs up to this size between two changed ones are carried inside one frame."""
-
-_JOIN_OWN_BYTES = 8 * caps.KIB
-"""The same for runs that the target itself holds earlier: frames that know tensors would code them once more."""
+_SMALL_BYTES = caps.MIB
+"""Smaller targets are looked at whole, whatever the effort: it takes no time."""
 
 _WORTH = 0.997
 """A context must make a sample this much smaller to be used: each costs the device memory and time."""
@@ -65,18 +75,23 @@ class Source:
     stream: memoryview
 
 
-def encode_update(base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None) -> Encoded:
+def encode_update(
+    base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None, effort: Effort = Effort.MAX
+) -> Encoded:
     """Encode `target` for a device that holds `base`: chunks that `finder` finds are copied, the rest leans on it."""
-    return _encode_runs(base, target, finder or BaseFinder(base.manifest, target.manifest), pool)
+    return _encode_runs(base, target, finder or BaseFinder(base.manifest, target.manifest), pool, effort)
 
 
-def encode_run(target: Source, chunks: Sequence[Chunk], pool: Executor) -> list[tuple[Frame, Payload]]:
-    """Encode consecutive chunks on nothing but earlier bytes of the target: frames of a pack."""
-    return encode_units(cut_units(chunks), Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES), pool)
+def encode_alone(
+    target: Source, runs: Sequence[Sequence[Chunk]], pool: Executor, effort: Effort = Effort.MAX
+) -> list[tuple[Frame, Payload]]:
+    """Encode runs of consecutive chunks on nothing but earlier bytes of the target: frames of a pack, in order."""
+    context = Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES, effort=effort)
+    return encode_units([unit for run in runs for unit in cut_units(run)], context, pool)
 
 
-def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor) -> Encoded:
-    context = Context(target, base, finder)
+def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor, effort: Effort) -> Encoded:
+    context = Context(target, base, finder, effort=effort)
     plan = runs(target.manifest, finder)
     units = [cut_units(chunks) if changed else [] for changed, chunks in plan]
     frames = iter(encode_units([unit for group in units for unit in group], context, pool))
@@ -155,7 +170,8 @@ class _Choice:
     """Which context a unit's frames get: bytes of base around them, bytes of earlier target."""
 
     whole_base: bool
-    near_base: bool
+    around: int
+    """Bytes of base around a frame's counterpart; 0: not even that."""
     prefix: int
 
 
@@ -179,9 +195,11 @@ class Context:
         *,
         aim: int = _AIM_BYTES,
         most: int = _PAYLOAD_BYTES,
+        effort: Effort = Effort.MAX,
     ) -> None:
         """Payloads come out near `aim` bytes where there is more, and at most `most` unless one chunk has more."""
         self._aim = aim
+        self._sampled = effort is not Effort.MAX and target.manifest.size > _SMALL_BYTES
         self._most = most
         self._target = target
         self._base = base
@@ -204,9 +222,11 @@ class Context:
 
     def _choose(self, sample: list[Chunk]) -> _Choice:
         """The context that an attempt on the sample favours, by more than a context costs the device."""
-        choices = self._choices(sample[0][0])
         start, length = sample[0][0], _size(sample)
         data = bytes(self._target.stream[start : start + length])
+        choices = self._promising(data, start) if self._sampled else self._choices(start)
+        if len(choices) == 1:
+            return choices[0]
         best, least = choices[0], 0.0
         for choice in choices:
             size = zstd.estimate(data, b"".join(self._lean(start, length, choice)))
@@ -222,18 +242,47 @@ class Context:
         parts = _cut(job.chunks, -(-len(payload) // self._aim))
         return [item for part in parts for item in self.encode(_Job(part, job.choice))]
 
+    def _promising(self, data: bytes, start: int) -> list[_Choice]:
+        """Contexts that quick attempts at a sample leave to be tried, the cheapest for the device first."""
+        short = min(start, _SHORT_PREFIX_BYTES)
+        own = self._larger_if_far(
+            data, start, _Choice(False, 0, short), _Choice(False, 0, min(start, caps.MAX_PREFIX_BYTES))
+        )
+        if self._base is None or not self._base.manifest.size:
+            return [_Choice(False, 0, 0), *([own] if short else [])]
+        close = _Choice(False, _CLOSE_SLACK_BYTES, 0)
+        near = self._larger_if_far(data, start, close, _Choice(False, _WINDOW_SLACK_BYTES, 0))
+        if self._quick(data, start, near) < _EDITED * quick_size(data):
+            return [near]
+        choices = [_Choice(False, 0, 0), *([own] if short else []), near]
+        if self._whole:
+            whole = self._larger_if_far(data, start, near, _Choice(True, 0, 0))
+            choices += [choice for choice in (whole, _Choice(True, 0, own.prefix)) if whole.whole_base]
+        return choices
+
+    def _larger_if_far(self, data: bytes, start: int, small: _Choice, large: _Choice) -> _Choice:
+        """The larger context if a quick attempt finds much there, else the smaller one."""
+        size = sum(map(len, self._lean(start, len(data), large)))
+        if sum(map(len, self._lean(start, len(data), small))) >= size or size > _REACH * len(data):
+            return small
+        return large if self._quick(data, start, large) < _FAR * self._quick(data, start, small) else small
+
+    def _quick(self, data: bytes, start: int, choice: _Choice) -> int:
+        """Bytes that a fast attempt at the target's `data` at `start` gives in a context."""
+        return quick_size(data, b"".join(self._lean(start, len(data), choice)))
+
     def _choices(self, offset: int) -> list[_Choice]:
         """Contexts to try, the cheapest for the device first."""
         earlier = min(offset, caps.MAX_PREFIX_BYTES)
-        choices = [_Choice(False, False, 0)]
+        choices = [_Choice(False, 0, 0)]
         if earlier:
-            choices.append(_Choice(False, False, earlier))
+            choices.append(_Choice(False, 0, earlier))
         if self._base is not None and self._base.manifest.size:
-            choices.append(_Choice(False, True, 0))
+            choices.append(_Choice(False, _WINDOW_SLACK_BYTES, 0))
             if self._whole:
-                choices.append(_Choice(True, False, 0))
+                choices.append(_Choice(True, 0, 0))
                 if earlier:
-                    choices.append(_Choice(True, False, earlier))
+                    choices.append(_Choice(True, 0, earlier))
         return choices
 
     def _encode(self, unit: list[Chunk], choice: _Choice) -> tuple[Frame, Payload]:
@@ -241,7 +290,7 @@ class Context:
         data = bytes(self._target.stream[start : start + length])
         base, prefix = self._lean(start, length, choice)
         encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
-        payload = codecs.ENCODINGS[encoding].encode(data, base, prefix)
+        payload = zstd.compress(data, base + prefix, sampled=self._sampled)
         base_offset, base_length = self._base_range(start, length, choice)
         return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), keep(payload)
 
@@ -253,7 +302,7 @@ class Context:
         return base, bytes(self._target.stream[start - prefix : start])
 
     def _base_range(self, start: int, length: int, choice: _Choice) -> tuple[int, int]:
-        if self._base is None or self._finder is None or not (choice.whole_base or choice.near_base):
+        if self._base is None or self._finder is None or not (choice.whole_base or choice.around):
             return 0, 0
         if choice.whole_base:
             return 0, self._base.manifest.size
@@ -262,64 +311,9 @@ class Context:
         end = max(begin, self._finder.counterpart(start + length - 1))
         if end - begin > caps.MAX_FRAME_BYTES + _WINDOW_SLACK_BYTES:
             end = begin + length
-        begin = max(0, begin - _WINDOW_SLACK_BYTES)
-        end = min(size, end + _WINDOW_SLACK_BYTES, begin + caps.MAX_BASE_BYTES, begin + caps.MAX_LEAN_BYTES - length)
+        begin = max(0, begin - choice.around)
+        end = min(size, end + choice.around, begin + caps.MAX_BASE_BYTES, begin + caps.MAX_LEAN_BYTES - length)
         return (begin, end - begin) if end > begin else (0, 0)
-
-
-class BaseFinder:
-    """Finds the target's chunks in the base (or earlier in the target), and the base's counterpart of any place."""
-
-    def __init__(self, base: Manifest, target: Manifest) -> None:
-        in_base: dict[str, int] = {}
-        for offset, _, digest in base.chunks():
-            in_base.setdefault(digest, offset)
-        at_base = {offset: digest for offset, _, digest in base.chunks()}
-        self._found: dict[int, Copy] = {}
-        own: dict[str, int] = {}
-        anchors = {0: 0}
-        anchors.update(_file_anchors(base, target))
-        shift = 0
-        for offset, size, digest in target.chunks():
-            shift = anchors[offset] - offset if offset in anchors else shift
-            if digest in in_base:
-                # The counterpart, if it is the same: copies then run on and cost one operation.
-                place = offset + shift if at_base.get(offset + shift) == digest else in_base[digest]
-                self._found[offset] = Copy(size, place)
-                anchors[offset] = place
-                shift = place - offset
-            elif digest in own:
-                self._found[offset] = Copy(size, own[digest], own=True)
-            own.setdefault(digest, offset)
-        self._places = sorted(anchors)
-        self._anchors = anchors
-        self._size = base.size
-
-    def find(self, chunk: Chunk) -> Copy | None:
-        """Where the chunk can be copied from, if anywhere."""
-        return self._found.get(chunk[0])
-
-    def worth_a_cut(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether a run that can be copied should be, although that cuts a frame in two."""
-        own = sum(size for offset, size, _ in chunks if self._found[offset].own)
-        return _size(chunks) > _JOIN_BYTES or own > _JOIN_OWN_BYTES
-
-    def counterpart(self, offset: int) -> int:
-        """The place in the base's stream that corresponds to `offset` of the target's."""
-        anchor = self._places[bisect_right(self._places, offset) - 1]
-        return min(max(0, self._anchors[anchor] + offset - anchor), self._size)
-
-
-def _file_anchors(base: Manifest, target: Manifest) -> dict[int, int]:
-    """Starts of files that correspond: by path, else by base name, else (lone files) by being the only ones."""
-    by_path = dict(zip((f.path for f in base.files), base.file_offsets, strict=False))
-    by_name = {path.rpartition("/")[2]: offset for path, offset in by_path.items()}
-    anchors = {}
-    for file, offset in zip(target.files, target.file_offsets, strict=False):
-        place = by_path.get(file.path, by_name.get(file.path.rpartition("/")[2]))
-        if place is not None:
-            anchors[offset] = place
-    return anchors
 
 
 def _size(chunks: Sequence[Chunk]) -> int:

@@ -19,7 +19,8 @@ from modelsync_protocol.manifest import Entry, Manifest, RegularFile
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import choice
-from modelsync_server.encode.encoder import BaseFinder, Encoded, Source
+from modelsync_server.encode.base_finder import BaseFinder
+from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.repeat_finder import Repeat, cut_at, repeats
 from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk

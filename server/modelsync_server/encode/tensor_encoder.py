@@ -19,6 +19,7 @@ from modelsync_protocol.codecs.segments import MAX_SEGMENTS, Coded
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Frame, Op
 from modelsync_server.encode import byte_candidates, encoder
+from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_statistics import TensorStatistics
 from modelsync_server.low_rank.finder import Change
@@ -56,7 +57,7 @@ def encode_tensors(
     pool: Executor,
     *,
     aim: int = _AIM_BYTES,
-    finder: encoder.BaseFinder | None = None,
+    finder: BaseFinder | None = None,
     changes: Mapping[int, Change] | None = None,
     effort: Effort = Effort.MAX,
 ) -> Encoded | None:
@@ -71,7 +72,7 @@ def encode_tensors(
     pairs: dict[int, pairing.Tensor] = {}
     if base is not None:
         pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
-    finder = finder or encoder.BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
+    finder = finder or BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
     pieces = cutter.pieces(tensors, pairs, spans)
@@ -87,7 +88,7 @@ def encode_tensors(
         # Tables that only lost frames wanted would still have to be carried.
         coding, shared, survivors = job.make_tables(survivors)
         job.make_tensor_frames(plan, survivors, coding)
-    context = encoder.Context(target, base, finder if base is not None else None)
+    context = encoder.Context(target, base, finder if base is not None else None, effort=job.effort)
     for step in plan:
         if step.kind == "opaque":
             job.make_opaque_frames(step, context)
@@ -207,7 +208,7 @@ def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:
     return [item for item in fitted if survives(item.piece)]
 
 
-def _assembled(plan: Sequence[_Step], finder: encoder.BaseFinder, shared: bytes) -> Encoded:
+def _assembled(plan: Sequence[_Step], finder: BaseFinder, shared: bytes) -> Encoded:
     operations: list[Op] = []
     payloads: list[Payload] = []
     for step in plan:

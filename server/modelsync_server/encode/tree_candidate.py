@@ -12,6 +12,7 @@ from modelsync_protocol.ops import Frame, Op
 from modelsync_protocol.tree_files import binned_scan, boosted_arrays, scan, text_arrays
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
 from modelsync_server.encode import encoder
+from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors.effort import Effort
@@ -44,7 +45,7 @@ def encode_trees(
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
     if not promising(target.stream):
         return None
-    finder = encoder.BaseFinder(base.manifest, target.manifest)
+    finder = BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
 
     def others(unit: list[Chunk]) -> _Made:

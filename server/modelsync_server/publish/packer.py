@@ -1,23 +1,29 @@
-"""Lays a target out in packs: new frames for what is new, references to older packs for what they hold already."""
+"""Lays a target out in packs: new frames for what is new, references to older packs for what they hold already.
+
+Where a reference would cost devices more requests than it spares bytes, the old frame's payload is put into the new
+pack as it is: encoding it again would give about the same bytes for much more time.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from operator import itemgetter
 
 from modelsync_protocol import caps, codecs
+from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError
 from modelsync_protocol.index import Index, Place
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import MAX_GAP_BYTES
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.choice import clearly_best
-from modelsync_server.encode.encoder import PACK_BYTES, Source, encode_run
+from modelsync_server.encode.encoder import PACK_BYTES, Source, encode_alone
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.scratch.parts import Parts
-from modelsync_server.scratch.spool import Payload
+from modelsync_server.scratch.spool import Payload, keep
 from modelsync_server.store import Store
 from modelsync_server.store.published import read_manifest
 from modelsync_server.tensors.effort import Effort
@@ -37,6 +43,9 @@ Key = tuple[str, ...]
 
 Known = dict[Key, tuple[Frame, str, int, int]]
 """The frame, its pack, that pack's size, its offset there (bytes)."""
+
+ReadPack = Callable[[str, int, int], bytes]
+"""`read(pack, offset, length)`: bytes of an old pack. Raises what stores raise; what it gives is not believed."""
 
 _Stored = Payload | tuple[str, int, int]
 """A frame's payload, or where it lies: an old pack, that pack's size, the offset there (bytes)."""
@@ -83,13 +92,21 @@ def _frame_key(all_chunks: Sequence[Chunk], start: int, prefix: int, held: Seque
 
 
 def pack(
-    target: Source, known: Known, pool: Executor, progress: Progress, effort: Effort = Effort.DEFAULT
+    target: Source,
+    known: Known,
+    pool: Executor,
+    progress: Progress,
+    effort: Effort = Effort.DEFAULT,
+    read: ReadPack | None = None,
 ) -> tuple[Index, dict[str, Parts]]:
-    """Encode the target without a base; return its index and the new packs by digest."""
+    """Encode the target without a base; return its index and the new packs by digest.
+
+    `read` brings payloads of `known` frames; None: only references to them are made.
+    """
     tensors = encode_tensors(None, target, pool, aim=PACK_BYTES, effort=effort)
     if tensors is not None and clearly_best(target):
         return _place(tensors.operations, tensors.payloads, tensors.tables)
-    operations, sources = _plain(target, known, pool, progress)
+    operations, sources = _plain(target, known, pool, progress, effort, read)
     if tensors is not None:
         plain = sum(op.payload_length for op in operations if isinstance(op, Frame))
         if len(tensors.tables) + sum(map(len, tensors.payloads)) < _WORTH * plain:
@@ -97,47 +114,122 @@ def pack(
     return _place(operations, sources)
 
 
-def _plain(target: Source, known: Known, pool: Executor, progress: Progress) -> tuple[list[Op], list[_Stored]]:
+@dataclass(slots=True)
+class _Run:
+    """Chunks of the target that are encoded, or carried by old frames' payloads, in order."""
+
+    chunks: list[Chunk]
+    made: list[tuple[Frame, _Stored]] = field(default_factory=list)
+
+
+def _plain(
+    target: Source, known: Known, pool: Executor, progress: Progress, effort: Effort, read: ReadPack | None
+) -> tuple[list[Op], list[_Stored]]:
     """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack."""
     chunks = list(target.manifest.chunks())
-    reusable = _worth_a_request(_reusable(chunks, known), known)
+    exact = _reusable(chunks, known)
+    referred = _worth_a_request(exact, known)
+    payloads = _Payloads(target, known, read)
     earlier: dict[str, int] = {}
-    operations: list[Op] = []
-    sources: list[_Stored] = []
-    run: list[Chunk] = []
+    plan: list[Copy | _Run] = []
     number = 0
-
-    def flush() -> None:
-        position = run[0][0] if run else 0
-        for frame, payload in encode_run(target, run, pool) if run else ():
-            better, smaller = byte_candidates.best(frame, payload, position, None, target)
-            operations.append(better)
-            sources.append(smaller)
-            position += frame.length
-        run.clear()
-
     while number < len(chunks):
         offset, size, digest = chunks[number]
-        reused = reusable.get(number)
-        if reused is not None:
-            flush()
-            frame, name, pack_size, place = known[reused]
-            operations.append(frame)
-            sources.append((name, pack_size, place))
-            count = _held(reused)
+        count = 1
+        if number in referred:
+            frame, name, pack_size, place = known[referred[number]]
+            count = _held(referred[number])
+            plan.append(_Run([], [(frame, (name, pack_size, place))]))
         elif size >= _MIN_COPY_BYTES and digest in earlier:
-            flush()
-            _append_own_copy(operations, size, earlier[digest])
-            count = 1
+            _append_own_copy(plan, size, earlier[digest])
+        elif made := payloads.of(chunks, number, exact, referred):
+            count = made[1]
+            plan.append(_Run([], [made[0]]))
+        elif plan and isinstance(plan[-1], _Run) and plan[-1].chunks:
+            plan[-1].chunks.append(chunks[number])
         else:
-            run.append(chunks[number])
-            count = 1
+            plan.append(_Run([chunks[number]]))
         for done in chunks[number : number + count]:
             earlier.setdefault(done[2], done[0])
         number += count
         progress("packing", offset + size, target.manifest.size)
-    flush()
+    _encode_all([step for step in plan if isinstance(step, _Run) and step.chunks], target, pool, effort)
+    operations: list[Op] = []
+    sources: list[_Stored] = []
+    for step in plan:
+        if isinstance(step, Copy):
+            operations.append(step)
+            continue
+        operations += [frame for frame, _ in step.made]
+        sources += [source for _, source in step.made]
     return operations, sources
+
+
+def _encode_all(runs: Sequence[_Run], target: Source, pool: Executor, effort: Effort) -> None:
+    """Encode the runs' chunks, all at once so that all cores have work."""
+    made = encode_alone(target, [run.chunks for run in runs], pool, effort)
+    jobs: list[tuple[Frame, Payload, int]] = []
+    frames = iter(made)
+    counts = []
+    for run in runs:
+        position, end = run.chunks[0][0], run.chunks[-1][0] + run.chunks[-1][1]
+        before = len(jobs)
+        while position < end:
+            frame, payload = next(frames)
+            jobs.append((frame, payload, position))
+            position += frame.length
+        counts.append(len(jobs) - before)
+    better = pool.map(lambda job: byte_candidates.best(job[0], job[1], job[2], None, target), jobs)
+    for run, count in zip(runs, counts, strict=True):
+        run.made += islice(better, count)
+
+
+class _Payloads:
+    """Old frames whose payloads say what the target says, whatever they leaned on in the old version."""
+
+    def __init__(self, target: Source, known: Known, read: ReadPack | None) -> None:
+        self._target = target
+        self._known = known
+        self._read = read
+        self._by_first = _by_first_chunk(known) if read is not None else {}
+
+    def of(
+        self, chunks: Sequence[Chunk], number: int, exact: Mapping[int, Key], referred: Mapping[int, Key]
+    ) -> tuple[tuple[Frame, Payload], int] | None:
+        """(frame, payload) for the target from chunk `number` on, and how many chunks it holds; None if none fits."""
+        if number in exact:
+            keys = [exact[number]]
+        else:
+            keys = sorted(self._by_first.get(chunks[number][2], ()), key=_held, reverse=True)
+        for key in keys:
+            count = _held(key)
+            held = tuple(digest for _, _, digest in chunks[number : number + count])
+            inside = not any(place in referred for place in range(number + 1, number + count))
+            if inside and held == key[key.index("|") + 1 :]:
+                made = self._checked(self._known[key], chunks[number][0])
+                return None if made is None else (made, count)
+        return None
+
+    def _checked(self, known: tuple[Frame, str, int, int], position: int) -> tuple[Frame, Payload] | None:
+        """The frame and its payload, if it decodes to the target's bytes at `position` on what is before them there."""
+        frame, name, _, place = known
+        if self._read is None or frame.prefix > position:
+            return None
+        stream = self._target.stream
+        try:
+            payload = self._read(name, place, frame.payload_length)
+            before = bytes(stream[position - frame.prefix : position])
+            said = codecs.decode(frame.encoding, payload, frame.length, b"", before, b"")
+        except (FormatError, RefusedError, UnreachableError):
+            return None  # damaged, or not to be had: it is encoded instead
+        return (frame, keep(payload)) if bytes(said) == stream[position : position + frame.length] else None
+
+
+def _by_first_chunk(known: Known) -> dict[str, list[Key]]:
+    by_first: dict[str, list[Key]] = {}
+    for key in known:
+        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    return by_first
 
 
 def _held(key: Key) -> int:
@@ -147,9 +239,7 @@ def _held(key: Key) -> int:
 
 def _reusable(chunks: Sequence[Chunk], known: Known) -> dict[int, Key]:
     """Chunk number → the known frame that says what the target says from there on; the frames do not overlap."""
-    by_first: dict[str, list[Key]] = {}
-    for key in known:
-        by_first.setdefault(key[key.index("|") + 1], []).append(key)
+    by_first = _by_first_chunk(known)
     found: dict[int, Key] = {}
     number = 0
     while number < len(chunks):
@@ -199,12 +289,12 @@ def _longest(keys: Sequence[Key], chunks: Sequence[Chunk], number: int, known: K
     return best
 
 
-def _append_own_copy(operations: list[Op], size: int, offset: int) -> None:
-    last = operations[-1] if operations else None
+def _append_own_copy(plan: list[Copy | _Run], size: int, offset: int) -> None:
+    last = plan[-1] if plan else None
     if isinstance(last, Copy) and last.offset + last.length == offset:
-        operations[-1] = Copy(last.length + size, last.offset, own=True)
+        plan[-1] = Copy(last.length + size, last.offset, own=True)
     else:
-        operations.append(Copy(size, offset, own=True))
+        plan.append(Copy(size, offset, own=True))
 
 
 def _place(operations: Sequence[Op], sources: Sequence[_Stored], tables: bytes = b"") -> tuple[Index, dict[str, Parts]]:

@@ -28,7 +28,7 @@ from modelsync_server.plain.candidate import WORTH, spared_bytes
 from modelsync_server.publish import staging
 from modelsync_server.publish.advice import Advice, advise, advise_merged
 from modelsync_server.publish.newer import first_installs, newer_updates, through_views
-from modelsync_server.publish.packer import Known, Progress, known_frames, pack
+from modelsync_server.publish.packer import Known, Progress, ReadPack, known_frames, pack
 from modelsync_server.publish.uploader import put, upload
 from modelsync_server.scratch.mapped_file import mapped
 from modelsync_server.scratch.parts import Parts
@@ -195,12 +195,23 @@ async def _packs(store: Store, task: Task, target: Source, pool: Executor, progr
     progress("packing", 0, target.manifest.size)
     tensors = await asyncio.to_thread(clearly_best, target)
     known = {} if tensors else await _known(store, task)  # frames of tensors are nobody else's
-    index, packs = await asyncio.to_thread(pack, target, known, pool, progress, Effort(task.effort))
+    read = _reader(store, asyncio.get_running_loop())
+    index, packs = await asyncio.to_thread(pack, target, known, pool, progress, Effort(task.effort), read)
     await upload(store, {names.pack_object(name): data for name, data in packs.items()}, progress)
     written = [Written(names.pack_object(name), len(data), name) for name, data in packs.items()]
     path = names.manifest_object(task.target)
     await asyncio.to_thread(stream_cache.keep, target)
     return Done((*written, await _create(store, path, Parts([encode_object(target.manifest, index)]))))
+
+
+def _reader(store: Store, loop: asyncio.AbstractEventLoop) -> ReadPack:
+    """Reads packs from other threads while `loop` runs."""
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        wanted = store.get_range(names.pack_object(name), offset, length)
+        return asyncio.run_coroutine_threadsafe(wanted, loop).result()
+
+    return read
 
 
 async def _known(store: Store, task: Task) -> Known:
