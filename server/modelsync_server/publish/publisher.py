@@ -164,7 +164,8 @@ async def publish(
                     raise
                 continue  # another publisher took the number: go on from what it published
             new = new or fresh
-            if not await is_whole(store, artifact.manifest.digest):
+            said_in = () if record is None else (names.release_object(record),)
+            if not await is_whole(store, artifact.manifest.digest, said_in):
                 # What it found here was collected while it signed: it writes that again.
                 await store.delete(names.manifest_object(artifact.manifest.digest))
                 continue

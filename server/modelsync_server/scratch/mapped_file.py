@@ -24,12 +24,14 @@ _STATM = Path("/proc/self/statm")
 
 
 @contextmanager
-def mapped(path: Path, *, size: int | None = None) -> Iterator[memoryview]:
+def mapped(path: Path | int, *, size: int | None = None) -> Iterator[memoryview]:
     """Yield the bytes of a file as a read-only view; with `size` make the file, that long, and yield it writable.
 
-    The room is taken beforehand: a full disk is an OSError here, not a bus error later.
+    A descriptor instead of a path is closed at the end. The room is taken beforehand: a full disk is an OSError here,
+    not a bus error later.
     """
-    with path.open("rb" if size is None else "w+b") as file:
+    mode = "rb" if size is None else "w+b"
+    with os.fdopen(path, mode) if isinstance(path, int) else path.open(mode) as file:
         length = os.fstat(file.fileno()).st_size if size is None else size
         if length == 0:
             yield memoryview(b"")

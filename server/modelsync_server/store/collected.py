@@ -1,37 +1,61 @@
-"""A publisher's side of collecting garbage: after signing, was something that it found there taken away meanwhile?"""
+"""A publisher's side of collecting garbage: after signing, was something that it found there taken away meanwhile?
+
+What a collector is about to delete stands in its mark. A publisher that finds its own there takes it out by replacing
+the mark; the collector claims the next few in the same way. So either of them has an object, however long that takes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 
 from modelsync_protocol import names
 from modelsync_protocol.errors import FormatError
-from modelsync_server.store import ObjectNotFound, Store
+from modelsync_server.store import ObjectNotFound, Store, StoreConflict
 from modelsync_server.store.published import read_manifest
 
 MARK = "gc/pending.json"
-"""What a collector is about to delete; there only while it does (retention/collecting.py)."""
+"""`objects`: what a collector is about to delete; `going`: those of them that it deletes right now (it has none before
+0.2, and then nothing can be taken out). There only while it works (retention/collecting.py)."""
 
 _LOOKS = 120
 _PAUSE = 0.5
-"""How often and at what distance (seconds) a mark is looked at that names something of ours."""
+"""How often and at what distance (seconds) a mark is looked at that keeps something of ours."""
 
 
-async def is_whole(store: Store, digest: str) -> bool:
-    """Whether a signed version's manifest and packs are there to stay, no matter what a collector is just doing."""
-    for _ in range(_LOOKS):
-        needed = await _needed(store, digest)
-        if needed is None:
+async def is_whole(store: Store, digest: str, also: Collection[str] = ()) -> bool:
+    """Whether a signed version's manifest and packs, and the paths in `also`, are there to stay, no matter what a
+    collector is just doing. What it has not begun to delete stays, updates to the version too."""
+    for look in range(_LOOKS):
+        if look:
+            await asyncio.sleep(_PAUSE)
+        packs = await _needed(store, digest)
+        if packs is None:
             return False
+        needed = packs | set(also)
+        if await _taken_out(store, needed, f"updates/{digest}/"):
+            break
+    return await _are_there(store, needed)
+
+
+async def _taken_out(store: Store, needed: set[str], updates: str) -> bool:
+    """Whether no collector will delete any of these, now that what can be taken out of its mark is."""
+    try:
+        found = await store.get_tagged(MARK)
+        mark = json.loads(found.data)
+        marked, going = list(mark["objects"]), mark.get("going")
+        claimed = set(marked if going is None else going)
+        ours = {path for path in marked if path in needed or path.startswith(updates)}
+    except (ObjectNotFound, ValueError, KeyError, TypeError, AttributeError):
+        return True
+    if going is not None and ours - claimed:
+        left = [path for path in marked if path not in ours or path in claimed]
         try:
-            marked = set(json.loads(await store.get(MARK))["objects"])
-        except (ObjectNotFound, ValueError, KeyError, TypeError):
-            marked = set()
-        if not marked & needed:
-            return await _are_there(store, needed)
-        await asyncio.sleep(_PAUSE)
-    return await _are_there(store, needed or set())
+            await store.replace(MARK, json.dumps({**mark, "objects": left}).encode(), found.etag)
+        except StoreConflict:
+            return False
+    return not ours & claimed & needed
 
 
 async def _needed(store: Store, digest: str) -> set[str] | None:

@@ -108,3 +108,70 @@ async def test_the_same_objects_come_of_it_as_without(press: Press, monkeypatch:
         made = other.store.objects.items()
         updates.append({path: data for path, data in made if path.startswith(("updates", "packs"))})
     assert updates[0] == updates[1]
+
+
+@pytest.mark.parametrize("way", ["a link", "written by all"])
+async def test_a_folder_of_somebody_elses_is_neither_used_nor_cleared(
+    press: Press, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, str(int(2.5 * SIZE)))
+    private = press.root / "private"
+    private.mkdir(mode=0o700)
+    stream_cache.folder().parent.mkdir(parents=True)
+    if way == "a link":
+        stream_cache.folder().symlink_to(private)
+    else:
+        stream_cache.folder().mkdir()
+        stream_cache.folder().chmod(0o777)
+    precious = stream_cache.folder() / ("a" * 64)
+    precious.write_bytes(bytes(3 * SIZE))
+    assert (await press.put(1)).fresh
+    assert [path.name for path in stream_cache.folder().iterdir()] == [precious.name]
+
+
+async def test_only_what_was_kept_there_is_deleted(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    await press.put(1)
+    other = stream_cache.folder() / "notes.txt"
+    other.write_bytes(bytes(3 * SIZE))
+    left = stream_cache.folder() / f".new-{'0' * 16}"
+    left.write_bytes(bytes(3 * SIZE))
+    os.utime(other, (1, 1)), os.utime(left, (2, 2))
+    monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, str(2 * SIZE))
+    second = await press.put(2)
+    assert {path.name for path in stream_cache.folder().iterdir()} >= {other.name, second.digest}
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("planted", ["a link", "a pipe", "written by all"])
+async def test_a_planted_file_is_not_used(press: Press, planted: str) -> None:
+    first = await press.put(1)
+    right = (press.root / "model.bin").read_bytes()
+    kept = stream_cache.folder() / first.digest
+    if planted == "written by all":
+        kept.chmod(0o666)  # it could be changed after it was checked
+    else:
+        kept.unlink()
+        kept.symlink_to(press.root / "model.bin") if planted == "a link" else os.mkfifo(kept, 0o600)
+    os.utime(press.root / "model.bin", (1, 1))
+    assert await stream(press, first.digest) == right
+    assert (press.root / "model.bin").stat().st_mtime == 1, "what a link leads to is not touched"
+    assert not _uses_cache(press, first.digest)
+
+
+def _uses_cache(press: Press, digest: str) -> bool:
+    with stream_cache._kept(digest, SIZE) as found:
+        return found is not None
+
+
+async def test_one_that_another_publisher_deletes_meanwhile_is_decoded(
+    press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await press.put(1)
+    really = os.utime
+
+    def gone_then(found: int, *times: object) -> None:
+        really(found)
+        (stream_cache.folder() / first.digest).unlink()
+
+    monkeypatch.setattr(os, "utime", gone_then)
+    assert await stream(press, first.digest) == (press.root / "model.bin").read_bytes()

@@ -17,11 +17,11 @@ from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.publish.price import price
 from modelsync_server.publish.publisher import publish
 from modelsync_server.publish.verifier import parse_sample, verify
-from modelsync_server.retention import policy
+from modelsync_server.retention import collecting, policy
 from modelsync_server.retention.collecting import collect
 from modelsync_server.retention.policy import Policy, Use
 from modelsync_server.retention.retaining import plan, prune
-from modelsync_server.store import MemoryStore, StoreConflict
+from modelsync_server.store import MemoryStore, StoreConflict, collected
 from modelsync_server.store.collected import MARK
 from modelsync_server.store.published import read_manifest
 from modelsync_server.trust import Repository, initialise, read_catalogue
@@ -169,8 +169,6 @@ async def test_a_model_published_again_while_its_objects_are_collected_is_whole(
 async def test_a_version_signed_between_mark_and_deletion_keeps_its_objects(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modelsync_server.store import collected
-
     digests = await shelf.digests("a")
     await prune(shelf.store, shelf.keys, await plan(shelf.store, Policy(keep=1), {}, "a"))
     monkeypatch.setattr(collected, "_PAUSE", 0)
@@ -179,13 +177,77 @@ async def test_a_version_signed_between_mark_and_deletion_keeps_its_objects(
     async def create(path: str, source: bytes | Path) -> None:
         await original(path, source)
         if path == MARK:
-            monkeypatch.setattr(collected, "_LOOKS", 1)  # this very task deletes the mark, so nobody waits for it
             await shelf.publish("a", 3)
 
     monkeypatch.setattr(shelf.store, "create", create)
     await collect(shelf.store, grace=NO_GRACE)
     assert (await shelf.digests("a"))[7] == digests[3]
     assert (await verify(shelf.store)).problems == ()
+
+
+@pytest.mark.parametrize("lot", [1, 3])
+async def test_a_publisher_keeps_what_a_slow_collector_has_not_begun_to_delete(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, lot: int
+) -> None:
+    """It comes when the signatures were read again, and waits less long than deleting takes."""
+    digests = await shelf.digests("a")
+    await prune(shelf.store, shelf.keys, await plan(shelf.store, Policy(keep=1), {}))
+    monkeypatch.setattr(collecting, "_CLAIMED", lot)
+    monkeypatch.setattr(collected, "_PAUSE", 0)
+    monkeypatch.setattr(collected, "_LOOKS", 2)
+    original, deleted = shelf.store.delete, list[str]()
+
+    async def delete(path: str) -> None:
+        if not deleted:  # its manifest or another's is claimed; the packs of all are not
+            deleted.append(path)
+            await shelf.publish("a", 3)
+        await original(path)
+
+    monkeypatch.setattr(shelf.store, "delete", delete)
+    assert (await collect(shelf.store, grace=NO_GRACE)).objects
+    assert (await shelf.digests("a"))[7] == digests[3]
+    assert (await verify(shelf.store)).problems == ()
+    assert MARK not in shelf.store.objects
+    assert names.manifest_object(digests[2]) not in shelf.store.objects, "what nobody took out is gone"
+
+
+async def test_what_a_publisher_said_in_the_same_words_before_stays(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release record is found there by its digest as packs are."""
+    record = (await read_catalogue(shelf.store)).model("a").releases[6]
+    path = names.release_object(record)
+    assert await collected.is_whole(shelf.store, (await shelf.digests("a"))[6], [path])
+    del shelf.store.objects[path]
+    assert not await collected.is_whole(shelf.store, (await shelf.digests("a"))[6], [path])
+
+
+async def test_a_collector_whose_mark_was_taken_over_stops_and_leaves_the_others(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await prune(shelf.store, shelf.keys, await plan(shelf.store, Policy(keep=1), {}, "a"))
+    original = shelf.store.create
+    theirs = json.dumps({"format": 1, "since": trust.format_time(datetime.now(UTC)), "objects": [], "by": "another"})
+
+    async def create(path: str, source: bytes | Path) -> None:
+        await original(path, theirs.encode() if path == MARK else source)
+
+    monkeypatch.setattr(shelf.store, "create", create)
+    before = set(shelf.store.objects)
+    with pytest.raises(StoreConflict, match="taken over"):
+        await collect(shelf.store, grace=NO_GRACE)
+    assert shelf.store.objects.keys() - before == {MARK}
+    assert shelf.store.objects[MARK] == theirs.encode()
+
+
+async def test_a_mark_that_cant_be_read_stops_no_publisher_and_is_no_collectors(shelf: Shelf) -> None:
+    await prune(shelf.store, shelf.keys, await plan(shelf.store, Policy(keep=1), {}, "a"))
+    digest = (await shelf.digests("a"))[6]
+    for mark in (b"", b"[]", b"{}", b'{"objects": 1}', b'{"objects": [[]], "going": 1}', b"\xff"):
+        shelf.store.objects[MARK] = mark
+        assert await collected.is_whole(shelf.store, digest)
+        with pytest.raises(StoreConflict, match="another `modelsync gc`"):
+            await collect(shelf.store, grace=NO_GRACE)
 
 
 async def test_a_second_collector_is_told_and_a_crashed_ones_mark_lapses(shelf: Shelf) -> None:
