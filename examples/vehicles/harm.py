@@ -1,0 +1,151 @@
+"""Acts about harm: killed modules, a line that breaks in mid-update, a full disk, a model that must not serve."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import onnx
+
+from examples.stories import faults
+from examples.vehicles.fleet import Fleet
+from examples.vehicles.learning import MODEL
+from examples.vehicles.vehicle import Vehicle
+
+DISK = 24_000_000
+"""Bytes of the disk of the vehicle whose disk will be full."""
+_CUT_BYTES, _AWAY_SECONDS = 1500, 2.0
+
+
+async def killed(fleet: Fleet, *names: str) -> None:
+    """Kill -9 of scoring and of the vehicle's own service on `names`, and of the landing job; all windows get through."""
+    story = fleet.story
+    modules = [(name, module) for name in names for module in ("scoring", "stage")]
+    running = {f"{module} of {name}": fleet.vehicles[name].modules[module] for name, module in modules}
+    running["landing"] = fleet.landing
+    fleet.mark("kill -9")
+    before = {what: module.restarts for what, module in running.items()}
+    places = {name: fleet.vehicles[name].place() for name in names}
+    await asyncio.gather(*(module.kill() for module in running.values()))
+
+    async def back() -> bool:
+        scored = [fleet.vehicles[name].place()["scored"] for name in names]
+        on = all(now > places[name]["sent"] + 2 for now, name in zip(scored, names, strict=True))
+        return on and all(module.restarts > before[what] for what, module in running.items())
+
+    await story.until("windows scored after the kill", back)
+    landed = fleet.windows()
+
+    async def landing() -> bool:
+        return fleet.windows() > landed
+
+    await story.until("windows landed after the kill", landing)
+    story.say(f"killed and back: {', '.join(running)}")
+
+
+async def rough_rollout(fleet: Fleet, version: int) -> bool:
+    """A rollout while the line to the origin breaks in mid-update, and the last vehicle's disk is full."""
+    story, cloud = fleet.story, fleet.cloud
+    last = list(fleet.vehicles.values())[-1]
+    ballast = faults.fill(last.data, leave=16_384) if last.name in fleet.small_disks else None
+    accepted = len(cloud.line.connections)
+    cloud.line.cut_after(_CUT_BYTES, refuse=True)
+    rollout = asyncio.create_task(fleet.roll(version))
+    try:
+        await story.until("the cut of the line to the origin", _async(lambda: cloud.line.refusing))
+        fleet.mark("line cut")
+        canary = next(iter(fleet.vehicles))
+        await asyncio.sleep(_AWAY_SECONDS)
+        during = await cloud.reported(canary, MODEL)
+        cloud.line.restore()
+        fleet.mark("line restored")
+        active = await cloud.serving(canary, MODEL, version)
+        story.promise(
+            "a line that breaks in mid-update: the old version serves meanwhile, and the update goes on",
+            during.get("version") == version - 1 or during.get("state") != "active",
+            f"cut after {_CUT_BYTES:,} bytes for {_AWAY_SECONDS:g} s, {during.get('state')} meanwhile; then version "
+            f"{active['version']} on {canary}, by {len(cloud.line.connections) - accepted} connections in all",
+        )
+        if ballast is not None:
+            await _full_disk(fleet, last, version, ballast)
+        return await rollout is None
+    finally:
+        rollout.cancel()
+
+
+async def _full_disk(fleet: Fleet, vehicle: Vehicle, version: int, ballast: Path) -> None:
+    """The vehicle says that it waits for room, scores on, and takes the version when there is room."""
+    story = fleet.story
+
+    async def waits() -> bool:
+        return (await fleet.cloud.reported(vehicle.name, MODEL)).get("state") == "waiting"
+
+    await story.until(f"{vehicle.name} to say that its disk is full", waits)
+    said = await fleet.cloud.reported(vehicle.name, MODEL)
+    scored = vehicle.place()["scored"]
+    await story.until("scoring beside a full disk", _async(lambda: vehicle.place()["scored"] > scored))
+    ballast.unlink()
+    active = await fleet.cloud.serving(vehicle.name, MODEL, version)
+    why = str((said.get("error") or {}).get("text") or said.get("reason") or said.get("waiting") or "it waits")
+    story.promise(
+        "a full disk: the version waits, the one before goes on scoring, and the update comes when there is room",
+        active["version"] == version,
+        why,
+    )
+
+
+async def broken(fleet: Fleet, good: int) -> None:
+    """Somebody publishes a broken model by hand, past the job: its probe refuses it in the canary, which keeps the old one."""
+    story, cloud = fleet.story, fleet.cloud
+    folder = fleet.models / f"v{good}"
+    artifact = story.work / "broken" / "model.onnx"
+    artifact.parent.mkdir(exist_ok=True)
+    artifact.write_bytes(inverted(folder / "model.onnx"))
+    published = await cloud.publish(MODEL, artifact, "--probe", str(folder / "probe.json"))
+    version = int(published["version"])
+    fleet.mark(f"version {version}, broken")
+    status = await fleet.roll(version)
+    others = [each.name for each in fleet.vehicles.values() if each.ring != "canary"]
+    wishes = [await _wish(fleet, name) for name in others]
+    canary = next(iter(fleet.vehicles))
+
+    async def back() -> bool:
+        told = await cloud.reported(canary, MODEL)
+        return told.get("version") == good and await _wish(fleet, canary) != version
+
+    await story.until(f"version {good} in the canary again", back)
+    await cloud.modelsync("rollout", "abort", MODEL, "--yes", "--by", "ada")
+    story.promise(
+        "a broken model is refused by its probe in the canary, which is rolled back; no other ring hears of it",
+        status is not None and version not in wishes,
+        status.record.why if status is not None else "it went through",
+    )
+
+
+async def _wish(fleet: Fleet, name: str) -> int | None:
+    twin = await fleet.cloud.service.twin(name)
+    models = twin["properties"]["desired"].get("modelsync", {}).get("models", {})
+    found = models.get(MODEL, {}).get("version")
+    return found if isinstance(found, int) else None
+
+
+def inverted(good: Path) -> bytes:
+    """Well-formed, and its answers are the wrong way round: what labels in the wrong order make."""
+    made = onnx.load(good)
+    changed = False
+    for node in made.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("coefficients", "intercepts"):
+                attribute.floats[:] = [-value for value in attribute.floats]
+                changed = True
+    if not changed:
+        raise ValueError("the model has no linear classifier")
+    data: bytes = made.SerializeToString(deterministic=True)
+    return data
+
+
+def _async(test):  # type: ignore[no-untyped-def]
+    async def asked() -> bool:
+        return bool(test())
+
+    return asked
