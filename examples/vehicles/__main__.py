@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from examples.anomaly.readings import WINDOW
 from examples.stories import faults
 from examples.stories.telling import Story, tell
 from examples.vehicles import harm, loop, original, temperatures, verdict
@@ -53,10 +54,11 @@ async def _whole_run(told: Story, fleet: Fleet) -> None:
     told.promise(
         "every window of the whole run is in the lake exactly once",
         not wrong and not missed and not rejected and len(windows) > 0,
-        f"{len(windows):,} windows in {len(commits)} commits, {twice} messages came twice; {'; '.join(wrong[:3]) or 'none lacks'}",
+        f"{len(windows):,} windows in {len(commits)} commits, {twice} messages came twice; "
+        + ("; ".join(wrong[:3]) or "none lacks"),
     )
     sent = verdict.sent(fleet.lake)
-    raw = len(windows) * temperatures.SENSORS * temperatures.WINDOW * temperatures.SAMPLES * temperatures.SAMPLE_BYTES
+    raw = len(windows) * temperatures.SENSORS * WINDOW * temperatures.SAMPLES * temperatures.SAMPLE_BYTES
     told.report.figures |= {
         "windows in the lake": len(windows),
         "bytes of samples, raw": raw,

@@ -1,4 +1,4 @@
-"""The fleet as the story sees it: cloud, lake, monitor, vehicles; how they are started, rolled out to, and watched. No acts."""
+"""The fleet as the story sees it: cloud, lake, monitor, vehicles; starting, rolling out, watching. No acts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from examples.stories.cloud import Cloud, Json
 from examples.stories.supervisor import Module
 from examples.stories.telling import Story
 from examples.vehicles import landing, temperatures
-from examples.vehicles.lake import Lake
+from examples.vehicles.lake import Commit, Lake
 from examples.vehicles.learning import DRIFTED, MODEL
 from examples.vehicles.prometheus import Prometheus
 from examples.vehicles.temperatures import Conditions
@@ -27,6 +27,7 @@ from modelsync_server.rollout.reading import RolloutStatus
 
 BENCH_WINDOWS = 240
 """Windows of a test bench's winter, with which the lake begins."""
+_STARTS_AT_ONCE = 3
 _WINTER = datetime(2026, 1, 15, tzinfo=UTC)
 
 
@@ -63,6 +64,7 @@ class Fleet:
         self.small_disks: list[str] = []
         self.prometheus: Prometheus | None = None
         self.landing: Module
+        self._commits: list[Commit] = []
 
     async def start(self) -> None:
         """The cloud with its lake, and vehicles without a model."""
@@ -97,8 +99,8 @@ class Fleet:
             ready=True,
         )
         self.metrics = str(monitor.said["address"])
-        if refused := Prometheus.missing():
-            story.not_tried(f"drift in Prometheus: {refused} The monitor's own text is read instead.")
+        if none := Prometheus.missing():
+            story.not_tried(f"drift in Prometheus: {none} The monitor's own text is read instead.")
         else:
             self.prometheus = await Prometheus(story).start({"temperature": self.metrics})
 
@@ -109,6 +111,16 @@ class Fleet:
             self.story.not_tried(f"a full disk: {refused}")
         else:
             self.small_disks.append(last.name)
+
+    async def start_vehicles(self) -> None:
+        """Start them, so many at once as a small machine can without making each slow."""
+        turns = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+        async def start(vehicle: Vehicle) -> None:
+            async with turns:
+                await vehicle.start()
+
+        await asyncio.gather(*(start(vehicle) for vehicle in self.vehicles.values()))
 
     def mark(self, what: str) -> None:
         """Remember, for the picture, that `what` happened now."""
@@ -132,11 +144,11 @@ class Fleet:
             *("--recent", str(self.size.recent), "--keep", str(self.models), *options),
             environment=self.story.environment,
         )
-        assert isinstance(found, dict)
-        return found
+        made: Json = found
+        return made
 
     async def roll(self, version: int, *rings: str) -> RolloutStatus | None:
-        """A rollout through `rings` (the fleet's own if none are named); None if it went through all, else how it stopped."""
+        """A rollout through `rings` (none named: the fleet's own); None if it went through, else how it stopped."""
         rings = rings or tuple(f"{name}:tags.ring = '{name}'" for name in self.size.rings)
         await self.cloud.modelsync(
             *("rollout", "start", self.cloud.store, MODEL, "--version", str(version)),
@@ -171,18 +183,18 @@ class Fleet:
 
     # Waiting
 
-    async def landed(self, count: int) -> None:
-        """Wait for `count` more windows in the lake."""
-        wanted = self.windows() + count
+    async def windows_at(self, count: int) -> None:
+        """Wait until the lake has `count` windows."""
 
         async def reached() -> bool:
-            return self.windows() >= wanted
+            return self.windows() >= count
 
-        await self.story.until(f"{count} more windows in the lake", reached)
+        await self.story.until(f"{count} windows in the lake", reached)
 
     def windows(self) -> int:
         """Windows of vehicles in the lake."""
-        return int(self.lake.read("readings", ["seq"]).num_rows) - BENCH_WINDOWS
+        self._commits += self.lake.commits(len(self._commits))
+        return sum(commit.rows("readings") for commit in self._commits) - BENCH_WINDOWS
 
     async def drift(self) -> float:
         """The largest drift score, as Prometheus has it; without Prometheus, as the monitor says it."""

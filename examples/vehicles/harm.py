@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-
-import onnx
 
 from examples.stories import faults
 from examples.vehicles.fleet import Fleet
@@ -18,7 +17,7 @@ _CUT_BYTES, _AWAY_SECONDS = 1500, 2.0
 
 
 async def killed(fleet: Fleet, *names: str) -> None:
-    """Kill -9 of scoring and of the vehicle's own service on `names`, and of the landing job; all windows get through."""
+    """Kill -9 of both modules of the vehicles `names`, and of the landing job; all windows get through."""
     story = fleet.story
     modules = [(name, module) for name in names for module in ("scoring", "stage")]
     running = {f"{module} of {name}": fleet.vehicles[name].modules[module] for name, module in modules}
@@ -52,7 +51,7 @@ async def rough_rollout(fleet: Fleet, version: int) -> bool:
     cloud.line.cut_after(_CUT_BYTES, refuse=True)
     rollout = asyncio.create_task(fleet.roll(version))
     try:
-        await story.until("the cut of the line to the origin", _async(lambda: cloud.line.refusing))
+        await story.until("the cut of the line to the origin", _asked(lambda: cloud.line.refusing))
         fleet.mark("line cut")
         canary = next(iter(fleet.vehicles))
         await asyncio.sleep(_AWAY_SECONDS)
@@ -83,7 +82,7 @@ async def _full_disk(fleet: Fleet, vehicle: Vehicle, version: int, ballast: Path
     await story.until(f"{vehicle.name} to say that its disk is full", waits)
     said = await fleet.cloud.reported(vehicle.name, MODEL)
     scored = vehicle.place()["scored"]
-    await story.until("scoring beside a full disk", _async(lambda: vehicle.place()["scored"] > scored))
+    await story.until("scoring beside a full disk", _asked(lambda: vehicle.place()["scored"] > scored))
     ballast.unlink()
     active = await fleet.cloud.serving(vehicle.name, MODEL, version)
     why = str((said.get("error") or {}).get("text") or said.get("reason") or said.get("waiting") or "it waits")
@@ -95,7 +94,7 @@ async def _full_disk(fleet: Fleet, vehicle: Vehicle, version: int, ballast: Path
 
 
 async def broken(fleet: Fleet, good: int) -> None:
-    """Somebody publishes a broken model by hand, past the job: its probe refuses it in the canary, which keeps the old one."""
+    """A broken model is published by hand, past the job: its probe refuses it in the canary."""
     story, cloud = fleet.story, fleet.cloud
     folder = fleet.models / f"v{good}"
     artifact = story.work / "broken" / "model.onnx"
@@ -131,6 +130,8 @@ async def _wish(fleet: Fleet, name: str) -> int | None:
 
 def inverted(good: Path) -> bytes:
     """Well-formed, and its answers are the wrong way round: what labels in the wrong order make."""
+    import onnx
+
     made = onnx.load(good)
     changed = False
     for node in made.graph.node:
@@ -144,8 +145,8 @@ def inverted(good: Path) -> bytes:
     return data
 
 
-def _async(test):  # type: ignore[no-untyped-def]
+def _asked(test: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
     async def asked() -> bool:
-        return bool(test())
+        return test()
 
     return asked

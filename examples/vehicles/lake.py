@@ -1,8 +1,8 @@
 """The lake: tables of Parquet files in a folder, partitioned by day, and a log of commits that says which files count.
 
-A commit is one file of the log, made by a link, so it is there as a whole or not at all, and two writers can't both make
-the same one. It also says how far the source was read: rows and place are one step, which is what makes them land exactly
-once. Files that no commit names are leftovers of a crash; readers never see them.
+A commit is one file of the log, made by a link, so it is there as a whole or not at all, and two writers can't both
+make the same one. It also says how far the source was read: rows and place are one step, which is what makes them land
+exactly once. Files that no commit names are leftovers of a crash; readers never see them.
 """
 
 from __future__ import annotations
@@ -41,15 +41,19 @@ class LakeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`number` from 1; `upto`: the source's last message that is in; `files`: (table, path below the lake)."""
+    """`number` from 1; `upto`: the source's last message that is in; `files`: (table, path below the lake, rows)."""
 
     number: int
     upto: int
-    files: tuple[tuple[str, str], ...]
+    files: tuple[tuple[str, str, int], ...]
     twice: int = 0
     """Messages that were left out because they are in already."""
     missed: int = 0
     """Messages that the source had thrown away before they were read."""
+
+    def rows(self, table: str) -> int:
+        """How many rows it added to a table."""
+        return sum(rows for name, _, rows in self.files if name == table)
 
 
 class Lake:
@@ -62,7 +66,7 @@ class Lake:
 
     def commits(self, after: int = 0) -> list[Commit]:
         """Those behind number `after`, oldest first."""
-        found = []
+        found: list[Commit] = []
         number = after
         while True:
             number += 1
@@ -72,7 +76,7 @@ class Lake:
                 return found
             try:
                 document = json.loads(text)
-                files = tuple((str(table), str(path)) for table, path in document["files"])
+                files = tuple((str(table), str(path), int(rows)) for table, path, rows in document["files"])
                 found.append(Commit(number, document["upto"], files, document["twice"], document["missed"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise LakeError(f"commit {number} of {self.folder} can't be read; restore it from a copy.") from error
@@ -95,7 +99,7 @@ class Lake:
             for day, of_day in by_day.items():
                 path = f"{table}/date={day}/part-{before + 1:012}-{secrets.token_hex(4)}.parquet"
                 self._write(path, pa.Table.from_pylist(of_day, TABLES[table]))
-                files.append((table, path))
+                files.append((table, path, len(of_day)))
         commit = Commit(before + 1, upto, tuple(files), twice, missed)
         document = {"upto": upto, "files": files, "twice": twice, "missed": missed}
         beside = self._log / f".{secrets.token_hex(8)}"
@@ -111,14 +115,14 @@ class Lake:
     def read(self, table: str, columns: Sequence[str] | None = None, commits: Sequence[Commit] | None = None) -> Any:
         """A pyarrow.Table of the rows of all commits, or of `commits`."""
         chosen = self.commits() if commits is None else commits
-        files = [path for commit in chosen for name, path in commit.files if name == table]
+        files = [path for commit in chosen for name, path, _ in commit.files if name == table]
         schema = TABLES[table] if columns is None else pa.schema([TABLES[table].field(name) for name in columns])
         parts = [pq.ParquetFile(self.folder / path).read(columns=columns) for path in files]
         return pa.concat_tables([schema.empty_table(), *parts])
 
     def leftovers(self) -> list[Path]:
         """Files that no commit names: of writers that were killed, and of one that writes now."""
-        named = {path for commit in self.commits() for _, path in commit.files}
+        named = {path for commit in self.commits() for _, path, _ in commit.files}
         return [path for path in self.folder.rglob("*.parquet") if str(path.relative_to(self.folder)) not in named]
 
     def _write(self, path: str, table: Any) -> None:

@@ -1,4 +1,4 @@
-"""The job that lands what reached the cloud in the lake: every message once, however often it was sent or this was killed.
+"""The job that lands what reached the cloud in the lake: every message once, however often it was sent.
 
 Here the cloud's messages are the local hub's; with Azure, a consumer of the hub's Event Hub endpoint has the same two
 things to go by, a sequence number and the sender's message id.
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from examples.anomaly.readings import WINDOW
 from examples.vehicles import temperatures
 from examples.vehicles.lake import TABLES, Lake
 from modelsync_server.hub.messages import Arrived, Messages
@@ -47,7 +48,7 @@ def row(arrived: Arrived) -> tuple[str, Row]:
 
 def _readings(body: Any) -> Row:
     readings = [[int(value) for value in sensor] for sensor in body["readings"]]
-    if [len(sensor) for sensor in readings] != [temperatures.WINDOW] * temperatures.SENSORS:
+    if [len(sensor) for sensor in readings] != [WINDOW] * temperatures.SENSORS:
         raise ValueError("a window of other sensors or another length")
     if any(not -32768 <= value <= 32767 for sensor in readings for value in sensor):
         raise ValueError("a reading beyond 16 bits")

@@ -1,4 +1,4 @@
-"""The model, its measures and its drift: from rows of the lake to a fit, to figures, to a score. Reads and writes nothing."""
+"""The model, its measures and its drift: from rows of the lake to a fit, to figures, to a score. Without I/O."""
 
 from __future__ import annotations
 

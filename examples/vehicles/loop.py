@@ -1,4 +1,4 @@
-"""Acts of the loop: the first version; drift, which is seen, and a retrained version that ends it; a worse one, refused."""
+"""Acts of the loop: the first version; drift, seen, and a retrained version that ends it; a worse one, refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ UPDATE = "an update of the model, for one vehicle"
 async def first(fleet: Fleet) -> None:
     """Version 1 from the bench's winter; then telemetry flows."""
     story = fleet.story
-    trained, *_ = await asyncio.gather(
-        fleet.retrain("--recent", "120"), *(vehicle.start() for vehicle in fleet.vehicles.values())
-    )
+    training = asyncio.create_task(fleet.retrain("--recent", "120"))
+    await fleet.start_vehicles()
+    trained = await training
     if trained["published"] != 1:
         raise StageError(f"the first training published nothing: {trained.get('why')}")
     story.say(f"version 1: {trained['bytes']:,} bytes of ONNX, {_measures(trained['candidate'])}")
@@ -29,7 +29,7 @@ async def first(fleet: Fleet) -> None:
         raise StageError("version 1 did not reach the fleet")
     fleet.mark("version 1")
     story.report.figures["first install, bytes a vehicle"] = fleet.cloud.spent(begin) // len(fleet.vehicles)
-    await fleet.landed(2 * len(fleet.vehicles))
+    await fleet.windows_at(2 * len(fleet.vehicles))
     story.promise(
         "telemetry flows from every vehicle into the lake",
         {each.vehicle for each in verdict.judged(fleet.lake)} == set(fleet.vehicles),
@@ -40,7 +40,7 @@ async def first(fleet: Fleet) -> None:
 async def around(
     fleet: Fleet, what: str, conditions: Conditions, version: int, roll: Callable[[int], Awaitable[bool]]
 ) -> None:
-    """Once around: conditions change, the alert fires, the job retrains, `roll` brings it to the fleet, the alert ends."""
+    """Once around: drift, the alert, a retrained version, `roll` that brings it to the fleet."""
     story = fleet.story
     await fleet.drifted(False)
     before, first_drifted = len(verdict.judged(fleet.lake)), fleet.windows()
@@ -50,7 +50,7 @@ async def around(
     fleet.mark("the alert fires")
     where = "in Prometheus" if fleet.prometheus else "in the monitor's metrics"
     story.promise(f"drift is seen {where} ({what})", score > DRIFTED, f"population stability index {score:.2f}")
-    await fleet.landed(max(1, first_drifted + fleet.size.recent + 2 * len(fleet.vehicles) - fleet.windows()))
+    await fleet.windows_at(first_drifted + fleet.size.recent + 2 * len(fleet.vehicles))
     missed = verdict.judged(fleet.lake)[before:]
     trained = await fleet.retrain()
     candidate, field = trained["candidate"], trained.get("field", {})
@@ -77,7 +77,7 @@ async def around(
     fleet.spent.append((version, spent))
     score = await fleet.drifted(False)
     fleet.mark("the alert is silent")
-    await fleet.landed(max(1, since + fleet.size.watched - fleet.windows()))
+    await fleet.windows_at(since + fleet.size.watched)
     after = verdict.judged(fleet.lake)[since + len(fleet.vehicles) :]
     then, now = verdict.share_found(missed), verdict.share_found(after)
     story.promise(
@@ -92,7 +92,7 @@ async def around(
 
 
 async def worse(fleet: Fleet, as_of: int) -> None:
-    """The job is run on a lake of before the drift, as from a stale copy: its candidate is worse, and nothing comes of it."""
+    """The job trains on the lake as it was before the drift, as from a stale copy: nothing comes of it."""
     story = fleet.story
     before = await _versions(fleet)
     trained = await fleet.retrain("--as-of", str(as_of))

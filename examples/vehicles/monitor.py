@@ -1,4 +1,4 @@
-"""Watches what lands in the lake, and says in Prometheus' text how far it is from what the model in the field has learnt.
+"""Watches the lake, and says in Prometheus' text how far it is from what the version in the field has learnt.
 
 The reference is in the signed metadata of each version, so a new version in the field changes what is compared with. No
 device is asked for anything: the readings are in the lake anyway.
@@ -30,7 +30,7 @@ _SECONDS = 0.5
 
 
 class Monitor:
-    """`step` takes what has landed. `recent`: over so many windows (of a vehicle, all sensors) everything is computed."""
+    """`step` takes what has landed. `recent`: over so many windows everything is computed."""
 
     def __init__(self, lake: Lake, store: str, recent: int) -> None:
         self.registry = CollectorRegistry()

@@ -1,14 +1,11 @@
-"""The story's original ways, run: the image built anew and pulled, and the trick, the new model copied onto the old image."""
+"""The story's original ways, run: the image built anew and pulled, and the new model copied onto the old image."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
-
-import numpy
-import scipy
-import sklearn
 
 from examples.stories.image import Recipe, Registry, build
 from examples.vehicles.fleet import Fleet
@@ -20,14 +17,16 @@ DOLLARS_A_GB = 25.0
 
 
 async def pulls(fleet: Fleet, old: int, new: int) -> None:
-    """Build, serve and pull images of two versions of the run; add what was measured to the bill, and a month's money."""
+    """Build, serve and pull images of two versions of the run; add the bytes to the bill, and a month's money."""
     story = fleet.story
     work = story.work / "images"
     model, libraries = work / "app", work / "packages"
     model.mkdir(parents=True)
     libraries.mkdir()
-    for package in () if story.short else (numpy, scipy, sklearn):
-        origin = Path(package.__path__[0])
+    for package in () if story.short else ("numpy", "scipy", "sklearn"):
+        found = find_spec(package)
+        assert found is not None and found.submodule_search_locations
+        origin = Path(found.submodule_search_locations[0])
         for folder in (origin, origin.with_name(f"{origin.name}.libs")):
             if folder.is_dir():
                 skipped = shutil.ignore_patterns("__pycache__", "tests")

@@ -1,4 +1,4 @@
-"""The story's picture: drift as Prometheus has it, faults found as the lake has them, versions as vehicles report scores."""
+"""The story's picture: drift as Prometheus has it, faults found by the lake, versions by the scores."""
 
 from __future__ import annotations
 

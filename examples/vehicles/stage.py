@@ -1,4 +1,4 @@
-"""The vehicle's own service: samples temperatures, makes stage 1's means, has them scored, sends what is worth its bytes.
+"""The vehicle's own service: samples, makes stage 1's means, has them scored, sends what is worth its bytes.
 
 Of a window of every sensor go up: the readings (for training), and an alarm where the model finds a fault. A window is
 counted as sent when edgeHub has it, and as scored when its answer is here; both survive a kill, so none is skipped. One
@@ -99,7 +99,8 @@ class Stage:
                 await self._hub.send("windows", {"X": rows}, f"window-{window}", window=str(window))
                 done, _ = await asyncio.wait([answered], timeout=_ANSWER_SECONDS)
                 if done:
-                    return answered.result()
+                    found: Json = answered.result()
+                    return found
         finally:
             del self._answers[window]
 

@@ -1,4 +1,4 @@
-"""The temperatures of a vehicle's sensors, sample by sample, with faults whose truth is known. The only part that is made up.
+"""The temperatures of a vehicle's sensors, sample by sample, with faults of known truth. The only part made up.
 
 A vehicle has SENSORS sensors, each sampled every 10 s. Stage 1 makes the mean of each 10 minutes on the vehicle: a
 reading. A window is 84 readings (14 hours), as in examples/anomaly, whose features are used. The same vehicle,
@@ -23,6 +23,7 @@ SAMPLE_BYTES = 2
 """What a sample takes where it is sent raw: hundredths of a degree in 16 bits."""
 
 Floats = npt.NDArray[np.float64]
+Readings = npt.NDArray[np.int16]
 Labels = npt.NDArray[np.int64]
 
 _FAULTY = 0.2
@@ -31,7 +32,7 @@ _STUCK, _MARGIN = 24, 12
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What changes outside: `heat` 0 (winter) to 1 (high summer), `age` of the sensors, 0 (new) to 1 (worn contacts)."""
+    """What changes: `heat` outside, 0 (winter) to 1 (high summer); `age` of sensors, 0 (new) to 1 (worn contacts)."""
 
     heat: float = 0.0
     age: float = 0.0
@@ -73,9 +74,10 @@ def sample(vehicle: int, window: int, conditions: Conditions) -> Sampled:
     return Sampled(readings[:, :, None] + rng.normal(0, 0.3, (*shape, SAMPLES)), faulty)
 
 
-def down_sample(samples: Floats) -> npt.NDArray[np.int16]:
+def down_sample(samples: Floats) -> Readings:
     """Stage 1: the mean of each reading's samples, in hundredths of a degree; (SENSORS, WINDOW)."""
-    return np.clip(np.round(samples.mean(axis=2) * 100), -32768, 32767).astype(np.int16)
+    means: Readings = np.clip(np.round(samples.mean(axis=2) * 100), -32768, 32767).astype(np.int16)
+    return means
 
 
 def _plant(readings: Floats, rng: np.random.Generator) -> None:

@@ -1,4 +1,4 @@
-"""What the lake says of the run: whether every window is in it once, what was found in them, what was sent. Pure reading."""
+"""What the lake says of the run: whether every window is in it once, what was found, what was sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from examples.vehicles.lake import Lake
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A window of a vehicle: how many of its `faults` were `found`, and how many sensors in order (`fine`) `alarmed`."""
+    """A window of a vehicle: of its `faults` how many were `found`, of the `fine` sensors how many `alarmed`."""
 
     seq: int
     time: float
