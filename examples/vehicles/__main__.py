@@ -6,16 +6,16 @@ import sys
 
 from examples.anomaly.readings import WINDOW
 from examples.stories import faults
-from examples.stories.telling import Story, tell
+from examples.stories.telling import Story, tell, together
 from examples.vehicles import harm, loop, original, temperatures, verdict
-from examples.vehicles.fleet import SHORT, WHOLE, Fleet
+from examples.vehicles.fleet import SHORT, Fleet, whole
 from examples.vehicles.picture import draw
 from examples.vehicles.temperatures import Conditions
 
 
 async def story(told: Story) -> None:
     """Everything, act by act; the abridged story goes around once, with two vehicles."""
-    fleet = Fleet(told, SHORT if told.short else WHOLE)
+    fleet = Fleet(told, SHORT if told.short else whole())
     told.act("A hub, an origin, a lake, Prometheus, and vehicles")
     await fleet.start()
     if not told.short:
@@ -25,24 +25,27 @@ async def story(told: Story) -> None:
     winter = fleet.lake.commits()[-1].number
     told.act("Summer comes: drift, a retrained version, a rollout")
     await loop.around(fleet, "summer", Conditions(heat=1.0), 2, fleet.through)
-    last = 2
-    if not told.short:
-        told.act("A job that would make it worse; a model that is published past the job")
-        await loop.worse(fleet, winter)
-        await harm.broken(fleet, 2)
-    told.act("Killed: scoring, the vehicle's own service, the landing job")
-    await harm.killed(fleet, *list(fleet.vehicles)[-1:])
+    told.act("The original way, a container image for each model; meanwhile on the vehicles: " + _MEANWHILE[told.short])
+    await together(_meanwhile(fleet, winter), original.pulls(fleet, 1, 2))
     if not told.short:
         told.act("Sensors age: around again, over a line that breaks and to a disk that is full")
 
         async def rough(version: int) -> bool:
-            return await harm.rough_rollout(fleet, version)
+            return await harm.rough_rollout(fleet, version, before=2)
 
         await loop.around(fleet, "worn sensors", Conditions(heat=1.0, age=1.0), 4, rough)
-        last = 4
-    told.act("The original way: a container image for each model")
-    await original.pulls(fleet, 2 if last > 2 else 1, last)
+    original.bill(fleet, 2)
     await _whole_run(told, fleet)
+
+
+_MEANWHILE = {True: "kill -9", False: "a worse candidate, a broken model, kill -9"}
+
+
+async def _meanwhile(fleet: Fleet, winter: int) -> None:
+    if not fleet.story.short:
+        await loop.worse(fleet, winter)
+        await harm.broken(fleet, 2)
+    await harm.killed(fleet, list(fleet.vehicles)[-1])
 
 
 async def _whole_run(told: Story, fleet: Fleet) -> None:

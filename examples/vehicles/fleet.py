@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from modelsync_server.rollout.reading import RolloutStatus
 BENCH_WINDOWS = 240
 """Windows of a test bench's winter, with which the lake begins."""
 _STARTS_AT_ONCE = 3
+_VEHICLE_BYTES = 450_000_000
+"""What daemon, inference and the vehicle's own service take: an upper bound."""
 _WINTER = datetime(2026, 1, 15, tzinfo=UTC)
 
 
@@ -44,7 +47,16 @@ class Size:
 
 
 WHOLE = Size({"canary": 1, "north": 3, "rest": 4}, 1.0, 90, 40)
+BUSY = Size({"canary": 1, "north": 2, "rest": 2}, 0.7, 90, 40)
+"""The whole story on a machine that has little to spare."""
 SHORT = Size({"canary": 1, "rest": 1}, 0.35, 60, 24)
+
+
+def whole() -> Size:
+    """Eight vehicles; five where the processors have other work already, or memory is short."""
+    busy = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return BUSY if busy or free < _VEHICLE_BYTES * sum(WHOLE.rings.values()) else WHOLE
 
 
 class Fleet:

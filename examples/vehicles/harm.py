@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from examples.stories import faults
+from examples.vehicles import verdict
 from examples.vehicles.fleet import Fleet
 from examples.vehicles.learning import MODEL
 from examples.vehicles.vehicle import Vehicle
@@ -16,34 +17,38 @@ DISK = 24_000_000
 _CUT_BYTES, _AWAY_SECONDS = 1500, 2.0
 
 
-async def killed(fleet: Fleet, *names: str) -> None:
-    """Kill -9 of both modules of the vehicles `names`, and of the landing job; all windows get through."""
-    story = fleet.story
-    modules = [(name, module) for name in names for module in ("scoring", "stage")]
-    running = {f"{module} of {name}": fleet.vehicles[name].modules[module] for name, module in modules}
-    running["landing"] = fleet.landing
+async def killed(fleet: Fleet, name: str) -> None:
+    """Kill -9 of both modules of a vehicle, and of the landing job, at once: every window is scored and lands."""
+    story, vehicle = fleet.story, fleet.vehicles[name]
+    running = {f"{module} of {name}": vehicle.modules[module] for module in vehicle.modules} | {
+        "the landing job": fleet.landing
+    }
     fleet.mark("kill -9")
-    before = {what: module.restarts for what, module in running.items()}
-    places = {name: fleet.vehicles[name].place() for name in names}
+    restarts = {what: module.restarts for what, module in running.items()}
+    sent = vehicle.place()["sent"]
     await asyncio.gather(*(module.kill() for module in running.values()))
 
-    async def back() -> bool:
-        scored = [fleet.vehicles[name].place()["scored"] for name in names]
-        on = all(now > places[name]["sent"] + 2 for now, name in zip(scored, names, strict=True))
-        return on and all(module.restarts > before[what] for what, module in running.items())
+    def back() -> bool:
+        again = all(module.restarts > restarts[what] for what, module in running.items())
+        return again and vehicle.place()["scored"] > sent + 2
 
-    await story.until("windows scored after the kill", back)
-    landed = fleet.windows()
+    await story.until("windows scored after the kill", _asked(back))
+    last = vehicle.place()["sent"]
 
-    async def landing() -> bool:
-        return fleet.windows() > landed
+    def landed() -> bool:
+        return verdict.last_window(fleet.lake, name) >= last
 
-    await story.until("windows landed after the kill", landing)
-    story.say(f"killed and back: {', '.join(running)}")
+    await story.until("windows landed after the kill", _asked(landed))
+    lost = [each for each in verdict.not_once(fleet.lake) if each.startswith(name)]
+    story.promise(
+        f"kill -9 of {', '.join(running)}: every window is scored, and is in the lake once",
+        not lost,
+        f"windows {sent} to {last}: {len(lost)} lacking or there twice",
+    )
 
 
-async def rough_rollout(fleet: Fleet, version: int) -> bool:
-    """A rollout while the line to the origin breaks in mid-update, and the last vehicle's disk is full."""
+async def rough_rollout(fleet: Fleet, version: int, before: int) -> bool:
+    """A rollout from version `before`; the line to the origin breaks in mid-update, the last vehicle's disk is full."""
     story, cloud = fleet.story, fleet.cloud
     last = list(fleet.vehicles.values())[-1]
     ballast = faults.fill(last.data, leave=16_384) if last.name in fleet.small_disks else None
@@ -54,16 +59,20 @@ async def rough_rollout(fleet: Fleet, version: int) -> bool:
         await story.until("the cut of the line to the origin", _asked(lambda: cloud.line.refusing))
         fleet.mark("line cut")
         canary = next(iter(fleet.vehicles))
+        scored = fleet.vehicles[canary].place()["scored"]
         await asyncio.sleep(_AWAY_SECONDS)
         during = await cloud.reported(canary, MODEL)
+        await story.until(
+            "scoring beside a broken line", _asked(lambda: fleet.vehicles[canary].place()["scored"] > scored)
+        )
         cloud.line.restore()
         fleet.mark("line restored")
         active = await cloud.serving(canary, MODEL, version)
         story.promise(
             "a line that breaks in mid-update: the old version serves meanwhile, and the update goes on",
-            during.get("version") == version - 1 or during.get("state") != "active",
-            f"cut after {_CUT_BYTES:,} bytes for {_AWAY_SECONDS:g} s, {during.get('state')} meanwhile; then version "
-            f"{active['version']} on {canary}, by {len(cloud.line.connections) - accepted} connections in all",
+            during.get("version") == before and active["version"] == version,
+            f"cut after {_CUT_BYTES:,} bytes for {_AWAY_SECONDS:g} s, version {during.get('version')} scored on; "
+            f"then version {active['version']}, by {len(cloud.line.connections) - accepted} connections",
         )
         if ballast is not None:
             await _full_disk(fleet, last, version, ballast)

@@ -58,7 +58,8 @@ async def around(
     story.promise(
         f"a retrained version is published because it is better (version {version})",
         better,
-        f"{_measures(candidate)}; version {field.get('version')} in the field: {_measures(field)}; {trained.get('why')}",
+        f"{_measures(candidate)}; version {field.get('version')} in the field: {_measures(field)}; "
+        + str(trained.get("why")),
     )
     if not better:
         raise StageError(f"version {version} was not published")

@@ -17,7 +17,7 @@ DOLLARS_A_GB = 25.0
 
 
 async def pulls(fleet: Fleet, old: int, new: int) -> None:
-    """Build, serve and pull images of two versions of the run; add the bytes to the bill, and a month's money."""
+    """Build, serve and pull images of two versions of the run; add the bytes to the bill."""
     story = fleet.story
     work = story.work / "images"
     model, libraries = work / "app", work / "packages"
@@ -49,15 +49,22 @@ async def pulls(fleet: Fleet, old: int, new: int) -> None:
             story.charge("image, built anew", UPDATE, anew, where)
         story.charge("the copy trick: the whole file as a layer on the old image", UPDATE, trick, where)
     shutil.rmtree(work)
-    version, spent = next(each for each in fleet.spent if each[0] == new)
-    story.charge(f"modelsync, signed, version {version}", UPDATE, spent, "origin's line, both directions, with TLS")
-    bill = [charge for charge in story.report.bill if charge.what == UPDATE]
+
+
+def bill(fleet: Fleet, version: int) -> None:
+    """Add the rollouts to the bill, compare that of `version` with the images of the same version, and say dollars."""
+    story = fleet.story
+    others = [charge.bytes for charge in story.report.bill if charge.what == UPDATE]
+    for number, spent in fleet.spent:
+        way = f"modelsync, signed, version {number}"
+        story.charge(way, UPDATE, spent, "origin's line, both directions, with TLS; a vehicle's share")
+    spent = dict(fleet.spent)[version]
     story.promise(
         "an update costs less than what the story did before",
-        spent < min(charge.bytes for charge in bill if charge.bytes != spent),
-        f"{spent:,} bytes, signed and over TLS, against {', '.join(f'{each.bytes:,}' for each in bill[:-1])}",
+        spent < min(others),
+        f"{spent:,} bytes, signed and over TLS, against {' and '.join(f'{each:,}' for each in others)}",
     )
-    for charge in bill:
+    for charge in (each for each in story.report.bill if each.what == UPDATE):
         story.report.figures[f"$ a month for {VEHICLES:,} vehicles, an update each: {charge.way}"] = round(
             dollars(charge.bytes), 2
         )

@@ -65,6 +65,12 @@ def not_once(lake: Lake) -> list[str]:
     return wrong
 
 
+def last_window(lake: Lake, vehicle: str) -> int:
+    """The vehicle's newest window in the lake; 0 without any."""
+    rows = lake.read("readings", ["vehicle", "window"]).to_pylist()
+    return max((row["window"] for row in rows if row["vehicle"] == vehicle), default=0)
+
+
 def sent(lake: Lake) -> dict[str, int]:
     """Bytes of the messages' bodies by table."""
     return {table: _sum(lake.read(table, ["bytes"])) for table in ("readings", "alarms", "scores")}
