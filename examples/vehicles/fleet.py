@@ -13,7 +13,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from examples.demo.stage import StageError, run, said
-from examples.stories import faults
+from examples.stories import faults, sockets
 from examples.stories.cloud import Cloud, Json
 from examples.stories.supervisor import Module
 from examples.stories.telling import Story
@@ -71,8 +71,8 @@ class Fleet:
         self.vehicles: dict[str, Vehicle] = {}
         self.marks: list[tuple[float, str]] = []
         self.began = time.time()
-        self.spent: list[tuple[int, int]] = []
-        """(version, bytes on the origin's line for a vehicle) of each rollout."""
+        self.spent: list[tuple[int, int, int]] = []
+        """(version, bytes on the origin's line, bytes on the hub's line), for a vehicle, of each rollout."""
         self.small_disks: list[str] = []
         self.prometheus: Prometheus | None = None
         self.landing: Module
@@ -111,6 +111,8 @@ class Fleet:
             ready=True,
         )
         self.metrics = str(monitor.said["address"])
+        if none := sockets.missing():
+            story.not_tried(f"bytes on the hub's line: {none}")
         if none := Prometheus.missing():
             story.not_tried(f"drift in Prometheus: {none} The monitor's own text is read instead.")
         else:
@@ -180,6 +182,12 @@ class Fleet:
     async def through(self, version: int) -> bool:
         """A rollout through the fleet's rings; whether it went through all of them."""
         return await self.roll(version) is None
+
+    def on_hub_line(self) -> int:
+        """Bytes so far on the daemons' connections to the hub, by the kernel's count; 0 where it can't be read."""
+        if sockets.missing():
+            return 0
+        return sockets.carried({vehicle.daemon.pid for vehicle in self.vehicles.values()}, 8883)
 
     async def serving(self) -> dict[str, int | None]:
         """By vehicle the version that it reports as active."""

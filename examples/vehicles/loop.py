@@ -63,10 +63,11 @@ async def around(
     )
     if not better:
         raise StageError(f"version {version} was not published")
-    begin = fleet.cloud.line.counts()
+    begin, hub = fleet.cloud.line.counts(), fleet.on_hub_line()
     fleet.mark(f"rollout of version {version}")
     through = await roll(version)
     spent = fleet.cloud.spent(begin) // len(fleet.vehicles)
+    on_hub = (fleet.on_hub_line() - hub) // len(fleet.vehicles)
     serving = await fleet.serving()
     story.promise(
         f"version {version} goes through the rings, and the vehicles report it",
@@ -75,7 +76,7 @@ async def around(
     )
     fleet.mark(f"version {version} serves")
     since = fleet.windows()
-    fleet.spent.append((version, spent))
+    fleet.spent.append((version, spent, on_hub))
     score = await fleet.drifted(False)
     fleet.mark("the alert is silent")
     await fleet.windows_at(since + fleet.size.watched)

@@ -55,10 +55,14 @@ def bill(fleet: Fleet, version: int) -> None:
     """Add the rollouts to the bill, compare that of `version` with the images of the same version, and say dollars."""
     story = fleet.story
     others = [charge.bytes for charge in story.report.bill if charge.what == UPDATE]
-    for number, spent in fleet.spent:
+    for number, spent, on_hub in fleet.spent:
         way = f"modelsync, signed, version {number}"
         story.charge(way, UPDATE, spent, "origin's line, both directions, with TLS; a vehicle's share")
-    spent = dict(fleet.spent)[version]
+        if on_hub > 0:
+            way += ", with wish and reports"
+            where = "the same, and the daemons' connections to the hub by the kernel's count"
+            story.charge(way, UPDATE, spent + on_hub, where)
+    spent = next(each[1] for each in fleet.spent if each[0] == version)
     story.promise(
         "an update costs less than what the story did before",
         spent < min(others),

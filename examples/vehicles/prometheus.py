@@ -82,7 +82,9 @@ class Prometheus:
     async def _ask(self, what: str, **parameters: str) -> list[dict[str, Any]]:
         async with self._session.get(f"{self._url}/{what}", params=parameters) as answer:
             starting = answer.status == 503  # it says so in plain words, until it has read its data
-            document = {"error": "it is not ready yet"} if starting else await answer.json(content_type=None)
+            document: dict[str, Any] = (
+                {"error": "it is not ready yet"} if starting else await answer.json(content_type=None)
+            )
         if document.get("status") != "success":
             raise StageError(f"Prometheus does not answer {parameters}: {document.get('error')}")
         found: list[dict[str, Any]] = document["data"]["result"]

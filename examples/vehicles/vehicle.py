@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from examples.demo.stage import Process
 from examples.stories.cloud import Cloud, register
 from examples.stories.supervisor import Module
 from examples.stories.telling import Story
@@ -38,6 +39,7 @@ class Vehicle:
     conditions: Path
     window_seconds: float
     modules: dict[str, Module] = field(default_factory=dict)
+    daemon: Process = field(init=False)
 
     @property
     def data(self) -> Path:
@@ -56,8 +58,8 @@ class Vehicle:
         """Start daemon and modules; scoring waits for its first version."""
         config = self.data.parent / "modelsyncd.toml"
         config.write_text(self.cloud.daemon_settings(self.data, self.cloud.devices[self.name]))
-        daemon = self.story.process(f"{self.name}-daemon")
-        await daemon.start("modelsyncd", "run", "--config", str(config), "--verbose", ready=False)
+        self.daemon = self.story.process(f"{self.name}-daemon")
+        await self.daemon.start("modelsyncd", "run", "--config", str(config), "--verbose", ready=False)
         self.modules["scoring"] = await self.story.module(
             f"{self.name}-scoring",
             *("modelsync-infer", "--data", str(self.data), "--model", MODEL, "--port", "0", "--workers", "1", "--edge"),
