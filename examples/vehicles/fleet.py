@@ -216,25 +216,30 @@ class Fleet:
         self._commits += self.lake.commits(len(self._commits))
         return sum(commit.rows("readings") for commit in self._commits) - BENCH_WINDOWS
 
-    async def drift(self) -> float:
-        """The largest drift score, as Prometheus has it; without Prometheus, as the monitor says it."""
+    async def drift(self) -> float | None:
+        """The largest drift score, as Prometheus has it; without Prometheus, as the monitor says it. None: none yet."""
         if self.prometheus is not None:
-            return await self.prometheus.value("max(temperature_drift_psi)") or 0.0
+            return await self.prometheus.value("max(temperature_drift_psi)")
         async with aiohttp.ClientSession() as session, session.get(f"http://{self.metrics}/metrics") as answer:
             text = await answer.text()
         values = [s.value for family in families(text) for s in family.samples if s.name == "temperature_drift_psi"]
-        return max(values, default=0.0)
+        return max(values, default=None)
 
     async def drifted(self, wanted: bool) -> float:
         """Wait until the alert fires (or is silent again); the drift score then."""
 
+        score: float | None = None
+
         async def reached() -> bool:
-            if self.prometheus is not None:
-                return await self.prometheus.firing("TemperatureDrift") is wanted
-            return (await self.drift() > DRIFTED) is wanted
+            nonlocal score
+            score = await self.drift()
+            if score is None or (score > DRIFTED) is not wanted:
+                return False
+            return self.prometheus is None or await self.prometheus.firing("TemperatureDrift") is wanted
 
         await self.story.until(f"the alert of drift {'firing' if wanted else 'silent'}", reached)
-        return await self.drift()
+        assert score is not None
+        return score
 
 
 def fill(lake: Lake) -> None:

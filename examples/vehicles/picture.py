@@ -24,15 +24,16 @@ def draw(
     begin: float,
 ) -> None:
     """Three rows: the drift score, the share of faults found, vehicles by version; what happened when, above all."""
-    with figure(path, 3, heights=(1.5, 1.2, 0.8), title="Two times around the loop, in one run") as axes:
+    with figure(path, 3, heights=(1.5, 1.2, 0.8), title="Around the loop, in one run") as axes:
         _drift(axes[0], drift, begin)
         _found(axes[1], windows, begin)
         _versions(axes[2], versions, begin)
         for number, (at, what) in enumerate(marks):
             for axis in axes:
                 axis.axvline(at - begin, color=COLOURS[5], lw=0.6, alpha=0.6)
-            top = axes[0].get_ylim()[1]
-            axes[0].text(at - begin + 0.4, top * (1.02 + 0.09 * (number % 4)), what, fontsize=6, color="#333333")
+            above = axes[0].get_xaxis_transform()
+            at_height = 1.02 + 0.05 * (number % 5)
+            axes[0].text(at - begin + 0.4, at_height, what, fontsize=6, color="#333333", transform=above)
         axes[-1].set_xlabel("seconds of the run")
 
 
@@ -76,5 +77,6 @@ def _versions(axis: Any, series: Series, begin: float) -> None:
             color=COLOURS[number % len(COLOURS)],
             label=f"version {each['metric']['version']}",
         )
+    axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("vehicles")
     axis.legend(loc="center right", fontsize=7)

@@ -12,16 +12,18 @@ import json
 import logging
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from examples.anomaly.readings import features
 from examples.stories.edge import Edge, Json, run
-from examples.vehicles.temperatures import Conditions, down_sample, sample
+from examples.vehicles.temperatures import Conditions, Readings, down_sample, sample
 
 _ANSWER_SECONDS = 3.0
 """An answer that takes longer is asked for again: the scoring module was killed with the window in its queue."""
+
+_HELD = 1000
+"""Windows that wait for a model in memory."""
 
 
 class Place:
@@ -52,10 +54,17 @@ class Stage:
         self._vehicle, self._conditions, self._place = vehicle, conditions, place
         self._hub, self._seconds = hub, seconds
         self._answers: dict[int, asyncio.Future[Json]] = {}
+        self._unscored: dict[int, Readings] = {}
         self._more = asyncio.Event()
 
-    def _readings(self, window: int) -> Any:
-        return down_sample(sample(self._vehicle, window, Conditions.read(self._conditions)).samples)
+    def _readings(self, window: int) -> Readings:
+        """What is held of an unscored window; what a kill took away is in the sensors' own log."""
+        if window not in self._unscored:
+            measured = down_sample(sample(self._vehicle, window, Conditions.read(self._conditions)).samples)
+            while len(self._unscored) >= _HELD:
+                del self._unscored[next(iter(self._unscored))]
+            self._unscored[window] = measured
+        return self._unscored[window]
 
     async def sample(self) -> None:
         """Make windows, and send their readings up."""
@@ -88,6 +97,7 @@ class Stage:
                     "probability": [round(probabilities[sensor][1], 3) for sensor in found],
                 }  # fmt: skip
                 await self._hub.send("alarms", alarm, f"alarm-{window}")
+            self._unscored.pop(window, None)
             self._place.scored = window
             self._place.write()
 
