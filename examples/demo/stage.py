@@ -38,7 +38,7 @@ class Process:
         """Start `command` of this environment; with `ready` return the JSON line that it prints when ready."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                Path(sys.executable).with_name(command),
+                Path(sys.executable).parent / command,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if ready else log,
@@ -92,7 +92,7 @@ async def run(command: str, *arguments: str, environment: dict[str, str] | None 
 async def said(command: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """Run one of our commands to its end and return what it prints; StageError with its own words if it fails."""
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name(command),
+        Path(sys.executable).parent / command,
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

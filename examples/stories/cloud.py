@@ -29,6 +29,8 @@ class Cloud:
         self.devices: dict[str, str] = {}
         """Connection strings of devices that were added here."""
         self.trust, self.origin_ca = Path(), Path()
+        self.inside = ""
+        """The origin's URL without the line: for what stands in the cloud itself."""
         self.line: Relay
         self.service: ServiceClient
 
@@ -52,7 +54,8 @@ class Cloud:
             *("modelsync", "serve", self.store, "--tls-cert", str(certificates.server)),
             *("--tls-key", str(certificates.server_key)),
         )
-        self.line = await story.stack.enter_async_context(Relay("127.0.0.1", int(origin["url"].rpartition(":")[2])))
+        self.inside = origin["url"]
+        self.line = await story.stack.enter_async_context(Relay("127.0.0.1", int(self.inside.rpartition(":")[2])))
         return self
 
     @property

@@ -21,6 +21,8 @@ from modelsync_bench.images import Layer, layer, write_layout
 
 _FIRST_BUILD = 1_767_225_600
 _DAY = 86_400
+_cache: dict[tuple[Path, str, int, Path], Layer] = {}
+"""The build cache of this process: layers by (content, place, build time, folder)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ def build(recipe: Recipe, work: Path, tag: str, *, day: int, kept: int = 0) -> P
     made: list[Layer] = []
     for number, (content, below) in enumerate(recipe.layers):
         built = _FIRST_BUILD + (0 if number < kept else day * _DAY)
-        made.append(layer(content, below, "gzip", work / "blobs", built=built))
+        key = (content, below, built, work)
+        if number >= kept or key not in _cache:
+            _cache[key] = layer(content, below, "gzip", work / "blobs", built=built)
+        made.append(_cache[key])
     layout = work / tag
     shutil.rmtree(layout, ignore_errors=True)
     write_layout(layout, made, tag)

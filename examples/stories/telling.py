@@ -79,6 +79,20 @@ class Story(Telling):
         self.console.print(f"  [yellow]not tried:[/] {sentence}")
 
 
+async def together(*works: Awaitable[object]) -> None:
+    """Wait for all; the first that fails ends the others."""
+
+    async def one(work: Awaitable[object]) -> None:
+        await work
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(one(work))
+    except* StageError as failed:
+        raise StageError(str(failed.exceptions[0])) from failed
+
+
 def tell(name: str, summary: str, story: Callable[[Story], Awaitable[None]]) -> int:
     """The command line of a story: run it, write story-NAME.json and .txt, return the exit code."""
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=summary)
