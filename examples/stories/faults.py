@@ -46,3 +46,18 @@ def fill(folder: Path, *, leave: int) -> Path:
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(1, free - leave))
     return ballast
+
+
+def read_only(folder: Path, view: Path) -> str:
+    """Have `view` show `folder`, without a way to write through it; an empty string, or why this machine does not permit it.
+
+    It goes with the process that called `private_mounts`.
+    """
+    if _VARIABLE not in os.environ:
+        return "a read-only mount needs util-linux' unshare, and root or unprivileged user namespaces."
+    view.mkdir(parents=True, exist_ok=True)
+    for command in (["--bind", str(folder), str(view)], ["-o", "remount,bind,ro", str(view)]):
+        done = subprocess.run(["mount", *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return done.stderr.strip()
+    return ""

@@ -67,14 +67,22 @@ def prepare(order: Mapping[str, Any]) -> Loader:
         return _prepare_engine(order, path, choice, available)
     bounds = _bounds(order, choice.providers)
     light, data = None, None
-    if choice.cache is not None and (available.landlock or not available.seccomp):
-        choice.cache.mkdir(parents=True, exist_ok=True)
+    if choice.cache is not None and (available.landlock or not available.seccomp) and _made(choice.cache):
         bounds.lay_out(choice.cache)
         light = mapped(path, choice.cache)
     elif available.seccomp and not available.landlock and not choice.providers.asked:
         data = _whole(path)
     layers = bounds.close(() if light is None else (light.parent,), in_memory=data is not None)
     return Loader(lambda: OnnxRuntime(choice).load_laid_out(path, light, data), layers, reader.no_more_threads)
+
+
+def _made(cache: Path) -> bool:
+    """Whether there is a folder to lay weights out in; without one (a read-only mount, a full disk) none are laid out."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return cache.is_dir()
+    return True
 
 
 def _prepare_engine(order: Mapping[str, Any], path: Path, choice: Choice, available: Available) -> Loader:

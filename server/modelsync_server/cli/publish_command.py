@@ -44,7 +44,7 @@ def publish(
         typer.Argument(
             metavar="SOURCE",
             help="A model file, a directory, - for standard input, or where it is kept: mlflow:models:/NAME@ALIAS, "
-            "hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…",
+            "hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…, zip:FILE",
         ),
     ],
     version: Annotated[int | None, typer.Option(help="Default: the last version + 1.")] = None,

@@ -28,10 +28,12 @@ _KINDS = {
     "dvc": ("dvc", "DvcOutput"),
     "oci": ("oci", "OciArtifact"),
     "git": ("git", "GitRepository"),
+    "zip": ("zip_file", "ZipFile"),
 }
 _ADDRESS = re.compile(r"([a-z][a-z0-9]+)([:+])(.*)", re.DOTALL)
 _FORMS = (
-    "mlflow:models:/NAME@ALIAS, hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…"
+    "mlflow:models:/NAME@ALIAS, hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…, "
+    "zip:FILE"
 )
 
 Told = Callable[[int, int], None]
