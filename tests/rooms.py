@@ -36,7 +36,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard hub iothub library media origin publish push retention rollout rounding signin "
+        "cli": "broker dashboard environment hub iothub library media origin publish push retention rollout rounding signin "
         "sources store tracing triggers trust",
         "dashboard": "library rollout signin",
         "retention": "publish rollout store trust",
@@ -47,6 +47,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "sources": "scratch store",
         "push": "iothub store trust",
         "rounding": "encode publish tensors",
+        "environment": "",
         "publish": "blocks cache encode engine examination low_rank plain provenance refine requirements scratch store "
         "tensors trust",
         "engine": "",

@@ -21,6 +21,7 @@ from modelsync_server.cli import (
     twin_commands,
     update_commands,
 )
+from modelsync_server.environment import command as environment_command
 
 app = typer.Typer(
     name="modelsync",
@@ -39,6 +40,7 @@ for commands in (
     dashboard_command,
     trigger_commands,
     update_commands,
+    environment_command,
 ):
     commands.register(app)
 

@@ -9,26 +9,35 @@ from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.requirements import terms
 from modelsync_protocol.requirements.releases import release_of
-from modelsync_server.requirements import onnx, pickles, plain, tflite
+from modelsync_server.requirements import environment, onnx, pickles, plain, tflite
 
 _SCRIPT, _LISTS = "score.py", ("requirements.txt",)
 _MOST_DOMAINS = 8
 
 
 def requirements_of(manifest: Manifest, stream: memoryview) -> dict[str, str]:
-    """What the artifact requires, by key. With a probe a pickle may be any release's: the probe proves its answers."""
+    """What the artifact requires, by key. With a probe a pickle may be any release's: the probe proves its answers.
+
+    A Python environment (`modelsync environment`) requires what it says of itself, and meets what models beside it
+    require of packages; UsageError if it does not.
+    """
     found: dict[str, str] = {}
+    around = environment.read(manifest, stream)
     script = any(PurePosixPath(file.path).name == _SCRIPT for file in manifest.files)
     offsets = manifest.file_offsets
     for file, begin, end in zip(manifest.files, offsets, offsets[1:], strict=False):
+        if around is not None and around.owns(file.path):
+            continue
         data = stream[begin:end]
         try:
             more = list(_file(file.path, data, proven=manifest.probe is not None, script=script))
         except FormatError:
             continue  # `publish` and `inspect` say what is damaged
         for key, value in more:
+            if around is not None and around.meets(file.path, key, value):
+                continue
             found[key] = value if key not in found else _joined(key, found[key], value)
-    return _bounded(found)
+    return _bounded(found if around is None else {**found, **around.requires})
 
 
 def _file(path: str, data: memoryview, *, proven: bool, script: bool) -> Iterable[tuple[str, str]]:
