@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -147,7 +147,7 @@ def measure(seconds: int, rounds: int, clients: int) -> list[Row]:
     return rows
 
 
-def _servers(store: Path, certificate: tuple[Path, Path] | None) -> dict[str, AbstractContextManager[_Server]]:
+def _servers(store: Path, certificate: tuple[Path, Path] | None) -> Mapping[str, AbstractContextManager[_Server]]:
     """What is measured beside nginx; what is not installed is left out."""
     modelsync = str(Path(sys.executable).with_name("modelsync"))
     found = {
