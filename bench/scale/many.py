@@ -172,7 +172,7 @@ def measure(scale: str = "default", scratch: Path | None = None) -> dict[str, An
         for name in ("publish", "update", "withdraw")
         for what in ("requests", "bytes", "seconds")
     }
-    values |= {f"{name}_exponent": growth.exponent(curve) for name, curve in upkeep.items()}
+    values |= {f"{name}_exponent": growth.exponent([(x, y) for x, y in curve]) for name, curve in upkeep.items()}
     note = f"The emptiest store has the model in the shared chain, those of over {trust.SHARED_MODELS} in its own."
     return {"values": values, "curves": curves, "notes": [note]}
 

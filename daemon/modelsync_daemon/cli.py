@@ -281,6 +281,7 @@ def _import(options: argparse.Namespace) -> int:
     from modelsync_daemon import media_command, progress_line
 
     with progress_line.shown("import", "import", options.progress) as progress:
+        progress.stage("bringing")
         found = media_command.run(
             options.path, options.data, options.trust, progress.bytes, stop_on_signals=True, own_process=True
         )

@@ -107,13 +107,15 @@ def test_bytes_that_never_came_are_caught(site: Site) -> None:
 
 
 @pytest.mark.timeout(400)  # eight processes that import much, one after the other, on a machine that may be busy
-def test_bytes_of_a_deterministic_method_repeat(site: Site) -> None:
-    for peer in (HttpsGet(), Modelsync()):
-        one = measured(peer, site, job=LARGE_JOB, repeats=2)
-        assert one.exact and one.deterministic and one.counter == "interface"
-        assert one.wire_down is not None and one.payload_bytes is not None
-        assert one.payload_bytes < one.wire_down < 1.25 * one.payload_bytes + harness.HANDSHAKE_BYTES
-        assert one.spread is not None and one.spread < 0.01, one.totals
+@pytest.mark.parametrize(
+    "peer", [HttpsGet(), pytest.param(Modelsync(), marks=pytest.mark.long)], ids=["get", "modelsync"]
+)
+def test_bytes_of_a_deterministic_method_repeat(site: Site, peer: Peer) -> None:
+    one = measured(peer, site, job=LARGE_JOB, repeats=2)
+    assert one.exact and one.deterministic and one.counter == "interface"
+    assert one.wire_down is not None and one.payload_bytes is not None
+    assert one.payload_bytes < one.wire_down < 1.25 * one.payload_bytes + harness.HANDSHAKE_BYTES
+    assert one.spread is not None and one.spread < 0.01, one.totals
 
 
 def test_a_missing_peer_and_a_cheat_are_named_in_the_result(site: Site, tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_was(site: Site, tmp_path: Path) -> 
     assert load(path).measurements[0] == first.measurements[0]
 
 
-@pytest.mark.parametrize("scenario", [cuts.CUT_LINE, cuts.CUT_KILL])
+@pytest.mark.parametrize("scenario", [pytest.param(cuts.CUT_LINE, marks=pytest.mark.long), cuts.CUT_KILL])
 def test_who_starts_anew_after_a_cut_pays_twice(site: Site, scenario: str) -> None:
     whole = measured(HttpsGet(), site, job=LARGE_JOB).wire_down
     assert whole is not None

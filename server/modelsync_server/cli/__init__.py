@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from modelsync_protocol.errors import ModelsyncError
-from modelsync_server.cli import (
-    dashboard_command,
-    device_commands,
-    hub_commands,
-    keys_commands,
-    publish_command,
-    rollout_commands,
-    serve_command,
-    store_commands,
-    trigger_commands,
-    twin_commands,
-    update_commands,
-)
-from modelsync_server.environment import command as environment_command
+
+MODULES = {
+    "publish_command": ("publish",),
+    "store_commands": ("inspect", "list", "show", "diff", "price", "verify", "sbom", "doctor"),
+    "keys_commands": ("init", "refresh", "withdraw"),
+    "serve_command": ("serve",),
+    "device_commands": ("push", "sas", "export", "import-report", "trace"),
+    "dashboard_command": ("dashboard",),
+    "trigger_commands": ("watch", "webhook"),
+    "update_commands": ("explain", "snap", "retain", "gc", "upgrade-store"),
+    ".environment.command": ("environment",),
+}
+"""Which module, by its name from this room, has which commands, in the order in which they are shown."""
+
+GROUPS = {"keys": "keys_commands", "hub": "hub_commands", "twin": "twin_commands", "rollout": "rollout_commands"}
+"""Which has commands that have commands."""
+
+
+class _Commands(MutableMapping[str, Any]):
+    """Commands by name, each loaded when it is looked at: all of them take a second of processor time to load."""
+
+    def __init__(self) -> None:
+        self._where = {name: module for module, names in MODULES.items() for name in names} | GROUPS
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            holder = typer.Typer()
+            import_module(f".{self._where[name]}", __name__).register(holder)
+            self._loaded |= typer.main.get_group(holder).commands
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name], self._where[name] = command, ""
+
+    def __delitem__(self, name: str) -> None:
+        del self._where[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+class _Main(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()
+
 
 app = typer.Typer(
     name="modelsync",
+    cls=_Main,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for commands in (
-    publish_command,
-    store_commands,
-    keys_commands,
-    serve_command,
-    hub_commands,
-    twin_commands,
-    device_commands,
-    rollout_commands,
-    dashboard_command,
-    trigger_commands,
-    update_commands,
-    environment_command,
-):
-    commands.register(app)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.cli.hub_commands import ServiceOption, StateOption, open_hub
+from modelsync_server.cli.hub_access import ServiceOption, StateOption, open_hub
 from modelsync_server.cli.options import open_store
 
 SECRET_VARIABLE = "MODELSYNC_OIDC_SECRET"

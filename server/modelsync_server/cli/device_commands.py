@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelsync_server.cli import tables
-from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub, connection
+from modelsync_server.cli.hub_access import ModuleOption, ServiceOption, StateOption, ask_hub, connection
 from modelsync_server.cli.options import (
     JsonOption,
     NameArgument,

@@ -1,24 +1,21 @@
-"""`modelsync hub …`: starts the local hub, registers devices; and how every command finds the hub that it is to ask."""
+"""`modelsync hub …`: starts the local hub, registers devices, prints what was sent to it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from modelsync_protocol.errors import LocalError, UsageError
-from modelsync_server.broker.address import is_broker
+from modelsync_server.cli.hub_access import ModuleOption, StateOption, directory_of
 from modelsync_server.hub.bulk import add_many, numbered
 from modelsync_server.hub.hub import (
     DEFAULT_HOST,
@@ -29,39 +26,18 @@ from modelsync_server.hub.hub import (
     HubAddress,
     add_device,
     connection_text,
-    stored_service,
 )
 from modelsync_server.hub.messages import Messages
 from modelsync_server.hub.state import State
 from modelsync_server.hub.traffic import Traffic, parse_rates
 from modelsync_server.hub.workload import Workload, WorkloadAddress
-from modelsync_server.iothub.connection_string import ServiceConnection, parse_service
 from modelsync_server.iothub.identity import Identity
-from modelsync_server.iothub.port import HubService
-from modelsync_server.iothub.service_client import ServiceClient
 
-SERVICE_VARIABLE = "MODELSYNC_SERVICE"
-STATE_VARIABLE = "MODELSYNC_HUB_STATE"
-_HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 _FOLLOW_SECONDS = 0.2
 
 hub_app = typer.Typer(help="A local IoT hub for the demo, tests and sites without Azure.", no_args_is_help=False)
 device_app = typer.Typer(help="Devices and modules of the local hub.", no_args_is_help=True)
 hub_app.add_typer(device_app, name="device")
-
-_T = TypeVar("_T")
-
-StateOption = Annotated[Path | None, typer.Option("--state", help="The hub's state directory.", envvar=STATE_VARIABLE)]
-ModuleOption = Annotated[str | None, typer.Option("--module", help="A module of the device.")]
-ServiceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--service",
-        help="Service connection string of the hub, its host name to sign in with Entra ID, or a broker's URL: "
-        "mqtts://user:password@broker:8883/PREFIX?ca=FILE; aws://ENDPOINT?cert=FILE&key=FILE.",
-        envvar=SERVICE_VARIABLE,
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -113,7 +89,7 @@ def hub(
         if request_log is not None:
             opened = stack.enter_context(request_log.open("a", encoding="utf-8", buffering=1))
             sink = lambda line: print(line, file=opened)  # noqa: E731 - a file's method does not end the line
-        hub = Hub(_directory(state), address, traffic=Traffic(rates, sink=sink), evaluation_seconds=evaluate_every)
+        hub = Hub(directory_of(state), address, traffic=Traffic(rates, sink=sink), evaluation_seconds=evaluate_every)
         asyncio.run(_run_hub(hub, edges, as_json))
 
 
@@ -158,10 +134,10 @@ def device_add(
     if (device is None) == (count is None) or (count is not None and x509 is not None):
         raise UsageError("give one device id, or --count N (and --prefix P); --x509 goes with an id.")
     if device is None:
-        _add_many(_directory(state or _inherited(context)), numbered(prefix, count or 0), module, host, as_json)
+        _add_many(directory_of(state or _inherited(context)), numbered(prefix, count or 0), module, host, as_json)
         return
     identity = Identity(device, module)
-    with State(_directory(state or _inherited(context))) as opened:
+    with State(directory_of(state or _inherited(context))) as opened:
         text = add_device(opened, identity, host)
         if x509 is not None:
             certificates.issue_client(opened.directory, device, x509)
@@ -186,7 +162,7 @@ def _add_many(directory: Path, devices: list[str], module: str | None, host: str
 @device_app.command("list")
 def device_list(context: typer.Context, state: StateOption = None) -> None:
     """Print the ids of all devices and modules, one per line (`device` or `device/module`)."""
-    with State(_directory(state or _inherited(context))) as opened:
+    with State(directory_of(state or _inherited(context))) as opened:
         for identity in sorted(
             [*opened.identities(modules=False), *opened.identities(modules=True)],
             key=lambda each: each.client_id,
@@ -203,7 +179,7 @@ def messages(
     follow: Annotated[bool, typer.Option("--follow", help="Go on printing what arrives, until Ctrl-C.")] = False,
 ) -> None:
     """Print what devices and modules sent to the cloud: one JSON object per line, oldest first."""
-    directory = _directory(state or _inherited(context))
+    directory = directory_of(state or _inherited(context))
     if not (directory / "messages.db").exists():
         raise UsageError(f"no hub ever ran on {directory}; give --state of one that did.")
     with Messages(directory) as opened:
@@ -219,60 +195,6 @@ def messages(
             found = opened.upstream(after=seq)
             seq = found[-1].seq if found else seq
             found = [item for item in found if device in (None, item.message.sender.device)]
-
-
-def ask_hub(service: str | None, state: Path | None, ask: Callable[[HubService], Awaitable[_T]]) -> _T:
-    """Connect to the hub that the options name, and return what `ask` does there."""
-
-    async def run() -> _T:
-        async with open_hub(service, state) as client:
-            return await ask(client)
-
-    return asyncio.run(run())
-
-
-@asynccontextmanager
-async def open_hub(service: str | None, state: Path | None) -> AsyncIterator[HubService]:
-    """A client of what the options name: a connection string, a host name (Entra ID), a broker, or a local state."""
-    if service is not None and is_broker(service):
-        from modelsync_server.broker.opening import open_service
-
-        async with open_service(service) as found_there:
-            yield found_there
-        return
-    found = connection(service, state)
-    async with AsyncExitStack() as stack:
-        bearer = None
-        if not found.key:
-            from modelsync_server.iothub.entra import EntraSignIn
-
-            bearer = await stack.enter_async_context(EntraSignIn())
-        yield await stack.enter_async_context(ServiceClient(found, bearer=bearer))
-
-
-def connection(service: str | None, state: Path | None) -> ServiceConnection:
-    """How to reach the hub that the options name; UsageError if they name none."""
-    if service is not None and is_broker(service):
-        raise UsageError("this needs an IoT hub, Azure's or the local one: a broker can't do it.")
-    if service is not None:
-        return (
-            ServiceConnection(service.strip(), "", "") if _HOST.fullmatch(service.strip()) else parse_service(service)
-        )
-    directory = _directory(state)
-    if not (directory / "hub.db").exists():
-        raise UsageError(
-            f"no hub is known: give --service with a service connection string (or set {SERVICE_VARIABLE}), "
-            "or --state of a local hub."
-        )
-    with State(directory) as opened:
-        return stored_service(opened)
-
-
-def _directory(state: Path | None) -> Path:
-    if state is not None:
-        return state
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "modelsync" / "hub"
 
 
 def _inherited(context: typer.Context) -> Path | None:

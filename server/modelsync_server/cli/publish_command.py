@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelsync_server.cli import documents, fleet_bases, tables, update_commands
-from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption
+from modelsync_server.cli import documents, tables, update_commands
+from modelsync_server.cli.hub_access import ModuleOption, ServiceOption, StateOption, held_by_fleet
 from modelsync_server.cli.options import (
     JsonOption,
     KeysOption,
@@ -149,7 +149,7 @@ def publish(
     if traced is not None:
         said = {**(said or {}), "traceparent": traced.parent}
     opened = open_store(store, keys)
-    held = fleet_bases.ask(store, name, max_updates, module, service, state) if hub else None
+    held = held_by_fleet(store, name, max_updates, module, service, state) if hub else None
     with progress_of.shown(progress, "publish", progress_of.AGAIN) as update:
         result = opened.publish(
             name,

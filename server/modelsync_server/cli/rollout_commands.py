@@ -15,7 +15,7 @@ import typer
 
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import rollout_text as text
-from modelsync_server.cli.hub_commands import ServiceOption, StateOption, open_hub
+from modelsync_server.cli.hub_access import ServiceOption, StateOption, open_hub
 from modelsync_server.cli.options import (
     ActiveOption,
     ByOption,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modelsync_protocol.errors import UsageError
 from modelsync_protocol.twin import check_model_names
 from modelsync_server.cli import tables
-from modelsync_server.cli.hub_commands import ModuleOption, ServiceOption, StateOption, ask_hub
+from modelsync_server.cli.hub_access import ModuleOption, ServiceOption, StateOption, ask_hub
 from modelsync_server.cli.options import JsonOption, print_json
-from modelsync_server.iothub.port import HubService, twins
-from modelsync_server.iothub.service_client import MethodResult
+
+if TYPE_CHECKING:
+    from modelsync_server.iothub.port import HubService
+    from modelsync_server.iothub.service_client import MethodResult
 
 twin_app = typer.Typer(help="Twins of any IoT hub, the local one or Azure's.", no_args_is_help=True)
 
@@ -43,6 +45,8 @@ def twin_list(
     state: StateOption = None,
 ) -> None:
     """List devices with what each reports of its models; --json prints a twin a line."""
+    from modelsync_server.iothub.port import twins
+
     found = ask_hub(service, state, lambda client: twins(client, where))
     for twin in found if as_json else ():
         print_json(twin)

@@ -223,7 +223,7 @@ def retain(
 
 async def _planned(store: str, name: str | None, rule: Policy, hubs: list[str], progress: Progress) -> Plan:
     """The plan, after asking each hub what its twins say of each model that is looked at."""
-    from modelsync_server.cli.hub_commands import open_hub
+    from modelsync_server.cli.hub_access import open_hub
     from modelsync_server.retention.fleet_use import together, use_of
     from modelsync_server.retention.retaining import plan
     from modelsync_server.rollout.pacing import PacedHub

@@ -76,7 +76,7 @@ def serve(
             alone.listen(processes.BACKLOG)
             certificate = None if cert is None or key is None else (cert, key)
             nginx = kept.enter_context(nginx_front.running(alone, make, directory, certificate, count))
-            children, reread = nginx.children, partial(_read_both, cert, key, nginx.reread)
+            children, reread = [*nginx.children], partial(_read_both, cert, key, nginx.reread)
         processes.block_signals()
         if len(children) == 1:
             announce(url)  # the kernel accepts already

@@ -8,13 +8,15 @@ import os
 import pty
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 
-from modelsync_server import create_store
+from modelsync_server import cli, create_store
 from tests.support.modelsync_command import Run, refused, runner
 
 
@@ -246,3 +248,24 @@ def test_names_of_models_complete_and_errors_while_completing_are_silent(filled:
     assert complete("show", str(filled), "n").split() == ["net"]
     assert complete("show", str(filled / "none"), "n").strip() == ""
     assert "doctor" in complete("do").split()
+
+
+def test_every_command_is_found_where_the_table_says_and_none_is_missing() -> None:
+    for module in {*cli.MODULES, *cli.GROUPS.values()}:
+        holder = typer.Typer()
+        import_module(f"modelsync_server.cli.{module}").register(holder)
+        groups = [name for name, where in cli.GROUPS.items() if where == module]
+        assert [*typer.main.get_group(holder).commands] == [*cli.MODULES.get(module, ()), *groups]
+    files = {path.stem for path in Path(str(cli.__file__)).parent.glob("*_command*.py")}
+    assert files == {*cli.MODULES, *cli.GROUPS.values()}, "a file of commands that nobody can call"
+
+
+def test_a_command_loads_nothing_that_only_others_need() -> None:
+    """Nor do completion and `--version`, which would take a second for each."""
+    asked = (
+        "from modelsync_server.cli import main; import sys; sys.argv = ['modelsync', *sys.argv[1:]]\n"
+        "try: main()\nfinally: print(sorted({'numpy', 'aiohttp', 'tuf', 'cryptography'} & {*sys.modules}))"
+    )
+    for words in (["--version"], ["serve", "--help"], ["twin", "--help"], ["retain", "/nowhere", "--keep", "none"]):
+        done = subprocess.run([sys.executable, "-c", asked, *words], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "[]", (words, done)

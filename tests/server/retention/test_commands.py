@@ -193,9 +193,8 @@ async def test_what_a_hub_reports_or_desires_is_kept_and_who_is_left_behind_is_t
     command = [Path(sys.executable).with_name("modelsync"), "retain", store, MODEL, "--keys", tmp_path / "keys"]
     # A local hub by its state, any hub by its connection string; here it is the same one twice.
     hubs = ("--keep-reported", tmp_path / "hub", "--keep-reported", str(hub.service))
-    found = await asyncio.to_thread(
-        subprocess.run, [*command, "--keep", "1", *hubs, "--yes"], capture_output=True, text=True
-    )
+    words = [str(word) for word in (*command, "--keep", "1", *hubs, "--yes")]
+    found = await asyncio.to_thread(lambda: subprocess.run(words, capture_output=True, text=True))
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[0] == "net: versions 4 go.", "1 and 2 are reported, 3 is desired, 5 is the newest"
     assert "2 device(s) with version 9 of net: the version that is desired of them is not in the store." in found.stdout
