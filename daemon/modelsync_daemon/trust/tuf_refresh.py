@@ -132,7 +132,13 @@ class Session:
         self._fetcher = OriginFetcher(chain, fetch, documents, bundle if believe_bundle else None, missing_roots)
         with _our_words():
             self._updater = _DurableUpdater(
-                str(directory), "metadata/", fetcher=self._fetcher, config=CONFIG, bootstrap=seed, chain=chain, kept=kept
+                str(directory),
+                "metadata/",
+                fetcher=self._fetcher,
+                config=CONFIG,
+                bootstrap=seed,
+                chain=chain,
+                kept=kept,
             )
         self._trusted = self._updater._trusted_set
 
