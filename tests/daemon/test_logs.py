@@ -91,13 +91,12 @@ async def device(tmp_path: Path, worker_id: str) -> AsyncIterator[Cloud]:
 
 
 def _lines(data: Path, *options: str) -> list[str]:
-    done = subprocess.run(
-        [COMMAND, "logs", "--data", str(data), *options], capture_output=True, text=True, timeout=30, check=False
-    )
+    done = subprocess.run([COMMAND, "logs", "--data", str(data), *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
+@pytest.mark.timeout(300)  # seven starts of a command, each as long as a busy machine has it take
 async def test_what_a_running_daemon_did_is_shown_followed_and_watched(device: Cloud) -> None:
     """Also what its own stderr does not show, and what a terminal sees meanwhile."""
     data = device.data.root
@@ -108,15 +107,14 @@ async def test_what_a_running_daemon_did_is_shown_followed_and_watched(device: C
     device.wish(1, "http://127.0.0.1:9/store")
     await device.until(lambda: device.model().get("state") == "waiting", "the line that is not there")
     assert following.stdout is not None
-    async with asyncio.timeout(30):
-        record = json.loads(await following.stdout.readline())
+    record = json.loads(await following.stdout.readline())
     assert record["model"] == NAME and record["text"] == f"{NAME}: idle -> resolving"
     following.send_signal(signal.SIGINT)
     assert await following.wait() == 0
     seen = await asyncio.to_thread(_read_until, terminal, f"{NAME} - waiting")
     assert "\x1b[H" in seen and "Ctrl-C ends this" in seen
     watching.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(watching.wait, 20) == 0
+    assert await asyncio.to_thread(watching.wait) == 0
     assert "\x1b[?25h" in await asyncio.to_thread(_read_until, terminal, "\x1b[?1049l"), "the cursor is back"
     os.close(terminal)
     waiting = [json.loads(line) for line in await asyncio.to_thread(_lines, data, "--json")]
@@ -131,13 +129,12 @@ async def test_what_is_not_a_terminal_gets_lines_that_changed(device: Cloud) -> 
         *(COMMAND, "status", "--data", str(device.data.root), "--watch", "--running"), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(30):
-        assert b"running" in await process.stdout.readline()
-        device.wish(1, "http://127.0.0.1:9/store")
-        assert NAME.encode() in await process.stdout.readline()
-        await device.stop()
-        await process.stdout.read()
-        assert await process.wait() == 4, "with --running its end is told"
+    assert b"running" in await process.stdout.readline()
+    device.wish(1, "http://127.0.0.1:9/store")
+    assert NAME.encode() in await process.stdout.readline()
+    await device.stop()
+    await process.stdout.read()
+    assert await process.wait() == 4, "with --running its end is told"
 
 
 def test_without_a_daemon_it_is_said_where_records_are(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class _Job:
         manifest = seed.manifest
         steps = (plan.CopyStep(0, manifest.size, 0, 0),) if manifest.size else ()
         copies = Plan(Kind.HELD, 0, 0, (manifest.digest,), steps, ())
-        self._build.begin(Recipe(self._digest, "held", "", 0, "", (manifest.digest,)), b"")
+        self._build.begin(Recipe(self._digest, "held", "", 0, "", (manifest.digest,)), b"", 0)
         return await self._carry_out(copies, manifest, 0, None)
 
     async def _begin_update(self, choice: UpdateChoice) -> PlanSummary:
@@ -216,7 +216,7 @@ class _Job:
             if preamble.payload_offset + found.payload_bytes != size:
                 raise FormatError("the update is not as long as its header says.")
             recipe = Recipe(self._digest, "update", base, size, body.etag, (base,))
-            self._build.begin(recipe, head[: preamble.payload_offset])
+            self._build.begin(recipe, head[: preamble.payload_offset], size)
             del head  # megabytes, where it holds products of low rank: room for decoding
             steps = plan.plan_update(self._digest, base, size, preamble.payload_offset, found, preamble.version)
             return await self._carry_out(steps, found.target, 0, body, found.views)
@@ -235,7 +235,7 @@ class _Job:
         seeds = [seed for item in self._installed if (seed := self._seed(item.digest)) is not None]
         steps = plan.plan_chunks(manifest, found, len(data), [seed.manifest for seed in seeds])
         self._request.check_limits(steps.bytes)
-        self._build.begin(Recipe(self._digest, "chunks", "", len(data), "", steps.seeds), data)
+        self._build.begin(Recipe(self._digest, "chunks", "", len(data), "", steps.seeds), data, len(data) + steps.bytes)
         del found, data  # they are as large as the plan made of them
         return await self._carry_out(steps, manifest, 0, None)
 
@@ -280,7 +280,7 @@ class _Job:
             self._listener.state("fetching")
         self._viewed = None
         assembly = Assembly(target, self._build.tree)
-        assembly.prepare()
+        assembly.prepare(durable=self._build.journaled)
         seeds = [self._seeds[digest] for digest in steps.seeds]
         linked = Linked(assembly)
         linked.link(steps.steps if views is None else copies_between_trees(views, steps), seeds)
@@ -307,7 +307,7 @@ class _Job:
             destination,
             sources,
             self._origin,
-            journal=self._build.advance,
+            journal=self._build.advance if self._build.journaled else None,
             progress=lambda fetched: self._listener.progress(fetched, total),
             check=Judge(partial(self._signed_digests, steps, target)).check if views is None else None,
         )

@@ -30,9 +30,9 @@ class Assembly:
         self.reader = StreamReader(manifest, root)
         self._dirty: set[int] = set()
 
-    def prepare(self) -> None:
-        """Make folders, links, and files of full size; what is there already stays. Durable: a journal that counts
-        bytes of a file is worth nothing if a power cut takes the file's name. Raises LocalError."""
+    def prepare(self, *, durable: bool = True) -> None:
+        """Make folders, links, and files of full size; what is there already stays. `durable` for a journal, which
+        counts bytes of a file in vain if a power cut takes the file's name. Raises LocalError."""
         with local_errors(self.root):
             for entry in self.manifest.entries:
                 path = self.root / entry.path
@@ -44,7 +44,7 @@ class Assembly:
                         path.symlink_to(entry.target)
                 else:
                     self._allocate(path, entry)
-            for folder in self._folders():
+            for folder in self._folders() if durable else ():
                 fsync_directory(folder)
 
     def link(self, number: int, source: Path) -> bool:
@@ -100,9 +100,11 @@ class Assembly:
                 fsync_directory(folder)
             destination.parent.mkdir(parents=True, exist_ok=True)
             fsync_directory(destination.parent.parent)
-            durable_write(manifest_path, manifest.encoded)
             if destination.exists():  # without its manifest it was never complete
                 shutil.rmtree(destination)
+                fsync_directory(destination.parent)
+            # Both names are made durable together: a version counts once both are there, whichever came first.
+            durable_write(manifest_path, manifest.encoded, settle=False)
             self.root.rename(destination)
             fsync_directory(destination.parent)
 

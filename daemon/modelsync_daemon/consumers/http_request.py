@@ -67,7 +67,9 @@ class HttpRequest:
         return str(self.unix) if self.unix else f"{parts.hostname}:{port}"
 
     async def _ask(self, values: Values) -> tuple[int, str]:
-        connector = aiohttp.UnixConnector(path=str(self.unix)) if self.unix else aiohttp.TCPConnector(ssl=self._context())
+        connector = (
+            aiohttp.UnixConnector(path=str(self.unix)) if self.unix else aiohttp.TCPConnector(ssl=self._context())
+        )
         body = None if self.body is None else filled(self.body, values).encode()
         headers = dict(filled(self.headers or {}, values))
         if self.json is not None:

@@ -196,12 +196,14 @@ class Database:
         self.connection.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing for several statements; not to be nested.
 
-        Raises LocalError if the disk does not take it, DamagedDatabase if the file is not what was written.
+        Not `synced`: a power cut may take it back, until the next one that is; a kill does not. Raises LocalError if the disk does not take it, DamagedDatabase if the file is not what was written.
         """
         try:
+            if not synced:
+                self.connection.execute("PRAGMA synchronous=NORMAL")
             self.connection.execute("BEGIN IMMEDIATE")
             yield self.connection
             self.connection.execute("COMMIT")
@@ -215,6 +217,9 @@ class Database:
         except BaseException:
             self._undo()
             raise
+        finally:
+            if not synced:
+                self.connection.execute("PRAGMA synchronous=FULL")
 
     def _undo(self) -> None:
         if self.connection.in_transaction:
@@ -234,12 +239,12 @@ class Database:
         rows = self.connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM models {where}", values)
         return [ModelRow(row[0], State(row[1]), *row[2:]) for row in rows]
 
-    def transition(self, name: str, state: State | str, **details: Any) -> ModelRow:
+    def transition(self, name: str, state: State | str, *, synced: bool = True, **details: Any) -> ModelRow:
         """Persist that `name` goes to `state`, with `details` (columns of ModelRow), before the step's effect.
 
-        `since` changes only with the state. Raises states.TransitionError for a step outside the table.
+        `synced` as of transaction: False where a restart would do the same from the state before. `since` changes only with the state. Raises states.TransitionError for a step outside the table.
         """
-        with self.transaction():
+        with self.transaction(synced=synced):
             before = self.model(name)
             states.check(before.state, State(state))
             since = before.since if before.state == state and before.since else int(self.clock())
@@ -249,9 +254,9 @@ class Database:
             _log.info("%s: %s -> %s", name, before.state, State(state), extra={"model": name})
         return self.model(name)
 
-    def update(self, name: str, **details: Any) -> ModelRow:
-        """Persist `details` of `name` without a step."""
-        with self.transaction():
+    def update(self, name: str, *, synced: bool = True, **details: Any) -> ModelRow:
+        """Persist `details` of `name` without a step; `synced` as of transaction."""
+        with self.transaction(synced=synced):
             since = self.model(name).since or int(self.clock())
             self._store(name, {"state": self.model(name).state.value, "since": since, **details})
         return self.model(name)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelsync_protocol.errors import LocalError
 
 
-def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
+def durable_write(path: Path, data: bytes, mode: int = 0o644, *, settle: bool = True) -> None:
     """Replace `path` by `data` (bytes) so that after a power cut either the old or the new content is there.
 
-    The folder must exist. Raises LocalError (disk full, no permission); then the old content is untouched.
+    The folder must exist. `settle` False: it is the caller who makes the folder's names durable, with others of it.
+    Raises LocalError (disk full, no permission); then the old content is untouched.
     """
     temporary = _beside(path)
     try:
@@ -29,12 +31,24 @@ def durable_write(path: Path, data: bytes, mode: int = 0o644) -> None:
         finally:
             os.close(descriptor)
         temporary.replace(path)
-        fsync_directory(path.parent)
+        if settle:
+            fsync_directory(path.parent)
     except OSError as error:
         raise LocalError(f"{path} can't be written ({error.strerror}); free space or fix permissions.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def durable_writes(files: Mapping[Path, bytes]) -> None:
+    """As durable_write for each, in this order, with each folder made durable once. Raises LocalError."""
+    for path, data in files.items():
+        durable_write(path, data, settle=False)
+    for folder in dict.fromkeys(path.parent for path in files):
+        try:
+            fsync_directory(folder)
+        except OSError as error:
+            raise LocalError(f"{folder} can't be written ({error.strerror}); check the disk.") from error
 
 
 def durable_symlink(path: Path, target: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.durable import durable_write, fsync_directory
+from modelsync_protocol import caps
 
 _RECIPE = "recipe.json"
 _SOURCE = "source"
@@ -40,6 +41,7 @@ class Build:
     def __init__(self, folder: Path, name: str, database: Database) -> None:
         self.folder = folder
         self.tree = folder / TREE
+        self.journaled = True
         self._name = name
         self._database = database
 
@@ -58,10 +60,17 @@ class Build:
             return None
         return recipe, source, int(row[0])
 
-    def begin(self, recipe: Recipe, source: bytes) -> None:
-        """Start anew: drop what was there, keep `source` and `recipe`, then open the journal at no step."""
+    def begin(self, recipe: Recipe, source: bytes, fetched: int) -> None:
+        """Start anew: drop what was there, keep `source` and `recipe`, then open the journal at no step.
+
+        Nothing is kept of a build that takes no more `fetched` bytes than a parcel brings again with the next attempt:
+        beside those few a kill costs it nothing, and the journal would have the disk waited for ten times.
+        """
         self.drop()
         self.tree.mkdir(parents=True)
+        self.journaled = fetched > caps.MAX_ENCLOSED_BYTES
+        if not self.journaled:
+            return
         fsync_directory(self.folder.parent)
         durable_write(self.folder / _SOURCE, source)
         durable_write(self.folder / _RECIPE, json.dumps(asdict(recipe)).encode())
@@ -80,7 +89,9 @@ class Build:
 
     def drop(self) -> None:
         """Forget the build and remove its files."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM journal WHERE name = ?", (self._name,))
+        row = self._database.connection.execute("SELECT 1 FROM journal WHERE name = ?", (self._name,)).fetchone()
+        if row is not None:
+            with self._database.transaction() as connection:
+                connection.execute("DELETE FROM journal WHERE name = ?", (self._name,))
         if self.folder.exists():
             shutil.rmtree(self.folder)

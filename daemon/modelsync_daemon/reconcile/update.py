@@ -110,7 +110,7 @@ class Updates:
             self.wait(name, error, progressed)
             return
         self._database.withdraw(name, frozenset(outcome.withdrawn))
-        self._database.update(name, bytes=outcome.bytes)
+        self._database.update(name, synced=False, bytes=outcome.bytes)  # with the next step
         refusals.note_unknown(self._database, name, outcome.version, outcome.unknown)
         await self._activation.install(name, Reference(outcome.version, outcome.digest), wish.retry)
 

@@ -19,6 +19,7 @@ from modelsync_protocol import names, trust
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
+    from modelsync_daemon.trust.tuf_refresh import Kept, Session
     from modelsync_protocol.bundle import Bundle
 
 BUILD_TIME = 1_793_491_200
@@ -138,9 +139,27 @@ class TrustStore:
 
         clock, wall = self._read_clock(), self._wall_clock()
 
+        kept = tuf_refresh.Kept()
+
         def session() -> tuf_refresh.Session:
             seed, ask = self._seed_file.read_bytes(), clock.must_ask_root(wall) and not carried
-            return tuf_refresh.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots, own)
+            return tuf_refresh.Session(self._directory, seed, model, fetch, bundle, not ask, missing_roots, own, kept)
+
+        try:
+            return self._refreshed(session, clock, wall, version, kept, carried)
+        finally:  # what was verified by then, whatever else was not
+            kept.write()
+
+    def _refreshed(
+        self,
+        session: Callable[[], Session],
+        clock: Clock,
+        wall: float,
+        version: int | None,
+        kept: Kept,
+        carried: bool,
+    ) -> Resolved:
+        from modelsync_daemon.trust import tuf_refresh
 
         current = session()
         try:
@@ -155,7 +174,7 @@ class TrustStore:
         learned = max(BUILD_TIME, current.root_issued(), current.timestamp_issued())
         floor = max(clock.floor, learned) if current.timestamp_keys() == clock.keys else learned
         asked = int(wall) if current.asked_root and not carried else clock.root_asked
-        self._write_clock(Clock(floor, current.timestamp_keys(), asked), clock)
+        self._write_clock(Clock(floor, current.timestamp_keys(), asked), clock, kept)
         return current.resolved(version)
 
     def _remove_leftovers(self) -> None:
@@ -183,7 +202,7 @@ class TrustStore:
         except (ValueError, KeyError, TypeError):
             return Clock()  # damaged: the build date is a floor too, and the metadata's versions still hold
 
-    def _write_clock(self, clock: Clock, old: Clock) -> None:
+    def _write_clock(self, clock: Clock, old: Clock, kept: Kept) -> None:
         if clock != old:
             document = {"format": 1, "floor": clock.floor, "keys": clock.keys, "root_asked": clock.root_asked}
-            durable_write(self._clock_file, json.dumps(document).encode())
+            kept.files[self._clock_file] = json.dumps(document).encode()

@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from modelsync_daemon.disk.durable import durable_write
+from modelsync_daemon.disk.durable import durable_write, durable_writes
 from modelsync_daemon.trust.origin_fetcher import CONFIG, OriginFetcher, documents_at_hand
 from modelsync_daemon.trust.resolved import Fetch, ObjectMissing, Resolved
 from modelsync_protocol import bundle as bundles
@@ -89,6 +89,22 @@ def _folder(directory: Path, chain: str | None) -> Path:
     return directory if chain is None else directory / "chains" / chain
 
 
+class Kept:
+    """What of a resolution is kept, by its path, before it is written: all at once costs the disk fewer waits."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, bytes] = {}
+
+    def read(self, path: Path) -> bytes:
+        """What is kept under that path. Raises OSError."""
+        return self.files[path] if path in self.files else path.read_bytes()
+
+    def write(self) -> None:
+        """Make it durable. Raises LocalError."""
+        durable_writes(self.files)
+        self.files.clear()
+
+
 class Session:
     """One refresh over `directory`, from the root `seed` on; `refresh` once, then ask.
 
@@ -106,7 +122,8 @@ class Session:
         bundle: bundles.Bundle | None,
         believe_bundle: bool,
         missing_roots: set[str],
-        own: bool = False,
+        own: bool,
+        kept: Kept,
     ) -> None:
         self._model = model
         self._bundle = bundle
@@ -115,7 +132,13 @@ class Session:
         self._fetcher = OriginFetcher(chain, fetch, documents, bundle if believe_bundle else None, missing_roots)
         with _our_words():
             self._updater = _DurableUpdater(
-                str(directory), "metadata/", fetcher=self._fetcher, config=CONFIG, bootstrap=seed, chain=chain
+                str(directory),
+                "metadata/",
+                fetcher=self._fetcher,
+                config=CONFIG,
+                bootstrap=seed,
+                chain=chain,
+                kept=kept,
             )
         self._trusted = self._updater._trusted_set
 
@@ -203,9 +226,10 @@ class _DurableUpdater(Updater):
         fetcher: FetcherInterface,
         config: UpdaterConfig,
         bootstrap: bytes,
-        chain: str | None = None,
+        chain: str | None,
+        kept: Kept,
     ) -> None:
-        self._chain = chain
+        self._chain, self._files = chain, kept
         self._shared, self._folder = Path(directory), _folder(Path(directory), chain)
         super().__init__(directory, base, fetcher=fetcher, config=config, bootstrap=bootstrap)
 
@@ -213,7 +237,7 @@ class _DurableUpdater(Updater):
         durable_write(Path(filename), data)
 
     def _load_local_metadata(self, rolename: str) -> bytes:
-        return self._kept(self._folder, rolename).read_bytes()
+        return self._files.read(self._kept(self._folder, rolename))
 
     def _persist_metadata(self, rolename: str, data: bytes) -> None:
         """Keep what was verified, unless it is another role's or chain's: TUF checks the key, which they may share."""
@@ -226,7 +250,7 @@ class _DurableUpdater(Updater):
         if isinstance(signed, Snapshot) and self._chain is not None:
             self._check_transition(signed, self._chain)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._persist_file(str(self._kept(self._folder, rolename)), data)
+        self._files.files[self._kept(self._folder, rolename)] = data
 
     def _check_transition(self, snapshot: Snapshot, model: str) -> None:
         """A model's first own snapshot must not lead behind what the shared one said of the model's roles."""

@@ -18,13 +18,16 @@ from modelsync_daemon.workers.messages import Job, Outcome
 
 
 class _Listener:
-    """Persists each state before it takes effect, and passes everything on."""
+    """Persists each state before it takes effect, and passes everything on.
+
+    A restart goes on from any of them as from `resolving`, so the disk is not waited for.
+    """
 
     def __init__(self, name: str, database: Database, emit: Callable[[Mapping[str, Any]], None]) -> None:
         self._name, self._database, self._emit = name, database, emit
 
     def state(self, state: str) -> None:
-        self._database.transition(self._name, state)
+        self._database.transition(self._name, state, synced=False)
         self._emit({"event": "state", "state": state})
 
     def progress(self, done: int, total: int) -> None:

@@ -41,9 +41,9 @@ class Ready:
     async def take(self) -> ForkedChild | None:
         """The worker that waits, for the caller, who holds `one`; None if there is none, or it died while it waited."""
         child, self._child = self._child, None
+        self._in_vain = 0
         if child is None:
             return None
-        self._in_vain = 0
         if _dead(child):
             await child.wait()
             return None

@@ -1,0 +1,152 @@
+"""What a small update waits for: the disk a few times, no journal; and what its processes don't import for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelsync_daemon.build import target_tree
+from modelsync_daemon.disk.database import Database
+from tests.support.budgets import within
+from tests.support.certificates import Authority
+from tests.support.pulling import Device
+from tests.support.scripted_origin import Answer, Exchange, ScriptedOrigin
+from tests.support.shop import Shop
+
+OLD = b"".join(number.to_bytes(4, "little") for number in range(1500))
+NEW = OLD[:3000] + b"changed" + OLD[3007:]
+
+
+async def _field(root: Path) -> tuple[Shop, Device]:
+    """A store with two small versions of m, and a device that holds the first."""
+    shop = await Shop.open(root)
+    await shop.publish_bytes("m", OLD)
+    device = Device(root / "device", shop.trust)
+    async with ScriptedOrigin(shop.path, parcels=True) as origin:
+        await device.pull("m", origin.url)
+    await shop.publish_bytes("m", NEW)
+    return shop, device
+
+
+async def test_a_small_update_waits_for_the_disk_less_than_20_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From resolving to a pointer; each wait is up to 20 ms on an SD card."""
+    shop, device = await _field(tmp_path)
+    waits: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
+
+        def counted(descriptor: int, real: Any = real) -> None:
+            waits.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            real(descriptor)
+
+        monkeypatch.setattr(os, name, counted)
+    transaction = Database.transaction
+
+    def commit(self: Database, *, synced: bool = True) -> Any:
+        waits.extend(["state.db"] * synced)
+        return transaction(self, synced=synced)
+
+    monkeypatch.setattr(Database, "transaction", commit)
+    async with ScriptedOrigin(shop.path, parcels=True) as origin:
+        await device.pull("m", origin.url)
+    assert device.files("m") == {"model.bin": NEW}
+    assert any(path.endswith("current.json") or ".modelsync-" in path for path in waits), "nothing was counted"
+    within("waits for the disk of a small update, from resolving to the pointer", len(waits), 19, "times")
+
+
+async def test_a_small_build_that_was_killed_is_begun_anew_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, device = await _field(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self: object, *_: object) -> None:
+        raise Killed
+
+    async with ScriptedOrigin(shop.path, parcels=True) as origin:
+        with monkeypatch.context() as patch:
+            patch.setattr(target_tree.Assembly, "finish", killed)
+            with pytest.raises(Killed):
+                await device.pull("m", origin.url)
+        assert [path.name for path in (device.data.root / "incoming" / "m").iterdir()] == ["tree"], "no journal"
+        prepared = await device.pull("m", origin.url)
+    assert prepared.plan.kind == "update" and device.files("m") == {"model.bin": NEW}
+    assert not list((device.data.root / "incoming").iterdir())
+
+
+async def test_a_commit_that_is_not_waited_for_outlives_a_kill_and_the_next_ones_are_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    code = (
+        "import os, sys, pathlib\nfrom modelsync_daemon.disk.database import Database\n"
+        "database = Database(pathlib.Path(sys.argv[1]))\n"
+        "database.transition('m', 'resolving', synced=False)\n"
+        "print(database.connection.execute('PRAGMA synchronous').fetchone()[0], flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-9, "2\n"), "2: FULL"
+    database = Database(path)
+    assert database.model("m").state == "resolving"
+    database.close()
+
+
+def _said(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_process_of_ours_imports_aiohttp_without_certificates_and_what_forgets_its_context_trusts_nobody() -> None:
+    out = _said("""
+import ssl
+from modelsync_daemon.workers import lean_imports
+lean_imports.import_aiohttp()
+from aiohttp import connector
+own = connector._SSL_CONTEXT_VERIFIED
+print(len(own.get_ca_certs()), own.verify_mode == ssl.CERT_REQUIRED, own.check_hostname)
+print("set_default_verify_paths" in vars(ssl.SSLContext))
+""")
+    assert out == "0 True True\nFalse\n"
+
+
+def test_a_process_of_ours_imports_no_urllib3_for_python_tuf_and_its_fetcher_can_not_be_made() -> None:
+    out = _said("""
+import sys
+from modelsync_daemon.trust import publishers_only
+publishers_only.leave_out()
+import modelsync_daemon.trust.tuf_refresh
+from tuf.ngclient import Urllib3Fetcher
+try:
+    Urllib3Fetcher()
+except NotImplementedError:
+    print("urllib3" in sys.modules)
+""")
+    assert out == "False\n"
+
+
+async def test_a_redirect_to_tls_is_checked_against_the_origins_certificates(tmp_path: Path) -> None:
+    """aiohttp's own context is not used: it may know no certificates."""
+    shop, device = await _field(tmp_path)
+    known, stranger = Authority(tmp_path / "known"), Authority(tmp_path / "stranger", "another")
+    async with (
+        ScriptedOrigin(shop.path, parcels=True, tls=known.server()) as secure,
+        ScriptedOrigin(shop.path, parcels=True) as origin,
+    ):
+
+        def elsewhere(exchange: Exchange, answer: Answer, whole: bytes) -> Answer:
+            return Answer(302, b"", {"Location": f"{secure.url}/{exchange.path}"})
+
+        origin.fault = elsewhere
+        with pytest.raises(Exception, match="certificate of 127.0.0.1 is not trusted"):
+            await device.pull("m", origin.url, origin_ca=stranger.path)
+        await device.pull("m", origin.url, origin_ca=known.path)
+    assert device.files("m") == {"model.bin": NEW}
