@@ -38,7 +38,7 @@ def encode(old: Path, new: Path, out: Path) -> int:
     """Write the pair's encoded update to `out`; return the bytes of the target that frames carry."""
     with snapshot(old) as before, snapshot(new) as after, ThreadPoolExecutor(os.cpu_count()) as pool:
         made = smallest_update(Source(before.manifest, before.stream), Source(after.manifest, after.stream), pool)
-        payloads = [bytes(payload) for payload in made.payloads]  # views of a file that goes with the pool
+        payloads = tuple(bytes(payload) for payload in made.payloads)  # views of a file that goes with the pool
     out.write_bytes(pickle.dumps(replace(made, payloads=payloads)))
     return sum(op.length for op in made.operations if not isinstance(op, Copy))
 

@@ -23,7 +23,8 @@ enum { OK = 0, CUT_SHORT = 1, DOES_NOT_END = 2 };
 
 /* A second copy of a loop for processors of the last ten years, chosen when it is called; others run the first. */
 #if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt")))
+#define AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
+#include <immintrin.h>
 #define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
 #endif
 

@@ -40,48 +40,74 @@ INLINE uint64_t mapped(uint64_t bits, int32_t slope, int32_t shift, numeral kind
   return (uint8_t)result;
 }
 
+/* The contexts of `count` floats by their exponents under `level` (and each column's own), as models.contexts. */
+#define CONTEXTS_OF(type)                                                                                            \
+  INLINE void contexts_##type(const uint8_t *restrict from, uint64_t count, unsigned mantissa, type mask,            \
+                              int32_t level, const uint8_t *restrict offsets, uint8_t *restrict contexts) {          \
+    for (uint64_t i = 0; i < count; i++) {                                                                           \
+      type bits;                                                                                                     \
+      memcpy(&bits, from + i * sizeof bits, sizeof bits);                                                            \
+      int32_t exponent = (int32_t)((bits >> mantissa) & mask);                                                       \
+      exponent = exponent > 1 ? exponent : 1;                                                                        \
+      int32_t context = level - 2 * exponent + (offsets ? offsets[i] : 0);                                           \
+      context = context < 1 ? 1 : context;                                                                           \
+      contexts[i] = (uint8_t)(context > CONTEXTS - 1 ? CONTEXTS - 1 : context);                                      \
+    }                                                                                                                \
+  }
+CONTEXTS_OF(uint16_t)
+CONTEXTS_OF(uint32_t)
+CONTEXTS_OF(uint64_t)
+
+/* The tables of `count` elements of one row whose predictions lie in `guesses` (NULL: there are none). */
+INLINE void choose(const segment *s, const uint8_t *guesses, uint64_t count, int32_t level, const uint8_t *offsets,
+                   uint8_t *selectors, unsigned width) {
+  const numeral kind = s->kind;
+  if (s->mode == MODE_VALUE && kind.mantissa) {
+    for (uint64_t i = 0; i < count; i++)
+      selectors[i] = (uint8_t)(((level + (offsets ? offsets[i] : 0)) & 1) + 1);
+  } else if (guesses != NULL && kind.mantissa) {
+    if (width == 2) contexts_uint16_t(guesses, count, kind.mantissa, (uint16_t)s->bias, level, offsets, selectors);
+    if (width == 4) contexts_uint32_t(guesses, count, kind.mantissa, s->bias, level, offsets, selectors);
+    if (width == 8) contexts_uint64_t(guesses, count, kind.mantissa, s->bias, level, offsets, selectors);
+  } else {
+    for (uint64_t i = 0; i < count; i++) {
+      const int32_t context = level + (offsets ? offsets[i] : 0);
+      selectors[i] = (uint8_t)(context < 1 ? 1 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
+    }
+  }
+  for (uint64_t i = 0; i < count; i++) selectors[i] = s->choose[selectors[i]];
+}
+
 INLINE void predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors, unsigned width) {
   const numeral kind = s->kind;
-  const uint64_t mask = s->bias;
-  const int by_exponent = base != NULL && kind.mantissa != 0;
-  uint64_t index = 0, row = 0, across = 0, left = s->columns - s->column;
+  const int alike = s->rows == NULL && s->offsets == NULL && s->predictor <= GLOBAL; /* in which row does not matter */
+  const uint64_t columns = alike ? s->count : s->columns;
+  uint64_t index = 0, row = 0, across = 0, left = alike ? columns : columns - s->column;
+  if (base != NULL && base != out && s->predictor == IDENTITY) memcpy(out, base, s->count * width);
   while (index < s->count) { /* a run: one row's elements, of which columns go up by one */
     uint64_t run = s->count - index < left ? s->count - index : left;
-    if (s->columns - across < run) run = s->columns - across;
+    if (columns - across < run) run = columns - across;
     const uint32_t level = s->rows ? s->rows[row] : 0;
-    const int quiet = s->rows != NULL && level == 0;
-    const int32_t base_level = s->level + (int32_t)level;
-    for (uint64_t end = index + run; index < end; index++, across++) {
-      int32_t context = base_level + (s->offsets ? s->offsets[across] : 0);
-      uint64_t guess = 0;
-      if (base != NULL) {
-        guess = load(base + index * width, width);
-        if (s->predictor != IDENTITY) {
-          const uint64_t place = s->predictor == ROW ? row : s->predictor == COLUMN ? across : 0;
-          guess = kind.mantissa ? scaled(guess, s->factors[place], width, kind, mask)
-                                : mapped(guess, s->slopes[place], s->shifts[place], kind);
-        }
-        store(out + index * width, guess, width);
+    if (base != NULL && s->predictor != IDENTITY) {
+      for (uint64_t i = 0; i < run; i++) {
+        const uint64_t guess = load(base + (index + i) * width, width);
+        const uint64_t place = s->predictor == ROW ? row : s->predictor == COLUMN ? across + i : 0;
+        const uint64_t made = kind.mantissa ? scaled(guess, s->factors[place], width, kind, s->bias)
+                                            : mapped(guess, s->slopes[place], s->shifts[place], kind);
+        store(out + (index + i) * width, made, width);
       }
-      if (s->mode == MODE_VALUE && kind.mantissa) {
-        context = (context & 1) + 1;
-      } else {
-        if (by_exponent) {
-          const int32_t exponent = (int32_t)((guess >> kind.mantissa) & mask);
-          context -= 2 * (exponent > 1 ? exponent : 1);
-        }
-        context = context < 1 ? 1 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context;
-      }
-      selectors[index] = s->choose[quiet ? 0 : context];
     }
-    left -= run;
-    if (left == 0) row++, left = s->columns;
-    if (across == s->columns) across = 0;
+    if (s->rows != NULL && level == 0) memset(selectors + index, s->choose[0], run);
+    else
+      choose(s, base == NULL ? NULL : out + index * width, run, s->level + (int32_t)level,
+             s->offsets ? s->offsets + across : NULL, selectors + index, width);
+    index += run, across += run, left -= run;
+    if (left == 0) row++, left = columns;
+    if (across == columns) across = 0;
   }
 }
 
-/* Write predictions (where there is a base) to `out`, and each element's table to `selectors`. */
-EXPORT int modelsync_core_predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+INLINE int predicted(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
   switch (s->kind.width) {
     case 1: predict(s, base, out, selectors, 1); return OK;
     case 2: predict(s, base, out, selectors, 2); return OK;
@@ -89,6 +115,20 @@ EXPORT int modelsync_core_predict(const segment *s, const uint8_t *base, uint8_t
     case 8: predict(s, base, out, selectors, 8); return OK;
   }
   return DOES_NOT_END;
+}
+
+#ifdef AVX2
+AVX2 static int predicted_avx2(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+  return predicted(s, base, out, selectors);
+}
+#endif
+
+/* Write predictions (where there is a base) to `out`, which may be `base`, and each element's table to `selectors`. */
+EXPORT int modelsync_core_predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+#ifdef AVX2
+  if (HAS_AVX2) return predicted_avx2(s, base, out, selectors);
+#endif
+  return predicted(s, base, out, selectors);
 }
 
 /* Fields of bits, lowest first. 16 bytes behind the last bit must be readable. */
@@ -152,11 +192,7 @@ INLINE int deltas(numeral kind, const letter *letters, const uint8_t *symbols, u
   return OK;
 }
 
-/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA); 256 letters. */
-EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, const uint8_t *symbols, uint64_t count,
-                                 uint8_t *out, bits *raw) {
-  const numeral k = *kind;
-  if (k.drop >= 8 * k.width) return DOES_NOT_END;
+INLINE int corrected(numeral k, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out, bits *raw) {
 #define CASE(w, m) \
   if (k.width == w && k.mantissa == m && k.drop == 0) \
     return deltas((numeral){w, m, 1, 0}, letters, symbols, count, out, raw, w);
@@ -169,6 +205,23 @@ EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, con
     case 8: return deltas(k, letters, symbols, count, out, raw, 8);
   }
   return DOES_NOT_END;
+}
+
+#ifdef AVX2
+AVX2 static int corrected_avx2(numeral k, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out,
+                               bits *raw) {
+  return corrected(k, letters, symbols, count, out, raw);
+}
+#endif
+
+/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA); 256 letters. */
+EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, const uint8_t *symbols, uint64_t count,
+                                 uint8_t *out, bits *raw) {
+  if (kind->drop >= 8 * kind->width) return DOES_NOT_END;
+#ifdef AVX2
+  if (HAS_AVX2) return corrected_avx2(*kind, letters, symbols, count, out, raw);
+#endif
+  return corrected(*kind, letters, symbols, count, out, raw);
 }
 
 enum { VALUE_ZERO = 0, VALUE_ESCAPE = 255, VALUE_TOP_BITS = 3 };

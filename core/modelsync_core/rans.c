@@ -7,13 +7,62 @@
 
 EXPORT uint32_t modelsync_core_abi(void) { return ABI; }
 
+#ifdef AVX2
+/* Whole rows of eight lanes at a time, as long as words are plenty; returns how many symbols are decoded, SIZE_MAX where
+ * a table is asked for that is not there. `order` says for
+ * each set of lanes that are refilled which of the next words each takes. */
+AVX2 static size_t decode_rows(const uint32_t *slots, uint32_t tables, uint8_t *selectors, size_t total, uint32_t *state,
+                               size_t lanes, const uint16_t *words, size_t count, size_t *taken) {
+  uint8_t order[256][8];
+  for (unsigned set = 0; set < 256; set++)
+    for (unsigned lane = 0, next = 0; lane < 8; lane++) order[set][lane] = (uint8_t)next, next += set >> lane & 1;
+  const __m256i low = _mm256_set1_epi32(4095), one = _mm256_set1_epi32(1), last = _mm256_set1_epi32((int)tables - 1);
+  const __m256i top = _mm256_set1_epi64x(0x0f0b0703); /* of each 32 bits the highest 8 */
+  size_t used = 0, begin = 0;
+  for (; total - begin >= lanes && count - used >= lanes + 8; begin += lanes) {
+    __m256i beyond = _mm256_setzero_si256();
+    for (size_t lane = 0; lane < lanes; lane += 8) {
+      uint8_t *row = selectors + begin + lane;
+      __m256i now = _mm256_loadu_si256((const __m256i *)(state + lane));
+      const __m256i asked = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)row));
+      const __m256i table = _mm256_min_epu32(asked, last);
+      beyond = _mm256_or_si256(beyond, _mm256_xor_si256(asked, table));
+      const __m256i place = _mm256_or_si256(_mm256_slli_epi32(table, BITS), _mm256_and_si256(now, low));
+      const __m256i slot = _mm256_i32gather_epi32((const int *)slots, place, 4);
+      const __m256i frequency = _mm256_add_epi32(_mm256_and_si256(slot, low), one);
+      now = _mm256_add_epi32(_mm256_mullo_epi32(frequency, _mm256_srli_epi32(now, BITS)),
+                             _mm256_and_si256(_mm256_srli_epi32(slot, BITS), low));
+      const __m256i short_of = _mm256_cmpeq_epi32(_mm256_srli_epi32(now, 16), _mm256_setzero_si256());
+      const unsigned set = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(short_of));
+      const __m256i next = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(words + used)));
+      const __m256i taking = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)order[set]));
+      const __m256i filled =
+          _mm256_or_si256(_mm256_slli_epi32(now, 16), _mm256_permutevar8x32_epi32(next, taking));
+      _mm256_storeu_si256((__m256i *)(state + lane), _mm256_blendv_epi8(now, filled, short_of));
+      used += (unsigned)__builtin_popcount(set);
+      const __m256i symbols = _mm256_shuffle_epi8(slot, top);
+      store(row, (uint32_t)_mm256_extract_epi32(symbols, 0), 4);
+      store(row + 4, (uint32_t)_mm256_extract_epi32(symbols, 4), 4);
+    }
+    if (!_mm256_testz_si256(beyond, beyond)) return SIZE_MAX;
+  }
+  *taken = used;
+  return begin;
+}
+#endif
+
 /* Replace each of `total` table numbers in `selectors` by the symbol that it decodes to, lane by lane in turn.
  * `slots`: tables · 4096 entries, frequency − 1 in bits 0–11, distance from the symbol's first slot in 12–23, symbol above.
  * `state` holds the lanes' states, and what is left of them afterwards. Behind `count` words one more must be readable. */
 EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, uint8_t *selectors, size_t total,
                                       uint32_t *state, size_t lanes, const uint16_t *words, size_t count) {
-  size_t used = 0;
-  for (size_t begin = 0; begin < total; begin += lanes) {
+  size_t used = 0, begin = 0;
+#ifdef AVX2
+  if (lanes % 8 == 0 && total >= 4096 && tables && HAS_AVX2)
+    begin = decode_rows(slots, tables, selectors, total, state, lanes, words, count, &used);
+  if (begin == SIZE_MAX) return DOES_NOT_END;
+#endif
+  for (; begin < total; begin += lanes) {
     const size_t width = total - begin < lanes ? total - begin : lanes;
     uint8_t *row = selectors + begin;
     const int plenty = count - used >= width;

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelsync_protocol import chunker
+from modelsync_protocol import chunker, codecs
 from modelsync_protocol.codecs import models, numerals, rans, tables, tensor_frame
+from modelsync_protocol.codecs.adapted import ADAPTABLE, Adapted, Merged, Product
 from modelsync_protocol.codecs.numerals import NUMERALS, Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor, factor_count, row_count
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_TOP_BITS
@@ -138,6 +139,68 @@ def test_symbols_are_the_references(kind: Numeral, monkeypatch: pytest.MonkeyPat
 
             fast, slow = both(monkeypatch, letters)
             assert fast == slow
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("kind", ADAPTABLE, ids=lambda kind: kind.name)
+def test_changes_of_low_rank_are_the_references(kind: Numeral, merged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng([kind.code, merged])
+    for turn in range(12):
+        rows, columns, rank = (int(rng.integers(1, most)) for most in (90, 700, 40))
+        product: Product | Merged
+        if merged:
+            size = np.float32(rng.choice([1e-30, 1e-2, 1e25]))  # sums that vanish, that matter, that overflow
+            singles = [rng.normal(0, size, s).astype(np.float32) for s in ((rows, rank), (rank, columns))]
+            product = Merged(singles[0], singles[1], np.float32(rng.normal()))
+        else:
+            reach = (1 << int(rng.integers(2, 28))) + 1
+            whole = [rng.integers(-reach, reach, s).astype(np.int32) for s in ((rows, rank), (rank, columns))]
+            product = Product(np.asfortranarray(whole[0]), whole[1], int(rng.integers(0, 61)))
+        first = int(rng.integers(rows * columns))
+        count = int(rng.integers(1, rows * columns - first + 1))
+        shape = int(rng.integers(1, 200)), int(rng.integers(0, 7))
+        factors = None
+        if not kind.mantissa and turn % 3:
+            predictor = Predictor(1 + turn % 3)
+            places = factor_count(predictor, count, shape[0], shape[1] % shape[0])
+            near = ((1 << 12) + rng.integers(-900, 900, places)).astype(np.int32)
+            factors = Factors(predictor, 12, near, 0, rng.integers(-5, 5, places).astype(np.int32))
+        level = int(rng.integers(-20, 130))
+        place = Adapted(0, first, product)
+        segment = Coded(
+            Mode.DELTA, kind, 0, count, 0, shape[0], shape[1] % shape[0], level, factors=factors, adapted=place
+        )
+        base = _elements(rng, kind, count).tobytes()
+        group = _tables(rng, 9)
+
+        def predicted(base: bytes | bytearray, segment: Coded = segment, group: tables.Tables = group) -> Any:
+            out = base if isinstance(base, bytearray) else bytearray(segment.length)
+            chosen = np.empty(segment.count, np.uint8)
+            tensor_frame._predict([(0, segment)], base, out, chosen, group)
+            return bytes(out), chosen.tobytes()
+
+        fast, slow = both(monkeypatch, lambda: predicted(base))  # noqa: B023 - called in this round
+        assert fast == slow, (turn, segment)
+        fast, slow = both(monkeypatch, lambda: predicted(bytearray(base)))  # noqa: B023
+        assert fast == slow == predicted(base), (turn, segment)
+
+
+def test_a_frame_over_its_base_is_built_in_its_memory_and_comes_out_the_same() -> None:
+    in_place = 0
+    for seed in range(60):
+        made = core_frames.frame(seed, 300)
+        base = made.base[: made.length].ljust(made.length, b"x")  # as long as the frame: most segments lie elsewhere
+        for payload in (made.payload, core_frames.damaged(made, seed)):
+            results = []
+            for given in (base, bytearray(base)):
+                try:
+                    decoded = codecs.decode(codecs.RANS_DELTA, payload, made.length, given, b"", made.shared)
+                    in_place += decoded is given and decoded is not base
+                    results.append(bytes(decoded))
+                except FormatError:
+                    results.append(b"refused")
+            assert results[0] == results[1], seed
+    assert in_place
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 64, 4096])

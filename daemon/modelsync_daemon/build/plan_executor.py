@@ -171,7 +171,6 @@ class Executor:
             _log.warning("bytes %d to %d came damaged: %s", step.target, step.target + frame.length, error)
             return None
 
-
     def _base(self, frame: Frame) -> bytes | bytearray:
         """What a frame leans on; as memory to build it in, if it may lie over that. Read anew for each attempt."""
         if not frame.base_length:

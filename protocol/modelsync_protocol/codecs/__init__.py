@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import cast
 
 from modelsync_protocol.codecs.port import Encoding, Tables
 from modelsync_protocol.errors import FormatError
@@ -90,4 +91,4 @@ def decode(
     codec = ENCODINGS.get(encoding)
     if codec is None:
         raise FormatError(f"encoding {encoding} is not known here; update this program.")
-    return codec.decode(payload, length, base, prefix, tables)
+    return codec.decode(payload, length, cast(bytes, base), prefix, tables)

@@ -67,13 +67,15 @@ def decode(
 
 
 def _tile_alike(head: Head, length: int, base_length: int) -> bool:
-    """Whether no element leans on another place of the base than its own in the frame."""
+    """Whether no element leans on another place of the base than its own in the frame, or on zero."""
     if length != base_length:
         return False
     position = 0
     for segment in head.segments:
-        if not isinstance(segment, Gap) and segment.base_offset not in (None, position):
-            return False
+        if not isinstance(segment, Gap):
+            anew = isinstance(segment, Coded) and segment.mode is Mode.VALUE and segment.base_offset is None
+            if not anew and segment.base_offset != position:
+                return False
         position += segment.length
     return True
 
@@ -88,7 +90,7 @@ def skeleton(head_segments: tuple[segments.Segment, ...], base: bytes | bytearra
     parts: list[bytes] = []
     room, position = MAX_SKELETON_BYTES, 0
     for begin, end in [*taken, (len(base), len(base))]:
-        part = base[position : min(begin, position + room)] if begin > position else b""
+        part = bytes(base[position : min(begin, position + room)]) if begin > position else b""
         parts.append(part)
         room -= len(part)
         position = max(position, end)

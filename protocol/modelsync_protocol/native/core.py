@@ -206,9 +206,7 @@ class Core:
         source, place = _part(base, base_offset, segment.length), _part(out, offset, segment.length)
         address = ctypes.addressof
         _check(
-            self._functions["adapt"](
-                address(segment.state), address(product), _at(source), _at(place), _at(selectors)
-            )
+            self._functions["adapt"](address(segment.state), address(product), _at(source), _at(place), _at(selectors))
         )
 
     def deltas(
