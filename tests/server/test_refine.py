@@ -15,6 +15,7 @@ from bench.kinds import pairs
 from modelsync_protocol import codecs, update
 from modelsync_protocol.ops import Copy, Frame
 from modelsync_server.encode.choice import smallest_update
+from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.publish.tasks import updates
 from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.refine.root_candidate import encode_roots
@@ -43,6 +44,26 @@ def test_what_is_refined_comes_out_exact_and_no_larger(case: str, pool: ThreadPo
     preamble = update.decode_preamble(header)
     assert preamble is not None
     assert update.decode_header(preamble, header[preamble.offset :], base.manifest).operations == made.operations
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_the_target_itself_may_stand_beside_what_is_refined(seed: int, pool: ThreadPoolExecutor) -> None:
+    """What repeats itself and is edited too: once the price of such a copy was asked as if nothing were before it."""
+    chance = random.Random(seed)
+    block = chance.randbytes(6000 + chance.randrange(3000))
+    old = b"".join(bytes(block) for _ in range(2)) + chance.randbytes(6000)
+    edited = bytearray(old)
+    for _ in range(chance.randrange(4, 12)):
+        at = chance.randrange(len(edited) - 4)
+        edited[at : at + 4] = chance.randbytes(4)
+    fresh = chance.randbytes(chance.randrange(3000, 9000))
+    new = bytes(edited) + fresh + chance.randbytes(50) + fresh[chance.randrange(2000) :]
+    base, target = source({"m.bin": old}), source({"m.bin": new})
+    repeats = encode_repeats(base, target, smallest_update(base, target, pool), pool)
+    assert repeats is not None and any(isinstance(op, Copy) and op.own for op in repeats.operations)
+    made = refined(base, target, repeats, pool) or repeats
+    assert carried_out(made, base) == new
+    update.encode_header(base.manifest, target.manifest, made.operations, made.tables, made.views)
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,8 @@ _TUNINGS: tuple[dict[str, int], ...] = (
 _MAX_TUNED_BYTES = 4 * caps.MIB
 """Of data and dictionary: what is larger gets the first tuning only, or a tree of 100 MB takes a quarter of an hour."""
 
-_SAMPLED_FROM, _SAMPLE_BYTES = 256 * caps.KIB, 32 * caps.KIB
-"""Data and dictionary from which on a sample may choose the tuning, and the sample: a dictionary of 4 MiB takes ten
-times as long to index as a frame takes to encode on it, and each attempt indexes it again."""
+_CHOSEN_FROM, _SAMPLE_BYTES = 256 * caps.KIB, 64 * caps.KIB
+"""Data and dictionary from which on a tuning may be chosen by a sample: each attempt indexes the dictionary again."""
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 """What our frames leave out, put back to decode: zstandard before 0.24 (32-bit Arm has 0.23) can't do without it."""
@@ -83,25 +82,25 @@ class PatchFrom:
         return decompress(payload, length, base + prefix)
 
 
-def compress(data: bytes, dictionary: bytes, *, sampled: bool = False) -> bytes:
+def compress(data: bytes, dictionary: bytes, tuning: int | None = None) -> bytes:
     """Compress `data` with `dictionary` as raw prefix (may be empty) into one magicless frame, the smallest found.
 
-    `sampled`: where there is much to go through, a sample chooses the tuning, and only that one is tried.
+    `tuning`: what `tuning_for` chose; where there is much to go through, only that is tried.
     """
-    if sampled and len(data) + len(dictionary) > _SAMPLED_FROM:
-        return _compress(data, dictionary, _tuning(data, dictionary))
+    if tuning is not None and len(data) + len(dictionary) > _CHOSEN_FROM:
+        return _compress(data, dictionary, _TUNINGS[tuning])
     best = _compress(data, dictionary, _TUNINGS[0])
     if len(best) < _HOPELESS * len(data) and len(data) + len(dictionary) <= _MAX_TUNED_BYTES:
         best = min(best, *(_compress(data, dictionary, tuning) for tuning in _TUNINGS[1:]), key=len)
     return best
 
 
-def _tuning(data: bytes, dictionary: bytes) -> dict[str, int]:
-    """What is smallest for a stretch of the middle, on what is just before it."""
-    begin = max(0, (len(data) - _SAMPLE_BYTES) // 2)
-    sample, before = data[begin : begin + _SAMPLE_BYTES], data[max(0, begin - _SAMPLE_BYTES) : begin]
-    before = before or dictionary[-_SAMPLE_BYTES:]
-    return min(_TUNINGS, key=lambda tuning: len(_compress(sample, before, tuning)))
+def tuning_for(data: bytes) -> int:
+    """The tuning that makes the second half of a stretch of the middle smallest, on the first half."""
+    begin = max(0, (len(data) - 2 * _SAMPLE_BYTES) // 2)
+    half = min(_SAMPLE_BYTES, len(data) // 2)
+    before, sample = data[begin : begin + half], data[begin + half : begin + 2 * half]
+    return min(range(len(_TUNINGS)), key=lambda number: len(_compress(sample, before, _TUNINGS[number])))
 
 
 def apart(sections: Sequence[bytes]) -> list[bytes]:

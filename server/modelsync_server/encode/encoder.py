@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import zstd
@@ -173,6 +173,8 @@ class _Choice:
     around: int
     """Bytes of base around a frame's counterpart; 0: not even that."""
     prefix: int
+    tuning: int | None = None
+    """Of zstd, chosen by a sample; None: all are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,8 @@ class Context:
         choice = self._choose(sample)
         best = self._encode(sample, choice)
         estimate = len(best[1]) * _size(unit) // _size(sample)
-        if len(sample) < len(unit) and estimate <= 4 * self._most:
+        hopeful = self._most if self._sampled else 4 * self._most
+        if len(sample) < len(unit) and estimate <= hopeful:
             # The sample may mislead; the whole may still fit into one frame.
             best = self._encode(unit, choice)
             sample, estimate = unit, len(best[1])
@@ -224,12 +227,16 @@ class Context:
         """The context that an attempt on the sample favours, by more than a context costs the device."""
         start, length = sample[0][0], _size(sample)
         data = bytes(self._target.stream[start : start + length])
-        choices = self._promising(data, start) if self._sampled else self._choices(start)
-        if len(choices) == 1:
-            return choices[0]
+        if not self._sampled:
+            return self._smallest(data, start, self._choices(start))
+        choices = self._promising(data, start)
+        choice = choices[0] if len(choices) == 1 else self._smallest(data, start, choices)
+        return replace(choice, tuning=zstd.tuning_for(data))
+
+    def _smallest(self, data: bytes, start: int, choices: Sequence[_Choice]) -> _Choice:
         best, least = choices[0], 0.0
         for choice in choices:
-            size = zstd.estimate(data, b"".join(self._lean(start, length, choice)))
+            size = zstd.estimate(data, b"".join(self._lean(start, len(data), choice)))
             if choice is choices[0] or size < least * _WORTH - 16:
                 best, least = choice, size
         return best
@@ -249,7 +256,8 @@ class Context:
             data, start, _Choice(False, 0, short), _Choice(False, 0, min(start, caps.MAX_PREFIX_BYTES))
         )
         if self._base is None or not self._base.manifest.size:
-            return [_Choice(False, 0, 0), *([own] if short else [])]
+            alone = _Choice(False, 0, 0)
+            return [own if self._quick(data, start, own) < _WORTH * quick_size(data) - 16 else alone]
         close = _Choice(False, _CLOSE_SLACK_BYTES, 0)
         near = self._larger_if_far(data, start, close, _Choice(False, _WINDOW_SLACK_BYTES, 0))
         if self._quick(data, start, near) < _EDITED * quick_size(data):
@@ -290,7 +298,7 @@ class Context:
         data = bytes(self._target.stream[start : start + length])
         base, prefix = self._lean(start, length, choice)
         encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
-        payload = zstd.compress(data, base + prefix, sampled=self._sampled)
+        payload = zstd.compress(data, base + prefix, choice.tuning)
         base_offset, base_length = self._base_range(start, length, choice)
         return Frame(length, encoding, len(payload), base_offset, base_length, len(prefix)), keep(payload)
 

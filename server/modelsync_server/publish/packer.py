@@ -16,6 +16,7 @@ from operator import itemgetter
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError
 from modelsync_protocol.index import Index, Place
+from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import MAX_GAP_BYTES
 from modelsync_server.encode import byte_candidates
@@ -55,8 +56,13 @@ _MIN_RUN_BYTES = 256 * caps.KIB
 
 async def known_frames(store: Store, digest: str) -> Known:
     """Frames of a published version that a new one may refer to instead of storing them again."""
-    known: Known = {}
     manifest, index, _ = await read_manifest(store, digest)
+    return frames_of(manifest, index)
+
+
+def frames_of(manifest: Manifest, index: Index) -> Known:
+    """The frames that an index lays a version out in, but those that need its tables."""
+    known: Known = {}
     everything = list(manifest.chunks())
     places = iter(index.places)
     for op, start, chunks in _operations_with_chunks(index.operations, everything):
