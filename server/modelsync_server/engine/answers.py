@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import json
 import os
 import traceback
 import zlib
@@ -46,26 +47,47 @@ def answer(function: str, arguments: Mapping[str, Any], wanted: Mapping[str, str
         work = getattr(importlib.import_module(module), name)
         result = work(**arguments)
         return {"answer": asyncio.run(result) if inspect.iscoroutine(result) else result}
-    except ModelsyncError as error:
+    except Exception as error:
+        return error_of(error)
+
+
+def error_of(error: Exception) -> dict[str, Any]:
+    """What was raised, as JSON values; `result_of` raises it again."""
+    if isinstance(error, ModelsyncError):
         return {"error": str(error), "exit_code": error.exit_code}
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return {"error": "memory ran out on a worker; give it more, or start fewer workers.", "exit_code": 5}
-    except Exception:
-        return {"bug": traceback.format_exc()}
+    return {"bug": "".join(traceback.format_exception(error))}
 
 
-def result_of(found: Mapping[str, Any]) -> Any:
-    """The answer, or the error that it carries."""
-    if "answer" in found:
-        return found["answer"]
-    if "error" in found:
-        raise _ROOTS.get(found["exit_code"], LocalError)(found["error"])
-    raise RuntimeError(f"a worker failed:\n{found['bug']}")
+def result_of(found: object) -> Any:
+    """The answer, or the error that it carries; RefusedError for what is neither, for a worker may lie."""
+    match found:
+        case {"answer": value} if _is_json(value):
+            return value
+        case {"error": str(text), "exit_code": code}:
+            raise _ROOTS.get(code, LocalError)(text)
+        case {"bug": str(text)}:
+            raise RuntimeError(f"a worker failed:\n{text}")
+    raise RefusedError("a worker's answer can't be read; nothing was signed. See who runs the workers.")
 
 
-def may_help(found: Mapping[str, Any]) -> bool:
+def may_help(found: object) -> bool:
     """Whether trying again may help: the other side could not be reached."""
-    return found.get("exit_code") == UnreachableError.exit_code
+    return isinstance(found, dict) and found.get("exit_code") == UnreachableError.exit_code
+
+
+def without_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a process may have which reads what workers say."""
+    return {name: value for name, value in environment.items() if name not in _NOT_FOR_WORKERS}
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _check_versions(wanted: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelsync_protocol import near_names
 from modelsync_protocol.errors import UsageError
+from modelsync_server.engine.cluster import ClusterEngine
 from modelsync_server.engine.local import LocalEngine
 from modelsync_server.engine.port import Engine
 
@@ -31,9 +32,11 @@ def open_engine(name: str | None, address: str | None = None, workers: int | Non
             raise UsageError(
                 "--workers is for workers that are started here; the cluster at --engine-address has its own."
             )
+        if address is not None:
+            return ClusterEngine(address)
         from modelsync_server.engine.dask_engine import DaskEngine
 
-        return DaskEngine(address, workers)
+        return DaskEngine(workers=workers)
     if name == "ray":
         raise UsageError(
             "--engine ray is not built: Ray does by 240 MB what Dask does by 7 (docs/adr/0054); take --engine dask, "

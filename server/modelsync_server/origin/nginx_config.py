@@ -20,6 +20,8 @@ END_SECONDS = 2
 """How long requests may go on after SIGQUIT."""
 
 _NAME = "/[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}"
+_END = r"\z"
+"""`$` would match before a line's end too, which then stood in the request that is handed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ http {{
 
     # What never changes is tagged by its name: every copy of a store gives the same tags.
     map $uri $tag {{ "~/([^/]{{1,12}})[^/]*$" '"$1"'; }}
-    map "$uri $http_if_none_match" $has {{ "~/([^/ ]{{1,12}}+)[^/ ]* (?:.*[ ,/])?\\"\\1\\"" 1; }}
+    # From the beginning: tried from each slash of a long header, it would take as long as that is squared.
+    map "$uri $http_if_none_match" $has {{ "~^[^ ]*/([^/ ]{{1,12}}+)[^/ ]* (?:.*[ ,/])?\\"\\1\\"" 1; }}
     server {{
         listen {front.address}{" ssl" if front.tls else ""};
         root {STORE};
@@ -85,11 +88,11 @@ http {{
 
         location / {{ return 404; }}
         location = /absent {{ internal; alias {EMPTY}; etag off; add_header Last-Modified ""; }}
-        location ~ "^/(?:metadata/timestamp\\.json|bundles(?:{_NAME}){{1,2}})$" {{
+        location ~ "^/(?:metadata/timestamp\\.json|bundles(?:{_NAME}){{1,2}}){_END}" {{
             limit_except GET {{ deny all; }}
             proxy_cache_lock on;{_PROXY}
         }}
-        location ~ "^/(?:manifests|packs|updates|metadata)(?:{_NAME}){{1,2}}$" {{
+        location ~ "^/(?:manifests|packs|updates|metadata)(?:{_NAME}){{1,2}}{_END}" {{
             limit_except GET {{ deny all; }}{_FILES if front.directory else _BUCKET + _PROXY}
         }}
     }}
