@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from examples.demo.stage import StageError, run, said
+from examples.demo.stage import Process, StageError, run
 from examples.stories import faults, sockets
 from examples.stories.cloud import Cloud, Json
 from examples.stories.supervisor import Module
@@ -25,10 +25,12 @@ from examples.vehicles.temperatures import Conditions
 from examples.vehicles.vehicle import Vehicle
 from modelsync_server.rollout import reading
 from modelsync_server.rollout.reading import RolloutStatus
+from modelsync_server.rollout.record import OVER
 
 BENCH_WINDOWS = 240
 """Windows of a test bench's winter, with which the lake begins."""
 _STARTS_AT_ONCE = 3
+_ROLLOUT_SECONDS = 100.0
 _VEHICLE_BYTES = 450_000_000
 """What daemon, inference and the vehicle's own service take: an upper bound."""
 _WINTER = datetime(2026, 1, 15, tzinfo=UTC)
@@ -47,13 +49,13 @@ class Size:
 
 
 WHOLE = Size({"canary": 1, "north": 3, "rest": 4}, 1.0, 90, 40)
-BUSY = Size({"canary": 1, "north": 2, "rest": 2}, 0.7, 90, 40)
+BUSY = Size({"canary": 1, "north": 1, "rest": 2}, 0.5, 72, 32)
 """The whole story on a machine that has little to spare."""
 SHORT = Size({"canary": 1, "rest": 1}, 0.35, 60, 24)
 
 
 def whole() -> Size:
-    """Eight vehicles; five where the processors have other work already, or memory is short."""
+    """Eight vehicles; four where the processors have other work already, or memory is short."""
     busy = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return BUSY if busy or free < _VEHICLE_BYTES * sum(WHOLE.rings.values()) else WHOLE
@@ -76,6 +78,8 @@ class Fleet:
         self.small_disks: list[str] = []
         self.prometheus: Prometheus | None = None
         self.landing: Module
+        self._rollouts: Process
+        self._told = 0
         self._commits: list[Commit] = []
 
     async def start(self) -> None:
@@ -103,6 +107,10 @@ class Fleet:
             "landing",
             *("python", "-m", "examples.vehicles.landing"),
             *("--hub-state", str(self.cloud.hub_state), "--lake", str(self.lake.folder)),
+        )
+        self._rollouts = story.process("rollouts")
+        await self._rollouts.start(
+            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3"), ready=False
         )
         monitor = await story.module(
             "monitor",
@@ -170,14 +178,23 @@ class Fleet:
             *("--active", "100%", "--failures", "2%", "--soak", "0s", "--yes", "--by", "ada"),
             "--no-push",  # the bill is of the line to the origin; pushed bytes would come by the hub
         )
-        text = await said(
-            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3", "--until-over"),
-            environment=self.story.environment,
-        )
-        for line in text.splitlines():
-            self.story.console.print(f"  [dim]rollout:[/] {line}", highlight=False, soft_wrap=True)
+
+        async def over() -> bool:
+            rollouts = (await reading.overview(self.cloud.service)).rollouts
+            return not rollouts or rollouts[0].record.state in OVER
+
+        try:
+            await self.story.until(f"the end of the rollout of version {version}", over, _ROLLOUT_SECONDS)
+        finally:
+            self._tell_rollouts()
         overview = await reading.overview(self.cloud.service)
         return await reading.status(self.cloud.service, MODEL) if overview.rollouts else None
+
+    def _tell_rollouts(self) -> None:
+        lines = self._rollouts.log.read_text().splitlines()
+        for line in lines[self._told :]:
+            self.story.console.print(f"  [dim]rollout:[/] {line}", highlight=False, soft_wrap=True)
+        self._told = len(lines)
 
     async def through(self, version: int) -> bool:
         """A rollout through the fleet's rings; whether it went through all of them."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from examples.anomaly.readings import WINDOW
 from examples.vehicles import temperatures
-from examples.vehicles.lake import TABLES, Lake
+from examples.vehicles.lake import TABLES, Lake, in_a_sentence
 from modelsync_server.hub.messages import Arrived, Messages
 
 _OUTPUTS = {("stage", "readings"): "readings", ("stage", "alarms"): "alarms", ("scoring", "answers"): "scores"}
@@ -77,7 +77,11 @@ _VALUES = {"readings": _readings, "alarms": _alarm, "scores": _score}
 
 
 class Landing:
-    """`step` lands what is new. Its state is the lake alone."""
+    """`step` lands what is new. Its state is the lake alone.
+
+    It knows every id that is in the lake; one that runs for years would keep those of as many days as a vehicle may be
+    away with an unacknowledged message.
+    """
 
     def __init__(self, lake: Lake, hub_state: Path) -> None:
         self._lake, self._hub_state = lake, hub_state
@@ -146,9 +150,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
-    landing = Landing(Lake(given.lake), given.hub_state)
-    while not over.wait(_SECONDS):
-        landing.step()
+    with in_a_sentence():
+        landing = Landing(Lake(given.lake), given.hub_state)
+        while not over.wait(_SECONDS):
+            landing.step()
 
 
 if __name__ == "__main__":

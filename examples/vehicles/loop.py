@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import modelsync
 from examples.demo.stage import StageError
 from examples.stories.cloud import Json
 from examples.vehicles import verdict
@@ -106,8 +107,8 @@ async def worse(fleet: Fleet, as_of: int) -> None:
 
 
 async def _versions(fleet: Fleet) -> list[int]:
-    found = await fleet.cloud.modelsync("list", fleet.cloud.store)
-    return sorted(each["version"] for model in found["models"] if model["name"] == MODEL for each in model["versions"])
+    models = await asyncio.to_thread(modelsync.open_store(fleet.cloud.store).models)
+    return [each.version for model in models if model.name == MODEL for each in model.versions]
 
 
 def _measures(measures: Json) -> str:

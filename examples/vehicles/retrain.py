@@ -23,7 +23,7 @@ import numpy as np
 import modelsync
 from examples import probes
 from examples.vehicles import learning
-from examples.vehicles.lake import Commit, Lake
+from examples.vehicles.lake import Commit, Lake, in_a_sentence
 from examples.vehicles.learning import MODEL, Labelled
 from modelsync_server.iothub.connection_string import parse_service
 from modelsync_server.iothub.service_client import ServiceClient
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=_MARGIN, help="so much better it has to be (balanced accuracy)")
     parser.add_argument("--keep", type=Path, help="folder in which vN/model.onnx and vN/probe.json are left as well")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+    with in_a_sentence(), tempfile.TemporaryDirectory(prefix="retrain-") as folder:
         json.dump(work(given, Path(folder)), sys.stdout)
 
 
