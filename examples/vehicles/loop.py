@@ -89,6 +89,7 @@ async def around(
         f"index {score:.2f}; of the faults in the field {then:.0%} were found before, {now:.0%} are now",
     )
     story.report.figures |= {
+        f"the update to version {version} itself, bytes": trained.get("update_bytes"),
         f"faults found in the field before version {version}, per cent": round(100 * then),
         f"faults found in the field with version {version}, per cent": round(100 * now),
     }
