@@ -1,8 +1,8 @@
 """The training job: reads the lake, fits, compares with the version in the field on windows that neither has seen, and
 publishes only what is better.
 
-It prints {"published": version or null, "why", "candidate": measures, "field": {"version", measures}, "update_bytes"}. A
-candidate that is not better is no error: nothing is published, and the job ends with 0.
+It prints {"published": version or null, "why", "candidate": measures, "field": {"version", measures}, "update_bytes"}.
+A candidate that is not better is no error: nothing is published, and the job ends with 0.
 """
 
 from __future__ import annotations
