@@ -70,8 +70,7 @@ async def _whole_run(told: Story, fleet: Fleet) -> None:
     }
     drift, versions = await fleet.series("temperature_drift_psi"), await fleet.series("temperature_vehicles")
     if drift:
-        judged = windows[: -3 * len(fleet.vehicles)]  # alarms of the last ones are still on their way
-        draw(told.out / "story-vehicles.svg", drift, versions, judged, fleet.marks, fleet.began)
+        draw(told.out / "story-vehicles.svg", drift, versions, fleet.judged(), fleet.marks, fleet.began)
 
 
 if __name__ == "__main__":

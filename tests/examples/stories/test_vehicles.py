@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import onnxruntime
 import pytest
 
 from examples.anomaly.readings import WINDOW
+from examples.stories import sockets
 from examples.vehicles import landing, learning, retrain, verdict
 from examples.vehicles.harm import inverted
 from examples.vehicles.lake import Lake, LakeError
@@ -169,6 +172,20 @@ def test_drift_is_none_in_the_same_season_and_in_another_the_version_fails_and_a
         for model in (first, inverted(tmp_path / "model.onnx"))
     )
     assert np.mean(good == bad) < 0.02, "the wrong way round"
+
+
+def test_the_kernels_count_of_a_line_is_what_went_over_it() -> None:
+    needs("ss")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as ours, listener.accept()[0] as other:
+            before = sockets.carried({os.getpid()}, port)
+            ours.sendall(bytes(70_000))
+            assert len(other.recv(70_000, socket.MSG_WAITALL)) == 70_000
+            other.sendall(bytes(500))
+            ours.recv(500, socket.MSG_WAITALL)
+            assert sockets.carried({os.getpid()}, port) - before == 70_500
+            assert sockets.carried({1}, port) == 0, "of another process"
 
 
 def test_the_alert_speaks_and_is_silent_as_it_says() -> None:
