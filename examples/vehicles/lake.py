@@ -138,6 +138,11 @@ class Lake:
             os.fsync(file.fileno())
 
 
+def check(table: str, row: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError (pyarrow's are of these kinds) if `row` does not fit the table."""
+    pa.Table.from_pylist([dict(row)], TABLES[table])
+
+
 @contextmanager
 def in_a_sentence() -> Iterator[None]:
     """A job's end: what goes wrong for a reason is said in a sentence, with exit code 1. It may be started again."""

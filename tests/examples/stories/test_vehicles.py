@@ -120,6 +120,10 @@ def test_a_message_lands_once_however_often_it_was_sent_and_the_landing_was_kill
         ("readings", b"\xff", "Unicode"), ("readings", {"window": 1}, "KeyError"), ("alarms", [1], "TypeError"),
         ("readings", {"window": 1, "readings": [[1, 2]]}, "another length"), ("elsewhere", {}, "KeyError"),
         ("readings", {"window": 1, "readings": [[40000] * WINDOW] * SENSORS}, "16 bits"),
+        ("readings", {"window": 0, "readings": [[0] * WINDOW] * SENSORS}, "from 1"),
+        ("readings", {"window": 1 << 40, "readings": [[0] * WINDOW] * SENSORS}, "Invalid"),
+        ("alarms", {"window": 1, "version": 1, "sensors": [300], "probability": [0.5]}, "Invalid"),
+        ("alarms", b"[" * 100_000, "Recursion"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_read_is_kept_with_the_reason_and_holds_nothing_up(
