@@ -51,7 +51,7 @@ class Size:
 
 
 WHOLE = Size({"canary": 1, "north": 3, "rest": 4}, 1.0, 90, 40)
-BUSY = Size({"canary": 1, "north": 1, "rest": 2}, 0.5, 72, 32)
+BUSY = Size({"canary": 1, "north": 1, "rest": 2}, 0.8, 60, 32)
 """The whole story on a machine that has little to spare."""
 SHORT = Size({"canary": 1, "rest": 1}, 0.35, 60, 24)
 
