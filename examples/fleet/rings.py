@@ -28,7 +28,7 @@ def fleet(small: bool, memory: int | None = None) -> list[Part]:
 
     Three daemons infer in ring two whatever there is: it is they who refuse the bad release.
     """
-    memory = _available() if memory is None else memory
+    memory = available() if memory is None else memory
     spare = memory - _REST_BYTES - 3 * (_DAEMON_BYTES + _INFERENCE_BYTES)
     many = spare >= 5 * _DAEMON_BYTES
     sizes = ((2, 1), (4, 1), (3, 1)) if small else ((4, 2 if many else 0), (10, 3), (16, 3 if many else 0))
@@ -40,7 +40,8 @@ def fleet(small: bool, memory: int | None = None) -> list[Part]:
     ]
 
 
-def _available() -> int:
+def available() -> int:
+    """Bytes of memory that programs could still take; 0 where the kernel does not say."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -26,7 +26,9 @@ async def story(told: Story) -> None:
     told.act("Summer comes: drift, a retrained version, a rollout")
     await loop.around(fleet, "summer", Conditions(heat=1.0), 2, fleet.through)
     told.act("The original way, a container image for each model; meanwhile on the vehicles: " + _MEANWHILE[told.short])
-    await together(_meanwhile(fleet, winter), original.pulls(fleet, 1, 2))
+    last = list(fleet.vehicles)[-1]
+    works = [harm.killed(fleet, last), original.pulls(fleet, 1, 2)]
+    await together(*works, *([] if told.short else [_bad_versions(fleet, winter)]))
     if not told.short:
         told.act("Sensors age: around again, over a line that breaks and to a disk that is full")
 
@@ -41,11 +43,9 @@ async def story(told: Story) -> None:
 _MEANWHILE = {True: "kill -9", False: "a worse candidate, a broken model, kill -9"}
 
 
-async def _meanwhile(fleet: Fleet, winter: int) -> None:
-    if not fleet.story.short:
-        await loop.worse(fleet, winter)
-        await harm.broken(fleet, 2)
-    await harm.killed(fleet, list(fleet.vehicles)[-1])
+async def _bad_versions(fleet: Fleet, winter: int) -> None:
+    await loop.worse(fleet, winter)
+    await harm.broken(fleet, 2)
 
 
 async def _whole_run(told: Story, fleet: Fleet) -> None:
@@ -70,8 +70,7 @@ async def _whole_run(told: Story, fleet: Fleet) -> None:
     }
     drift, versions = await fleet.series("temperature_drift_psi"), await fleet.series("temperature_vehicles")
     if drift:
-        judged = windows[: -3 * len(fleet.vehicles)]  # alarms of the last ones are still on their way
-        draw(told.out / "story-vehicles.svg", drift, versions, judged, fleet.marks, fleet.began)
+        draw(told.out / "story-vehicles.svg", drift, versions, fleet.judged(), fleet.marks, fleet.began)
 
 
 if __name__ == "__main__":

@@ -12,23 +12,27 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from examples.demo.stage import StageError, run, said
+from examples.demo.stage import Process, StageError, run
+from examples.fleet.rings import available
 from examples.stories import faults, sockets
 from examples.stories.cloud import Cloud, Json
 from examples.stories.supervisor import Module
 from examples.stories.telling import Story
-from examples.vehicles import landing, temperatures
+from examples.vehicles import landing, temperatures, verdict
 from examples.vehicles.lake import Commit, Lake
 from examples.vehicles.learning import DRIFTED, MODEL
 from examples.vehicles.prometheus import Prometheus
 from examples.vehicles.temperatures import Conditions
 from examples.vehicles.vehicle import Vehicle
+from examples.vehicles.verdict import Judged
 from modelsync_server.rollout import reading
 from modelsync_server.rollout.reading import RolloutStatus
+from modelsync_server.rollout.record import OVER
 
 BENCH_WINDOWS = 240
 """Windows of a test bench's winter, with which the lake begins."""
 _STARTS_AT_ONCE = 3
+_ROLLOUT_SECONDS = 100.0
 _VEHICLE_BYTES = 450_000_000
 """What daemon, inference and the vehicle's own service take: an upper bound."""
 _WINTER = datetime(2026, 1, 15, tzinfo=UTC)
@@ -47,16 +51,15 @@ class Size:
 
 
 WHOLE = Size({"canary": 1, "north": 3, "rest": 4}, 1.0, 90, 40)
-BUSY = Size({"canary": 1, "north": 2, "rest": 2}, 0.7, 90, 40)
+BUSY = Size({"canary": 1, "north": 1, "rest": 2}, 0.8, 60, 32)
 """The whole story on a machine that has little to spare."""
 SHORT = Size({"canary": 1, "rest": 1}, 0.35, 60, 24)
 
 
 def whole() -> Size:
-    """Eight vehicles; five where the processors have other work already, or memory is short."""
+    """Eight vehicles; four where the processors have other work already, or memory is short."""
     busy = os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return BUSY if busy or free < _VEHICLE_BYTES * sum(WHOLE.rings.values()) else WHOLE
+    return BUSY if busy or available() < _VEHICLE_BYTES * sum(WHOLE.rings.values()) else WHOLE
 
 
 class Fleet:
@@ -76,33 +79,45 @@ class Fleet:
         self.small_disks: list[str] = []
         self.prometheus: Prometheus | None = None
         self.landing: Module
+        self._rollouts: Process
+        self._told = 0
+        self._metrics = ""
         self._commits: list[Commit] = []
 
     async def start(self) -> None:
-        """The cloud with its lake, and vehicles without a model."""
-        story = self.story
+        """The cloud with its lake and what watches it; the vehicles are registered, and not started."""
         Conditions().write(self.conditions)
-        self.cloud = await Cloud(story).start()
+        self.cloud = await Cloud(self.story).start()
         fill(self.lake)
+        await self._register()
+        await self._services()
+
+    async def _register(self) -> None:
         numbers = iter(range(1, 1 + sum(self.size.rings.values())))
         for ring, count in self.size.rings.items():
             for _ in range(count):
                 name = f"car-{next(numbers):04}"
-                self.vehicles[name] = Vehicle(name, ring, story, self.cloud, self.conditions, self.size.window_seconds)
-        for vehicle in self.vehicles.values():
-            await vehicle.prepare()
-        refused = await self.cloud.service.change_registry(
-            [
-                {"id": each.name, "importMode": "updateTwin", "tags": {"ring": each.ring}}
-                for each in self.vehicles.values()
-            ]
-        )
-        if refused:
+                vehicle = Vehicle(name, ring, self.story, self.cloud, self.conditions, self.size.window_seconds)
+                await vehicle.prepare()
+                self.vehicles[name] = vehicle
+        tags = [
+            {"id": each.name, "importMode": "updateTwin", "tags": {"ring": each.ring}}
+            for each in self.vehicles.values()
+        ]
+        if refused := await self.cloud.service.change_registry(tags):
             raise StageError(f"the hub takes no tags: {refused}")
+
+    async def _services(self) -> None:
+        """Landing, monitor, Prometheus, and what carries rollouts on."""
+        story = self.story
         self.landing = await story.module(
             "landing",
             *("python", "-m", "examples.vehicles.landing"),
             *("--hub-state", str(self.cloud.hub_state), "--lake", str(self.lake.folder)),
+        )
+        self._rollouts = story.process("rollouts")
+        await self._rollouts.start(
+            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3"), ready=False
         )
         monitor = await story.module(
             "monitor",
@@ -110,13 +125,13 @@ class Fleet:
             *("--store", self.cloud.store, "--recent", str(self.size.watched)),
             ready=True,
         )
-        self.metrics = str(monitor.said["address"])
+        self._metrics = str(monitor.said["address"])
         if none := sockets.missing():
             story.not_tried(f"bytes on the hub's line: {none}")
         if none := Prometheus.missing():
             story.not_tried(f"drift in Prometheus: {none} The monitor's own text is read instead.")
         else:
-            self.prometheus = await Prometheus(story).start({"temperature": self.metrics})
+            self.prometheus = await Prometheus(story).start({"temperature": self._metrics})
 
     def small_disk(self, size: int) -> None:
         """Put the last vehicle's data on a disk of its own of `size` bytes, so that it can be full."""
@@ -147,14 +162,8 @@ class Fleet:
         found = await run(
             *("python", "-m", "examples.vehicles.retrain", "--lake", str(self.lake.folder)),
             *("--store", self.cloud.store, "--keys", str(self.cloud.keys), "--service", self.cloud.hub["service"]),
-            *(
-                "--origin",
-                self.cloud.inside,
-                "--origin-ca",
-                str(self.cloud.origin_ca),
-                "--trust",
-                str(self.cloud.trust),
-            ),
+            *("--origin", self.cloud.inside, "--origin-ca", str(self.cloud.origin_ca)),
+            *("--trust", str(self.cloud.trust)),
             *("--recent", str(self.size.recent), "--keep", str(self.models), *options),
             environment=self.story.environment,
         )
@@ -170,14 +179,23 @@ class Fleet:
             *("--active", "100%", "--failures", "2%", "--soak", "0s", "--yes", "--by", "ada"),
             "--no-push",  # the bill is of the line to the origin; pushed bytes would come by the hub
         )
-        text = await said(
-            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3", "--until-over"),
-            environment=self.story.environment,
-        )
-        for line in text.splitlines():
-            self.story.console.print(f"  [dim]rollout:[/] {line}", highlight=False, soft_wrap=True)
+
+        async def over() -> bool:
+            rollouts = (await reading.overview(self.cloud.service)).rollouts
+            return not rollouts or rollouts[0].record.state in OVER
+
+        try:
+            await self.story.until(f"the end of the rollout of version {version}", over, _ROLLOUT_SECONDS)
+        finally:
+            self._tell_rollouts()
         overview = await reading.overview(self.cloud.service)
         return await reading.status(self.cloud.service, MODEL) if overview.rollouts else None
+
+    def _tell_rollouts(self) -> None:
+        lines = self._rollouts.log.read_text().splitlines()
+        for line in lines[self._told :]:
+            self.story.console.print(f"  [dim]rollout:[/] {line}", highlight=False, soft_wrap=True)
+        self._told = len(lines)
 
     async def through(self, version: int) -> bool:
         """A rollout through the fleet's rings; whether it went through all of them."""
@@ -211,6 +229,11 @@ class Fleet:
 
         await self.story.until(f"{count} windows in the lake", reached)
 
+    def judged(self) -> list[Judged]:
+        """All windows but each vehicle's last two, whose alarms may still be on their way."""
+        found = verdict.judged(self.lake)
+        return found[: max(0, len(found) - 2 * len(self.vehicles))]
+
     def windows(self) -> int:
         """Windows of vehicles in the lake."""
         self._commits += self.lake.commits(len(self._commits))
@@ -220,14 +243,13 @@ class Fleet:
         """The largest drift score, as Prometheus has it; without Prometheus, as the monitor says it. None: none yet."""
         if self.prometheus is not None:
             return await self.prometheus.value("max(temperature_drift_psi)")
-        async with aiohttp.ClientSession() as session, session.get(f"http://{self.metrics}/metrics") as answer:
+        async with aiohttp.ClientSession() as session, session.get(f"http://{self._metrics}/metrics") as answer:
             text = await answer.text()
         values = [s.value for family in families(text) for s in family.samples if s.name == "temperature_drift_psi"]
         return max(values, default=None)
 
     async def drifted(self, wanted: bool) -> float:
         """Wait until the alert fires (or is silent again); the drift score then."""
-
         score: float | None = None
 
         async def reached() -> bool:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from modelsync_protocol.errors import ModelsyncError
 
 _ARRIVED = [
     ("id", pa.string()), ("seq", pa.int64()), ("time", pa.timestamp("us", "UTC")), ("vehicle", pa.string()),
@@ -132,6 +136,20 @@ class Lake:
             pq.write_table(table, file, compression="zstd")
             file.flush()
             os.fsync(file.fileno())
+
+
+def check(table: str, row: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError (pyarrow's are of these kinds) if `row` does not fit the table."""
+    pa.Table.from_pylist([dict(row)], TABLES[table])
+
+
+@contextmanager
+def in_a_sentence() -> Iterator[None]:
+    """A job's end: what goes wrong for a reason is said in a sentence, with exit code 1. It may be started again."""
+    try:
+        yield
+    except (LakeError, ModelsyncError, OSError) as error:
+        sys.exit(str(error))
 
 
 def _durably(path: Path, data: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from examples.anomaly.readings import WINDOW
 from examples.vehicles import temperatures
-from examples.vehicles.lake import TABLES, Lake
+from examples.vehicles.lake import TABLES, Lake, check, in_a_sentence
 from modelsync_server.hub.messages import Arrived, Messages
 
 _OUTPUTS = {("stage", "readings"): "readings", ("stage", "alarms"): "alarms", ("scoring", "answers"): "scores"}
@@ -41,8 +41,11 @@ def row(arrived: Arrived) -> tuple[str, Row]:
     }
     try:
         table = _OUTPUTS[sender.module or "", properties.get("$.on", "")]
-        return table, made | _VALUES[table](json.loads(message.body))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        full = made | _VALUES[table](json.loads(message.body))
+        check(table, full)
+        number(sender.device)
+        return table, full
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return "rejected", made | {"body": message.body, "why": f"{type(error).__name__}: {error}"}
 
 
@@ -52,6 +55,8 @@ def _readings(body: Any) -> Row:
         raise ValueError("a window of other sensors or another length")
     if any(not -32768 <= value <= 32767 for sensor in readings for value in sensor):
         raise ValueError("a reading beyond 16 bits")
+    if body["window"] < 1:
+        raise ValueError("windows are counted from 1")
     return {"window": int(body["window"]), "readings": readings}
 
 
@@ -77,7 +82,11 @@ _VALUES = {"readings": _readings, "alarms": _alarm, "scores": _score}
 
 
 class Landing:
-    """`step` lands what is new. Its state is the lake alone."""
+    """`step` lands what is new. Its state is the lake alone.
+
+    It knows every id that is in the lake; one that runs for years would keep those of as many days as a vehicle may be
+    away with an unacknowledged message.
+    """
 
     def __init__(self, lake: Lake, hub_state: Path) -> None:
         self._lake, self._hub_state = lake, hub_state
@@ -146,9 +155,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
-    landing = Landing(Lake(given.lake), given.hub_state)
-    while not over.wait(_SECONDS):
-        landing.step()
+    with in_a_sentence():
+        landing = Landing(Lake(given.lake), given.hub_state)
+        while not over.wait(_SECONDS):
+            landing.step()
 
 
 if __name__ == "__main__":

@@ -79,8 +79,9 @@ def reference(rows: Floats) -> dict[str, dict[str, list[float]]]:
     """What to compare later windows with: by statistic the inner edges of bins, and the share in each."""
     made = {}
     for name, values in statistics(rows).items():
-        edges = np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1])
-        made[name] = {"edges": [round(float(edge), 5) for edge in edges], "shares": _shares(values, edges)}
+        # Rounded before anything is counted: many values lie on an edge, and must fall to the same side of it later.
+        edges = np.round(np.quantile(values.astype(np.float64), np.linspace(0, 1, _BINS + 1)[1:-1]), 5)
+        made[name] = {"edges": edges.tolist(), "shares": _shares(values, edges)}
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import modelsync
 from examples.demo.stage import StageError
 from examples.stories.cloud import Json
 from examples.vehicles import verdict
@@ -18,9 +19,7 @@ UPDATE = "an update of the model, for one vehicle"
 async def first(fleet: Fleet) -> None:
     """Version 1 from the bench's winter; then telemetry flows."""
     story = fleet.story
-    training = asyncio.create_task(fleet.retrain("--recent", "120"))
-    await fleet.start_vehicles()
-    trained = await training
+    trained, _ = await asyncio.gather(fleet.retrain("--recent", "120"), fleet.start_vehicles())
     if trained["published"] != 1:
         raise StageError(f"the first training published nothing: {trained.get('why')}")
     story.say(f"version 1: {trained['bytes']:,} bytes of ONNX, {_measures(trained['candidate'])}")
@@ -28,6 +27,7 @@ async def first(fleet: Fleet) -> None:
     if await fleet.roll(1, "everybody:*") is not None:
         raise StageError("version 1 did not reach the fleet")
     fleet.mark("version 1")
+    story.report.figures["vehicles"] = len(fleet.vehicles)
     story.report.figures["first install, bytes a vehicle"] = fleet.cloud.spent(begin) // len(fleet.vehicles)
     await fleet.windows_at(2 * len(fleet.vehicles))
     story.promise(
@@ -43,15 +43,15 @@ async def around(
     """Once around: drift, the alert, a retrained version, `roll` that brings it to the fleet."""
     story = fleet.story
     await fleet.drifted(False)
-    before, first_drifted = len(verdict.judged(fleet.lake)), fleet.windows()
+    before = fleet.windows()
     fleet.mark(what)
     conditions.write(fleet.conditions)
     score = await fleet.drifted(True)
     fleet.mark("the alert fires")
     where = "in Prometheus" if fleet.prometheus else "in the monitor's metrics"
     story.promise(f"drift is seen {where} ({what})", score > DRIFTED, f"population stability index {score:.2f}")
-    await fleet.windows_at(first_drifted + fleet.size.recent + 2 * len(fleet.vehicles))
-    missed = verdict.judged(fleet.lake)[before:]
+    await fleet.windows_at(before + fleet.size.recent + 2 * len(fleet.vehicles))
+    missed = fleet.judged()[before:]
     trained = await fleet.retrain()
     candidate, field = trained["candidate"], trained.get("field", {})
     better = trained["published"] == version and candidate["balanced_accuracy"] > field["balanced_accuracy"]
@@ -79,8 +79,8 @@ async def around(
     fleet.spent.append((version, spent, on_hub))
     score = await fleet.drifted(False)
     fleet.mark("the alert is silent")
-    await fleet.windows_at(since + fleet.size.watched)
-    after = verdict.judged(fleet.lake)[since + len(fleet.vehicles) :]
+    await fleet.windows_at(since + fleet.size.watched + 2 * len(fleet.vehicles))
+    after = fleet.judged()[since:]
     then, now = verdict.share_found(missed), verdict.share_found(after)
     story.promise(
         f"the retrained version ends it (version {version})",
@@ -88,6 +88,7 @@ async def around(
         f"index {score:.2f}; of the faults in the field {then:.0%} were found before, {now:.0%} are now",
     )
     story.report.figures |= {
+        f"the update to version {version} itself, bytes": trained.get("update_bytes"),
         f"faults found in the field before version {version}, per cent": round(100 * then),
         f"faults found in the field with version {version}, per cent": round(100 * now),
     }
@@ -106,8 +107,8 @@ async def worse(fleet: Fleet, as_of: int) -> None:
 
 
 async def _versions(fleet: Fleet) -> list[int]:
-    found = await fleet.cloud.modelsync("list", fleet.cloud.store)
-    return sorted(each["version"] for model in found["models"] if model["name"] == MODEL for each in model["versions"])
+    models = await asyncio.to_thread(modelsync.open_store(fleet.cloud.store).models)
+    return [each.version for model in models if model.name == MODEL for each in model.versions]
 
 
 def _measures(measures: Json) -> str:

@@ -23,8 +23,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import modelsync
 from examples.vehicles import learning
-from examples.vehicles.lake import Lake
+from examples.vehicles.lake import Lake, in_a_sentence
 from examples.vehicles.learning import MODEL
+from modelsync_protocol.errors import ModelsyncError
 
 _SECONDS = 0.5
 
@@ -97,8 +98,12 @@ class Monitor:
     def _reference_of(self, version: int) -> Any:
         """What is signed with the version; one that was published without goes by that of the version before."""
         if version not in self._references:
-            details = modelsync.open_store(self._store).show(MODEL, version, digests=False)
-            self._references[version] = details.metadata.get("drift_reference") or self._reference or {}
+            try:
+                metadata = modelsync.open_store(self._store).show(MODEL, version, digests=False).metadata
+            except ModelsyncError as error:  # withdrawn, or the store is away: vehicles serve it all the same
+                logging.warning("no reference of version %d: %s", version, error)
+                metadata = {}
+            self._references[version] = metadata.get("drift_reference") or self._reference or {}
         self._reference = self._references[version]
         return self._reference
 
@@ -136,7 +141,8 @@ def main() -> None:
     parser.add_argument("--recent", type=int, required=True, help="over so many windows drift is computed")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    asyncio.run(serve(Monitor(Lake(given.lake), given.store, given.recent)))
+    with in_a_sentence():
+        asyncio.run(serve(Monitor(Lake(given.lake), given.store, given.recent)))
 
 
 if __name__ == "__main__":

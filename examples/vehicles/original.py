@@ -64,8 +64,8 @@ def bill(fleet: Fleet, version: int) -> None:
             story.charge(way, UPDATE, spent + on_hub, where)
     spent = next(each[1] for each in fleet.spent if each[0] == version)
     story.promise(
-        "an update costs less than what the story did before",
-        spent < min(others),
+        "an update costs what the model costs, not what its image does",
+        spent < 2 * min(others) and (story.short or 1000 * spent < max(others)),
         f"{spent:,} bytes, signed and over TLS, against {' and '.join(f'{each:,}' for each in others)}",
     )
     for charge in (each for each in story.report.bill if each.what == UPDATE):

@@ -45,7 +45,7 @@ def _drift(axis: Any, series: Series, begin: float) -> None:
     axis.set_yscale("symlog", linthresh=0.5)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("drift score\n(PSI)")
-    axis.legend(loc="upper right", fontsize=7)
+    axis.legend(loc="upper center", fontsize=7)
 
 
 def _found(axis: Any, windows: Sequence[Judged], begin: float) -> None:
@@ -59,7 +59,7 @@ def _found(axis: Any, windows: Sequence[Judged], begin: float) -> None:
     axis.plot(times, wrong, color=COLOURS[1], marker=".", label="alarms where nothing was wrong")
     axis.set_ylim(-2, 103)
     axis.set_ylabel("per cent")
-    axis.legend(loc="center right", fontsize=7)
+    axis.legend(loc="center", fontsize=7)
 
 
 def _share(pairs: Sequence[tuple[int, int]]) -> float:
@@ -79,4 +79,4 @@ def _versions(axis: Any, series: Series, begin: float) -> None:
         )
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel("vehicles")
-    axis.legend(loc="center right", fontsize=7)
+    axis.legend(loc="center", fontsize=7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 from pathlib import Path
@@ -32,13 +31,12 @@ class Prometheus:
             "" if shutil.which("prometheus") else "Prometheus is not installed here (Debian: `apt install prometheus`)."
         )
 
-    async def start(self, targets: dict[str, str], token: Path | None = None) -> Prometheus:
-        """Scrape `targets` (address by job), each second; `token`: the file that all of them may be shown."""
+    async def start(self, targets: dict[str, str]) -> Prometheus:
+        """Scrape `targets` (address by job), each second."""
         folder = self._story.work / "prometheus"
         folder.mkdir()
-        authorization = f"    authorization: {{ credentials_file: {token} }}\n" if token else ""
         jobs = "".join(
-            f"  - job_name: {job}\n{authorization}    static_configs: [{{ targets: ['{address}'] }}]\n"
+            f"  - job_name: {job}\n    static_configs: [{{ targets: ['{address}'] }}]\n"
             for job, address in targets.items()
         )
         (folder / "prometheus.yml").write_text(
@@ -89,8 +87,3 @@ class Prometheus:
             raise StageError(f"Prometheus does not answer {parameters}: {document.get('error')}")
         found: list[dict[str, Any]] = document["data"]["result"]
         return found
-
-
-async def settled() -> None:
-    """Let the next scrape and evaluation come by."""
-    await asyncio.sleep(2 * SCRAPE_SECONDS)

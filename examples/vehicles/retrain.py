@@ -1,8 +1,8 @@
 """The training job: reads the lake, fits, compares with the version in the field on windows that neither has seen, and
 publishes only what is better.
 
-It prints {"published": version or null, "why", "candidate": measures, "field": {"version", measures}}. A candidate that
-is not better is no error: nothing is published, and the job ends with 0.
+It prints {"published": version or null, "why", "candidate": measures, "field": {"version", measures}, "update_bytes"}.
+A candidate that is not better is no error: nothing is published, and the job ends with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import modelsync
 from examples import probes
 from examples.vehicles import learning
-from examples.vehicles.lake import Commit, Lake
+from examples.vehicles.lake import Commit, Lake, in_a_sentence
 from examples.vehicles.learning import MODEL, Labelled
 from modelsync_server.iothub.connection_string import parse_service
 from modelsync_server.iothub.service_client import ServiceClient
@@ -80,20 +80,22 @@ def fetched(given: argparse.Namespace, version: int, folder: Path) -> bytes:
     return (data / "models" / MODEL / "current" / "model.onnx").read_bytes()
 
 
-def publish(given: argparse.Namespace, model: bytes, seen: Labelled, metadata: dict[str, Any], folder: Path) -> int:
-    """Publish with metrics, the reference for drift, and a probe of four windows; the version."""
+def publish(
+    given: argparse.Namespace, model: bytes, seen: Labelled, metadata: dict[str, Any], folder: Path
+) -> modelsync.Release:
+    """Publish with metrics, the reference for drift, and a probe of four windows."""
     path, probe = folder / "model.onnx", folder / "probe.json"
     path.write_bytes(model)
     chosen = np.hstack([np.flatnonzero(seen.faulty == fault)[:2] for fault in (0, 1)])
     probe.write_bytes(probes.record(path, [{"X": seen.samples[at : at + 1]} for at in chosen], "0.001"))
     store = modelsync.open_store(given.store, keys=given.keys)
-    version = store.publish(MODEL, path, probe=probe, metadata=metadata).version
+    release = store.publish(MODEL, path, probe=probe, metadata=metadata)
     if given.keep is not None:
-        kept = given.keep / f"v{version}"
+        kept = given.keep / f"v{release.version}"
         kept.mkdir(parents=True, exist_ok=True)
         for each in (path, probe):
             shutil.copy(each, kept)
-    return version
+    return release
 
 
 def work(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -130,7 +132,9 @@ def work(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "lake_commit": commits[-1].number,
         "drift_reference": learning.reference(judged.samples),
     }
-    document["published"] = publish(given, candidate, judged, metadata, folder)
+    release = publish(given, candidate, judged, metadata, folder)
+    document["published"] = release.version
+    document["update_bytes"] = next((update.bytes for update in release.updates if update.base == version), None)
     document["why"] = "nothing was in the field" if version is None else f"it is better by {gain:.3f}"
     return document
 
@@ -152,7 +156,7 @@ def main() -> None:
     parser.add_argument("--margin", type=float, default=_MARGIN, help="so much better it has to be (balanced accuracy)")
     parser.add_argument("--keep", type=Path, help="folder in which vN/model.onnx and vN/probe.json are left as well")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="retrain-") as folder:
+    with in_a_sentence(), tempfile.TemporaryDirectory(prefix="retrain-") as folder:
         json.dump(work(given, Path(folder)), sys.stdout)
 
 
