@@ -1,4 +1,4 @@
-"""The camera module: takes frames, has each scored by one of the node's scoring pods, and writes down what it was called.
+"""The camera module: takes frames, has each scored by one of the node's pods, and writes down what it was called.
 
 Each frame has a number and gets exactly one line. A pod that does not answer is passed over for the next; a frame waits
 for an answer rather than go without, and a camera that was killed goes on with the frame after its last line.
@@ -161,8 +161,8 @@ async def run(given: argparse.Namespace) -> None:
         group.create_task(label(waiting, scoring, Labels(given.data, given.model), results))
 
 
-def main() -> int:
-    """`python -m examples.camera.camera`."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Has frames scored and writes down what they show.")
     parser.add_argument("--source", required=True, help="a folder of pictures, or a camera such as /dev/video0")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
@@ -170,7 +170,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the node's data directory; read only")
     parser.add_argument("--model", required=True)
     parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each frame")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """`python -m examples.camera.camera`."""
+    given = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     code, said = 0, ""
     try:

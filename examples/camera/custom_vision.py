@@ -1,7 +1,7 @@
 """Custom Vision's exports: fetched by its training API, and judged on the build machine before they are signed.
 
-`python -m examples.camera.custom_vision fetch …` brings an iteration's zip; `… check ZIP` is the release gate: labels fit
-the model, the model names reference pictures rightly, and what it answered becomes the probe that devices repeat.
+`python -m examples.camera.custom_vision fetch …` brings an iteration's zip; `… check ZIP` is the release gate: labels
+fit the model, it names reference pictures rightly, and what it answered becomes the probe that devices repeat.
 Source: https://learn.microsoft.com/rest/api/customvision/training (v3.3: ExportIteration, GetExports).
 """
 
@@ -210,7 +210,7 @@ def main() -> int:
         print(f"custom_vision: {error}", file=sys.stderr)
         return 3
     except (aiohttp.ClientError, TimeoutError) as error:
-        print(f"custom_vision: Custom Vision can't be asked: {error or 'no answer in time'}", file=sys.stderr)
+        print(f"custom_vision: Custom Vision can't be asked: {str(error) or 'no answer in time'}", file=sys.stderr)
         return 4
     return 0
 

@@ -33,7 +33,7 @@ class Labels:
         return labels[place], shares[place]
 
     def _read(self, version: int) -> tuple[str, ...]:
-        """By the pointer (docs/interfaces.md §1), which is replaced as a whole: the current version, or the one before."""
+        """By the pointer (docs/interfaces.md §1), replaced as a whole: the current version, or the one before."""
         try:
             pointer = json.loads((self._folder / "current.json").read_text())
             for each in (pointer, pointer.get("previous") or {}):

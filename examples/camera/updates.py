@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from examples.camera import verdict
 from examples.camera.cluster import Cluster
@@ -144,7 +145,9 @@ async def by_pipeline(cluster: Cluster) -> None:
         approve, story.say, ROOT, {"MODELSYNC_HUB_TIER": "none"},
     )  # fmt: skip
     await agent.run(PIPELINE, iteration="iteration-2")
-    story.promise("the pipeline's own lines released version 2", len(asked) == 1, "five scripts, three secrets, one gate")
+    story.promise(
+        "the pipeline's own lines released version 2", len(asked) == 1, "five scripts, three secrets, one gate"
+    )
 
 
 async def _packed(keys: Path) -> str:
