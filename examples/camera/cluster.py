@@ -54,6 +54,9 @@ class Cluster:
                 for name, node in self.nodes.items()
             ]
         )
+        if not self.story.short:  # what carries rollouts on: a service, or a scheduled pipeline
+            command = ("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.5")
+            await self.story.process("rollouts").start(*command, ready=False)
         await asyncio.gather(*(node.join() for node in self.nodes.values()))
 
     def _draw(self) -> None:
@@ -118,10 +121,6 @@ class Cluster:
         await self.cloud.modelsync(
             *("rollout", "start", self.cloud.store, model, "--version", str(version), *words, "--active", "100%"),
             *("--failures", "2%", "--soak", "0s", "--yes", "--by", "ada", "--no-push"),
-        )
-        await said(
-            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3", "--until-over"),
-            environment=environment,
         )
         try:
             await said("modelsync", "rollout", "watch", model, "--every", "1", environment=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,5 +66,7 @@ def sheet(path: Path, node: Node, frames: Path) -> None:
                 f"{line['label']} {line.get('sure', 0):.0%}", fontsize=7, color="black" if good else COLOURS[1]
             )
         axes[row][0].text(-8, 32, f"version {row + 1}", rotation=90, va="center", ha="right", fontsize=8)
-    drawn.savefig(path, dpi=100, facecolor="white")
-    plt.close(drawn)
+    with io.BytesIO() as made:
+        drawn.savefig(made, dpi=90, facecolor="white")
+        plt.close(drawn)
+        Image.open(made).convert("RGB").quantize(48).save(path, optimize=True)

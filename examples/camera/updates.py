@@ -8,7 +8,8 @@ from pathlib import Path
 from examples.camera import verdict
 from examples.camera.cluster import Cluster
 from examples.camera.pictures import FIRST_KINDS, KINDS
-from examples.camera.pipeline import Agent
+from examples.camera.pipeline import Agent, PipelineError
+from examples.demo.stage import StageError
 from examples.stories.telling import ROOT
 
 LABELS = {1: FIRST_KINDS, 2: KINDS, 3: KINDS}
@@ -144,7 +145,10 @@ async def by_pipeline(cluster: Cluster) -> None:
         },
         approve, story.say, ROOT, {"MODELSYNC_HUB_TIER": "none"},
     )  # fmt: skip
-    await agent.run(PIPELINE, iteration="iteration-2")
+    try:
+        await agent.run(PIPELINE, iteration="iteration-2")
+    except PipelineError as error:
+        raise StageError(f"the pipeline ended with {error.code}: {error}") from error
     story.promise(
         "the pipeline's own lines released version 2", len(asked) == 1, "five scripts, three secrets, one gate"
     )
