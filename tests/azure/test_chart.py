@@ -63,11 +63,12 @@ def test_values_pass_the_charts_schema(path: Path) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text()) | yaml.safe_load(path.read_text())
     jsonschema.Draft7Validator(schema).validate(values)
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"user": 0}, {"user": "root"}, {"dataDirectory": "/"}, {"scorings": []}, {"nodeSelector": {"a": 1}},
         {"daemon": {"settings": {"data": "/x"}}}, {"scoring": [{"name": "x"}]},
         {"cameras": [{"name": "Camera", "scoring": "x"}]},
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft7Validator(schema).validate(values | wrong)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,6 +129,10 @@ def test_labels_are_those_of_the_version_that_answered(tmp_path: Path) -> None:
     (folder / "current.json").write_text(json.dumps({"version": 2, "path": "2-b", "previous": previous}))
     assert labels.name(2, [0.1, 0.8, 0.1]) == ("gasket", 0.8)
     assert Labels(tmp_path, "parts").name(1, [0.2, 0.8]) == ("nut", 0.8), "an answer of the version before"
+    (folder / "3-c").mkdir()
+    (folder / "3-c" / "labels.txt").write_text("screw\r\nnut\r\n")
+    (folder / "candidate.json").write_text(json.dumps({"version": 3, "path": "3-c"}))
+    assert labels.name(3, [0.9, 0.1]) == ("screw", 0.9), "one on trial"
     with pytest.raises(LookupError, match="3 shares and has 2 labels"):
         labels.name(1, [0.1, 0.1, 0.8])
 
@@ -306,6 +313,24 @@ def test_a_node_runs_what_its_manifests_say() -> None:
     assert told[told.index("--data") + 1] == "/x"
     parsed: Namespace = camera.parser().parse_args(list(found["camera"])[3:])
     assert parsed.source == "/dev/video0" and parsed.model == "parts"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_opencv_gives_frames_in_red_green_blue_and_says_what_is_no_camera(tmp_path: Path) -> None:
+    pins = Path(__file__).with_name("camera.txt")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(pins)]
+    subprocess.run([*command, "--target", str(tmp_path / "opencv")], check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.examples.stories.film", str(tmp_path / "film.avi")],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(tmp_path / "opencv")},
+    )  # fmt: skip
+    film, refused = (json.loads(line) for line in done.stdout.splitlines())
+    assert [each[0] for each in film["seen"]] == [1, 2, 3, 4] and film["later"] == [3, 4] and not film["live"]
+    for number, (_, name, shape, (red, green, blue)) in enumerate(film["seen"]):
+        assert name == "film.avi" and shape == [16, 32, 3]
+        assert abs(red - 80 * number) < 12 and max(green, blue) < 12
+    assert "/dev/video97 can't be opened" in refused["refused"]
 
 
 @pytest.mark.timeout(150)
