@@ -77,7 +77,10 @@ class Scoring:
         binary = {"binary_data_size": row.nbytes}
         said: dict[str, Any] = {
             "inputs": [
-                {"name": signature.inputs, "shape": list(row.shape), "datatype": signature.datatype, "parameters": binary}
+                {
+                    "name": signature.inputs, "datatype": signature.datatype, "shape": list(row.shape),
+                    "parameters": binary,
+                }
             ],
             "outputs": [{"name": signature.output}],
         }  # fmt: skip
