@@ -69,7 +69,8 @@ class Cluster:
         for kind in KINDS:
             (self.references / kind).mkdir(parents=True)
             for number in range(_REFERENCES):
-                Image.fromarray(picture(kind, rng)).save(self.references / kind / f"{number}.png")
+                name = "probe.png" if number == 0 and kind in FIRST_KINDS[:2] else f"{number}.png"
+                Image.fromarray(picture(kind, rng)).save(self.references / kind / name)
 
     def references_of(self, kinds: tuple[str, ...]) -> Path:
         """A folder with the reference pictures of these kinds only."""

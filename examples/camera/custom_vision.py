@@ -37,8 +37,8 @@ from modelsync_server.sources.zip_file import unpack
 KEY = "CUSTOM_VISION_TRAINING_KEY"
 MANIFEST = "cvexport.manifest"
 _AGAIN_SECONDS, _PATIENCE_SECONDS = 2.0, 600.0
-_CASES = 4
-"""Pictures in a probe: it is fetched with the version."""
+_CASES = 2
+"""Pictures in a probe that nobody chose: it is fetched with the version."""
 
 
 class ExportError(Exception):
@@ -106,11 +106,12 @@ def shares(model: LoadedModel, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.f
 
 
 def references(folder: Path) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-    """(label, picture) of each LABEL/*.png below `folder`."""
-    found = [
-        (path.parent.name, np.asarray(Image.open(path).convert("RGB")))
-        for path in sorted(folder.glob("*/*.png"), key=lambda path: (path.name, path.parent.name))
-    ]
+    """(label, picture) of each LABEL/*.png below `folder`, those called probe*.png first.
+
+    Keep these: a probe travels with its version, and its pictures only once if they stay the same.
+    """
+    paths = sorted(folder.glob("*/*.png"), key=lambda path: (not path.name.startswith("probe"), path.name, path.parent))
+    found = [(path.parent.name, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     if not found:
         raise ExportError(f"{folder} has no LABEL/*.png to judge the model by.")
     return found
@@ -192,7 +193,12 @@ def main() -> int:
     bring.add_argument("--out", type=Path, required=True, help="the zip")
     judged = commands.add_parser("check", help="refuse (exit 3) what must not be published")
     judged.add_argument("zip", type=Path)
-    judged.add_argument("--pictures", type=Path, required=True, help="reference pictures: LABEL/*.png")
+    judged.add_argument(
+        "--pictures",
+        type=Path,
+        required=True,
+        help="reference pictures: LABEL/*.png; the first two called probe*.png become the probe",
+    )
     judged.add_argument("--min-accuracy", type=float, default=0.95)
     judged.add_argument("--probe", type=Path, help="file for the recorded answers")
     given = parser.parse_args()

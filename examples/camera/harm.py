@@ -39,12 +39,11 @@ def broken_exports(short: bool) -> dict[str, tuple[bytes, str]]:
 
 async def broken(cluster: Cluster) -> None:
     """Exports that are refused before anything is signed, by the judge or by `publish` itself."""
-    story, cloud = cluster.story, cluster.cloud
-    before = len(await cloud.modelsync("list", cloud.store))
+    story, before = cluster.story, await _newest(cluster)
     exports = await asyncio.to_thread(broken_exports, story.short)
-    for what, (data, word) in exports.items():
-        path = story.work / "exports" / "broken.zip"
-        path.parent.mkdir(exist_ok=True)
+
+    async def attempt(number: int, what: str, data: bytes, word: str) -> None:
+        path = story.work / "exports" / f"broken-{number}.zip"
         path.write_bytes(data)
         try:
             if "label" in what:
@@ -56,8 +55,15 @@ async def broken(cluster: Cluster) -> None:
         except StageError as error:
             refused = str(error).partition("failed: ")[2]
         story.promise(f"{what}: refused before it is signed", word in refused, refused or "it was taken")
-    after = len(await cloud.modelsync("list", cloud.store))
-    story.promise("what was refused left nothing in the store", before == after, f"{after} models as before")
+
+    await asyncio.gather(*(attempt(number, what, *each) for number, (what, each) in enumerate(exports.items())))
+    after = await _newest(cluster)
+    story.promise("what was refused left nothing in the store", before == after, f"the newest is version {after} still")
+
+
+async def _newest(cluster: Cluster) -> int:
+    found = await cluster.cloud.modelsync("show", cluster.cloud.store, "parts", "--quick")
+    return int(found["version"])
 
 
 def colours_swapped(data: bytes) -> bytes:
