@@ -1,4 +1,4 @@
-"""The camera module: takes frames, has each scored by one of the node's scoring pods, and writes down what it was called.
+"""The camera module: takes frames, has each scored by one of the node's pods, and writes down what it was called.
 
 Each frame has a number and gets exactly one line. A pod that does not answer is passed over for the next; a frame waits
 for an answer rather than go without, and a camera that was killed goes on with the frame after its last line.
@@ -28,6 +28,7 @@ from examples.camera.tensors import tensor
 _WAITING = 256
 """Frames that may wait: of a live camera the oldest then makes room, and is written down as lost."""
 
+_DATATYPES = {"FP32": "<f4", "FP16": "<f2", "UINT8": "u1"}
 _ANSWER_SECONDS, _AGAIN_SECONDS = 5.0, 0.2
 _AWAY = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 
@@ -37,6 +38,7 @@ class Signature:
     """What the model that a pod serves takes and gives."""
 
     inputs: str
+    datatype: str
     shape: tuple[int, ...]
     output: str
 
@@ -60,20 +62,25 @@ class Scoring:
                 shares, version = await self._ask(self._urls[number], seen)
                 return shares, version, number, asked
             except _AWAY as error:
-                logging.info("frame %d: pod %d does not answer (%s).", seen.number, number, type(error).__name__)
+                why = f"does not answer ({type(error).__name__})"
             except aiohttp.ClientResponseError as error:
-                logging.warning("frame %d: pod %d says %d %s.", seen.number, number, error.status, error.message)
+                why = f"says {error.status} {error.message}"
+            if asked <= len(self._urls):  # not each time: a disk would be full of it
+                logging.warning("frame %d: pod %d %s.", seen.number, number, why)
             if asked % len(self._urls) == 0:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _ask(self, url: str, seen: Seen) -> tuple[list[float], int]:
         base = f"{url}/v2/models/{self._model}"
         signature = self._signatures.get(url) or await self._signature(url, base)
-        row = tensor(seen.frame, signature.shape)
+        row = tensor(seen.frame, signature.shape).astype(_DATATYPES[signature.datatype])
         binary = {"binary_data_size": row.nbytes}
         said: dict[str, Any] = {
             "inputs": [
-                {"name": signature.inputs, "shape": list(row.shape), "datatype": "FP32", "parameters": binary}
+                {
+                    "name": signature.inputs, "datatype": signature.datatype, "shape": list(row.shape),
+                    "parameters": binary,
+                }
             ],
             "outputs": [{"name": signature.output}],
         }  # fmt: skip
@@ -91,7 +98,10 @@ class Scoring:
         async with self._session.get(base) as answer:
             document = await answer.json()
         taken = document["inputs"][0]
-        found = Signature(taken["name"], tuple(taken["shape"]), document["outputs"][0]["name"])
+        if taken["datatype"] not in _DATATYPES:
+            raise ValueError(f"the model takes {taken['datatype']}, and pictures are {', '.join(_DATATYPES)}.")
+        shape = tuple(taken["shape"])
+        found = Signature(taken["name"], taken["datatype"], shape, document["outputs"][0]["name"])
         self._signatures[url] = found
         return found
 
@@ -161,16 +171,28 @@ async def run(given: argparse.Namespace) -> None:
         group.create_task(label(waiting, scoring, Labels(given.data, given.model), results))
 
 
-def main() -> int:
-    """`python -m examples.camera.camera`."""
+def _rate(text: str) -> float:
+    found = float(text)
+    if not 0 < found < 1000:
+        raise argparse.ArgumentTypeError("a rate is more than 0 frames a second")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Has frames scored and writes down what they show.")
     parser.add_argument("--source", required=True, help="a folder of pictures, or a camera such as /dev/video0")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
+    parser.add_argument("--rate", type=_rate, default=10.0, help="frames a second")
     parser.add_argument("--scoring", action="append", required=True, metavar="URL", help="a scoring pod; repeatable")
     parser.add_argument("--data", type=Path, required=True, help="the node's data directory; read only")
     parser.add_argument("--model", required=True)
     parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each frame")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """`python -m examples.camera.camera`."""
+    given = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     code, said = 0, ""
     try:

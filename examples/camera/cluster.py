@@ -54,6 +54,9 @@ class Cluster:
                 for name, node in self.nodes.items()
             ]
         )
+        if not self.story.short:  # what carries rollouts on: a service, or a scheduled pipeline
+            command = ("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.5")
+            await self.story.process("rollouts").start(*command, ready=False)
         await asyncio.gather(*(node.join() for node in self.nodes.values()))
 
     def _draw(self) -> None:
@@ -66,7 +69,8 @@ class Cluster:
         for kind in KINDS:
             (self.references / kind).mkdir(parents=True)
             for number in range(_REFERENCES):
-                Image.fromarray(picture(kind, rng)).save(self.references / kind / f"{number}.png")
+                name = "probe.png" if number == 0 and kind in FIRST_KINDS[:2] else f"{number}.png"
+                Image.fromarray(picture(kind, rng)).save(self.references / kind / name)
 
     def references_of(self, kinds: tuple[str, ...]) -> Path:
         """A folder with the reference pictures of these kinds only."""
@@ -118,10 +122,6 @@ class Cluster:
         await self.cloud.modelsync(
             *("rollout", "start", self.cloud.store, model, "--version", str(version), *words, "--active", "100%"),
             *("--failures", "2%", "--soak", "0s", "--yes", "--by", "ada", "--no-push"),
-        )
-        await said(
-            *("modelsync", "rollout", "run", "--store", self.cloud.store, "--poll", "0.3", "--until-over"),
-            environment=environment,
         )
         try:
             await said("modelsync", "rollout", "watch", model, "--every", "1", environment=environment)

@@ -1,7 +1,7 @@
 """Custom Vision's exports: fetched by its training API, and judged on the build machine before they are signed.
 
-`python -m examples.camera.custom_vision fetch …` brings an iteration's zip; `… check ZIP` is the release gate: labels fit
-the model, the model names reference pictures rightly, and what it answered becomes the probe that devices repeat.
+`python -m examples.camera.custom_vision fetch …` brings an iteration's zip; `… check ZIP` is the release gate: labels
+fit the model, it names reference pictures rightly, and what it answered becomes the probe that devices repeat.
 Source: https://learn.microsoft.com/rest/api/customvision/training (v3.3: ExportIteration, GetExports).
 """
 
@@ -37,8 +37,8 @@ from modelsync_server.sources.zip_file import unpack
 KEY = "CUSTOM_VISION_TRAINING_KEY"
 MANIFEST = "cvexport.manifest"
 _AGAIN_SECONDS, _PATIENCE_SECONDS = 2.0, 600.0
-_CASES = 4
-"""Pictures in a probe: it is fetched with the version."""
+_CASES = 2
+"""Pictures in a probe that nobody chose: it is fetched with the version."""
 
 
 class ExportError(Exception):
@@ -106,11 +106,12 @@ def shares(model: LoadedModel, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.f
 
 
 def references(folder: Path) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-    """(label, picture) of each LABEL/*.png below `folder`."""
-    found = [
-        (path.parent.name, np.asarray(Image.open(path).convert("RGB")))
-        for path in sorted(folder.glob("*/*.png"), key=lambda path: (path.name, path.parent.name))
-    ]
+    """(label, picture) of each LABEL/*.png below `folder`, those called probe*.png first.
+
+    Keep these: a probe travels with its version, and its pictures only once if they stay the same.
+    """
+    paths = sorted(folder.glob("*/*.png"), key=lambda path: (not path.name.startswith("probe"), path.name, path.parent))
+    found = [(path.parent.name, np.asarray(Image.open(path).convert("RGB"))) for path in paths]
     if not found:
         raise ExportError(f"{folder} has no LABEL/*.png to judge the model by.")
     return found
@@ -192,7 +193,12 @@ def main() -> int:
     bring.add_argument("--out", type=Path, required=True, help="the zip")
     judged = commands.add_parser("check", help="refuse (exit 3) what must not be published")
     judged.add_argument("zip", type=Path)
-    judged.add_argument("--pictures", type=Path, required=True, help="reference pictures: LABEL/*.png")
+    judged.add_argument(
+        "--pictures",
+        type=Path,
+        required=True,
+        help="reference pictures: LABEL/*.png; the first two called probe*.png become the probe",
+    )
     judged.add_argument("--min-accuracy", type=float, default=0.95)
     judged.add_argument("--probe", type=Path, help="file for the recorded answers")
     given = parser.parse_args()
@@ -210,7 +216,7 @@ def main() -> int:
         print(f"custom_vision: {error}", file=sys.stderr)
         return 3
     except (aiohttp.ClientError, TimeoutError) as error:
-        print(f"custom_vision: Custom Vision can't be asked: {error or 'no answer in time'}", file=sys.stderr)
+        print(f"custom_vision: Custom Vision can't be asked: {str(error) or 'no answer in time'}", file=sys.stderr)
         return 4
     return 0
 

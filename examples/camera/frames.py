@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,8 +63,7 @@ class Video:
 
     def __init__(self, path: str, width: int = 640, height: int = 480) -> None:
         """ImportError without OpenCV; OSError if the device can't be opened."""
-        import cv2
-
+        cv2 = importlib.import_module("cv2")
         self._cv2, self._name = cv2, Path(path).name
         device = re.fullmatch(r"/dev/video(\d+)", path)
         self.live = device is not None

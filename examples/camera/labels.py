@@ -5,8 +5,11 @@ An answer says its version; that version's own labels.txt names it, whatever els
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LABELS = "labels.txt"
 
@@ -33,13 +36,19 @@ class Labels:
         return labels[place], shares[place]
 
     def _read(self, version: int) -> tuple[str, ...]:
-        """By the pointer (docs/interfaces.md §1), which is replaced as a whole: the current version, or the one before."""
+        """By the pointers (docs/interfaces.md §1): the current version, the one before, or one that is on trial."""
         try:
-            pointer = json.loads((self._folder / "current.json").read_text())
-            for each in (pointer, pointer.get("previous") or {}):
+            for each in self._pointers():
                 if each.get("version") == version:
                     text = (self._folder / each["path"] / LABELS).read_text(encoding="utf-8-sig")
                     return tuple(line.strip() for line in text.splitlines())
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise LookupError(f"the labels of version {version} can't be read: {error}") from error
         raise LookupError(f"version {version} is not installed")
+
+    def _pointers(self) -> Iterator[dict[str, Any]]:
+        """Each file is replaced as a whole, so it is never half a pointer; a candidate is there only now and then."""
+        current = json.loads((self._folder / "current.json").read_text())
+        yield from (current, current.get("previous") or {})
+        with contextlib.suppress(FileNotFoundError):
+            yield json.loads((self._folder / "candidate.json").read_text())

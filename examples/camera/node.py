@@ -1,6 +1,6 @@
 """One node of the cluster: its daemon, two scoring pods that share its data directory, its camera. No story.
 
-What they run is what the cluster's manifests say (k3s.yaml): the containers' `args`, with this machine's places for theirs.
+What they run is what the cluster's manifests say (k3s.yaml): the containers' `args`, with this machine's places.
 """
 
 from __future__ import annotations

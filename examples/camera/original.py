@@ -81,4 +81,6 @@ async def whole_zip(cluster: Cluster) -> None:
             assert await found.read() == data
         spent = line.counts() - begin
     await runner.cleanup()
-    cluster.story.charge("the zip, downloaded whole", WHAT, spent.up + spent.down, "a web server's line, both directions")
+    cluster.story.charge(
+        "the zip, downloaded whole", WHAT, spent.up + spent.down, "a web server's line, both directions"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ _SHOWN = 8
 
 def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]]) -> None:
     """A row for each node: how sure it was of each frame, by the version that named it; wrong names stand out."""
-    with figure(path, len(nodes), title="Every frame of each node, and how sure it was of the name that it gave") as axes:
+    with figure(
+        path, len(nodes), title="Every frame of each node, and how sure it was of the name that it gave"
+    ) as axes:
         for axis, node in zip(axes, nodes, strict=True):
             lines = node.lines()
             for version in dict.fromkeys(line["version"] for line in lines):
@@ -40,7 +43,7 @@ def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]
 
 
 def sheet(path: Path, node: Node, frames: Path) -> None:
-    """Frames of a node with the names that versions 1 and 2 gave them: the first of each, a kind that is new among them."""
+    """Frames of a node with the names that versions 1 and 2 gave them, a kind that is new among them."""
     lines = node.lines()
     rows: list[list[dict[str, Any]]] = []
     for version in (1, 2):
@@ -59,7 +62,11 @@ def sheet(path: Path, node: Node, frames: Path) -> None:
         for axis, line in zip(axes[row], chosen, strict=False):
             axis.imshow(Image.open(frames / line["name"]))
             good = line["label"] == truth(line)
-            axis.set_title(f"{line['label']} {line.get('sure', 0):.0%}", fontsize=7, color="black" if good else COLOURS[1])
+            axis.set_title(
+                f"{line['label']} {line.get('sure', 0):.0%}", fontsize=7, color="black" if good else COLOURS[1]
+            )
         axes[row][0].text(-8, 32, f"version {row + 1}", rotation=90, va="center", ha="right", fontsize=8)
-    drawn.savefig(path, dpi=100, facecolor="white")
-    plt.close(drawn)
+    with io.BytesIO() as made:
+        drawn.savefig(made, dpi=90, facecolor="white")
+        plt.close(drawn)
+        Image.open(made).convert("RGB").quantize(48).save(path, optimize=True)

@@ -65,10 +65,6 @@ class Agent:
         for step in job["steps"]:
             name = step.get("displayName") or step.get("task") or "script"
 
-            def filled(text: str, name: str = name) -> str:
-                text = _PARAMETER.sub(lambda found: str(parameters[found[1]]), text)
-                return _MACRO.sub(lambda found: _value(found[1], variables | secrets, name), text)
-
             task, inputs = step.get("task", ""), step.get("inputs", {})
             if task.startswith("AzureKeyVault@"):
                 secrets |= {each: self.vault[each] for each in inputs["SecretsFilter"].split(",")}
@@ -78,19 +74,19 @@ class Agent:
             elif script := step.get("script") or inputs.get("inlineScript"):
                 if "pip install" in script:
                     continue  # they are installed here
-                shown = {key: filled(value) for key, value in step.get("env", {}).items()}
+                shown = {key: _filled(value, variables | secrets, name) for key, value in step.get("env", {}).items()}
                 self.told(f"{stage}: {name}")
-                said = await self._script(name, _PARAMETER.sub(lambda f: str(parameters[f[1]]), script), variables, shown)
+                said = await self._script(
+                    name, _PARAMETER.sub(lambda f: str(parameters[f[1]]), script), variables, shown
+                )
                 for key, value in _SET.findall(said):
                     outputs[f"{step.get('name', '')}.{key}"] = value.strip()
             elif task and not task.startswith("UsePythonVersion@"):
                 raise PipelineError(name, f"{task} is not understood here")
 
-    async def _script(
-        self, name: str, script: str, variables: Mapping[str, str], shown: Mapping[str, str]
-    ) -> str:
+    async def _script(self, name: str, script: str, variables: Mapping[str, str], shown: Mapping[str, str]) -> str:
         # Secrets are in no script's text: who wants one says so in `env`, as Azure Pipelines has it.
-        text = _MACRO.sub(lambda found: _value(found[1], variables, name), script)
+        text = _filled(script, variables, name)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         plain = {key: value for key, value in os.environ.items() if not key.startswith("MODELSYNC_")}
         process = await asyncio.create_subprocess_exec(
@@ -104,7 +100,14 @@ class Agent:
         return said
 
 
-def _value(name: str, known: Mapping[str, str], step: str) -> str:
-    if name not in known:
-        raise PipelineError(step, f"$({name}) is not set: no variable, and no secret that AzureKeyVault@2 named before")
-    return known[name]
+def _filled(text: str, known: Mapping[str, str], step: str) -> str:
+    """`text` with its macros replaced; PipelineError for one that is not known."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in known:
+            raise PipelineError(
+                step, f"$({found[1]}) is not set: no variable, and no secret that AzureKeyVault@2 named before"
+            )
+        return known[found[1]]
+
+    return _MACRO.sub(value, text)

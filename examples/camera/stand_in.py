@@ -1,7 +1,7 @@
 """Stands for Custom Vision: the two calls of its training API that exports need, and the download of what was exported.
 
-Source: https://learn.microsoft.com/rest/api/customvision/training (v3.3: ExportIteration, GetExports). An export is made when
-it is asked for and is done at the next look, as there; its address carries its own access. Prints {"url"} when it is ready.
+An export is made when it is asked for and done at the next look, as there; its address carries its own access. Prints
+{"url"} when it is ready. Source: https://learn.microsoft.com/rest/api/customvision/training, v3.3.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Exports:
         return web.FileResponse(path)
 
 
-async def serve(folder: Path, key: str) -> None:
-    """Until cancelled."""
+async def serve(folder: Path, key: str, told: Callable[[str], object]) -> None:
+    """Until cancelled; `told` its URL when it is ready."""
     exports, application = Exports(folder, key), web.Application()
     application.add_routes(
         [
@@ -75,8 +76,11 @@ async def serve(folder: Path, key: str) -> None:
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(json.dumps({"url": f"http://127.0.0.1:{runner.addresses[0][1]}"}), flush=True)
-    await asyncio.Event().wait()
+    told(f"http://127.0.0.1:{runner.addresses[0][1]}")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 def main() -> None:
@@ -85,7 +89,11 @@ def main() -> None:
     parser.add_argument("--exports", type=Path, required=True, help="folder of ITERATION-PLATFORM.zip")
     parser.add_argument("--key-file", type=Path, required=True, help="file with the training key")
     given = parser.parse_args()
-    asyncio.run(serve(given.exports, given.key_file.read_text().strip()))
+
+    def told(url: str) -> None:
+        print(json.dumps({"url": url}), flush=True)
+
+    asyncio.run(serve(given.exports, given.key_file.read_text().strip(), told))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a model takes, whether it wants channels first (ONNX) or last (TFLite). No files."""
+"""From a picture to the tensor that a model takes, channels first (ONNX) or last (TFLite). No files here."""
 
 from __future__ import annotations
 

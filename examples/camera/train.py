@@ -1,4 +1,4 @@
-"""Trains the classifier of parts, v1 and v2 (retrained, with a kind more); writes model.onnx and labels.txt of each.
+"""Trains the classifier of parts, v1 and v2 (its last layer learned a kind more); writes model.onnx, labels.txt.
 
 It stands for Custom Vision, which does this in the cloud: a small convolutional network whose ONNX form has Custom
 Vision's tensors and metadata. Run from the repository's root: python -m examples.camera.train [--out DIR]
@@ -7,8 +7,10 @@ Vision's tensors and metadata. Run from the repository's root: python -m example
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,7 @@ def start(classes: int, seed: int) -> Weights:
     """A network that knows nothing: `conv1.weight` (out, in, kernel, kernel), …, `fc.weight` (classes, features)."""
     rng = np.random.default_rng(seed)
     found: Weights = {}
-    for number, (before, after) in enumerate(zip(CHANNELS, CHANNELS[1:], strict=False), 1):
+    for number, (before, after) in enumerate(itertools.pairwise(CHANNELS), 1):
         side = 5 if number == 1 else 3
         spread = np.sqrt(2 / (before * side * side))
         found[f"conv{number}.weight"] = rng.normal(0, spread, (after, before, side, side)).astype(np.float32)
@@ -52,7 +54,8 @@ def _windows(x: Array, side: int) -> Array:
     """(n, channels, h, w) → (n, h/2, w/2, channels · side²)."""
     pad = side // 2
     x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    found = np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(2, 3))[:, :, ::2, ::2]
+    view: Any = np.lib.stride_tricks.sliding_window_view  # its types know no pair of axes
+    found = view(x, (side, side), axis=(2, 3))[:, :, ::2, ::2]
     return np.ascontiguousarray(found.transpose(0, 2, 3, 1, 4, 5)).reshape(*found.shape[:1], *found.shape[2:4], -1)
 
 
@@ -97,8 +100,11 @@ def gradients(weights: Weights, batch: Array, wanted: npt.NDArray[np.int64]) -> 
     return loss, found
 
 
-def fit(weights: Weights, kinds: tuple[str, ...], *, steps: int, rate: float, seed: int) -> Weights:
-    """`weights` after so many steps of Adam on pictures of `kinds`, the rate falling to nothing."""
+def fit(weights: Weights, kinds: tuple[str, ...], *, steps: int, rate: float, seed: int, only: str = "") -> Weights:
+    """`weights` after so many steps of Adam on pictures of `kinds`, the rate falling to nothing.
+
+    `only`: how the names begin of those that are trained; the others stay.
+    """
     seen, places = pictures(kinds, 3000, seed)
     rng, now = np.random.default_rng(seed), dict(weights)
     mean = {name: np.zeros_like(value) for name, value in now.items()}
@@ -108,6 +114,8 @@ def fit(weights: Weights, kinds: tuple[str, ...], *, steps: int, rate: float, se
         _, found = gradients(now, prepared(seen[chosen]), places[chosen])
         pace = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
         for name, gradient in found.items():
+            if not name.startswith(only):
+                continue
             mean[name] = 0.9 * mean[name] + 0.1 * gradient
             square[name] = 0.999 * square[name] + 0.001 * gradient**2
             moved = (mean[name] / (1 - 0.9**step)) / (np.sqrt(square[name] / (1 - 0.999**step)) + 1e-8)
@@ -168,7 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for v1/ and v2/ (default: beside this script)")
     out: Path = parser.parse_args().out
     first = fit(start(len(FIRST_KINDS), 1), FIRST_KINDS, steps=500, rate=_RATE, seed=1)
-    second = fit(widened(first, FIRST_KINDS, KINDS), KINDS, steps=250, rate=_RATE / 4, seed=2)
+    second = fit(widened(first, FIRST_KINDS, KINDS), KINDS, steps=250, rate=_RATE * 5, seed=2, only="fc.")
     for version, kinds, weights in ((1, FIRST_KINDS, first), (2, KINDS, second)):
         folder = out / f"v{version}"
         folder.mkdir(parents=True, exist_ok=True)

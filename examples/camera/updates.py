@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from examples.camera import verdict
 from examples.camera.cluster import Cluster
 from examples.camera.pictures import FIRST_KINDS, KINDS
-from examples.camera.pipeline import Agent
+from examples.camera.pipeline import Agent, PipelineError
+from examples.demo.stage import StageError
 from examples.stories.telling import ROOT
 
 LABELS = {1: FIRST_KINDS, 2: KINDS, 3: KINDS}
@@ -143,8 +145,13 @@ async def by_pipeline(cluster: Cluster) -> None:
         },
         approve, story.say, ROOT, {"MODELSYNC_HUB_TIER": "none"},
     )  # fmt: skip
-    await agent.run(PIPELINE, iteration="iteration-2")
-    story.promise("the pipeline's own lines released version 2", len(asked) == 1, "five scripts, three secrets, one gate")
+    try:
+        await agent.run(PIPELINE, iteration="iteration-2")
+    except PipelineError as error:
+        raise StageError(f"the pipeline ended with {error.code}: {error}") from error
+    story.promise(
+        "the pipeline's own lines released version 2", len(asked) == 1, "five scripts, three secrets, one gate"
+    )
 
 
 async def _packed(keys: Path) -> str:

@@ -49,7 +49,7 @@ def fill(folder: Path, *, leave: int) -> Path:
 
 
 def read_only(folder: Path, view: Path) -> str:
-    """Have `view` show `folder`, without a way to write through it; an empty string, or why this machine does not permit it.
+    """Have `view` show `folder` and take no writes; an empty string, or why this machine does not permit it.
 
     It goes with the process that called `private_mounts`.
     """

@@ -27,7 +27,10 @@ from modelsync_server.hub import routes
 
 ROOT = Path(__file__).resolve().parents[2]
 EDGE = ROOT / "deploy" / "iotedge"
-CLUSTER = sorted(path for folder in ("k3s", "fleet") for path in (ROOT / "deploy" / folder).glob("*.yaml"))
+CLUSTER = [
+    *sorted(path for folder in ("k3s", "fleet") for path in (ROOT / "deploy" / folder).glob("*.yaml")),
+    ROOT / "examples" / "camera" / "k3s.yaml",
+]
 PIPELINES = ROOT / "examples" / "pipelines"
 
 
@@ -133,6 +136,7 @@ def test_the_schemas_find_mistakes() -> None:
         ("azure-pipelines", "azure-pipelines", {"publish", "push"}),
         ("rollout-github-workflow", "github-workflow", {"rollout plan", "rollout start", "rollout step"}),
         ("rollout-azure-pipelines", "azure-pipelines", {"rollout step"}),
+        ("camera-azure-pipelines", "azure-pipelines", {"publish", "rollout start", "rollout watch"}),
     ],
 )
 def test_the_pipelines_pass_their_schemas_and_their_commands_exist(name: str, schema: str, commands: set[str]) -> None:
@@ -161,6 +165,7 @@ def test_the_pipelines_pass_their_schemas_and_their_commands_exist(name: str, sc
         "azure-pipelines",
         "rollout-github-workflow",
         "rollout-azure-pipelines",
+        "camera-azure-pipelines",
     }, "every pipeline is checked"
 
 

@@ -77,7 +77,7 @@ def prepare(order: Mapping[str, Any]) -> Loader:
 
 
 def _made(cache: Path) -> bool:
-    """Whether there is a folder to lay weights out in; without one (a read-only mount, a full disk) none are laid out."""
+    """Whether there is a folder to lay weights out in; without one (a read-only mount, a full disk) none are."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:

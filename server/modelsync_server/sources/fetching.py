@@ -32,8 +32,8 @@ _KINDS = {
 }
 _ADDRESS = re.compile(r"([a-z][a-z0-9]+)([:+])(.*)", re.DOTALL)
 _FORMS = (
-    "mlflow:models:/NAME@ALIAS, hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, git+https://…, "
-    "zip:FILE"
+    "mlflow:models:/NAME@ALIAS, hf:ORG/REPO, azureml:NAME:VERSION, dvc:PATH, oci:REGISTRY/REPOSITORY:TAG, "
+    "git+https://…, zip:FILE"
 )
 
 Told = Callable[[int, int], None]

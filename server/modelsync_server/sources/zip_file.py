@@ -1,7 +1,7 @@
 """`zip:FILE`: the files in a zip file of this machine, as a tree: what services that train give for download.
 
-Unpacked, its model is served and only what changed of it travels. Whoever made the zip is a stranger: regular files only,
-every byte counted, nothing followed. Source: PKWARE's APPNOTE 6.3.
+Unpacked, its model is served and only what changed of it travels. Whoever made the zip is a stranger: regular files
+only, every byte counted, nothing followed. Source: PKWARE's APPNOTE 6.3.
 """
 
 from __future__ import annotations
