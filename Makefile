@@ -158,7 +158,7 @@ fleet: setup
 	$(BIN)/python -m examples.fleet $(if $(KEEP),--keep)
 
 # The stories of docs/stories: each ends in under four minutes with story-NAME.txt and .json; KEEP=1 stays until Ctrl-C.
-STORIES := mine
+STORIES := mine environment
 .PHONY: $(STORIES:%=story-%)
 $(STORIES:%=story-%): story-%: setup
 	$(BIN)/python -m examples.$* $(if $(KEEP),--keep)

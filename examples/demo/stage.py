@@ -35,10 +35,13 @@ class Process:
         return self._process.pid
 
     async def start(self, command: str, *arguments: str, ready: bool = True) -> dict[str, Any]:
-        """Start `command` of this environment; with `ready` return the JSON line that it prints when ready."""
+        """Start `command` of this environment, or the program at a whole path.
+
+        With `ready` return the JSON line that it prints when ready.
+        """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                Path(sys.executable).with_name(command),
+                Path(sys.executable).parent / command,
                 *arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if ready else log,
@@ -92,7 +95,7 @@ async def run(command: str, *arguments: str, environment: dict[str, str] | None 
 async def said(command: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
     """Run one of our commands to its end and return what it prints; StageError with its own words if it fails."""
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name(command),
+        Path(sys.executable).parent / command,
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
