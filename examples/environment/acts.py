@@ -61,11 +61,10 @@ async def one_lock(play: Play) -> None:
     await workshop.train(1)
     release = await play.publish(ENVIRONMENT, workshop.environment(1))
     await play.publish(MODEL, story.work / "cloud" / "model-1", "--requires", workshop.requirement(1))
-    story.promise(
-        "publishing the second one is no new version",
-        (await play.publish(ENVIRONMENT, elsewhere))["version"] == 1,
-        f"{release['install_bytes']:,} bytes install it; it requires {release['requires']}",
-    )
+    story.say(f"{release['install_bytes']:,} bytes install it; it requires {release['requires']}")
+    if not story.short:
+        version = (await play.publish(ENVIRONMENT, elsewhere))["version"]
+        story.promise("publishing the second one is no new version", version == 1, f"it is version {version} again")
 
 
 async def first_install(play: Play) -> None:
@@ -88,7 +87,7 @@ async def first_install(play: Play) -> None:
     story.promise(
         "the device answers to the bit what the cloud answered",
         verdict.wrong(edge.answers[MODEL], play.workshop.answers) == 0,
-        f"{len(play.workshop.answers[1])} rows, asked every 50 ms",
+        f"{len(play.workshop.answers[1])} rows, asked ten times a second",
     )
 
 

@@ -23,7 +23,7 @@ from examples.stories.telling import Story
 DEVICE = "edge-1"
 ENVIRONMENT, MODEL, UNIT = "environment", "model", "unit"
 INTERPRETER = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
-_EVERY = 0.05
+_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ def test_a_package_for_another_python_and_a_folder_that_is_taken_are_refused(tmp
     wheel = make_wheel(tmp_path / "wheels", "young", "1.0", {"young.py": ""}, requires_python=">=3.99")
     lock = lock_of(tmp_path / "lock.txt", [wheel])
     with pytest.raises(UsageError, match=r"3\.99|young"):
-        build(lock, tmp_path / "out", from_folder=tmp_path / "wheels")
+        build(lock, tmp_path / "new", from_folder=tmp_path / "wheels")
     with pytest.raises(UsageError, match="is there already"):
         build(lock, out, from_folder=tmp_path / "wheels")
     assert (out / "environment.json").exists()
