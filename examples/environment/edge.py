@@ -133,14 +133,14 @@ class Edge:
 
         await self.story.until(f"answers of {service} by environment {environment}, model {model}", reached)
 
-    async def state(self, name: str, *states: str) -> Json:
-        """Wait until the device reports a name in one of these states; what it reports then."""
+    async def state(self, name: str, desired: int, *states: str) -> Json:
+        """Wait until the device reports of the version that is desired one of these states; what it reports then."""
         found: Json = {}
 
         async def reached() -> bool:
             nonlocal found
             found = await self.cloud.reported(DEVICE, name)
-            return found.get("state") in states
+            return found.get("desired") == desired and found.get("state") in states
 
         await self.story.until(f"{name} {' or '.join(states)}", reached)
         return found

@@ -45,36 +45,38 @@ def application(folder: Path, requires: Sequence[str]) -> Path:
 
 
 def small(folder: Path) -> Kit:
-    """Everything made here: `assay` with a table of 200 kB beside its code, in two releases."""
+    """Everything made here; the bumped package is `assay`, with a table of 200 kB beside its code."""
     wheels = folder / "wheels"
-    code = (HERE / "assay" / "__init__.py").read_text()
-    table = random.Random(7).randbytes(200_000)
+    own = application(wheels, ["assay>=1"])
     locks = []
     for number, version in enumerate(("1.0", "1.1"), 1):
-        files: Mapping[str, str | bytes] = {
-            "assay/__init__.py": f"{code}\n\nVERSION = {version!r}\n",
-            "assay/table.bin": table,
-        }
-        pair = [make_wheel(wheels, "assay", version, files), application(wheels, ["assay>=1"])]
-        locks.append(lock_of(folder / f"lock-{number}.txt", pair))
+        locks.append(lock_of(folder / f"lock-{number}.txt", [_assay(wheels, version), own]))
     return Kit(wheels, (locks[0], locks[1]), "assay", ("1.0", "1.1"))
 
 
 async def real(folder: Path) -> Kit:
-    """NumPy, joblib and threadpoolctl from the index that pip is set to, by the committed locks; needs it once."""
+    """With joblib and threadpoolctl from the index that pip is set to, by the committed locks; needs it once."""
     wheels = folder / "wheels"
     for number in (1, 2):
         await pip(
             *("download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"),
             *("--only-binary", ":all:", "--dest", str(wheels), "-r", str(HERE / f"lock-{number}.txt")),
         )
-    own = application(wheels, ["numpy>=2", "joblib>=1.5"])
+    own = [_assay(wheels, "1.0"), application(wheels, ["assay>=1", "joblib>=1.5"])]
     locks = []
     for number in (1, 2):
         lock = folder / f"lock-{number}.txt"
-        lock.write_text((HERE / f"lock-{number}.txt").read_text() + lock_of(folder / "own.txt", [own]).read_text())
+        lock.write_text((HERE / f"lock-{number}.txt").read_text() + lock_of(folder / "own.txt", own).read_text())
         locks.append(lock)
     return Kit(wheels, (locks[0], locks[1]), "joblib", ("1.5.2", "1.5.3"))
+
+
+def _assay(wheels: Path, version: str) -> Path:
+    files: Mapping[str, str | bytes] = {
+        "assay/__init__.py": (HERE / "assay" / "__init__.py").read_text() + f"\n\nVERSION = {version!r}\n",
+        "assay/table.bin": random.Random(7).randbytes(200_000),
+    }
+    return make_wheel(wheels, "assay", version, files)
 
 
 async def pip(*arguments: str) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--needs", action="append", default=[])
     arguments = parser.parse_args()
     rows, targets = model.readings(arguments.seed, _ROWS)
-    made = model.fit(arguments.seed, rows, targets)
+    made = model.fit(rows, targets)
     model.save(made, arguments.folder, dict(each.split("=") for each in arguments.needs))
     unseen, measured = model.readings(model.ASKED_SEED, 200)
     answers = model.predict(model.load(arguments.folder), unseen)
