@@ -217,6 +217,8 @@ async def broken(play: Play) -> None:
         # Another version of the same, which claims to require nothing.
         (other / "note").write_text("for whatever Python there is\n")
         await _found_out(play, "for another Python that does not say so", other, "--no-requires")
+    await play.desire(ENVIRONMENT, 2)
+    await edge.state(ENVIRONMENT, 2, "active")
     play.mark("broken ones refused")
 
 
