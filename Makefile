@@ -158,12 +158,12 @@ fleet: setup
 	$(BIN)/python -m examples.fleet $(if $(KEEP),--keep)
 
 # The stories of docs/stories: each ends in under four minutes with story-NAME.txt and .json; KEEP=1 stays until Ctrl-C.
-STORIES := mine vehicles camera
+STORIES := fleet camera environment mine
+STORY_fleet := vehicles
 .PHONY: $(STORIES:%=story-%)
 $(STORIES:%=story-%): story-%: setup
-	$(BIN)/python -m examples.$* $(if $(KEEP),--keep)
-.PHONY: story-fleet
-story-fleet: story-vehicles
+	$(BIN)/python -m examples.$(or $(STORY_$*),$*) $(if $(KEEP),--keep)
+
 .PHONY: bench-full bench-encodings
 # What an update costs with each way of doing it, with whatever peers are installed; it goes on from what BENCH_OUT holds.
 # CORPUS=DIR measures the pairs in DIR instead of the repository's own models. The other limited lines and the Python environment,

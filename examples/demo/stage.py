@@ -35,7 +35,10 @@ class Process:
         return self._process.pid
 
     async def start(self, command: str, *arguments: str, ready: bool = True) -> dict[str, Any]:
-        """Start `command` of this environment; with `ready` return the JSON line that it prints when ready."""
+        """Start `command` of this environment, or the program at a whole path.
+
+        With `ready` return the JSON line that it prints when ready.
+        """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 Path(sys.executable).parent / command,

@@ -1,1 +1,1 @@
-"""The story of one environment in cloud and on the edge: `python -m examples.environment` (docs/stories/environment.md)."""
+"""The story of one environment in cloud and on the edge: `python -m examples.environment`."""

@@ -22,13 +22,15 @@ from modelsync_protocol.errors import UsageError
 
 _LEFT_BEHIND = ("INSTALLER", "REQUESTED", "direct_url.json")
 TRAMPOLINE = b"""#!/bin/sh
-'''exec' "$(dirname "$(readlink -f "$0")")/python" "$0" "$@"
+'''eval' 'self=$(readlink -f "$0") && exec "${self%/*}/python" "$self" "$@"'
 ' '''
 """
-"""Read by sh as a command that starts the Python beside the script, and by Python as a text without meaning."""
+"""Read by sh as a command that starts the Python beside the script, and by Python as a text without meaning.
 
-_ENV_TRAMPOLINE = b"""#!/usr/bin/env -S sh -c 'exec "$(dirname "$(readlink -f "$0")")/python" "$0" "$@"'
+The link is followed once, so script and Python are of one version, even if `current` moves in between.
 """
+
+_ENV_TRAMPOLINE = b'#!/usr/bin/env -S sh -c \'self=$(readlink -f "$0") && exec "${self%/*}/python" "$self" "$@"\'\n'
 """The same in one line, for scripts that a text before their own would break; BusyBox does not know `env -S`."""
 
 _SHEBANG = re.compile(rb"#![^\n]*\bpython[0-9.]*[^\n]*\n")

@@ -26,7 +26,7 @@ FUTURE = '"""Words."""\nfrom __future__ import annotations\nimport ore\nprint("f
 
 
 def wheels(folder: Path, version: str = "1.0") -> list[Path]:
-    ore = {
+    ore: dict[str, str | bytes] = {
         "ore/__init__.py": f"VERSION = {version!r}\n", "ore/__pycache__/old.cpython-311.pyc": b"\0" * 40,
         "ore/main.py": "import sys, ore\ndef main():\n    print(ore.VERSION, *sys.argv[1:])\n",
         "ore/tests/test_ore.py": "assert 0\n", "ore/data/table.txt": "1\n",
@@ -209,7 +209,7 @@ def test_a_package_for_another_python_and_a_folder_that_is_taken_are_refused(tmp
     wheel = make_wheel(tmp_path / "wheels", "young", "1.0", {"young.py": ""}, requires_python=">=3.99")
     lock = lock_of(tmp_path / "lock.txt", [wheel])
     with pytest.raises(UsageError, match=r"3\.99|young"):
-        build(lock, tmp_path / "out", from_folder=tmp_path / "wheels")
+        build(lock, tmp_path / "new", from_folder=tmp_path / "wheels")
     with pytest.raises(UsageError, match="is there already"):
         build(lock, out, from_folder=tmp_path / "wheels")
     assert (out / "environment.json").exists()
@@ -235,7 +235,7 @@ def needs(folder: Path) -> dict[str, str]:
 
 
 def test_an_environment_requires_its_python_and_meets_what_models_beside_it_require(tmp_path: Path) -> None:
-    sklearn = {"sklearn/__init__.py": "", "sklearn/old.pkl": b"\x80\x04csklearn.x\nY\n."}
+    sklearn: dict[str, str | bytes] = {"sklearn/__init__.py": "", "sklearn/old.pkl": b"\x80\x04csklearn.x\nY\n."}
     wheel = make_wheel(tmp_path / "wheels", "scikit_learn", "1.7.1", sklearn)
     lock = lock_of(tmp_path / "lock.txt", [wheel])
     build(lock, tmp_path / "out", from_folder=tmp_path / "wheels")
