@@ -25,22 +25,24 @@ async def story(told: Story) -> None:
     winter = fleet.lake.commits()[-1].number
     told.act("Summer comes: drift, a retrained version, a rollout")
     await loop.around(fleet, "summer", Conditions(heat=1.0), 2, fleet.through)
-    told.act("The original way, a container image for each model; meanwhile on the vehicles: " + _MEANWHILE[told.short])
-    last = list(fleet.vehicles)[-1]
-    works = [harm.killed(fleet, last), original.pulls(fleet, 1, 2)]
-    await together(*works, *([] if told.short else [_bad_versions(fleet, winter)]))
-    if not told.short:
-        told.act("Sensors age: around again, over a line that breaks and to a disk that is full")
-
-        async def rough(version: int) -> bool:
-            return await harm.rough_rollout(fleet, version, before=2)
-
-        await loop.around(fleet, "worn sensors", Conditions(heat=1.0, age=1.0), 4, rough)
+    told.act("The original way, a container image for each model, beside what may go wrong on the vehicles")
+    await together(original.pulls(fleet, 1, 2), _gone_wrong(fleet, winter))
     original.bill(fleet, 2)
     await _whole_run(told, fleet)
 
 
-_MEANWHILE = {True: "kill -9", False: "a worse candidate, a broken model, kill -9"}
+async def _gone_wrong(fleet: Fleet, winter: int) -> None:
+    killed = harm.killed(fleet, list(fleet.vehicles)[-1])
+    if fleet.story.short:
+        await killed
+        return
+    await together(killed, _bad_versions(fleet, winter))
+    fleet.story.act("Sensors age: around again, over a line that breaks and to a disk that is full")
+
+    async def rough(version: int) -> bool:
+        return await harm.rough_rollout(fleet, version, before=2)
+
+    await loop.around(fleet, "worn sensors", Conditions(heat=1.0, age=1.0), 4, rough)
 
 
 async def _bad_versions(fleet: Fleet, winter: int) -> None:

@@ -58,7 +58,13 @@ async def start(hub: FleetHub, plan: RolloutPlan, *, by: str, older: bool = Fals
     except UsageError:
         await hub.delete_configuration(documents.record_id(made.model), etag=made.etag)
         raise
-    return await write(hub, replace(made, state=State.RUNNING), made.etag)
+    try:
+        return await write(hub, replace(made, state=State.RUNNING), made.etag)
+    except ConflictError:
+        current = record_in(await hub.configurations(), made.model)
+        if current is None or current.rollout != made.rollout or current.state is State.PREPARING:
+            raise
+        return current  # what carries rollouts on has seen it already
 
 
 def refused(current: Record) -> RefusedError:

@@ -10,6 +10,8 @@ import pytest
 from modelsync_protocol.errors import UsageError
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.rollout import acting, planning, reading, running, starting
+from modelsync_server.rollout.port import Json
+from modelsync_server.rollout.record import State
 from modelsync_server.rollout.rings import parse_options
 from modelsync_server.store import open_store
 from tests.server.rollout.conftest import MODEL, QUICK, World
@@ -52,6 +54,27 @@ async def drive(world: World, hub: MortalHub, rings: list[str], *, back: bool) -
         for _ in range(5):
             await running.settle(hub, store)
             world.puppets.answer()
+
+
+class BesideARunner(MortalHub):
+    """Whoever carries rollouts on acts right after the first configuration was written."""
+
+    async def put_configuration(self, identifier: str, body: Json, *, etag: str | None = None) -> Json:
+        made = await super().put_configuration(identifier, body, etag=etag)
+        if len(self.calls) == self.calls.index(f"put {identifier}") + 1:
+            await running.step_all(self._hub, None)
+        return made
+
+
+async def test_a_start_beside_a_runner_that_is_quicker_is_a_start(world: World) -> None:
+    populate(world)
+    hub = BesideARunner(world.client)
+    started = await starting.start(hub, await world.plan(TWO), by="ann")
+    assert [call for call in hub.calls if call.startswith("put")] == [f"put modelsync-{MODEL}"], "the runner wrote next"
+    assert started.state is State.RUNNING
+    assert (await world.status()).record.rollout == started.rollout
+    await world.go()
+    assert world.puppets.held(3) == sorted(DEVICES)
 
 
 async def final(world: World) -> object:
