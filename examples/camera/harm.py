@@ -14,6 +14,7 @@ from examples.camera.cluster import Cluster
 from examples.camera.exports import HERE, ONNX, TFLITE, nudged, packed, to_tflite, zipped
 from examples.demo.stage import StageError, said
 from examples.stories import faults
+from examples.stories.supervisor import Module
 from modelsync_server.rollout import reading
 
 V2 = HERE / "v2"
@@ -130,8 +131,8 @@ async def killed(cluster: Cluster, name: str) -> None:
         before = module.restarts
         await module.kill()
 
-        async def back(before: int = before, module: object = module) -> bool:
-            return module.restarts > before  # type: ignore[attr-defined, no-any-return]
+        async def back(before: int = before, module: Module = module) -> bool:
+            return module.restarts > before
 
         await story.until(f"the restart of {what}", back)
         await node.wrote(20)
