@@ -20,9 +20,7 @@ _SHOWN, _MOST = 8, 50
 
 def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]]) -> None:
     """A row for each node: how sure it was of each frame, by the version that named it; wrong names stand out."""
-    with figure(
-        path, len(nodes), title="Every frame of each node, and how sure it was of the name that it gave"
-    ) as axes:
+    with figure(path, len(nodes), title="Frames of each node, and how sure it was of the name that it gave") as axes:
         for axis, node in zip(axes, nodes, strict=True):
             lines = node.lines()
             for version in dict.fromkeys(line["version"] for line in lines):
