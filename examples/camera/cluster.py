@@ -96,9 +96,9 @@ class Cluster:
         self.story.say(f"{model} version {version}: {share:.0%} of the reference pictures are named rightly")
         return await self.publish_zip(path, model, probe)
 
-    async def publish_zip(self, path: Path, model: str, probe: Path | None = None) -> Json:
+    async def publish_zip(self, path: Path, model: str, probe: Path | None = None, effort: str = "default") -> Json:
         """`modelsync publish … zip:FILE`."""
-        more = () if probe is None else ("--probe", str(probe))
+        more = ("--effort", effort, *(() if probe is None else ("--probe", str(probe))))
         found = await self.cloud.modelsync("publish", self.cloud.store, model, f"zip:{path}", *more)
         assert isinstance(found, dict)
         return found

@@ -13,14 +13,14 @@ from examples.camera.node import Node
 from examples.camera.verdict import truth
 from examples.stories.plot import COLOURS, figure
 
-_SHOWN = 8
+_GOOD = (COLOURS[0], COLOURS[2], COLOURS[3], COLOURS[4])
+_SHOWN, _MOST = 8, 50
+"""Frames of a row of pictures; dots of one colour (of more every n-th is drawn)."""
 
 
 def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]]) -> None:
     """A row for each node: how sure it was of each frame, by the version that named it; wrong names stand out."""
-    with figure(
-        path, len(nodes), title="Every frame of each node, and how sure it was of the name that it gave"
-    ) as axes:
+    with figure(path, len(nodes), title="Frames of each node, and how sure it was of the name that it gave") as axes:
         for axis, node in zip(axes, nodes, strict=True):
             lines = node.lines()
             for version in dict.fromkeys(line["version"] for line in lines):
@@ -28,12 +28,14 @@ def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]
                     chosen = [
                         line for line in lines if line["version"] == version and (line["label"] == truth(line)) is good
                     ]
+                    chosen = chosen[:: max(1, len(chosen) // _MOST)]
                     axis.plot(
                         [line["frame"] for line in chosen], [line.get("sure", 0.0) for line in chosen], marker, ls="",
-                        ms=2.5 if good else 4, color=COLOURS[(version - 1) % 4 if good else 1],
+                        ms=2.5 if good else 4, color=_GOOD[(version - 1) % len(_GOOD)] if good else COLOURS[1],
                         label=f"version {version}{'' if good else ', wrong'}" if chosen else None,
                     )  # fmt: skip
             axis.set_ylim(0, 1.45)
+            axis.set_yticks([0, 0.5, 1])
             axis.set_ylabel(f"{node.name}\n{node.model}")
             axis.legend(loc="lower right", fontsize=7, ncols=6)
             for number, (at, what) in enumerate((at, what) for name, at, what in marks if name == node.name):
@@ -69,4 +71,4 @@ def sheet(path: Path, node: Node, frames: Path) -> None:
     with io.BytesIO() as made:
         drawn.savefig(made, dpi=90, facecolor="white")
         plt.close(drawn)
-        Image.open(made).convert("RGB").quantize(48).save(path, optimize=True)
+        Image.open(made).convert("RGB").quantize(96).save(path, optimize=True)

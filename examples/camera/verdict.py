@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ def lost(lines: Sequence[Line]) -> list[int]:
 
 def twice(lines: Sequence[Line]) -> list[int]:
     """Frames with more than one line."""
-    seen: set[int] = set()
-    return [number for number in (int(line["frame"]) for line in lines) if number in seen or seen.add(number)]  # type: ignore[func-returns-value]
+    counted = Counter(int(line["frame"]) for line in lines)
+    return [number for number, times in counted.items() if times > 1]
 
 
 def misnamed(lines: Iterable[Line], labels: Mapping[int, Sequence[str]]) -> list[Line]:

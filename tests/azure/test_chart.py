@@ -21,7 +21,7 @@ CHART = ROOT / "deploy" / "helm" / "modelsync"
 CAMERA = ROOT / "examples" / "camera"
 RENDERED = {
     ROOT / "deploy" / "k3s" / "modelsync.yaml": ("--set", "namespace.create=true"),
-    CAMERA / "k3s.yaml": ("-f", str(CAMERA / "values.yaml")),
+    CAMERA / "k3s.yaml": ("--set", "namespace.create=true", "-f", str(CAMERA / "values.yaml")),
 }
 _HELM = "helm/helm"
 

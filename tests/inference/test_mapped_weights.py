@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from modelsync_inference import ModelRefusedError
+from modelsync_inference.processes.process_model import Limits
+from modelsync_inference.processes.process_runtime import ProcessRuntime
 from modelsync_inference.runtimes.mapped_weights import mapped
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
 from modelsync_inference.runtimes.onnx_sessions import Choice
@@ -78,3 +80,15 @@ def test_a_cache_that_can_not_be_written_costs_no_load(tmp_path: Path, model: Pa
     (tmp_path / "cache").write_bytes(b"a file where the folder should be")
     loaded = OnnxRuntime(Choice(cache=tmp_path / "cache")).load(model)
     assert loaded.inputs[0].name == "X"
+
+
+def test_neither_does_one_that_can_not_be_made_to_a_worker(tmp_path: Path, model: Path) -> None:
+    """As where the data directory is mounted read-only, or its disk is full."""
+    (tmp_path / "inference").write_bytes(b"a file where the folder should be")
+    runtime = ProcessRuntime(Choice(cache=tmp_path / "inference" / "anomaly"), limits=Limits(20, 10))
+    try:
+        loaded = runtime.load(model)
+        assert loaded.inputs[0].name == "X"
+        loaded.close()
+    finally:
+        runtime.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -97,6 +98,13 @@ def test_git(go: Go, tmp_path: Path) -> None:
     place = git_tests.repository(tmp_path / "models.git", {"a/model.onnx": git_tests.MODEL})
     places = {"https://git.example/acme/models.git": f"file://{place}"}
     assert "cloned version 1" in go("git and git-lfs", places)
+
+
+def test_a_zip_file(go: Go, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("model.onnx", git_tests.MODEL)
+        archive.writestr("labels.txt", "bolt\n")
+    assert "parts version 1" in go("A zip file", {})
 
 
 def test_every_kind_of_the_table_is_one_and_every_kind_is_in_it() -> None:
