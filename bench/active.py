@@ -231,8 +231,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure, in seconds")
     options = parser.parse_args()
-    for package in (modelsync_daemon, modelsync_protocol):  # as what is installed is; nobody compiles in a checkout
-        compileall.compile_dir(Path(str(package.__file__)).parent, quiet=1)
+    _compiled()
     measures: dict[str, Callable[[Path, int], Figures]] = {
         "resident": lambda root, rounds: asyncio.run(resident(root, rounds, ready=False)),
         "resident, ready_worker": lambda root, rounds: asyncio.run(resident(root, rounds, ready=True)),
@@ -246,6 +245,12 @@ def main() -> None:
         _print(title, found[title])
         if options.json is not None:
             options.json.write_text(json.dumps(found, indent=1))
+
+
+def _compiled() -> None:
+    """As what is installed is; where PYTHONDONTWRITEBYTECODE is set, a checkout would be compiled in each process."""
+    for package in (modelsync_daemon, modelsync_protocol):
+        compileall.compile_dir(Path(str(package.__file__)).parent, quiet=1)
 
 
 def _print(title: str, found: Mapping[str, list[float]]) -> None:

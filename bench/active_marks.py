@@ -111,7 +111,7 @@ def main() -> None:
         execute(self, module)
         _mark_all(module)
 
-    SourceFileLoader.exec_module = exec_module  # type: ignore[method-assign]
+    SourceFileLoader.exec_module = exec_module  # type: ignore[assignment, method-assign]
     os.fsync, os.fdatasync = _wrapped("sync", os.fsync), _wrapped("sync", os.fdatasync)
     from modelsync_daemon.cli import main as modelsyncd
 

@@ -1,4 +1,4 @@
-"""The worker that is ready before its job: it is used, it is ended when nothing comes, and dead ones are no dead end."""
+"""The worker that is ready before its job: it is used, ended when nothing comes, and replaced where it died."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class DyingDatabase(Database):
 
     dies: tuple[State, bool] | None = None
 
-    def transition(self, name: str, state: State | str, **details: object):  # type: ignore[no-untyped-def]
+    def transition(self, name: str, state: State | str, **details: Any):  # type: ignore[no-untyped-def]
         """As Database.transition, with the kill."""
         if self.dies == (State(state), False):
             raise Killed

@@ -43,7 +43,7 @@ async def test_a_small_update_waits_for_the_disk_less_than_20_times(
         real = getattr(os, name)
 
         def counted(descriptor: int, real: Any = real) -> None:
-            waits.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            waits.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
             real(descriptor)
 
         monkeypatch.setattr(os, name, counted)
@@ -83,7 +83,7 @@ async def test_a_small_build_that_was_killed_is_begun_anew_and_leaves_nothing(
     assert not list((device.data.root / "incoming").iterdir())
 
 
-async def test_a_commit_that_is_not_waited_for_outlives_a_kill_and_the_next_ones_are_waited_for(tmp_path: Path) -> None:
+def test_a_commit_that_is_not_waited_for_outlives_a_kill_and_the_next_ones_are_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     code = (
         "import os, sys, pathlib\nfrom modelsync_daemon.disk.database import Database\n"
@@ -146,7 +146,7 @@ async def test_a_redirect_to_tls_is_checked_against_the_origins_certificates(tmp
             return Answer(302, b"", {"Location": f"{secure.url}/{exchange.path}"})
 
         origin.fault = elsewhere
-        with pytest.raises(Exception, match="certificate of 127.0.0.1 is not trusted"):
+        with pytest.raises(Exception, match=r"certificate of 127\.0\.0\.1 is not trusted"):
             await device.pull("m", origin.url, origin_ca=stranger.path)
         await device.pull("m", origin.url, origin_ca=known.path)
     assert device.files("m") == {"model.bin": NEW}

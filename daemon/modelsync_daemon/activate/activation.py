@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from modelsync_daemon.activate import inference_processes as reports
 from modelsync_daemon.activate import telling
@@ -364,7 +365,7 @@ class Activation:
     def _last(self, pointer: Pointer) -> list[Report]:
         return self.processes.last(pointer.name)
 
-    def _step(self, name: str, state: State, **details: object) -> None:
+    def _step(self, name: str, state: State, **details: Any) -> None:
         self._database.transition(name, state, **details)
         self._changed()
 

@@ -199,7 +199,8 @@ class Database:
     def transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing for several statements; not to be nested.
 
-        Not `synced`: a power cut may take it back, until the next one that is; a kill does not. Raises LocalError if the disk does not take it, DamagedDatabase if the file is not what was written.
+        Not `synced`: a power cut may take it back, until the next one that is; a kill does not.
+        Raises LocalError if the disk does not take it, DamagedDatabase if the file is not what was written.
         """
         try:
             if not synced:
@@ -242,7 +243,8 @@ class Database:
     def transition(self, name: str, state: State | str, *, synced: bool = True, **details: Any) -> ModelRow:
         """Persist that `name` goes to `state`, with `details` (columns of ModelRow), before the step's effect.
 
-        `synced` as of transaction: False where a restart would do the same from the state before. `since` changes only with the state. Raises states.TransitionError for a step outside the table.
+        `synced` as of transaction: False where a restart would do the same from the state before.
+        `since` changes only with the state. Raises states.TransitionError for a step outside the table.
         """
         with self.transaction(synced=synced):
             before = self.model(name)

@@ -19,4 +19,4 @@ def import_aiohttp() -> None:
     try:
         import_module("aiohttp")
     finally:
-        del ssl.SSLContext.set_default_verify_paths  # type: ignore[misc]  # again that of its base in C
+        del ssl.SSLContext.set_default_verify_paths  # again that of its base in C

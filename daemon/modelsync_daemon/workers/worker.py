@@ -48,13 +48,13 @@ def main(*, ahead: bool = False) -> None:
     from modelsync_daemon.trust.trust_process import TrustChild
     from modelsync_daemon.workers import lean_imports
 
-    lean_imports.import_aiohttp()
     logging.getLogger().handlers[:] = [_Relay()]
     layers.plan()
     trust = TrustChild.start()
     layers.forget_environment()
     os.nice(_NICENESS)
     _stay_small()
+    lean_imports.import_aiohttp()
     if ahead:
         for name in _OF_A_JOB:
             import_module(name)
