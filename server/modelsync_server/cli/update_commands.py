@@ -247,6 +247,10 @@ def confirm(question: str) -> None:
         raise RefusedError("nothing was changed.")
 
 
+_MOST_HOURS = 24 * 366 * 100
+"""A century; the time that is so many hours ago has to be one that a computer can say."""
+
+
 def gc(
     store: StoreArgument,
     older: Annotated[
@@ -254,6 +258,7 @@ def gc(
         typer.Option(
             "--older-than",
             min=0,
+            max=_MOST_HOURS,
             help="Hours; what is younger may be of a publication under way.",
         ),
     ] = 24,

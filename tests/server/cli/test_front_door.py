@@ -246,3 +246,14 @@ def test_names_of_models_complete_and_errors_while_completing_are_silent(filled:
     assert complete("show", str(filled), "n").split() == ["net"]
     assert complete("show", str(filled / "none"), "n").strip() == ""
     assert "doctor" in complete("do").split()
+
+
+def test_an_age_that_is_none_is_refused_and_nothing_is_collected(run: Run, store: Path) -> None:
+    left = store / "packs" / ("e" * 64)
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"left")
+    for hours in ("inf", "1e300", "-1", "nan"):
+        assert run("gc", store, "--older-than", hours).code == 2
+    assert left.exists()
+    assert run("gc", store, "--older-than", "0").code == 0
+    assert not left.exists()
