@@ -18,7 +18,7 @@ def test_a_message_in_crumbs_takes_no_more_memory_than_in_one(monkeypatch: pytes
     message = os.urandom(BYTES)
     sender = threading.Thread(target=theirs.send_bytes, args=(message,))
     really = os.read
-    monkeypatch.setattr(message_pipe.os, "read", lambda descriptor, count: really(descriptor, min(count, 2)))
+    monkeypatch.setattr(os, "read", lambda descriptor, count: really(descriptor, min(count, 2)))
     sender.start()
     tracemalloc.start()
     try:
