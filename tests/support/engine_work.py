@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 from modelsync_protocol.errors import RefusedError, UnreachableError
@@ -25,6 +26,11 @@ def process() -> int:
 
 def keys() -> str | None:
     return os.environ.get("MODELSYNC_KEYS")
+
+
+def temporary() -> str:
+    """Where this process's temporary files go."""
+    return tempfile.gettempdir()
 
 
 def die(marks: str, times: int) -> int:

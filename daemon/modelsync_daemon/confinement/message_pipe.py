@@ -44,14 +44,13 @@ class MessagePipe:
             self._descriptor = -1
 
     def _exactly(self, count: int) -> bytes:
-        parts: list[bytes] = []
-        while count:
-            part = os.read(self._descriptor, min(count, _READ_BYTES))
+        found = bytearray()  # not a list: one who sends a byte at a time would have each held as an object
+        while len(found) < count:
+            part = os.read(self._descriptor, min(count - len(found), _READ_BYTES))
             if not part:
                 raise EOFError
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            found += part
+        return bytes(found)
 
 
 def pair() -> tuple[MessagePipe, MessagePipe]:

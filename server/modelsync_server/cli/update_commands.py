@@ -264,6 +264,10 @@ def confirm(question: str) -> None:
         raise RefusedError("nothing was changed.")
 
 
+_MOST_HOURS = 24 * 366 * 100
+"""A century; the time that is so many hours ago has to be one that a computer can say."""
+
+
 def gc(
     store: StoreArgument,
     older: Annotated[

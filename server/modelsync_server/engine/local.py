@@ -35,8 +35,10 @@ class LocalEngine:
 
     shares_disk = True
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, scratch: Path | None = None) -> None:
+        """`scratch`: in which folder workers get theirs for temporary files; None: in Python's."""
         self.workers = cores() if workers is None else workers
+        self._place = scratch
         self.retried = 0
         self._idle: list[_Worker] = []
         self._folder: Path | None = None
@@ -109,7 +111,7 @@ class LocalEngine:
     def _scratch(self) -> Path:
         """Where workers put temporary files: what one leaves that was killed goes when the engine is closed."""
         if self._folder is None:
-            self._folder = Path(mkdtemp(prefix="modelsync-engine-"))
+            self._folder = Path(mkdtemp(prefix="modelsync-engine-", dir=self._place))
         return self._folder
 
     def _again(self, call: Call, begun: int, reason: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from modelsync_protocol import near_names
 from modelsync_protocol.errors import UsageError
 from modelsync_server.engine.cluster import ClusterEngine
@@ -12,10 +14,13 @@ NAMES = ("local", "dask")
 _MOST_WORKERS = 1024
 
 
-def open_engine(name: str | None, address: str | None = None, workers: int | None = None) -> Engine | None:
+def open_engine(
+    name: str | None, address: str | None = None, workers: int | None = None, scratch: Path | None = None
+) -> Engine | None:
     """The engine; None if none is asked for. Nothing is started yet. UsageError for what does not go together.
 
     `address` is a cluster's; `workers` how many processes are started here, default one for each core.
+    `scratch`: the folder for their temporary files; those of a cluster choose for themselves.
     """
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise UsageError(f"--workers is 1 to {_MOST_WORKERS}, not {workers}.")
@@ -26,7 +31,7 @@ def open_engine(name: str | None, address: str | None = None, workers: int | Non
     if name in (None, "local"):
         if address is not None:
             raise UsageError("--engine local has no address: it is this machine; a cluster is --engine dask.")
-        return LocalEngine(workers)
+        return LocalEngine(workers, scratch)
     if name == "dask":
         if address is not None and workers is not None:
             raise UsageError(

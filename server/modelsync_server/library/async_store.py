@@ -21,6 +21,7 @@ from modelsync_server.publish.explain import Explanation
 from modelsync_server.publish.listing import Model
 from modelsync_server.publish.publisher import DEFAULT_BASES, Release
 from modelsync_server.publish.verifier import Report
+from modelsync_server.scratch.places import scratch_folder
 from modelsync_server.store import Store as ObjectStore
 from modelsync_server.store import open_store as open_objects
 from modelsync_server.trust import RefreshReport, Repository, catalogue_for
@@ -98,7 +99,7 @@ class AsyncStore:
         from modelsync_server.publish.publisher import effort_named, publish
 
         level = effort_named(effort)
-        running = open_engine(engine, engine_address, workers)
+        running = open_engine(engine, engine_address, workers, scratch_folder())
         async with contextlib.AsyncExitStack() as stack:
             if running is not None:
                 stack.push_async_callback(running.close)

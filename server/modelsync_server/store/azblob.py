@@ -29,6 +29,7 @@ from modelsync_server.store.port import (
     TagMismatch,
     cache_control,
     check_object_path,
+    is_object_path,
 )
 
 BLOCK_BYTES = 4 << 20
@@ -160,7 +161,8 @@ class AzureBlobStore:
 
         async def attempt(container: ContainerClient) -> list[tuple[str, int]]:
             found = container.list_blobs(name_starts_with=before + prefix)
-            return sorted([(str(item.name).removeprefix(before), int(item.size)) async for item in found])
+            listed = [(str(item.name).removeprefix(before), int(item.size)) async for item in found]
+            return sorted((path, size) for path, size in listed if is_object_path(path))
 
         return await self._call(prefix, attempt)
 

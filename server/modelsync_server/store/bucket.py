@@ -30,6 +30,7 @@ from modelsync_server.store.port import (
     TagMismatch,
     cache_control,
     check_object_path,
+    is_object_path,
 )
 
 SINGLE_BYTES = 64 << 20
@@ -137,7 +138,7 @@ class BucketStore:
             async for batch in obstore.list(self._reader, prefix=folder or None, chunk_size=1000):
                 for item in batch:
                     path = item["path"].removeprefix(before)
-                    if path.startswith(prefix) and "/." not in f"/{path}":  # ours never begin with a dot
+                    if path.startswith(prefix) and is_object_path(path):
                         found.append((path, int(item["size"])))
             return sorted(found)
 

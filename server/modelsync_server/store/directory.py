@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from modelsync_server.store.port import (
     Tagged,
     TagMismatch,
     check_object_path,
+    is_object_path,
 )
 
 _HASHED_UP_TO = 1 << 20
@@ -119,13 +121,14 @@ class DirectoryStore:
             for name in files:
                 local = Path(here, name)
                 path = local.relative_to(self.root).as_posix()
-                if not path.startswith(prefix) or name.startswith("."):
+                if not path.startswith(prefix) or not is_object_path(path):
                     continue
                 try:
-                    size = local.stat().st_size
+                    info = local.stat()
                 except FileNotFoundError:
                     continue  # deleted while we walk
-                yield path, size
+                if stat.S_ISREG(info.st_mode):
+                    yield path, info.st_size
 
     def _delete(self, path: str) -> None:
         local = self.local_path(path)

@@ -96,7 +96,10 @@ class Store(Protocol):
         """Overwrite an object that still has `if_etag`, durably; return the new tag; else TagMismatch."""
 
     async def list(self, prefix: str) -> list[tuple[str, int]]:
-        """Return (path, size in bytes) of all objects whose path starts with `prefix`, sorted by path."""
+        """Return (path, size in bytes) of all objects whose path starts with `prefix`, sorted by path.
+
+        Files and blobs that no object can be called (`is_object_path`) are left out.
+        """
 
     async def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -104,10 +107,14 @@ class Store(Protocol):
 
 def check_object_path(path: str) -> str:
     """Return `path` if its parts are of A-Z a-z 0-9 . _ - and none begins with a dot, else UsageError."""
-    parts = path.split("/")
-    if len(path) > 1024 or not all(_PART.fullmatch(part) for part in parts):
+    if not is_object_path(path):
         raise UsageError(f"{path!r:.120} is not an object path of a store.")
     return path
+
+
+def is_object_path(path: str) -> bool:
+    """Whether an object can be called that; what else lies in a store's place is somebody else's and never listed."""
+    return len(path) <= 1024 and all(map(_PART.fullmatch, path.split("/")))
 
 
 def cache_control(path: str) -> str:

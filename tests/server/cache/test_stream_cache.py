@@ -135,7 +135,8 @@ async def test_only_what_was_kept_there_is_deleted(press: Press, monkeypatch: py
     other.write_bytes(bytes(3 * SIZE))
     left = stream_cache.folder() / f".new-{'0' * 16}"
     left.write_bytes(bytes(3 * SIZE))
-    os.utime(other, (1, 1)), os.utime(left, (2, 2))
+    os.utime(other, (1, 1))
+    os.utime(left, (2, 2))
     monkeypatch.setenv(stream_cache.LIMIT_VARIABLE, str(2 * SIZE))
     second = await press.put(2)
     assert {path.name for path in stream_cache.folder().iterdir()} >= {other.name, second.digest}

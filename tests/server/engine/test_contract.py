@@ -41,6 +41,16 @@ async def test_work_is_done_elsewhere_and_never_hears_of_keys(engine: Engine, mo
     assert keys is None
 
 
+async def test_temporary_files_of_workers_lie_where_the_callers_do_and_go(tmp_path: Path) -> None:
+    """Not in Python's own folder, which may be memory."""
+    engine = open_engine("local", workers=1, scratch=tmp_path)
+    assert engine is not None
+    (place,) = await engine.run([Call(WORK + "temporary")])
+    assert Path(place).is_relative_to(tmp_path)
+    await engine.close()
+    assert not any(tmp_path.iterdir())
+
+
 async def test_an_error_is_raised_here_as_it_was_there_and_the_engine_goes_on(engine: Engine) -> None:
     with pytest.raises(RefusedError, match=r"^this is refused\.$"):
         await engine.run([Call(WORK + "refuse"), Call(WORK + "add", {"first": 1, "second": 1})])

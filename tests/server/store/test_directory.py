@@ -39,6 +39,22 @@ async def test_leftover_temp_files_are_neither_listed_nor_in_the_way(tmp_path: P
     assert await store.list("") == [("packs/p", 5)]
 
 
+async def test_what_is_no_object_is_not_listed(tmp_path: Path) -> None:
+    """Whoever lists goes on to read, or to delete, what was listed."""
+    store = DirectoryStore(tmp_path)
+    await store.create("packs/p", b"whole")
+    for name in ("two words", "ümlaut", "p~", "n\n", "x" * 255):
+        (tmp_path / "packs" / name).write_bytes(b"somebody else's")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "p").write_bytes(b"somebody else's")
+    os.mkfifo(tmp_path / "packs" / "pipe")
+    (tmp_path / "packs" / "nowhere").symlink_to("nothing")
+    found = await store.list("")
+    assert found == [("packs/p", 5), ("packs/" + "x" * 255, 15)]
+    for path, _ in found:
+        await store.stat(path)
+
+
 @pytest.mark.parametrize("syscall", ["fsync", "link", "unlink"])
 def test_a_kill_inside_a_write_leaves_the_whole_object_or_none(tmp_path: Path, syscall: str) -> None:
     """The writer is killed right before the named step; what is seen afterwards is never half an object."""
