@@ -166,7 +166,7 @@ class Events:
 
     def __init__(self, command: str) -> None:
         self._command, self._lock = command, threading.Lock()
-        self._stage, self._kind, self._began, self._said = "", "", 0.0, 0.0
+        self._stage, self._kind, self._began, self._said, self._from = "", "", 0.0, 0.0, 0
 
     def open(self) -> None:
         """The first stage says that it began."""
@@ -186,11 +186,11 @@ class Events:
             if kind == self._kind and total <= 1 and now - self._said < _EVENT_SECONDS:
                 return  # the next of a thousand
             if stage != self._stage:
-                self._stage, self._kind, self._began, self._said = stage, kind, now, -_EVENT_SECONDS
+                self._stage, self._kind, self._began, self._said, self._from = stage, kind, now, -_EVENT_SECONDS, done
             if done < total and now - self._said < _EVENT_SECONDS:
                 return
             self._said, took = now, now - self._began
-            rate = done / took if took > 0.01 and done > 0 else None
+            rate = (done - self._from) / took if took > 0.01 and done > self._from else None
             counted = {"done": done, "total": total} if total > 1 else {}
             paced = {"rate": round(rate), "left": round((total - done) / rate, 1)} if rate and counted else {}
             self._write({"stage": stage, **counted, **paced})
