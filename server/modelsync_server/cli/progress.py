@@ -9,6 +9,7 @@ is, and leaves neither a half-written object in a store nor temporary files.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -80,7 +81,12 @@ def shown(
             last = threading.Timer(_GRACE_SECONDS, leave)
             last.daemon = True
             last.start()
-            raise KeyboardInterrupt
+            try:
+                running = asyncio.get_running_loop()
+            except RuntimeError:
+                raise KeyboardInterrupt from None
+            # Raised anywhere in a loop it may be lost, in a callback of the garbage collector's for one.
+            running.call_soon_threadsafe(_cancel_all, running)
 
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if ours:  # else whoever started us wants it ignored
@@ -89,7 +95,7 @@ def shown(
             with _temporary_files_in(scratch):
                 teller.open()
                 yield teller.update
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             leave()
         finally:
             if ours:
@@ -97,6 +103,11 @@ def shown(
             teller.close()
         if last:
             teller.done()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 @contextmanager
