@@ -9,6 +9,7 @@ is, and leaves neither a half-written object in a store nor temporary files.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -80,7 +81,12 @@ def shown(
             last = threading.Timer(_GRACE_SECONDS, leave)
             last.daemon = True
             last.start()
-            raise KeyboardInterrupt
+            try:
+                running = asyncio.get_running_loop()
+            except RuntimeError:
+                raise KeyboardInterrupt from None
+            # Raised anywhere in a loop it may be lost, in a callback of the garbage collector's for one.
+            running.call_soon_threadsafe(_cancel_all, running)
 
         ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if ours:  # else whoever started us wants it ignored
@@ -89,7 +95,7 @@ def shown(
             with _temporary_files_in(scratch):
                 teller.open()
                 yield teller.update
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             leave()
         finally:
             if ours:
@@ -97,6 +103,11 @@ def shown(
             teller.close()
         if last:
             teller.done()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 @contextmanager
@@ -166,7 +177,7 @@ class Events:
 
     def __init__(self, command: str) -> None:
         self._command, self._lock = command, threading.Lock()
-        self._stage, self._kind, self._began, self._said = "", "", 0.0, 0.0
+        self._stage, self._kind, self._began, self._said, self._from = "", "", 0.0, 0.0, 0
 
     def open(self) -> None:
         """The first stage says that it began."""
@@ -186,11 +197,11 @@ class Events:
             if kind == self._kind and total <= 1 and now - self._said < _EVENT_SECONDS:
                 return  # the next of a thousand
             if stage != self._stage:
-                self._stage, self._kind, self._began, self._said = stage, kind, now, -_EVENT_SECONDS
+                self._stage, self._kind, self._began, self._said, self._from = stage, kind, now, -_EVENT_SECONDS, done
             if done < total and now - self._said < _EVENT_SECONDS:
                 return
             self._said, took = now, now - self._began
-            rate = done / took if took > 0.01 and done > 0 else None
+            rate = (done - self._from) / took if took > 0.01 and done > self._from else None
             counted = {"done": done, "total": total} if total > 1 else {}
             paced = {"rate": round(rate), "left": round((total - done) / rate, 1)} if rate and counted else {}
             self._write({"stage": stage, **counted, **paced})

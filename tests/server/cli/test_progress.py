@@ -77,16 +77,17 @@ def test_events_are_objects_with_bytes_rate_and_seconds_left() -> None:
     assert 3 <= len(events) <= 8, "two a second"
 
 
-def modelsync(*words: str | Path, folder: Path) -> subprocess.Popen[str]:
+def modelsync(*words: str | Path, folder: Path, program: tuple[str, ...] = (MODELSYNC,)) -> subprocess.Popen[str]:
     """The command with its events; temporary files go to `folder`/tmp."""
     environment = {**os.environ, "MODELSYNC_KEYS": str(folder / "keys"), "TMPDIR": str(folder / "tmp")}
     return subprocess.Popen(
-        [MODELSYNC, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
-def publish(folder: Path, model: Path) -> subprocess.Popen[str]:
-    return modelsync("publish", folder / "store", "m", model, "--progress", "json", "--json", folder=folder)
+def publish(folder: Path, model: Path, program: tuple[str, ...] = (MODELSYNC,)) -> subprocess.Popen[str]:
+    words = ("publish", folder / "store", "m", model, "--progress", "json", "--json")
+    return modelsync(*words, folder=folder, program=program)
 
 
 def stages(stderr: str) -> list[str]:
@@ -101,7 +102,7 @@ def test_an_interrupted_publish_leaves_nothing_half_and_goes_on(tmp_path: Path) 
         ("publish", tmp_path / "store", "m", pair.old),
     ):
         assert modelsync(*words, folder=tmp_path).communicate() is not None
-    process = publish(tmp_path, pair.new)
+    process = publish(tmp_path, pair.new, (sys.executable, "-c", _ON_A_SLOW_MACHINE))
     assert process.stderr is not None and process.stdout is not None
     seen = ""
     while "update 1 of 1" not in seen:  # its packs are in the store by now
@@ -155,15 +156,39 @@ def test_stages_that_only_count_are_two_a_second(capsys: pytest.CaptureFixture[s
     assert stages[0] == "version 1 of 2000" and stages[-2:] == ["packs", "packs"] and len(stages) < 20
 
 
+_ON_A_SLOW_MACHINE = """
+import time
+from modelsync_server.cli import main
+from modelsync_server.publish import tasks
+updates = tasks.updates
+def slowly(*given, **named):
+    time.sleep(5)
+    return updates(*given, **named)
+tasks.updates = slowly
+main()
+"""
+_ON_A_SLOW_DISK = """
+import asyncio
+from modelsync_server.cli import main
+from modelsync_server.store.directory import DirectoryStore
+delete = DirectoryStore.delete
+async def slowly(self, path):
+    await asyncio.sleep(0.1)
+    await delete(self, path)
+DirectoryStore.delete = slowly
+main()
+"""
+
+
 def test_an_interrupted_gc_leaves_no_mark_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     assert modelsync("init", tmp_path / "store", folder=tmp_path).communicate() is not None
     junk = tmp_path / "store" / "packs"
     junk.mkdir(exist_ok=True)
-    for number in range(3000):
+    for number in range(1000):
         (junk / f"{number:064x}").write_bytes(bytes(100))
     words = ("gc", tmp_path / "store", "--older-than", "0", "--progress", "json")
-    process = modelsync(*words, folder=tmp_path)
+    process = modelsync(*words, folder=tmp_path, program=(sys.executable, "-c", _ON_A_SLOW_DISK))
     assert process.stderr is not None and process.stdout is not None
     seen = ""
     while "deleting" not in seen:
