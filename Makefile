@@ -67,6 +67,11 @@ test-runtimes: setup
 test-arm-decode: setup
 	tests/arm/run
 
+# Instructions that decoding takes there, with the core and without; needs the root of the line before, and qemu-user.
+.PHONY: count-arm
+count-arm: setup
+	tests/arm/count
+
 # Needs root: the Debian packages on booted systemd, amd64 and (under qemu) armhf.
 test-systemd: setup
 	$(BIN)/python -m pytest tests/systemd -m "long or not long" --timeout 3600

@@ -87,6 +87,7 @@ class Executor:
         self._journal = journal
         self._progress, self._check = progress, check
         self._bodies: OrderedDict[int, ObjectReader] = OrderedDict()
+        self._room = bytearray()
 
     async def run(self, first_step: int = 0, body: ObjectReader | None = None, linked: Links | None = None) -> None:
         """Do the steps from `first_step` on. `body` is request 0, already open; `linked` says what needs no copy."""
@@ -172,13 +173,21 @@ class Executor:
             return None
 
     def _base(self, frame: Frame) -> bytes | bytearray:
-        """What a frame leans on; as memory to build it in, if it may lie over that. Read anew for each attempt."""
+        """What a frame leans on; as memory to build it in, if it may lie over that. Read anew for each attempt.
+
+        That memory is the same for frame after frame: fresh pages cost as much as decoding into them.
+        """
         if not frame.base_length:
             return b""
         read = self._seeds[0].read
         if frame.encoding not in codecs.BUILDS_IN_PLACE or frame.base_length != frame.length:
             return read(frame.base_offset, frame.base_length)
-        base = bytearray(frame.base_length)
+        try:
+            del self._room[frame.base_length :]
+            self._room.extend(bytes(frame.base_length - len(self._room)))
+        except BufferError:  # somebody still looks at the last frame: let him
+            self._room = bytearray(frame.base_length)
+        base = self._room
         for at in range(0, len(base), _READ_BYTES):
             count = min(_READ_BYTES, len(base) - at)
             base[at : at + count] = read(frame.base_offset + at, count)
