@@ -33,6 +33,10 @@ def check_digest(text: object) -> str:
     return text
 
 
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+"""Control characters and the backslash."""
+
+
 def check_version(version: object) -> int:
     """Return `version` if it is a model version (an integer from 1 to 2^52 - 1), else raise UsageError."""
     if type(version) is not int or not 1 <= version <= caps.MAX_VERSION:
@@ -52,7 +56,7 @@ def check_relative_path(path: object) -> str:
         raw = path.encode("utf-8")
     except UnicodeEncodeError as error:
         raise FormatError(f"{path!r:.80} is not valid Unicode; rename the file.") from error
-    if len(raw) > caps.MAX_PATH_BYTES or any(ord(c) < 32 or ord(c) == 127 for c in path) or "\\" in path:
+    if len(raw) > caps.MAX_PATH_BYTES or _UNSAFE.search(path):
         raise FormatError(f"{path!r:.80} holds a control character or backslash, or is too long; rename the file.")
     for part in path.split("/"):
         if part in ("", ".", "..") or len(part.encode()) > 255 or _DEVICE_NAME.fullmatch(part):

@@ -15,6 +15,7 @@ from modelsync_protocol.codecs.zstd import PatchFrom
 from modelsync_protocol.ops import Frame
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.scratch.spool import Payload, keep
+from modelsync_server.tensors.effort import Effort
 
 _SUBTRACT, _TRANSPOSE, _PATCH = Subtract(), Transpose(), PatchFrom()
 MAX_SUBTRACT_BYTES = 8 * caps.MIB
@@ -28,7 +29,14 @@ _HOPE = 0.95
 """A quick attempt at transposing must be this much smaller than a quick zstd to be worth a real one."""
 
 
-def improved(encoded: Encoded, base: Source | None, target: Source, pool: Executor) -> Encoded:
+_REACH = 1024
+"""Frames that lean on nothing are held against no more bytes of base for each of theirs, unless effort is no object:
+their encoder has looked around their counterpart in vain."""
+
+
+def improved(
+    encoded: Encoded, base: Source | None, target: Source, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded:
     """Return `encoded` with frames of encodings 1 and 2 replaced where 3 or 8 is smaller."""
     jobs: list[tuple[Frame, Payload, int]] = []
     payloads = iter(encoded.payloads)
@@ -37,7 +45,7 @@ def improved(encoded: Encoded, base: Source | None, target: Source, pool: Execut
         if isinstance(op, Frame):
             jobs.append((op, next(payloads), position))
         position += op.length
-    better = iter(list(pool.map(lambda job: best(job[0], job[1], job[2], base, target), jobs)))
+    better = iter(list(pool.map(lambda job: best(job[0], job[1], job[2], base, target, effort), jobs)))
     results = [next(better) if isinstance(op, Frame) else (op, b"") for op in encoded.operations]
     return replace(
         encoded,
@@ -46,14 +54,21 @@ def improved(encoded: Encoded, base: Source | None, target: Source, pool: Execut
     )
 
 
-def best(frame: Frame, payload: Payload, position: int, base: Source | None, target: Source) -> tuple[Frame, Payload]:
+def best(
+    frame: Frame,
+    payload: Payload,
+    position: int,
+    base: Source | None,
+    target: Source,
+    effort: Effort = Effort.MAX,
+) -> tuple[Frame, Payload]:
     """The frame at `position` of the target's stream, or one of encodings 3 and 8 in its place if that is smaller."""
     if frame.encoding not in (codecs.ZSTD, codecs.ZSTD_PATCH):
         return frame, payload
     data = bytes(target.stream[position : position + frame.length])
     found = [(frame, payload)]
     if base is not None:
-        offset, length = base_range(frame, position, base, target)
+        offset, length = base_range(frame, position, base, target, effort)
         if length and length + frame.length <= MAX_SUBTRACT_BYTES:
             lean = bytes(base.stream[offset : offset + length])
             if len(payload) <= _SMALL_PAYLOAD_BYTES:
@@ -87,10 +102,17 @@ def _narrowed(frame: Frame, data: bytes, lean: bytes, offset: int) -> Iterator[t
             yield Frame(frame.length, codecs.ZSTD_PATCH, len(payload), offset + begin, end - begin), payload
 
 
-def base_range(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
+def base_range(
+    frame: Frame, position: int, base: Source, target: Source, effort: Effort = Effort.MAX
+) -> tuple[int, int]:
     """(offset, length) of the base that a frame at `position` leans on, or might."""
     if frame.base_length:
         return frame.base_offset, frame.base_length
+    offset, length = _might_lean_on(frame, position, base, target)
+    return (0, 0) if effort is not Effort.MAX and length > max(caps.MIB, _REACH * frame.length) else (offset, length)
+
+
+def _might_lean_on(frame: Frame, position: int, base: Source, target: Source) -> tuple[int, int]:
     size = base.manifest.size
     if size + frame.length <= MAX_SUBTRACT_BYTES and size <= caps.MAX_BASE_BYTES:
         return 0, size

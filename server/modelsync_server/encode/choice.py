@@ -35,7 +35,7 @@ def smallest_update(
     tensors = encode_tensors(base, target, pool, finder=finder, effort=effort)
     if tensors is not None and (clearly_best(target) or _far_ahead(tensors, base, target)):
         return tensors
-    plain = byte_candidates.improved(encode_update(base, target, pool, finder, effort), base, target, pool)
+    plain = byte_candidates.improved(encode_update(base, target, pool, finder, effort), base, target, pool, effort)
     return plain if tensors is None else min(tensors, plain, key=lambda encoded: encoded.cost)
 
 

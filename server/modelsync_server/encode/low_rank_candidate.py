@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Executor
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from modelsync_protocol.codecs import adapted
 from modelsync_server.encode.encoder import Encoded, Source
@@ -38,7 +39,10 @@ def changes_of(base: Source, target: Source, pool: Executor, adapter: Adapter | 
     new = pairing.tensors_of(target.manifest, target.stream, guess=False)
     pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, new, target.stream)
     looked_at = [t for t in new if t.offset in pairs and t.numeral in adapted.ADAPTABLE and len(t.shape) >= 2]
-    results = pool.map(lambda tensor: _change(tensor, pairs[tensor.offset], base, target, adapter), looked_at)
+    # The pool's threads fill the cores already: more of BLAS' own wait in loops that take twenty times the work, and
+    # sums in another order would make the result depend on the machine.
+    with threadpool_limits(1, "blas"):
+        results = list(pool.map(lambda tensor: _change(tensor, pairs[tensor.offset], base, target, adapter), looked_at))
     return {tensor.offset: change for tensor, change in zip(looked_at, results, strict=True) if change is not None}
 
 

@@ -40,8 +40,9 @@ _LEAST_HITS, _HITS_AMONG = 3, 2000
 _MOST_ATTEMPTS = 200_000
 """Places that are compared; in what repeats in short pieces only, more would be a waste."""
 
-_FEW_VALUES = 4
-"""Windows of fewer different bytes are no sign of anything, and compress well anyway."""
+_FEW_VALUES, _FIRST_LOOK = 4, 8
+"""Windows of fewer different bytes are no sign of anything, and compress well anyway; most show enough of them in so
+many of their bytes."""
 
 Unsigned64 = NDArray[np.uint64]
 
@@ -148,8 +149,9 @@ def _sorted(stream: memoryview) -> tuple[Unsigned64, NDArray[np.int64]]:
         tile = stream[begin : begin + _TILE + _WINDOW - 1]
         count = (len(tile) - _WINDOW) // _STRIDE + 1
         rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
-        ordered = np.sort(rows, axis=1)
-        telling = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1
+        telling = _telling(rows[:, :: _WINDOW // _FIRST_LOOK])
+        unsure = np.flatnonzero(~telling)
+        telling[unsure] = _telling(rows[unsure])
         powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
         hashes.append((rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64))
         places.append((np.arange(count, dtype=np.int64) * _STRIDE + begin)[telling])
@@ -157,6 +159,12 @@ def _sorted(stream: memoryview) -> tuple[Unsigned64, NDArray[np.int64]]:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     distinct, first = np.unique(np.concatenate(hashes), return_index=True)
     return distinct, np.concatenate(places)[first]
+
+
+def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which rows have enough different values."""
+    ordered = np.sort(rows, axis=1)
+    return np.asarray((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1)
 
 
 def _lookup(hashes: Unsigned64, places: NDArray[np.int64], wanted: Unsigned64) -> NDArray[np.int64]:

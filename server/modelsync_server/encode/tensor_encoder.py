@@ -148,7 +148,9 @@ class TensorJob(TensorStatistics):
         made = encoder.encode_units(encoder.cut_units(chunks), context, self.pool)
         positions = accumulate((frame.length for frame, _ in made), initial=chunks[0][0])
         jobs = [(frame, payload, at) for (frame, payload), at in zip(made, positions, strict=False)]
-        return list(self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target), jobs))
+        return list(
+            self.pool.map(lambda j: byte_candidates.best(j[0], j[1], j[2], self.base, self.target, self.effort), jobs)
+        )
 
     def _tensor_frame(self, chunks: list[Chunk], frames: Framing, coding: Coding | None) -> list[Made]:
         begin, end = chunks[0][0], chunks[-1][0] + chunks[-1][1]

@@ -51,7 +51,7 @@ def newer_updates(
             smallest = min(smallest, made, key=lambda encoded: encoded.cost)
     if effort is Effort.FAST:
         return
-    smaller = refined(base, target, smallest, pool)
+    smaller = refined(base, target, smallest, pool, effort)
     if smaller is not None:
         yield smaller
 

@@ -41,6 +41,9 @@ from modelsync_server.tensors.effort import Effort
 _WORTH_BYTES = 32
 """An update in a newer format has to be so much smaller to stand beside the old one: it costs a line in a parcel."""
 
+_WORTH_ADVICE_BYTES = 4096
+"""Smaller updates hold no factors of a merged adapter; reading the header of thousands of files back takes time."""
+
 _log = logging.getLogger(__name__)
 
 Kind = Literal["packs", "install", "update"]
@@ -237,7 +240,8 @@ async def _update(
                 progress("measuring", 0, target.manifest.size)
                 smallest = min(made.values(), key=len)
                 advice = await asyncio.to_thread(advise, source, target, len(smallest), pool)
-                advice += advise_merged(smallest.header, len(smallest), source.manifest, adapter)
+                if adapter is not None or len(smallest) >= _WORTH_ADVICE_BYTES:
+                    advice += advise_merged(smallest.header, len(smallest), source.manifest, adapter)
     except (ObjectNotFound, FormatError) as error:
         return Done(skipped=f"no update is made from {task.base[:12]}…: {error}")
     paths = {names.update_object(task.target, task.base, version): data for version, data in made.items()}

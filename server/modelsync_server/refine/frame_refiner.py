@@ -22,6 +22,7 @@ from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.refine import record_finder
 from modelsync_server.scratch.spool import Payload, keep
+from modelsync_server.tensors.effort import Effort
 
 _PLAIN = frozenset({codecs.ZSTD, codecs.ZSTD_PATCH, codecs.SUBTRACT, codecs.TRANSPOSE})
 _LEAST_EQUAL_BYTES = (16, 48, 192, 1024, 8192)
@@ -59,7 +60,9 @@ class _Job:
     position: int
 
 
-def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> Encoded | None:
+def refined(
+    base: Source, target: Source, encoded: Encoded, pool: Executor, effort: Effort = Effort.MAX
+) -> Encoded | None:
     """The same update with smaller frames, between the same views; None if there are none. It takes format 2."""
     payloads = iter(encoded.payloads)
     starts = accumulate((op.length for op in encoded.operations), initial=0)
@@ -67,7 +70,7 @@ def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> E
         _Job(op, next(payloads) if isinstance(op, Frame) else b"", at)
         for op, at in zip(encoded.operations, starts, strict=False)
     ]
-    ways = list(pool.map(lambda job: _chosen_ways(job, base, target), jobs))
+    ways = list(pool.map(lambda job: _chosen_ways(job, base, target, effort), jobs))
     if not any(ways):
         return None
     streams = Views.streams(base.manifest.size, target.manifest.size)
@@ -76,9 +79,9 @@ def refined(base: Source, target: Source, encoded: Encoded, pool: Executor) -> E
     return min((_assembled(encoded, parts, streams) for parts in by_bias), key=_total)
 
 
-def _chosen_ways(job: _Job, base: Source, target: Source) -> list[Made]:
+def _chosen_ways(job: _Job, base: Source, target: Source, effort: Effort) -> list[Made]:
     """For each bias what stands in for the operation; empty if nothing can. What loses is forgotten here."""
-    ways = _ways(job, base, target)
+    ways = _ways(job, base, target, effort)
     if len(ways) == 1:
         return []
     chosen = [_chosen(ways, bias) for bias in _BIASES]
@@ -130,7 +133,7 @@ def _total(encoded: Encoded) -> int:
     return sum(map(len, encoded.payloads)) + min(len(out), quick_size(bytes(out)))
 
 
-def _ways(job: _Job, base: Source, target: Source) -> list[Made]:
+def _ways(job: _Job, base: Source, target: Source, effort: Effort) -> list[Made]:
     """What may stand in for the operation, itself first."""
     frame = job.op
     if not isinstance(frame, Frame) or frame.encoding not in _PLAIN:
@@ -141,7 +144,7 @@ def _ways(job: _Job, base: Source, target: Source) -> list[Made]:
         found.append([(Frame(len(data), codecs.STORED, len(data)), data)])
     if len(job.payload) > _NOISE * len(data):
         return found
-    offset, length = byte_candidates.base_range(frame, job.position, base, target)
+    offset, length = byte_candidates.base_range(frame, job.position, base, target, effort)
     lean = bytes(base.stream[offset : offset + length])
     if len(data) + len(lean) <= byte_candidates.MAX_SUBTRACT_BYTES:
         found += _as_records(frame, job.payload, data, lean, offset)
