@@ -36,8 +36,8 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
     },
     "server": {
         "front": "cli",
-        "cli": "broker dashboard environment hub iothub library media origin publish push retention rollout rounding signin "
-        "sources store tracing triggers trust",
+        "cli": "broker dashboard environment hub iothub library media origin publish push retention rollout rounding "
+        "signin sources store tracing triggers trust",
         "dashboard": "library rollout signin",
         "retention": "publish rollout store trust",
         "rollout": "iothub publish push query store trust",

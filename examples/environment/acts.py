@@ -106,7 +106,7 @@ async def bumped(play: Play) -> None:
         await _full_disk(play)
     begin = cloud.line.counts()
     play.mark("environment 2 is desired")
-    cloud.line.cut_after(600 if story.short else 20_000, refuse=True)
+    cloud.line.cut_after(600, refuse=True)
     await play.desire(ENVIRONMENT, 2)
 
     async def broke() -> bool:

@@ -16,7 +16,8 @@ def draw(path: Path, answers: Mapping[str, Sequence[Answer]], marks: Sequence[tu
     rows = [service for service in (MODEL, UNIT) if answers[service]]
     with figure(path, len(rows), title="Which versions answered, by the answers themselves") as axes:
         for axis, service in zip(axes, rows, strict=True):
-            heard = [(answer.at, answer if answer.ok else None) for answer in answers[service]]
+            first = next((at for at, answer in enumerate(answers[service]) if answer.ok), 0)
+            heard = [(answer.at, answer if answer.ok else None) for answer in answers[service][first:]]
             times = [at for at, _ in heard]
             for label, shift, colour in (("environment", 0.05, COLOURS[0]), ("model", -0.05, COLOURS[1])):
                 versions = [float("nan") if a is None else getattr(a, label) + shift for _, a in heard]
@@ -26,7 +27,7 @@ def draw(path: Path, answers: Mapping[str, Sequence[Answer]], marks: Sequence[tu
             axis.set_ylim(0.4, 3.1)
             axis.set_yticks([1, 2], ["version 1", "version 2"])
             axis.set_ylabel(_TITLES[service])
-            axis.legend(loc="lower right", fontsize=7, ncols=3)
+            axis.legend(loc="upper left", fontsize=7)
         for number, (at, what) in enumerate(marks):
             for axis in axes:
                 axis.axvline(at, color=COLOURS[5], lw=0.6, alpha=0.7)

@@ -187,7 +187,10 @@ def bad_locks(folder: Path) -> dict[str, tuple[Sequence[str], str]]:
     }
 
 
-@pytest.mark.parametrize("what", ["no hashes", "not pinned", "a package is missing", "not there as a wheel", "nothing"])
+LONG = [pytest.param(what, marks=pytest.mark.long) for what in ("not pinned", "not there as a wheel", "nothing")]
+
+
+@pytest.mark.parametrize("what", ["no hashes", "a package is missing", *LONG])
 def test_a_lock_that_can_not_be_built_says_what_to_do_and_leaves_nothing(tmp_path: Path, what: str) -> None:
     lines, sentence = bad_locks(tmp_path)[what]
     lock = tmp_path / "bad.txt"
