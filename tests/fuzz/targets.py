@@ -109,8 +109,9 @@ def head(data: bytes) -> None:
 def shared_tables(data: bytes) -> None:
     """Tables are whole, and every context has one."""
     found = tables.read(data)
-    count = len(found.symbols) // tables.TOTAL
-    assert len(found.symbols) == len(found.steps) == count * tables.TOTAL and count <= tables.MAX_TABLES
+    symbols, steps = found.slots()
+    count = len(symbols) // tables.TOTAL
+    assert len(symbols) == len(steps) == len(found.packed()) == count * tables.TOTAL and count <= tables.MAX_TABLES
     assert all(len(group) == tables.MAX_CONTEXTS and int(group.max()) < count for group in found.contexts)
 
 

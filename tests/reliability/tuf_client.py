@@ -65,7 +65,9 @@ def _session(directory: Path, url: str) -> tuf_refresh.Session:
     # The rule about our own field is tested with our own stores (tests/daemon/test_trust_attacks.py).
     tuf_refresh._DurableUpdater._persist_metadata = Updater._persist_metadata  # type: ignore[method-assign]
     seed = (directory / _SEED).read_bytes()
-    return tuf_refresh.Session(directory, seed, "conformance", _fetch_from(url), None, False, set())
+    return tuf_refresh.Session(
+        directory, seed, "conformance", _fetch_from(url), None, False, set(), False, tuf_refresh.Kept()
+    )
 
 
 def _fetch_from(base: str) -> Fetch:

@@ -292,7 +292,8 @@ def _rounded(pair: Pair, weights: Matrix | None, left: Matrix, right: Matrix) ->
     product = _product(pair, weights, left, right, sizes, best[1])
     if product is None:
         return None
-    sample = Product(product.left, np.ascontiguousarray(product.right[:, columns]), product.precision)
+    chosen: NDArray[np.int64] | NDArray[np.int32] = np.ascontiguousarray(product.right[:, columns])
+    sample = Product(product.left, chosen, product.precision)
     level = min(_levels(pair), key=lambda level: _residual_bits(part, sample, level))
     return Change(product, level, pair.factors)
 
@@ -319,7 +320,7 @@ def _product(
     return product if product.bounded else None
 
 
-def _factor_bits(factor: NDArray[np.int64]) -> float:
+def _factor_bits(factor: NDArray[np.int64] | NDArray[np.int32]) -> float:
     return float(factor.size * (np.log2(max(1.0, float(factor.std()))) + 2.1))
 
 
