@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,7 +292,7 @@ def _rounded(pair: Pair, weights: Matrix | None, left: Matrix, right: Matrix) ->
     product = _product(pair, weights, left, right, sizes, best[1])
     if product is None:
         return None
-    chosen: NDArray[np.int64] | NDArray[np.int32] = np.ascontiguousarray(product.right[:, columns])
+    chosen = cast(NDArray[np.int64], np.ascontiguousarray(product.right[:, columns]))
     sample = Product(product.left, chosen, product.precision)
     level = min(_levels(pair), key=lambda level: _residual_bits(part, sample, level))
     return Change(product, level, pair.factors)
