@@ -5,16 +5,17 @@ What is predicted here is what is fetched: the daemon carries these steps out, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 
 from modelsync_protocol import caps, codecs, names
 from modelsync_protocol.codecs.port import Tables
 from modelsync_protocol.index import Index
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.offers import Offer, base_key
-from modelsync_protocol.ops import Copy, Frame
+from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.update import Update
 
 MAX_GAP_BYTES = 32 * caps.KIB
@@ -87,10 +88,39 @@ class Plan:
     bytes: int
     http_requests: int
     seeds: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: Collection[Step]
     requests: tuple[Request, ...]
     tables: Tables = b""
     """What the frames share."""
+
+    def payload_bytes(self, first: int = 0, end: int | None = None) -> int:
+        """Sum of the payloads of the steps from `first` to before `end`."""
+        steps = islice(self.steps, first, end)
+        return sum(step.frame.payload_length for step in steps if isinstance(step, FrameStep))
+
+
+@dataclass(frozen=True, slots=True)
+class _UpdateSteps(Collection[Step]):
+    """The steps of an update, each made when it is come to: see ops.Operations."""
+
+    operations: Sequence[Op]
+    payload_offset: int
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def __iter__(self) -> Iterator[Step]:
+        position, place = 0, self.payload_offset
+        for op in self.operations:
+            if isinstance(op, Copy):
+                yield CopyStep(position, op.length, OWN if op.own else 0, op.offset)
+            else:
+                yield FrameStep(position, op, 0, place)
+                place += op.payload_length
+            position += op.length
+
+    def __contains__(self, step: object) -> bool:
+        return any(step == ours for ours in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +162,9 @@ def plan_update(
 
     Without its header (None) the plan has the right cost and no steps.
     """
-    steps: list[Step] = []
-    position = place = 0
-    for op in update.operations if update else ():
-        if isinstance(op, Copy):
-            steps.append(CopyStep(position, op.length, OWN if op.own else 0, op.offset))
-        else:
-            steps.append(FrameStep(position, op, 0, payload_offset + place))
-            place += op.payload_length
-        position += op.length
+    steps = _UpdateSteps(update.operations, payload_offset) if update else ()
     request = Request(names.update_object(target, base, version), 0, size, whole=True)
-    return Plan(Kind.UPDATE, size, 1, (base,), tuple(steps), (request,), update.tables if update else b"")
+    return Plan(Kind.UPDATE, size, 1, (base,), steps, (request,), update.tables if update else b"")
 
 
 def plan_chunks(

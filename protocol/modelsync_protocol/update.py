@@ -47,7 +47,7 @@ class Update:
     """
 
     target: Manifest
-    operations: tuple[Op, ...]
+    operations: Sequence[Op]
     tables: bytes = b""
     views: Views | None = None
     """The plain views that the operations run between; None: between the streams."""
@@ -134,4 +134,4 @@ def decode_header(preamble: Preamble, stored: bytes | memoryview, base: Manifest
     else:
         operations = read_ops(reader, target=views.target, base_size=views.base.size, version=preamble.version)
     reader.end()
-    return Update(target, tuple(operations), tables, views if views is not None and views.members else None)
+    return Update(target, operations, tables, views if views is not None and views.members else None)

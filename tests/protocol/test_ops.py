@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync_protocol import caps, codecs
+from modelsync_protocol import caps, codecs, plan, update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest, RegularFile
-from modelsync_protocol.ops import Copy, Frame, Op, read_ops, write_ops
+from modelsync_protocol.ops import Copy, Frame, Op, Operations, read_ops, write_ops
+from modelsync_protocol.plain import section
 from modelsync_protocol.wire import Reader, write_varint
 
 BASE = 9 * caps.MIB
@@ -25,7 +28,7 @@ def written(operations: list[Op]) -> bytes:
     return bytes(out)
 
 
-def read(data: bytes, target: Manifest, base_size: int = BASE) -> list[Op]:
+def read(data: bytes, target: Manifest, base_size: int = BASE) -> Operations:
     reader = Reader(data, "the operations")
     found = read_ops(reader, target=target, base_size=base_size, version=codecs.NEWEST_VERSION)
     reader.end()
@@ -66,7 +69,10 @@ def recipes(draw: st.DrawFn) -> tuple[Manifest, list[Op]]:
 def test_operations_are_read_back_exactly(recipe: tuple[Manifest, list[Op]]) -> None:
     target, operations = recipe
     data = written(operations)
-    assert read(data, target) == operations
+    found = read(data, target)
+    assert found == operations and operations == found and hash(found) == hash(Operations(operations))
+    assert [found[number] for number in range(-len(found), len(found))] == operations * 2
+    assert found[1:-1] == tuple(operations[1:-1]) and found != [*operations, Copy(1, 0)]
     for length in range(len(data)):
         with pytest.raises(FormatError):
             read(data[:length], target)
@@ -125,6 +131,27 @@ def test_without_a_base_nothing_can_lean_on_one() -> None:
     for operations in ([Copy(300, 0)], [Frame(300, 2, 5, 0, 1)]):
         with pytest.raises(FormatError):
             read(written(list(operations)), TARGET, base_size=0)
+
+
+@pytest.mark.parametrize(("op", "most"), [(Copy(1, 7), 24), (Frame(1, codecs.ZSTD, 1), 40)], ids=["copies", "frames"])
+def test_a_million_operations_from_a_kilobyte_do_not_fill_a_device(op: Op, most: int) -> None:
+    """A header is unsigned, and packs well: 936 bytes of it took 250 MB of a worker."""
+    count = 50_000
+    views = section.Views.streams(BASE, count)  # no edges of chunks in the way
+    data = written([op] * count)
+    read(data[:0] + written([op] * 3), manifest_of(1, 1, 1))  # what is imported and kept once
+    tracemalloc.start()
+    try:
+        found = read_ops(Reader(data, "it"), target=views.target, base_size=BASE, version=codecs.NEWEST_VERSION)
+        header = update.Update(TARGET, found)
+        planned = plan.plan_update("a" * 64, "b" * 64, 99, 0, header)
+        assert sum(step.length for step in planned.steps) == planned.payload_bytes() + sum(
+            step.length for step in planned.steps if isinstance(step, plan.CopyStep)
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == count and peak / count < most
 
 
 def test_a_count_that_lies_is_refused() -> None:

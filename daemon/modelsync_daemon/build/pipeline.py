@@ -260,8 +260,7 @@ class _Job:
             steps = plan.plan_chunks(manifest, place, recipe.size, [seed.manifest for seed in seeds if seed])
         else:
             raise FormatError("only links were made so far.")
-        lacking = (step for step in steps.steps[done:] if isinstance(step, plan.FrameStep))
-        self._request.check_limits(sum(step.frame.payload_length for step in lacking))
+        self._request.check_limits(steps.payload_bytes(done))
         body = None
         if recipe.etag and done < len(steps.steps):
             request = steps.requests[0]
@@ -301,7 +300,7 @@ class _Job:
             self._open.append(self._viewed.reader)
             self._viewed.prepare()
             destination, sources, links = self._viewed, [base], ViewedLinks(views, linked)
-        total = sum(step.frame.payload_length for step in steps.steps if isinstance(step, plan.FrameStep))
+        total = steps.payload_bytes()
         executor = Executor(
             steps,
             destination,

@@ -208,9 +208,9 @@ class ViewedLinks:
         return parts
 
 
-def copies_between_trees(views: Views, plan: Plan) -> list[CopyStep]:
-    """The plan's copies from the base's tree to the target's, as ranges of their streams."""
-    found: list[CopyStep] = []
+def copies_between_trees(views: Views, plan: Plan) -> Iterator[CopyStep]:
+    """The plan's copies from the base's tree to the target's, as ranges of their streams; neighbours are one."""
+    last: CopyStep | None = None
     for step in plan.steps:
         if isinstance(step, CopyStep) and step.seed != OWN:
             position = 0
@@ -218,18 +218,16 @@ def copies_between_trees(views: Views, plan: Plan) -> list[CopyStep]:
                 target = piece.offset
                 for other in views.base.pieces(step.offset + position, piece.length):
                     if piece.member is None and other.member is None:
-                        _append(found, CopyStep(target, other.length, step.seed, other.offset))
+                        copy = CopyStep(target, other.length, step.seed, other.offset)
+                        if last and (last.target + last.length, last.offset + last.length) == (target, other.offset):
+                            copy = CopyStep(last.target, last.length + other.length, step.seed, last.offset)
+                        elif last:
+                            yield last
+                        last = copy
                     target += other.length
                 position += piece.length
-    return found
-
-
-def _append(found: list[CopyStep], step: CopyStep) -> None:
-    last = found[-1] if found else None
-    if last and (last.target + last.length, last.offset + last.length) == (step.target, step.offset):
-        found[-1] = CopyStep(last.target, last.length + step.length, step.seed, last.offset)
-    else:
-        found.append(step)
+    if last:
+        yield last
 
 
 def _unpacked(tree: Readable, member: Member) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -93,13 +94,12 @@ class Executor:
         """Do the steps from `first_step` on. `body` is request 0, already open; `linked` says what needs no copy."""
         if body is not None:
             self._bodies[0] = body
-        fetched = sum(s.frame.payload_length for s in self._plan.steps[:first_step] if isinstance(s, FrameStep))
+        fetched = self._plan.payload_bytes(end=first_step)
         pending = 0
         heap.give_back()
         self._progress(fetched)
         try:
-            for number in range(first_step, len(self._plan.steps)):
-                step = self._plan.steps[number]
+            for number, step in islice(enumerate(self._plan.steps), first_step, None):
                 if isinstance(step, CopyStep):
                     self._copy(step, linked)
                     continue
@@ -203,10 +203,13 @@ class Linked:
 
     def link(self, steps: Iterable[Step], seeds: Sequence[StreamReader]) -> None:
         """Link each file that a copy step takes whole from one seed file of the same mode."""
+        places: dict[int, dict[int, int]] = {}
         for step in steps:
             if not isinstance(step, CopyStep) or step.seed == OWN:
                 continue
-            starts = {offset: number for number, offset in enumerate(seeds[step.seed].manifest.file_offsets[:-1])}
+            if (starts := places.get(step.seed)) is None:
+                offsets = seeds[step.seed].manifest.file_offsets[:-1]
+                starts = places[step.seed] = {offset: number for number, offset in enumerate(offsets)}
             for number, file, inside, count in self._assembly.reader.pieces(step.target, step.length):
                 if inside or count != file.size:
                     continue

@@ -117,4 +117,4 @@ async def read_update_bytes(store: Store, base: Manifest, target: str) -> Update
         starts.append(position)
         position += op.length
     view = None if header.views is None else header.views.target
-    return UpdateBytes(preamble.payload_offset, tuple(starts), header.operations, view)
+    return UpdateBytes(preamble.payload_offset, tuple(starts), tuple(header.operations), view)

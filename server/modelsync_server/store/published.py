@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 
@@ -112,7 +112,7 @@ _Payload = Callable[[Frame], Awaitable[bytes]]
 
 @asynccontextmanager
 async def _built(
-    size: int, operations: tuple[Op, ...], tables: bytes, base: memoryview, payload: _Payload
+    size: int, operations: Sequence[Op], tables: bytes, base: memoryview, payload: _Payload
 ) -> AsyncIterator[memoryview]:
     """Carry out operations into a temporary flat file of `size` bytes; yield its content."""
     with scratch(size) as area:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def read(name: str) -> bytes:
     return (V1 / name).read_bytes()
 
 
-def build(operations: tuple[Op, ...], payloads: bytes, base: bytes, tables: bytes) -> bytes:
+def build(operations: Sequence[Op], payloads: bytes, base: bytes, tables: bytes) -> bytes:
     """Carry out operations as FORMAT.md says, payloads one after the other."""
     stream, place = bytearray(), 0
     for op in operations:
