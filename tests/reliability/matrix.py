@@ -24,7 +24,7 @@ from modelsync_daemon.build import pipeline, target_tree
 from modelsync_daemon.build.plan_executor import Executor
 from modelsync_daemon.config import Settings
 from modelsync_daemon.control import reporter
-from modelsync_daemon.disk import datadir
+from modelsync_daemon.disk import datadir, durable
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.disk.pointer import Pointer
@@ -39,7 +39,6 @@ from modelsync_daemon.transfer.media_origin import MediaBody
 from modelsync_daemon.transfer.range_body import Body
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.transfer.site_body import SiteBody
-from modelsync_daemon.trust import tuf_refresh
 from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_daemon.workers import job_runner
 from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
@@ -75,7 +74,7 @@ class Effect:
 
 EFFECTS: Mapping[State, Effect] = {
     State.IDLE: Effect((DataDir, "remove_model"), (DataDir, "_discard"), "removal"),
-    State.RESOLVING: Effect((TrustStore, "resolve"), (tuf_refresh, "durable_write"), call=2, error=UnreachableError),
+    State.RESOLVING: Effect((TrustStore, "resolve"), (durable, "durable_write"), call=2, error=UnreachableError),
     State.PLANNING: Effect((pipeline, "choose_update"), (offers, "decode")),
     State.FETCHING: Effect((Executor, "run"), (Body, "read"), call=6, error=UnreachableError),
     State.ASSEMBLING: Effect((target_tree.Assembly, "finish"), (target_tree, "durable_write")),

@@ -170,8 +170,10 @@ def watch(
                 raise UsageError(overview.damaged[name])
             found = next((each for each in overview.rollouts if each.record.model == name), None)
             if found is None:
-                wish = next((each for each in overview.wishes if each.model == name), None)
-                if wish is None or (rollout and wish.rollout != rollout):
+                # A part of the fleet may have a wish of its own, of an earlier rollout.
+                left = [each for each in overview.wishes if each.model == name and rollout in ("", each.rollout)]
+                wish = max(left, key=lambda each: each.finished, default=None)
+                if wish is None:
                     raise UsageError(f"no rollout of {name!r} is under way; `modelsync rollout list` shows what is.")
                 document = {"model": name, "version": wish.version, "rollout": wish.rollout, "state": "finished"}
                 typer.echo(json.dumps(document) if as_json else f"{name} {wish.version} is what the fleet wants.")

@@ -96,6 +96,21 @@ async def test_resume_opens_no_ring_of_a_version_that_was_withdrawn(world: World
     assert (back["state"], [ring["state"] for ring in back["rings"]]) == ("returned", ["returned", "waiting"])
 
 
+async def test_watching_a_part_ends_well_though_another_part_has_a_wish_of_its_own(world: World) -> None:
+    """A canary in a rollout of its own, as pipelines with a gate between have it: its wish stays beside the next."""
+    populate(world)
+    world.puppets.add(["a0"], 1, wish=True, ring="after")
+    for ring, devices in (("canary", 2), ("after", 1)):
+        where = ("--ring", f"{ring}:tags.ring='{ring}'")
+        started = await answered(world, "rollout", "start", world.store, MODEL, *where, *FAST, "--yes")
+        watching = asyncio.create_task(answered(world, "rollout", "watch", MODEL, "--every", "1"))
+        await asyncio.sleep(1.5)  # it has seen that the rollout is under way
+        assert world.puppets.answer() == devices
+        await modelsync(world, "rollout", "run", "--poll", "0.1", "--until-over")
+        finished = await watching
+        assert (finished["rollout"], finished["state"]) == (started["rollout"], "finished")
+
+
 async def test_a_watched_rollout_that_stops_ends_with_three(world: World) -> None:
     populate(world)
     world.behave(lambda device, version: REFUSED if version == 3 else "active")
