@@ -11,7 +11,7 @@ from PIL import Image
 
 from examples.camera.node import Node
 from examples.camera.verdict import truth
-from examples.stories.plot import COLOURS, figure
+from examples.stories.plot import COLOURS, figure, say
 
 _GOOD = (COLOURS[0], COLOURS[2], COLOURS[3], COLOURS[4])
 _SHOWN, _MOST = 8, 50
@@ -34,13 +34,11 @@ def draw(path: Path, nodes: Sequence[Node], marks: Sequence[tuple[str, int, str]
                         ms=2.5 if good else 4, color=_GOOD[(version - 1) % len(_GOOD)] if good else COLOURS[1],
                         label=f"version {version}{'' if good else ', wrong'}" if chosen else None,
                     )  # fmt: skip
-            axis.set_ylim(0, 1.45)
+            axis.set_ylim(0, 1.1)
             axis.set_yticks([0, 0.5, 1])
             axis.set_ylabel(f"{node.name}\n{node.model}")
             axis.legend(loc="lower right", fontsize=7, ncols=6)
-            for number, (at, what) in enumerate((at, what) for name, at, what in marks if name == node.name):
-                axis.axvline(at, color=COLOURS[5], lw=0.6, alpha=0.7)
-                axis.text(at, 1.05 + 0.12 * (number % 3), f" {what}", fontsize=6, color="#333333")
+            say([axis], [(at, what) for name, at, what in marks if name == node.name])
         axes[-1].set_xlabel("frame")
 
 

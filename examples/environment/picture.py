@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from examples.environment.edge import MODEL, UNIT, Answer
-from examples.stories.plot import COLOURS, figure
+from examples.stories.plot import COLOURS, figure, say
 
 _TITLES = {MODEL: "environment and model,\neach on its own", UNIT: "as one unit"}
 
@@ -24,12 +24,9 @@ def draw(path: Path, answers: Mapping[str, Sequence[Answer]], marks: Sequence[tu
                 axis.plot(times, versions, color=colour, lw=2.2, label=label)
             silent = [at for at, answer in heard if answer is None]
             axis.plot(silent, [0.6] * len(silent), "|", color=COLOURS[5], ms=6, label="no answer")
-            axis.set_ylim(0.4, 3.1)
+            axis.set_ylim(0.4, 2.4)
             axis.set_yticks([1, 2], ["version 1", "version 2"])
             axis.set_ylabel(_TITLES[service])
-            axis.legend(loc="upper left", fontsize=7)
-        for number, (at, what) in enumerate(marks):
-            for axis in axes:
-                axis.axvline(at, color=COLOURS[5], lw=0.6, alpha=0.7)
-            axes[0].text(at + 0.1, 2.3 + 0.25 * (number % 3), what, fontsize=6, color="#333333")
+            axis.legend(loc="center left", fontsize=7)
+        say(axes, marks)
         axes[-1].set_xlabel("seconds of the run")

@@ -8,7 +8,7 @@ from typing import Any
 
 from examples.mine.line import Limits
 from examples.mine.verdict import LineLog
-from examples.stories.plot import COLOURS, figure
+from examples.stories.plot import COLOURS, figure, say
 
 _SHADES = {"fallback": COLOURS[4], "operator": COLOURS[3], "interlock": COLOURS[1]}
 
@@ -20,7 +20,7 @@ def draw(path: Path, logs: dict[str, LineLog], marks: Sequence[tuple[float, str,
     with figure(path, len(logs), title=title) as axes:
         for axis, (name, log) in zip(axes, logs.items(), strict=True):
             _row(axis, name, log, limits, begin)
-            _say(axis, [(t - begin, what) for t, line, what in marks if line == name], limits)
+            say([axis], [(t - begin, what) for t, line, what in marks if line == name])
         axes[-1].set_xlabel("seconds of the run")
 
 
@@ -36,15 +36,9 @@ def _row(axis: Any, name: str, log: LineLog, limits: Limits, begin: float) -> No
         for first, last in _runs(log, source):
             axis.axvspan(first - begin, last - begin, color=colour, alpha=0.25, lw=0, label=label)
             label = ""
-    axis.set_ylim(limits.low - 20, limits.high + 95)
+    axis.set_ylim(limits.low - 20, limits.high + 20)
     axis.set_ylabel(f"{name}\nt/h")
     axis.legend(loc="lower right", fontsize=7, ncols=5)
-
-
-def _say(axis: Any, marks: Sequence[tuple[float, str]], limits: Limits) -> None:
-    for number, (at, what) in enumerate(marks):
-        axis.axvline(at, color=COLOURS[5], lw=0.6, alpha=0.7)
-        axis.text(at + 0.4, limits.high + 12 + 24 * (number % 3), what, fontsize=6, color="#333333")
 
 
 def _runs(log: LineLog, source: str) -> list[tuple[float, float]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_POINTS = 6
+_CHARACTER = 0.58
+"""Width of a character, in its height, on the average."""
 
 COLOURS = ("#1f5f8b", "#d1495b", "#3a7d44", "#8d6a9f", "#e09f3e", "#5c6770")
 
@@ -44,3 +48,25 @@ def figure(path: Path, rows: int = 1, *, heights: tuple[float, ...] | None = Non
             drawn.savefig(path, dpi=110, facecolor="white", metadata={"Date": None} if path.suffix == ".svg" else None)
         finally:
             plt.close(drawn)
+
+
+def say(axes: Sequence[Any], marks: Sequence[tuple[float, str]]) -> None:
+    """What happened when: a line through all of `axes`, its words above the first, none over another's.
+
+    For when everything else is drawn: the width of a word depends on the range of x.
+    """
+    top = axes[0]
+    first, last = top.get_xlim()
+    wide = top.get_position().width * top.figure.get_figwidth() * 72
+    ends: list[float] = []
+    """By row of words, how far it is taken."""
+    for at, what in sorted(marks):
+        for axis in axes:
+            axis.axvline(at, color=COLOURS[5], lw=0.6, alpha=0.7)
+        needed = (len(what) + 2) * _POINTS * _CHARACTER * (last - first) / wide
+        begin = min(at, last - needed) if at + needed > last else at
+        row = next((row for row, end in enumerate(ends) if end <= begin), len(ends))
+        ends[row : row + 1] = [begin + needed]
+        place: Any = {"xy": (begin, 1), "xycoords": top.get_xaxis_transform(), "textcoords": "offset points"}
+        top.annotate(f" {what}", **place, xytext=(0, 2 + 1.25 * _POINTS * row), fontsize=_POINTS, color="#333333")
+    top.set_xlim(first, last)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.stories.plot import COLOURS, figure
+from examples.stories.plot import COLOURS, figure, say
 from examples.vehicles.learning import DRIFTED
 from examples.vehicles.verdict import Judged
 
@@ -28,12 +28,7 @@ def draw(
         _drift(axes[0], drift, begin)
         _found(axes[1], windows, begin)
         _versions(axes[2], versions, begin)
-        for number, (at, what) in enumerate(marks):
-            for axis in axes:
-                axis.axvline(at - begin, color=COLOURS[5], lw=0.6, alpha=0.6)
-            above = axes[0].get_xaxis_transform()
-            at_height = 1.02 + 0.05 * (number % 5)
-            axes[0].text(at - begin + 0.4, at_height, what, fontsize=6, color="#333333", transform=above)
+        say(axes, [(at - begin, what) for at, what in marks])
         axes[-1].set_xlabel("seconds of the run")
 
 
