@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from modelsync_protocol.errors import ModelsyncError
 
 MODULES = {
-    "publish_command": ("publish",),
+    "publish_command": ("publish", "environment"),
     "store_commands": ("inspect", "list", "show", "diff", "price", "verify", "sbom", "doctor"),
     "keys_commands": ("init", "refresh", "withdraw"),
     "serve_command": ("serve",),
@@ -21,9 +21,8 @@ MODULES = {
     "dashboard_command": ("dashboard",),
     "trigger_commands": ("watch", "webhook"),
     "update_commands": ("explain", "snap", "retain", "gc", "upgrade-store"),
-    ".environment.command": ("environment",),
 }
-"""Which module, by its name from this room, has which commands, in the order in which they are shown."""
+"""Which module of this room has which commands, in the order in which they are shown."""
 
 GROUPS = {"keys": "keys_commands", "hub": "hub_commands", "twin": "twin_commands", "rollout": "rollout_commands"}
 """Which has commands that have commands."""
@@ -39,7 +38,7 @@ class _Commands(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
             holder = typer.Typer()
-            import_module(f".{self._where[name]}", __name__).register(holder)
+            import_module(f"{__name__}.{self._where[name]}").register(holder)
             self._loaded |= typer.main.get_group(holder).commands
         return self._loaded[name]
 

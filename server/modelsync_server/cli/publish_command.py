@@ -23,6 +23,7 @@ from modelsync_server.cli.options import (
     print_json,
 )
 from modelsync_server.cli.update_commands import PictureOption
+from modelsync_server.environment import command as environment
 
 if TYPE_CHECKING:
     from modelsync_server import Release
@@ -32,8 +33,9 @@ _MOST_NOTES = 5
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the main one."""
+    """Add the commands to the main one."""
     app.command("publish")(publish)
+    environment.register(app)
 
 
 def publish(
