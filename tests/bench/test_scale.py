@@ -92,6 +92,12 @@ def test_the_table_asks_only_measures_that_run() -> None:
     assert {bound.measure for row in targets.TABLE for bound in row.bounds} == set(MEASURES)
 
 
+def test_every_number_that_the_table_asks_for_is_named_by_its_measure() -> None:
+    for bound in (bound for row in targets.TABLE for bound in row.bounds):
+        source = (Path(targets.__file__).parent / f"{bound.measure}.py").read_text()
+        assert f'"{bound.name}"' in source, f"nobody measures {bound.name}"
+
+
 def test_a_missing_or_failing_measure_fails_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
