@@ -89,7 +89,7 @@ def section_of(document: Mapping[str, Any], picture: str | None) -> str:
 
 
 def plot(measures: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
-    """All curves side by side, both axes logarithmic, each with its exponent; .svg and .png. False if there is none."""
+    """All curves side by side, both axes logarithmic, each with its exponent; an .svg. False if there is none."""
     curves = {
         (name, curve): sorted((float(x), float(y)) for x, y in points if x > 0 and y > 0)
         for name in sorted(measures)
@@ -104,16 +104,19 @@ def plot(measures: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
-    with rc_context(plots.STYLE):
+    with rc_context({**plots.STYLE, "svg.fonttype": "none"}):
         figure, grid = pyplot.subplots(
             rows, columns, figsize=(3.0 * columns, 2.6 * rows), layout="constrained", squeeze=False
         )
         for axes, (key, points) in zip(grid.flat, curves.items(), strict=False):
-            across, up = AXES.get(key, (key[1], key[0]))
+            what, _, against = key[1].replace("_", " ").partition(" by ")
+            across, up = AXES.get(key, (against or "versions in the store", what))
             _curve(axes, points, across, up)
         for axes in list(grid.flat)[len(curves) :]:
             axes.set_visible(False)
-        plots.save(figure, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
     return True
 
 
