@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from modelsync_daemon.build.closed import refusal_of
 from modelsync_daemon.transfer.errors import NotClosed
 from modelsync_daemon.workers.messages import error_of, kind_of
 from modelsync_inference.errors import ModelRefusedError
+from modelsync_inference.model import closed as inference_closed
 from modelsync_inference.model.artifact import open_artifact
 from modelsync_inference.model.pointer import VersionRef
 from modelsync_inference.runtimes.onnx_runtime import OnnxRuntime
@@ -50,6 +52,26 @@ def test_all_three_places_refuse(tmp_path: Path, name: str) -> None:
     installed = data.install(1, HOSTILE[name])
     with pytest.raises(ModelRefusedError, match="not closed"):
         open_artifact(data.folder, VersionRef(installed.version, installed.digest, installed.path))
+
+
+def _descriptors() -> int:
+    """How many are open; some may have high numbers."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_tree_may_have_more_files_than_a_worker_may_have_descriptors(tmp_path: Path) -> None:
+    """A worker may have 1,024; an environment of 30,000 files needed one for each."""
+    names = [f"p{number % 7}/{number}{suffix}" for number in range(60) for suffix in (".py", ".onnx", ".json", ".bin")]
+    folder = written(tmp_path / "a", dict.fromkeys(names, b"{}"))
+    with snapshot(folder) as artifact:
+        manifest = artifact.manifest
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptors() + 20, hard))
+    try:
+        assert refusal_of(manifest, folder) is None
+        inference_closed.check_closed(folder, folder / names[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_device_refuses_what_a_careless_publisher_signed(

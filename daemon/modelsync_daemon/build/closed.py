@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 from modelsync_protocol import references
@@ -12,10 +11,14 @@ from modelsync_protocol.manifest import Link, Manifest, RegularFile
 
 
 class _MappedTree:
-    """The files of `manifest` below `root`, mapped when they are read; see references.Tree."""
+    """The files of `manifest` below `root`, mapped when they are read; see references.Tree.
 
-    def __init__(self, manifest: Manifest, root: Path, stack: ExitStack) -> None:
-        self._root, self._stack = root, stack
+    A file is mapped, and its descriptor open, for as long as whoever read it has the view: trees have more files than
+    a worker may have descriptors.
+    """
+
+    def __init__(self, manifest: Manifest, root: Path) -> None:
+        self._root = root
         self._entries: dict[str, int | str] = {}
         for entry in manifest.entries:
             if isinstance(entry, RegularFile):
@@ -31,12 +34,9 @@ class _MappedTree:
         if not self._entries[path]:
             return memoryview(b"")
         with (self._root / path).open("rb") as file:
-            mapped = self._stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return self._stack.enter_context(memoryview(mapped))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def refusal_of(manifest: Manifest, root: Path) -> str | None:
     """One sentence if the tree at `root` leads out of itself, else None. Raises OSError."""
-    with ExitStack() as stack:
-        tree = _MappedTree(manifest, root, stack)
-        return references.read(tree, model=manifest.requires.get("model")).refusal
+    return references.read(_MappedTree(manifest, root), model=manifest.requires.get("model")).refusal

@@ -6,7 +6,6 @@ import mmap
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 from modelsync_inference.errors import ModelRefusedError
@@ -15,10 +14,10 @@ from modelsync_protocol import caps, references
 
 
 class _FolderTree:
-    """The regular files and links that lie in a folder; see references.Tree."""
+    """The regular files and links that lie in a folder, each mapped while it is read; see references.Tree."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._entries: dict[str, int | str] = {}
         for base, folders, files in os.walk(folder):
             for name in (*folders, *files):
@@ -41,16 +40,14 @@ class _FolderTree:
         if not self._entries[path]:
             return memoryview(b"")
         with (self._folder / path).open("rb") as file:
-            mapped = self._stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return self._stack.enter_context(memoryview(mapped))
+            # With the view goes the mapping and its descriptor: trees have more files than a process has those.
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def check_closed(folder: Path, model: Path) -> None:
     """ModelRefusedError says how what lies in `folder`, `model` among it, leads out. Raises OSError."""
-    with ExitStack() as stack:
-        tree = _FolderTree(folder, stack)
-        # A reader takes for ONNX what a runtime will take for it, whatever it is called.
-        onnx = str(model.relative_to(folder)) if kind_of(model) is Kind.ONNX else None
-        refusal = references.read(tree, model=onnx).refusal
+    # A reader takes for ONNX what a runtime will take for it, whatever it is called.
+    onnx = str(model.relative_to(folder)) if kind_of(model) is Kind.ONNX else None
+    refusal = references.read(_FolderTree(folder), model=onnx).refusal
     if refusal is not None:
         raise ModelRefusedError(refusal)
