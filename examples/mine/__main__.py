@@ -6,9 +6,9 @@ import sys
 
 from examples.mine import harm, original, updates, verdict
 from examples.mine.picture import draw
-from examples.mine.site import LIMITS, SURFACE, UNDERGROUND, Mine, together
+from examples.mine.site import LIMITS, SURFACE, UNDERGROUND, Mine
 from examples.stories import faults
-from examples.stories.telling import Story, tell
+from examples.stories.telling import Story, tell, together
 
 
 async def story(told: Story) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,18 +183,4 @@ class Mine:
         return await self.cloud.publish(MODEL, artifact, *(() if probe is None else ("--probe", str(probe))))
 
 
-async def together(*works: Awaitable[object]) -> None:
-    """Wait for all; the first that fails ends the others."""
-
-    async def one(work: Awaitable[object]) -> None:
-        await work
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(one(work))
-    except* StageError as failed:
-        raise StageError(str(failed.exceptions[0])) from failed
-
-
-__all__ = ["HERE", "LIMITS", "SHADOW", "SURFACE", "UNDERGROUND", "Mine", "together"]
+__all__ = ["HERE", "LIMITS", "SHADOW", "SURFACE", "UNDERGROUND", "Mine"]
