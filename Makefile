@@ -26,6 +26,11 @@ $(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml) 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
 
+# What failed in the last run, alone: who passes now leans on its neighbours or on luck (docs/contributing.md).
+.PHONY: test-again
+test-again: setup
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not long"
+
 # The suite with its own and its child processes' lines and branches counted; fails below the floor in pyproject.toml, or if a
 # test fails. Left out is what counting changes: measured memory and imports, and processes that are confined or watched.
 .PHONY: coverage
