@@ -19,13 +19,13 @@
 enum { OK = 0, CUT_SHORT = 1, DOES_NOT_END = 2 };
 
 /* Raised by one whenever an argument of an exported function changes its meaning. */
-#define ABI 2
+#define ABI 3
 
 /* A second copy of a loop for processors of the last ten years, chosen when it is called; others run the first. */
 #if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt,popcnt")))
+#define AVX2 __attribute__((target("avx2,bmi,bmi2,f16c,lzcnt,popcnt")))
 #include <immintrin.h>
-#define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+#define HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"))
 #endif
 
 INLINE uint64_t load(const uint8_t *place, unsigned width) {
@@ -66,17 +66,43 @@ enum { MODE_DELTA = 2, MODE_VALUE = 3 };
 enum { IDENTITY = 0, GLOBAL = 1, ROW = 2, COLUMN = 3 };
 #define CONTEXTS 120
 
-/* As segments.Coded; arrays have the lengths that segments.read gave them. */
+/* 64 bits of a structure that hold an address here, whatever a pointer's size. */
+#define ADDRESS(type, name) \
+  union {                   \
+    const type *name;       \
+    uint64_t name##_address; \
+  }
+
+/* As adapted.Product (32-bit integers, `unit` 2^-precision) and adapted.Merged (binary32, `unit` its scale): `left` is rank ×
+ * rows, `right` rank × columns; `first`: the segment's first element in the matrix, of which it must not reach the end. */
+typedef struct {
+  ADDRESS(void, left);
+  ADDRESS(void, right);
+  uint64_t rows, columns, first;
+  double unit;
+  uint32_t rank, merged;
+} product;
+
+#define NO_BASE UINT64_MAX
+
+/* As segments.Coded; arrays have the lengths that segments.read gave them. native/core.py packs it, the same on all machines. */
 typedef struct {
   uint64_t count, columns, column;
-  const uint8_t *rows, *offsets;      /* levels by row, by column from the first element's on; or NULL */
-  const double *factors;              /* exact, for floats */
-  const int32_t *slopes, *shifts;     /* 16-bit fixed point, for 8-bit integers */
-  const uint8_t *choose;              /* context → table, 120 entries */
+  uint64_t place, base;               /* bytes: where it begins in the frame, and in the base (or NO_BASE) */
+  ADDRESS(uint8_t, rows);             /* levels by row, or NULL */
+  ADDRESS(uint8_t, offsets);          /* levels by column from the first element's on, or NULL */
+  ADDRESS(double, factors);           /* exact, for floats */
+  ADDRESS(int32_t, slopes);           /* 16-bit fixed point, for 8-bit integers */
+  ADDRESS(int32_t, shifts);
+  ADDRESS(uint8_t, choose);           /* context → table, 120 entries */
+  ADDRESS(product, added);            /* the base is changed by it first; or NULL */
   numeral kind;
   int32_t level;
   uint32_t mode, predictor, bias;     /* bias: the float's exponents' mask */
 } segment;
+
+/* product.c: predictions of a segment that has one; a result of the kind above. */
+int adapted_segment(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors);
 
 INLINE double half_to_double(uint16_t bits) {
   const unsigned exponent = (bits >> 10) & 31, mantissa = bits & 1023;

@@ -2,35 +2,106 @@
  * how floats are rounded. Products are taken in double precision and rounded once; built without contraction or fast math. */
 #include "core.h"
 
-INLINE uint64_t scaled(uint64_t bits, double factor, unsigned width, numeral kind, uint64_t mask) {
-  if (((bits >> kind.mantissa) & mask) == mask) return bits; /* not finite */
+/* Several elements' predictions do not depend on each other, and `out` is `from` or lies elsewhere altogether. */
+#define EACH _Pragma("GCC ivdep") for (uint64_t i = 0; i < count; i++)
+
+/* `count` floats times factors that lie `step` (0 or 1, known when this is compiled) apart, but for those not finite. */
+INLINE void scaled(const uint8_t *from, uint8_t *out, uint64_t count, const double *factors, uint64_t step, unsigned width,
+                   numeral kind) {
   if (width == 8) {
-    double value;
-    memcpy(&value, &bits, 8);
-    value *= factor;
-    memcpy(&bits, &value, 8);
-    return bits;
+    EACH {
+      uint64_t bits, made;
+      double value;
+      memcpy(&bits, from + 8 * i, 8);
+      memcpy(&value, &bits, 8);
+      value *= factors[i * step];
+      memcpy(&made, &value, 8);
+      made ^= (made ^ bits) & (0 - (uint64_t)(((bits >> 52) & 2047) == 2047));
+      memcpy(out + 8 * i, &made, 8);
+    }
+  } else if (width == 4) {
+    EACH {
+      uint32_t bits, made;
+      float value;
+      memcpy(&bits, from + 4 * i, 4);
+      memcpy(&value, &bits, 4);
+      value = (float)((double)value * factors[i * step]);
+      memcpy(&made, &value, 4);
+      made ^= (made ^ bits) & (0 - (uint32_t)(((bits >> 23) & 255) == 255));
+      memcpy(out + 4 * i, &made, 4);
+    }
+  } else if (kind.mantissa == 7) {
+    EACH {
+      uint16_t old;
+      memcpy(&old, from + 2 * i, 2);
+      const uint32_t bits = (uint32_t)old << 16;
+      uint32_t made;
+      float value;
+      memcpy(&value, &bits, 4);
+      value = (float)((double)value * factors[i * step]);
+      memcpy(&made, &value, 4);
+      made = made + 0x7fff + ((made >> 16) & 1);
+      made ^= (made ^ bits) & (0 - (uint32_t)(((bits >> 23) & 255) == 255));
+      old = (uint16_t)(made >> 16);
+      memcpy(out + 2 * i, &old, 2);
+    }
+  } else {
+    for (uint64_t i = 0; i < count; i++) {
+      const uint16_t bits = (uint16_t)load(from + 2 * i, 2);
+      const uint16_t made = double_to_half(half_to_double(bits) * factors[i * step]);
+      store(out + 2 * i, ((bits >> 10) & 31) == 31 ? bits : made, 2);
+    }
   }
-  if (width == 4) {
-    const uint32_t old = (uint32_t)bits;
-    float value;
-    memcpy(&value, &old, 4);
-    value = (float)((double)value * factor);
-    uint32_t made;
-    memcpy(&made, &value, 4);
-    return made;
-  }
-  if (kind.mantissa == 7) {
-    const uint32_t old = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &old, 4);
-    value = (float)((double)value * factor);
-    uint32_t made;
-    memcpy(&made, &value, 4);
-    return (made + 0x7fff + ((made >> 16) & 1)) >> 16 & 0xffff;
-  }
-  return double_to_half(half_to_double((uint16_t)bits) * factor);
 }
+
+#ifdef AVX2
+/* Four doubles as singles of which the last bit is set where something is left over: a second rounding, to a type that is
+ * shorter by two bits or more, then gives what one would have given (S. Boldo, G. Melquiond, 2008). */
+AVX2 INLINE __m128 odd_singles(__m256d value) {
+  const __m256i bits = _mm256_castpd_si256(value), rest = _mm256_set1_epi64x((1 << 29) - 1);
+  const __m256i none = _mm256_cmpeq_epi64(_mm256_and_si256(bits, rest), _mm256_setzero_si256());
+  const __m256i odd = _mm256_andnot_si256(none, _mm256_set1_epi64x(1 << 29));
+  return _mm256_cvtpd_ps(_mm256_castsi256_pd(_mm256_or_si256(_mm256_andnot_si256(rest, bits), odd)));
+}
+
+AVX2 static void scaled_halves(const uint8_t *from, uint8_t *out, uint64_t count, const double *factors, uint64_t step) {
+  uint64_t i = 0;
+  const __m128i mask = _mm_set1_epi16(0x7c00);
+  for (; i + 8 <= count; i += 8) {
+    const __m128i bits = _mm_loadu_si128((const __m128i *)(from + 2 * i));
+    const __m256 singles = _mm256_cvtph_ps(bits);
+    const __m256d low = step ? _mm256_loadu_pd(factors + i) : _mm256_set1_pd(*factors);
+    const __m256d high = step ? _mm256_loadu_pd(factors + i + 4) : low;
+    const __m128 first = odd_singles(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(singles)), low));
+    const __m128 second = odd_singles(_mm256_mul_pd(_mm256_cvtps_pd(_mm256_extractf128_ps(singles, 1)), high));
+    const __m128i made = _mm256_cvtps_ph(_mm256_set_m128(second, first), _MM_FROUND_TO_NEAREST_INT);
+    const __m128i kept = _mm_cmpeq_epi16(_mm_and_si128(bits, mask), mask);
+    _mm_storeu_si128((__m128i *)(out + 2 * i), _mm_blendv_epi8(made, bits, kept));
+  }
+  scaled(from + 2 * i, out + 2 * i, count - i, factors + i * step, step, 2, (numeral){2, 10, 1, 0});
+}
+
+/* Replace contexts by their tables, 32 at a time: a shuffle looks up 16 entries, and gives zero for what is not among them. */
+AVX2 static void looked_up(const uint8_t *choose, uint8_t *selectors, uint64_t count) {
+  __m256i entries[8];
+  for (unsigned part = 0; part < 8; part++) {
+    uint8_t sixteen[16] = {0};
+    memcpy(sixteen, choose + 16 * part, part < 7 ? 16 : CONTEXTS - 112);
+    entries[part] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)sixteen));
+  }
+  uint64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m256i place = _mm256_loadu_si256((const __m256i *)(selectors + i)), found = _mm256_setzero_si256();
+    for (unsigned part = 0; part < 8; part++) {
+      const __m256i inside = _mm256_adds_epu8(place, _mm256_set1_epi8(0x70));
+      found = _mm256_or_si256(found, _mm256_shuffle_epi8(entries[part], inside));
+      place = _mm256_sub_epi8(place, _mm256_set1_epi8(16));
+    }
+    _mm256_storeu_si256((__m256i *)(selectors + i), found);
+  }
+  for (; i < count; i++) selectors[i] = choose[selectors[i]];
+}
+#endif
 
 INLINE uint64_t mapped(uint64_t bits, int32_t slope, int32_t shift, numeral kind) {
   const int64_t value = kind.is_signed ? (int8_t)bits : (int64_t)bits;
@@ -60,7 +131,7 @@ CONTEXTS_OF(uint64_t)
 
 /* The tables of `count` elements of one row whose predictions lie in `guesses` (NULL: there are none). */
 INLINE void choose(const segment *s, const uint8_t *guesses, uint64_t count, int32_t level, const uint8_t *offsets,
-                   uint8_t *selectors, unsigned width) {
+                   uint8_t *selectors, unsigned width, int vectors) {
   const numeral kind = s->kind;
   if (s->mode == MODE_VALUE && kind.mantissa) {
     for (uint64_t i = 0; i < count; i++)
@@ -75,10 +146,19 @@ INLINE void choose(const segment *s, const uint8_t *guesses, uint64_t count, int
       selectors[i] = (uint8_t)(context < 1 ? 1 : context > CONTEXTS - 1 ? CONTEXTS - 1 : context);
     }
   }
+#ifdef AVX2
+  if (vectors) {
+    looked_up(s->choose, selectors, count);
+    return;
+  }
+#endif
+  (void)vectors;
   for (uint64_t i = 0; i < count; i++) selectors[i] = s->choose[selectors[i]];
 }
 
-INLINE void predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors, unsigned width) {
+enum { RUN = 4096 }; /* elements that are predicted, and then given their tables, while they are near */
+
+INLINE void predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors, unsigned width, int vectors) {
   const numeral kind = s->kind;
   const int alike = s->rows == NULL && s->offsets == NULL && s->predictor <= GLOBAL; /* in which row does not matter */
   const uint64_t columns = alike ? s->count : s->columns;
@@ -87,48 +167,64 @@ INLINE void predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t
   while (index < s->count) { /* a run: one row's elements, of which columns go up by one */
     uint64_t run = s->count - index < left ? s->count - index : left;
     if (columns - across < run) run = columns - across;
+    if (run > RUN) run = RUN;
     const uint32_t level = s->rows ? s->rows[row] : 0;
     if (base != NULL && s->predictor != IDENTITY) {
-      for (uint64_t i = 0; i < run; i++) {
-        const uint64_t guess = load(base + (index + i) * width, width);
-        const uint64_t place = s->predictor == ROW ? row : s->predictor == COLUMN ? across + i : 0;
-        const uint64_t made = kind.mantissa ? scaled(guess, s->factors[place], width, kind, s->bias)
-                                            : mapped(guess, s->slopes[place], s->shifts[place], kind);
-        store(out + (index + i) * width, made, width);
-      }
+      const uint64_t place = s->predictor == ROW ? row : s->predictor == COLUMN ? across : 0, step = s->predictor == COLUMN;
+      const uint8_t *from = base + index * width;
+      uint8_t *to = out + index * width;
+#ifdef AVX2
+      if (vectors && width == 2 && kind.mantissa == 10) scaled_halves(from, to, run, s->factors + place, step);
+      else
+#endif
+      if (kind.mantissa && step) scaled(from, to, run, s->factors + place, 1, width, kind);
+      else if (kind.mantissa) scaled(from, to, run, s->factors + place, 0, width, kind);
+      else
+        for (uint64_t i = 0; i < run; i++)
+          to[i] = (uint8_t)mapped(from[i], s->slopes[place + i * step], s->shifts[place + i * step], kind);
     }
     if (s->rows != NULL && level == 0) memset(selectors + index, s->choose[0], run);
     else
       choose(s, base == NULL ? NULL : out + index * width, run, s->level + (int32_t)level,
-             s->offsets ? s->offsets + across : NULL, selectors + index, width);
+             s->offsets ? s->offsets + across : NULL, selectors + index, width, vectors);
     index += run, across += run, left -= run;
     if (left == 0) row++, left = columns;
     if (across == columns) across = 0;
   }
 }
 
-INLINE int predicted(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
-  switch (s->kind.width) {
-    case 1: predict(s, base, out, selectors, 1); return OK;
-    case 2: predict(s, base, out, selectors, 2); return OK;
-    case 4: predict(s, base, out, selectors, 4); return OK;
-    case 8: predict(s, base, out, selectors, 8); return OK;
+INLINE int predicted(const segment *s, size_t count, const uint8_t *base, uint8_t *out, uint8_t *selectors, int vectors) {
+  for (; count > 0; count--, selectors += s->count, s++) {
+    const uint8_t *from = s->base == NO_BASE ? NULL : base + s->base;
+    uint8_t *to = out + s->place;
+    if (s->added != NULL) {
+      if (from == NULL || adapted_segment(s, from, to, selectors) != OK) return DOES_NOT_END;
+      continue;
+    }
+    switch (s->kind.width) {
+      case 1: predict(s, from, to, selectors, 1, vectors); break;
+      case 2: predict(s, from, to, selectors, 2, vectors); break;
+      case 4: predict(s, from, to, selectors, 4, vectors); break;
+      case 8: predict(s, from, to, selectors, 8, vectors); break;
+      default: return DOES_NOT_END;
+    }
   }
-  return DOES_NOT_END;
+  return OK;
 }
 
 #ifdef AVX2
-AVX2 static int predicted_avx2(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
-  return predicted(s, base, out, selectors);
+AVX2 static int predicted_avx2(const segment *s, size_t count, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+  return predicted(s, count, base, out, selectors, 1);
 }
 #endif
 
-/* Write predictions (where there is a base) to `out`, which may be `base`, and each element's table to `selectors`. */
-EXPORT int modelsync_core_predict(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+/* Write the predictions of `count` segments (where they have a base) to `out`, which may be `base`, and each element's table to
+ * `selectors`, segment after segment. */
+EXPORT int modelsync_core_predict(const segment *s, size_t count, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
 #ifdef AVX2
-  if (HAS_AVX2) return predicted_avx2(s, base, out, selectors);
+  if (HAS_AVX2) return predicted_avx2(s, count, base, out, selectors);
 #endif
-  return predicted(s, base, out, selectors);
+  return predicted(s, count, base, out, selectors, 0);
 }
 
 /* Fields of bits, lowest first. 16 bytes behind the last bit must be readable. */
@@ -192,38 +288,6 @@ INLINE int deltas(numeral kind, const letter *letters, const uint8_t *symbols, u
   return OK;
 }
 
-INLINE int corrected(numeral k, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out, bits *raw) {
-#define CASE(w, m) \
-  if (k.width == w && k.mantissa == m && k.drop == 0) \
-    return deltas((numeral){w, m, 1, 0}, letters, symbols, count, out, raw, w);
-  CASE(2, 10) CASE(2, 7) CASE(4, 23) CASE(1, 0)
-#undef CASE
-  switch (k.width) {
-    case 1: return deltas(k, letters, symbols, count, out, raw, 1);
-    case 2: return deltas(k, letters, symbols, count, out, raw, 2);
-    case 4: return deltas(k, letters, symbols, count, out, raw, 4);
-    case 8: return deltas(k, letters, symbols, count, out, raw, 8);
-  }
-  return DOES_NOT_END;
-}
-
-#ifdef AVX2
-AVX2 static int corrected_avx2(numeral k, const letter *letters, const uint8_t *symbols, uint64_t count, uint8_t *out,
-                               bits *raw) {
-  return corrected(k, letters, symbols, count, out, raw);
-}
-#endif
-
-/* Correct the predictions in `out` by `count` symbols and their raw bits (Mode.DELTA); 256 letters. */
-EXPORT int modelsync_core_deltas(const numeral *kind, const letter *letters, const uint8_t *symbols, uint64_t count,
-                                 uint8_t *out, bits *raw) {
-  if (kind->drop >= 8 * kind->width) return DOES_NOT_END;
-#ifdef AVX2
-  if (HAS_AVX2) return corrected_avx2(*kind, letters, symbols, count, out, raw);
-#endif
-  return corrected(*kind, letters, symbols, count, out, raw);
-}
-
 enum { VALUE_ZERO = 0, VALUE_ESCAPE = 255, VALUE_TOP_BITS = 3 };
 
 INLINE int values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *raw, unsigned width) {
@@ -252,13 +316,58 @@ INLINE int values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *
   return OK;
 }
 
-/* Floats without a counterpart, from `s->count` symbols and their raw bits (Mode.VALUE). */
-EXPORT int modelsync_core_values(const segment *s, const uint8_t *symbols, uint8_t *out, bits *raw) {
-  if (s->kind.mantissa < VALUE_TOP_BITS || s->kind.drop > s->kind.mantissa - VALUE_TOP_BITS) return DOES_NOT_END;
-  switch (s->kind.width) {
-    case 2: return values(s, symbols, out, raw, 2);
-    case 4: return values(s, symbols, out, raw, 4);
-    case 8: return values(s, symbols, out, raw, 8);
+/* The elements of one segment from their symbols. */
+INLINE int elements(const segment *s, const letter *letters, const uint8_t *symbols, uint8_t *out, bits *raw) {
+  const numeral k = s->kind;
+  const uint64_t count = s->count;
+  if (k.drop >= 8 * k.width) return DOES_NOT_END;
+  if (s->mode == MODE_VALUE && k.mantissa) {
+    if (k.mantissa < VALUE_TOP_BITS || k.drop > k.mantissa - VALUE_TOP_BITS) return DOES_NOT_END;
+    switch (k.width) {
+      case 2: return values(s, symbols, out, raw, 2);
+      case 4: return values(s, symbols, out, raw, 4);
+      case 8: return values(s, symbols, out, raw, 8);
+    }
+    return DOES_NOT_END;
+  }
+  if (s->mode == MODE_VALUE) {
+    for (uint64_t index = 0; index < count; index++) store(out + index * k.width, symbols[index], k.width);
+    return OK;
+  }
+#define CASE(w, m) \
+  if (k.width == w && k.mantissa == m && k.drop == 0) \
+    return deltas((numeral){w, m, 1, 0}, letters, symbols, count, out, raw, w);
+  CASE(2, 10) CASE(2, 7) CASE(4, 23) CASE(1, 0)
+#undef CASE
+  switch (k.width) {
+    case 1: return deltas(k, letters, symbols, count, out, raw, 1);
+    case 2: return deltas(k, letters, symbols, count, out, raw, 2);
+    case 4: return deltas(k, letters, symbols, count, out, raw, 4);
+    case 8: return deltas(k, letters, symbols, count, out, raw, 8);
   }
   return DOES_NOT_END;
+}
+
+INLINE int corrected(const segment *s, size_t count, const letter *letters, const uint8_t *symbols, uint8_t *out, bits *raw) {
+  int result = OK;
+  for (; count > 0 && result == OK; count--, symbols += s->count, s++)
+    result = elements(s, letters, symbols, out + s->place, raw);
+  return result;
+}
+
+#ifdef AVX2
+AVX2 static int corrected_avx2(const segment *s, size_t count, const letter *letters, const uint8_t *symbols, uint8_t *out,
+                               bits *raw) {
+  return corrected(s, count, letters, symbols, out, raw);
+}
+#endif
+
+/* The elements of `count` segments, from the predictions in `out`, their symbols, segment after segment, and their raw bits;
+ * 256 letters. */
+EXPORT int modelsync_core_correct(const segment *s, size_t count, const letter *letters, const uint8_t *symbols, uint8_t *out,
+                                  bits *raw) {
+#ifdef AVX2
+  if (HAS_AVX2) return corrected_avx2(s, count, letters, symbols, out, raw);
+#endif
+  return corrected(s, count, letters, symbols, out, raw);
 }

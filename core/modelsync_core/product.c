@@ -4,15 +4,6 @@
 
 enum { TILE = 256, PHASES = 8, CLASSES = 15, BYTE_PHASES = 120 };
 
-/* As adapted.Product (32-bit integers, `unit` 2^-precision) and adapted.Merged (binary32, `unit` its scale): `left` is rank ×
- * rows, `right` rank × columns; `first`: the segment's first element in the matrix, of which it must not reach the end. */
-typedef struct {
-  const void *left, *right;
-  uint64_t rows, columns, first;
-  double unit;
-  uint32_t rank, merged;
-} product;
-
 /* `width` ≤ TILE elements of a row from `column` on. */
 INLINE void tile(const product *p, uint64_t row, uint64_t column, unsigned width, double *values) {
   if (p->merged) {
@@ -129,15 +120,14 @@ INLINE int adapted(const segment *s, const product *p, const uint8_t *base, uint
 }
 
 #ifdef AVX2
-AVX2 static int adapted_avx2(const segment *s, const product *p, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
-  return adapted(s, p, base, out, selectors);
+AVX2 static int adapted_avx2(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+  return adapted(s, s->added, base, out, selectors);
 }
 #endif
 
-/* Write predictions to `out` (which may be `base`), and each element's table to `selectors`. */
-EXPORT int modelsync_core_adapt(const segment *s, const product *p, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
+int adapted_segment(const segment *s, const uint8_t *base, uint8_t *out, uint8_t *selectors) {
 #ifdef AVX2
-  if (HAS_AVX2) return adapted_avx2(s, p, base, out, selectors);
+  if (HAS_AVX2) return adapted_avx2(s, base, out, selectors);
 #endif
-  return adapted(s, p, base, out, selectors);
+  return adapted(s, s->added, base, out, selectors);
 }

@@ -12,7 +12,7 @@ EXPORT uint32_t modelsync_core_abi(void) { return ABI; }
  * a table is asked for that is not there. `order` says for
  * each set of lanes that are refilled which of the next words each takes. */
 AVX2 static size_t decode_rows(const uint32_t *slots, uint32_t tables, uint8_t *selectors, size_t total, uint32_t *state,
-                               size_t lanes, const uint16_t *words, size_t count, size_t *taken) {
+                               size_t lanes, const uint8_t *words, size_t count, size_t *taken) {
   uint8_t order[256][8];
   for (unsigned set = 0; set < 256; set++)
     for (unsigned lane = 0, next = 0; lane < 8; lane++) order[set][lane] = (uint8_t)next, next += set >> lane & 1;
@@ -34,7 +34,7 @@ AVX2 static size_t decode_rows(const uint32_t *slots, uint32_t tables, uint8_t *
                              _mm256_and_si256(_mm256_srli_epi32(slot, BITS), low));
       const __m256i short_of = _mm256_cmpeq_epi32(_mm256_srli_epi32(now, 16), _mm256_setzero_si256());
       const unsigned set = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(short_of));
-      const __m256i next = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(words + used)));
+      const __m256i next = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(words + 2 * used)));
       const __m256i taking = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)order[set]));
       const __m256i filled =
           _mm256_or_si256(_mm256_slli_epi32(now, 16), _mm256_permutevar8x32_epi32(next, taking));
@@ -53,9 +53,9 @@ AVX2 static size_t decode_rows(const uint32_t *slots, uint32_t tables, uint8_t *
 
 /* Replace each of `total` table numbers in `selectors` by the symbol that it decodes to, lane by lane in turn.
  * `slots`: tables · 4096 entries, frequency − 1 in bits 0–11, distance from the symbol's first slot in 12–23, symbol above.
- * `state` holds the lanes' states, and what is left of them afterwards. Behind `count` words one more must be readable. */
+ * `state` holds the lanes' states, and what is left of them afterwards; `words` need no alignment. */
 EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, uint8_t *selectors, size_t total,
-                                      uint32_t *state, size_t lanes, const uint16_t *words, size_t count) {
+                                      uint32_t *state, size_t lanes, const uint8_t *words, size_t count) {
   size_t used = 0, begin = 0;
 #ifdef AVX2
   if (lanes % 8 == 0 && total >= 4096 && tables && HAS_AVX2)
@@ -65,7 +65,7 @@ EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, ui
   for (; begin < total; begin += lanes) {
     const size_t width = total - begin < lanes ? total - begin : lanes;
     uint8_t *row = selectors + begin;
-    const int plenty = count - used >= width;
+    const int plenty = count - used > width; /* one more: it is read for lanes that don't take it too */
     for (size_t lane = 0; lane < width; lane++) {
       const uint32_t table = row[lane];
       if (table >= tables) return DOES_NOT_END;
@@ -75,11 +75,11 @@ EXPORT int modelsync_core_rans_decode(const uint32_t *slots, uint32_t tables, ui
       now = ((slot & 4095) + 1) * (now >> BITS) + ((slot >> BITS) & 4095);
       if (plenty) { /* without a branch: whether a lane is refilled is what nobody can predict */
         const uint32_t short_of = now < LOWEST;
-        now = now << (short_of << 4) | (words[used] & (0 - short_of));
+        now = now << (short_of << 4) | ((uint32_t)load(words + 2 * used, 2) & (0 - short_of));
         used += short_of;
       } else if (now < LOWEST) {
         if (used == count) return CUT_SHORT;
-        now = (now << 16) | words[used++];
+        now = (now << 16) | (uint32_t)load(words + 2 * used++, 2);
       }
       state[lane] = now;
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from modelsync_protocol.codecs.scratch import Room
 from modelsync_protocol.codecs.tables import PROBABILITY_BITS, TOTAL, Tables
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native.core import PADDING, Bits, core
@@ -89,12 +90,19 @@ def _run(
 
 
 class RawBits:
-    """A reader of fields of 0 to 64 bits, lowest bit first, over a buffer that it pads by copying once."""
+    """A reader of fields of 0 to 64 bits, lowest bit first, over a buffer that it pads by copying once, into `room`."""
 
-    def __init__(self, data: bytes) -> None:
-        self._limit = 8 * len(data)
-        padding = -len(data) % 4 + PADDING
-        self._words = np.frombuffer(data + bytes(padding), "<u4")
+    def __init__(self, *parts: bytes | memoryview, room: Room | None = None) -> None:
+        size = sum(map(len, parts))
+        padded = size + -size % 4 + PADDING
+        data = np.zeros(padded, np.uint8) if room is None else room.raw(padded)
+        at = 0
+        for part in parts:
+            data[at : at + len(part)] = np.frombuffer(part, np.uint8)
+            at += len(part)
+        data[size:] = 0
+        self._limit = 8 * size
+        self._words = data.view("<u4")
         self._position = 0
 
     def borrow(self) -> Bits:

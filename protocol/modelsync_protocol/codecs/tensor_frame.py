@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
-from modelsync_protocol.codecs import models, numerals, rans, segments, tables, zstd
+from modelsync_protocol.codecs import models, numerals, rans, scratch, segments, tables, zstd
 from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Predictor, Same
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
 from modelsync_protocol.errors import FormatError
-from modelsync_protocol.native.core import Letters, Segment, core, letters
+from modelsync_protocol.native.core import Letters, Segments, core, letters
 from modelsync_protocol.wire import Reader
 
 _BLOCK = 1 << 14
@@ -51,14 +51,15 @@ def decode(
     coded = list(_coded(head))
     if coded:
         groups = tables.read(shared)
-        selectors = np.empty(sum(segment.count for _, segment in coded), np.uint8)
+        room = scratch.room()
+        selectors = room.symbols(sum(segment.count for _, segment in coded))
         _predict(coded, base, out, selectors, groups)
         lanes = 1 << head.lane_bits
         states = np.frombuffer(reader.take(4 * lanes), "<u4")
         words = np.frombuffer(reader.take(2 * head.words), "<u2")
         left = rans.decode_symbols(groups, selectors, states, words)
-        rest = bytes(reader.take(len(payload) - reader.offset))
-        raw = rans.RawBits(left.astype("<u2").tobytes() + rest)
+        rest = reader.take(len(payload) - reader.offset)
+        raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=room)
         _correct(coded, out, selectors, raw, groups)
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
@@ -130,22 +131,14 @@ def _predict(
     selectors: NDArray[np.uint8],
     shared: tables.Tables,
 ) -> None:
+    if any(segment.group >= len(shared.contexts) for _, segment in coded):
+        raise FormatError("a tensor frame names tables that the header lacks.")
+    compiled = core()
+    if compiled is not None:
+        return compiled.predict(_as_core(coded, shared), base, out, selectors)
     done = 0
     for position, segment in coded:
-        if segment.group >= len(shared.contexts):
-            raise FormatError("a tensor frame names tables that the header lacks.")
         choose = shared.contexts[segment.group]
-        compiled = core()
-        if compiled is not None:
-            exact, place = _as_core(segment, choose), segment.base_offset
-            chosen = selectors[done : done + segment.count]
-            if segment.adapted is None or place is None:
-                compiled.predict(exact, base, place, out, position, chosen)
-            else:
-                left, right, unit = segment.adapted.product.parts()
-                compiled.adapt(exact, left, right, segment.adapted.first, unit, base, place, out, position, chosen)
-            done += segment.count
-            continue
         for begin, count in _blocks(segment):
             source = None
             if segment.base_offset is not None:
@@ -157,27 +150,35 @@ def _predict(
             done += count
 
 
-def _as_core(segment: Coded, choose: NDArray[np.uint8]) -> Segment:
-    """The segment as the compiled core reads it. FormatError for factors out of bounds."""
-    kind, factors = segment.numeral, segment.factors
-    exact = integers = None
-    if factors is not None and kind.mantissa:
-        exact = factors.values.astype(np.float64) * 2.0**-factors.precision
-    elif factors is not None:
-        integers = models.integer_map(factors)
-    return Segment(
-        (kind.width, kind.mantissa, kind.signed, segment.drop),
-        kind.exponent_mask if kind.mantissa else 0,
-        segment.mode,
-        segment.level,
-        (segment.count, segment.columns, segment.column),
-        choose,
-        segment.rows,
-        segment.offsets,
-        factors.predictor if factors is not None else Predictor.IDENTITY,
-        exact,
-        integers,
-    )
+def _as_core(coded: list[tuple[int, Coded]], shared: tables.Tables) -> Segments:
+    """The segments as the compiled core reads them. FormatError for factors out of bounds."""
+    result = Segments()
+    for position, segment in coded:
+        kind, factors, adapted = segment.numeral, segment.factors, segment.adapted
+        exact = integers = product = None
+        if factors is not None and kind.mantissa:
+            exact = factors.values.astype(np.float64) * 2.0**-factors.precision
+        elif factors is not None:
+            integers = models.integer_map(factors)
+        if adapted is not None and segment.base_offset is not None:
+            product = (*adapted.product.parts(), adapted.first)
+        result.add(
+            (kind.width, kind.mantissa, kind.signed, segment.drop),
+            kind.exponent_mask if kind.mantissa else 0,
+            segment.mode,
+            segment.level,
+            (segment.count, segment.columns, segment.column),
+            shared.contexts[segment.group],
+            segment.rows,
+            segment.offsets,
+            position,
+            segment.base_offset,
+            factors.predictor if factors is not None else Predictor.IDENTITY,
+            exact,
+            integers,
+            product,
+        )
+    return result
 
 
 def _correct(
@@ -187,20 +188,11 @@ def _correct(
     raw: rans.RawBits,
     shared: tables.Tables,
 ) -> None:
-    done = 0
     compiled = core()
+    if compiled is not None:
+        return raw.advance(compiled.correct(_as_core(coded, shared), _delta(), symbols, out, raw.borrow()))
+    done = 0
     for position, segment in coded:
-        kind, chosen = segment.numeral, symbols[done : done + segment.count]
-        if compiled is not None and segment.mode is Mode.DELTA:
-            exact = kind.width, kind.mantissa, kind.signed, segment.drop
-            raw.advance(compiled.deltas(exact, _delta(), chosen, out, position, raw.borrow()))
-            done += segment.count
-            continue
-        if compiled is not None and kind.mantissa:
-            choose = shared.contexts[segment.group]
-            raw.advance(compiled.values(_as_core(segment, choose), chosen, out, position, raw.borrow()))
-            done += segment.count
-            continue
         for begin, count in _blocks(segment):
             part = _view(out, segment, position, begin, count)
             chosen = symbols[done : done + count]

@@ -8,7 +8,7 @@ in C. FormatError where the reference raises it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import struct
 from functools import cache
 from typing import Any
 
@@ -27,28 +27,18 @@ class _Numeral(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint32) for name in ("width", "mantissa", "is_signed", "drop")]
 
 
-class _Segment(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_uint64) for name in ("count", "columns", "column")),
-        *((name, ctypes.c_void_p) for name in ("rows", "offsets", "factors", "slopes", "shifts", "choose")),
-        ("kind", _Numeral),
-        ("level", ctypes.c_int32),
-        *((name, ctypes.c_uint32) for name in ("mode", "predictor", "bias")),
-    ]
+_SEGMENT = struct.Struct("<12Q4Ii3I")
+"""core.h's `segment`: 64 bits for addresses too, so that it is packed alike on all machines."""
+
+_NO_BASE = (1 << 64) - 1
 
 
 class _Bits(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), ("limit", ctypes.c_uint64), ("position", ctypes.c_uint64)]
 
 
-class _Product(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("left", "right")),
-        *((name, ctypes.c_uint64) for name in ("rows", "columns", "first")),
-        ("unit", ctypes.c_double),
-        *((name, ctypes.c_uint32) for name in ("rank", "merged")),
-    ]
-
+_PRODUCT = struct.Struct("<5Qd2I")
+"""core.h's `product`."""
 
 _LETTER = np.dtype([("lead", "<u8"), ("raw", "<u4"), ("negative", "<u2"), ("sign_raw", "<u2")])
 
@@ -63,10 +53,19 @@ Bits = tuple[NDArray[np.uint32], int, int]
 """Raw bits: words with PADDING readable bytes behind the end, the end, and the place of the next field (bits)."""
 
 
-class Segment:
-    """A run of a tensor's elements as the core reads it; keeps the arrays alive that it points to."""
+class Segments:
+    """Runs of tensors' elements as the core reads them, in a frame's order; keeps the arrays alive that they point to."""
 
-    def __init__(
+    def __init__(self) -> None:
+        self._packed = bytearray()
+        self._arrays: list[object] = []
+        self._addresses: dict[int, int] = {}
+        self.elements, self.target_end, self.base_end = 0, 0, 0
+
+    def __len__(self) -> int:
+        return len(self._packed) // _SEGMENT.size
+
+    def add(
         self,
         kind: Numeral,
         exponent_mask: int,
@@ -76,31 +75,78 @@ class Segment:
         choose: NDArray[np.uint8],
         rows: NDArray[np.uint8] | None,
         offsets: NDArray[np.uint8] | None,
+        place: int,
+        base: int | None,
         predictor: int = 0,
         factors: NDArray[np.float64] | None = None,
         integers: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None,
+        product: tuple[NDArray[Any], NDArray[Any], float, int] | None = None,
     ) -> None:
-        """`shape`: elements, row length, where in a row the first stands. Lengths must be those of segments.read."""
+        """`shape`: elements, row length, where in a row the first stands. Lengths must be those of segments.read.
+
+        `place` and `base`: bytes, where it begins in the frame and in its base. `product`: `left` (rank × rows), `right`
+        (rank × columns), what their sums are multiplied by, and the product's element that is the segment's first:
+        integers of 32 bits whose sums fit 63, or binary32, summed up part by part.
+        """
         count, columns, column = shape
         touched, across = -(-(column + count) // columns), min(count, columns)
-        lengths = {0: 0, 1: 1, 2: touched, 3: across}
+        parameters = (0, 1, touched, across)[predictor]
         slopes, shifts = integers or (None, None)
-        wanted: Sequence[tuple[NDArray[Any] | None, str, int]] = (
-            (rows, "u1", touched),
-            (offsets, "u1", across),
-            (factors, "f8", lengths[predictor]),
-            (slopes, "i4", lengths[predictor]),
-            (shifts, "i4", lengths[predictor]),
-            (choose, "u1", 120),
-        )
         if predictor and (factors is None) == (integers is None):
             raise ValueError("a predictor takes factors, or slopes and shifts")
-        self._arrays = [None if array is None else _exact(array, code, size) for array, code, size in wanted]
-        addresses = [None if array is None else array.ctypes.data for array in self._arrays]
-        self.state = _Segment(
-            count, columns, column, *addresses, _Numeral(*kind), level, mode, predictor, exponent_mask
+        if predictor and base is None or place < 0 or (base is not None and base < 0):
+            raise ValueError("a segment leans on nothing, or begins before its frame")
+        self._packed += _SEGMENT.pack(
+            count,
+            columns,
+            column,
+            place,
+            _NO_BASE if base is None else base,
+            self._address(rows, "u1", touched),
+            self._address(offsets, "u1", across),
+            self._address(factors, "f8", parameters),
+            self._address(slopes, "i4", parameters),
+            self._address(shifts, "i4", parameters),
+            self._shared(choose),
+            0 if product is None else self._product(product, count),
+            *kind,
+            level,
+            mode,
+            predictor,
+            exponent_mask,
         )
-        self.count, self.length = count, count * kind[0]
+        self.elements += count
+        self.target_end = max(self.target_end, place + count * kind[0])
+        self.base_end = max(self.base_end, 0 if base is None else base + count * kind[0])
+
+    def address(self) -> int:
+        """Where they begin, for a call; none may be added while it runs."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._packed)) if self._packed else 0
+
+    def _address(self, array: NDArray[Any] | None, code: str, size: int) -> int:
+        if array is None:
+            return 0
+        self._arrays.append(array)
+        return _at(_exact(array, code, size))
+
+    def _shared(self, choose: NDArray[np.uint8]) -> int:
+        known = self._addresses.get(id(choose))  # many segments have the same, and it is kept alive
+        if known is None:
+            known = self._addresses[id(choose)] = self._address(choose, "u1", 120)
+        return known
+
+    def _product(self, product: tuple[NDArray[Any], NDArray[Any], float, int], count: int) -> int:
+        left, right, unit, first = product
+        rank, columns = right.shape
+        if len(left.shape) != 2 or first + count > left.shape[1] * columns:
+            raise ValueError("a segment reaches beyond its product")
+        code = "f4" if right.dtype.kind == "f" else "i4"
+        addresses = [
+            self._address(array if array.flags.aligned else array.copy(), code, rank) for array in (left, right)
+        ]
+        packed = bytearray(_PRODUCT.pack(*addresses, left.shape[1], columns, first, unit, rank, code == "f4"))
+        self._arrays.append(packed)
+        return ctypes.addressof(ctypes.c_char.from_buffer(packed))
 
 
 class Core:
@@ -112,10 +158,8 @@ class Core:
         signatures: dict[str, list[Any]] = {
             "rans_decode": [pointer, ctypes.c_uint32, pointer, size, pointer, size, pointer, size],
             "rans_encode": [pointer, pointer, size, pointer, size, pointer],
-            "predict": [pointer, pointer, pointer, pointer],
-            "adapt": [pointer, pointer, pointer, pointer, pointer],
-            "deltas": [pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
-            "values": [pointer, pointer, pointer, pointer],
+            "predict": [pointer, size, pointer, pointer, pointer],
+            "correct": [pointer, size, pointer, pointer, pointer, pointer],
             "letters": [pointer, pointer, pointer, pointer, pointer, ctypes.c_uint64, pointer, pointer],
             "pack": [pointer, pointer, ctypes.c_uint64, pointer],
             "gear": [pointer, pointer, size, ctypes.c_uint32, pointer, pointer],
@@ -136,9 +180,8 @@ class Core:
     ) -> NDArray[np.uint16]:
         """As rans.decode_symbols; `slots` of `packed_slots`."""
         state = states.astype(np.uint32)
-        count, words = len(words), np.append(words, np.uint16(0)).astype(np.uint16)
-        tables = len(slots) >> 12
-        _exact(selectors, "u1", len(selectors))
+        count, tables = len(words), len(slots) >> 12
+        _exact(selectors, "u1", len(selectors)), _exact(words, "u2", count)
         _check(
             self._functions["rans_decode"](
                 _at(slots), tables, _at(selectors), len(selectors), _at(state), len(state), _at(words), count
@@ -160,76 +203,26 @@ class Core:
         return state, words[total - used :]
 
     def predict(
-        self,
-        segment: Segment,
-        base: bytes | bytearray,
-        base_offset: int | None,
-        out: bytearray,
-        offset: int,
-        selectors: NDArray[np.uint8],
+        self, segments: Segments, base: bytes | bytearray, out: bytearray, selectors: NDArray[np.uint8]
     ) -> None:
-        """As tensor_frame's predictions: fills `selectors` (of the segment's length), and `out` if it has a base."""
-        _exact(selectors, "u1", segment.count)
-        source = None
-        if base_offset is not None:
-            source = _at(_part(base, base_offset, segment.length))
+        """As tensor_frame's predictions: fills `selectors`, and `out` where segments have a base."""
+        _exact(selectors, "u1", segments.elements)
+        source, place = _whole(base, segments.base_end), _whole(out, segments.target_end)
         _check(
-            self._functions["predict"](
-                ctypes.addressof(segment.state), source, _at(_part(out, offset, segment.length)), _at(selectors)
-            )
+            self._functions["predict"](segments.address(), len(segments), _at(source), _at(place), _at(selectors))
         )
 
-    def adapt(
-        self,
-        segment: Segment,
-        left: NDArray[Any],
-        right: NDArray[Any],
-        first: int,
-        unit: float,
-        base: bytes | bytearray,
-        base_offset: int,
-        out: bytearray,
-        offset: int,
-        selectors: NDArray[np.uint8],
-    ) -> None:
-        """As `predict`, by a product of `left` (rank × rows) and `right` (rank × columns), from its element `first` on.
-
-        Integers of 32 bits whose sums fit 63, each to be multiplied by `unit`; or binary32, summed up part by part.
-        """
-        _exact(selectors, "u1", segment.count)
-        rank, columns = right.shape
-        code = "f4" if right.dtype.kind == "f" else "i4"
-        arrays = [_exact(array if array.flags.aligned else array.copy(), code, rank) for array in (left, right)]
-        if len(left.shape) != 2 or first + segment.count > left.shape[1] * columns:
-            raise ValueError("a segment reaches beyond its product")
-        product = _Product(*map(_at, arrays), left.shape[1], columns, first, unit, rank, code == "f4")
-        source, place = _part(base, base_offset, segment.length), _part(out, offset, segment.length)
-        address = ctypes.addressof
-        _check(
-            self._functions["adapt"](address(segment.state), address(product), _at(source), _at(place), _at(selectors))
-        )
-
-    def deltas(
-        self, kind: Numeral, letters: Letters, symbols: NDArray[np.uint8], out: bytearray, offset: int, raw: Bits
+    def correct(
+        self, segments: Segments, letters: Letters, symbols: NDArray[np.uint8], out: bytearray, raw: Bits
     ) -> int:
-        """Correct the predictions that lie in `out` from `offset` on; return the place behind the last field."""
-        _exact(symbols, "u1", len(symbols))
-        place = _part(out, offset, len(symbols) * kind[0])
-        numeral, state = _Numeral(*kind), _bits(raw)
-        address = ctypes.addressof
+        """Turn the predictions that lie in `out` into elements; return the place behind the last field."""
+        _exact(symbols, "u1", segments.elements), _exact_letters(letters)
+        place, state = _whole(out, segments.target_end), _bits(raw)
         _check(
-            self._functions["deltas"](
-                address(numeral), _at(letters), _at(symbols), len(symbols), _at(place), address(state)
+            self._functions["correct"](
+                segments.address(), len(segments), _at(letters), _at(symbols), _at(place), ctypes.addressof(state)
             )
         )
-        return int(state.position)
-
-    def values(self, segment: Segment, symbols: NDArray[np.uint8], out: bytearray, offset: int, raw: Bits) -> int:
-        """Floats without a counterpart, from `offset` of `out` on; return the place behind the last field."""
-        _exact(symbols, "u1", segment.count)
-        place, state = _part(out, offset, segment.length), _bits(raw)
-        address = ctypes.addressof
-        _check(self._functions["values"](address(segment.state), _at(symbols), _at(place), address(state)))
         return int(state.position)
 
     def letters(
@@ -317,8 +310,15 @@ def _bits(raw: Bits) -> _Bits:
     return _Bits(_at(words), limit, position)
 
 
-def _part(buffer: bytes | bytearray, offset: int, size: int) -> NDArray[np.uint8]:
-    return np.frombuffer(buffer, np.uint8, size, offset)
+def _whole(buffer: bytes | bytearray, least: int) -> NDArray[np.uint8]:
+    if len(buffer) < least:
+        raise ValueError(f"a segment reaches beyond the {len(buffer)} bytes that there are")
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _exact_letters(letters: Letters) -> None:
+    if letters.dtype != _LETTER or len(letters) != 256 or not letters.flags.c_contiguous:
+        raise ValueError("an alphabet has 256 letters")
 
 
 def _at(array: NDArray[Any]) -> int:
