@@ -42,6 +42,9 @@ class Reader:
 
     def varint(self, limit: int) -> int:
         """Read a varint; a value over `limit` raises FormatError."""
+        if self.offset < len(self._data) and (value := self._data[self.offset]) < 0x80 and value <= limit:
+            self.offset += 1  # most are of one byte, and a large update has millions
+            return value
         value = 0
         for index in range(_MAX_VARINT_BYTES):
             if self.offset >= len(self._data):

@@ -6,7 +6,7 @@ FORMAT.md §tensor-frames. Everything that a count here leads to is bounded by t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -30,6 +30,7 @@ MAX_SEGMENTS = 1 << 14
 _MAX_LEVEL = 1 << 14
 _MAX_PRECISION = 40
 _HAS_ROWS, _HAS_COLUMNS, _PREDICTOR_SHIFT, _HAS_BASE, _DROPS = 4, 8, 4, 0x40, 0x80
+_HAS_SIDE = _HAS_ROWS | _HAS_COLUMNS | 3 << _PREDICTOR_SHIFT
 
 
 class Mode(IntEnum):
@@ -48,6 +49,9 @@ class Predictor(IntEnum):
     GLOBAL = 1
     ROW = 2
     COLUMN = 3
+
+
+_MODES, _PREDICTORS = tuple(Mode), tuple(Predictor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +231,7 @@ def _read_descriptor(
     reader: Reader, room: int, base_length: int, cursor: int
 ) -> tuple[Segment, Sequence[tuple[Predictor, int, int, int]], int]:
     flags = reader.take(1)[0]
-    mode = Mode(flags & 3)
+    mode = _MODES[flags & 3]
     if mode is Mode.GAP:
         return Gap(reader.varint(room)), (), flags
     if mode is Mode.SAME:
@@ -243,7 +247,7 @@ def _read_descriptor(
     column = reader.varint(columns - 1)
     level = reader.signed(_MAX_LEVEL)
     drop = _read_drop(reader, kind, mode) if flags & _DROPS else 0
-    predictor = Predictor((flags >> _PREDICTOR_SHIFT) & 3)
+    predictor = _PREDICTORS[(flags >> _PREDICTOR_SHIFT) & 3]
     plans = []
     if predictor is not Predictor.IDENTITY:
         _check(base is not None and mode is Mode.DELTA, "a segment scales a base that it lacks")
@@ -272,7 +276,7 @@ def _base_offset(reader: Reader, cursor: int, size: int, base_length: int) -> in
 def _read_side(
     reader: Reader, segment: Segment, plans: Sequence[tuple[Predictor, int, int, int]], flags: int
 ) -> Segment:
-    if not isinstance(segment, Coded):
+    if not isinstance(segment, Coded) or not flags & _HAS_SIDE:
         return segment
     rows = offsets = factors = None
     if flags & _HAS_ROWS:
@@ -290,7 +294,10 @@ def _read_side(
             _check(int(np.abs(values).max()) < 1 << 31, "a factor is out of range")
             sets.append((precision, values.astype(np.int32)))
         factors = Factors(plans[0][0], *sets[0], *(sets[1] if len(sets) > 1 else ()))
-    return replace(segment, rows=rows, offsets=offsets, factors=factors)
+    s = segment  # not by `replace`, which looks at all fields anew each time
+    return Coded(
+        s.mode, s.numeral, s.group, s.count, s.base_offset, s.columns, s.column, s.level, rows, offsets, factors, s.drop
+    )
 
 
 def _check(condition: bool, complaint: str) -> None:

@@ -53,14 +53,14 @@ def decode(
         groups = tables.read(shared)
         room = scratch.room()
         selectors = room.symbols(sum(segment.count for _, segment in coded))
-        _predict(coded, base, out, selectors, groups)
+        as_core = _predict(coded, base, out, selectors, groups)
         lanes = 1 << head.lane_bits
         states = np.frombuffer(reader.take(4 * lanes), "<u4")
         words = np.frombuffer(reader.take(2 * head.words), "<u2")
         left = rans.decode_symbols(groups, selectors, states, words)
         rest = reader.take(len(payload) - reader.offset)
         raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=room)
-        _correct(coded, out, selectors, raw, groups)
+        _correct(coded, out, selectors, raw, groups, as_core)
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
     _fill(head, base, gaps, out)
@@ -130,12 +130,15 @@ def _predict(
     out: bytearray,
     selectors: NDArray[np.uint8],
     shared: tables.Tables,
-) -> None:
+) -> Segments | None:
+    """Fill `selectors`, and `out` where there is a base; return what the core, if it did it, was given."""
     if any(segment.group >= len(shared.contexts) for _, segment in coded):
         raise FormatError("a tensor frame names tables that the header lacks.")
     compiled = core()
     if compiled is not None:
-        return compiled.predict(_as_core(coded, shared), base, out, selectors)
+        as_core = _as_core(coded, shared)
+        compiled.predict(as_core, base, out, selectors)
+        return as_core
     done = 0
     for position, segment in coded:
         choose = shared.contexts[segment.group]
@@ -148,6 +151,7 @@ def _predict(
                 _view(out, segment, position, begin, count)[:] = prediction
             choose.take(context, out=selectors[done : done + count], mode="clip")
             done += count
+    return None
 
 
 def _as_core(coded: list[tuple[int, Coded]], shared: tables.Tables) -> Segments:
@@ -187,10 +191,12 @@ def _correct(
     symbols: NDArray[np.uint8],
     raw: rans.RawBits,
     shared: tables.Tables,
+    as_core: Segments | None = None,
 ) -> None:
     compiled = core()
     if compiled is not None:
-        return raw.advance(compiled.correct(_as_core(coded, shared), _delta(), symbols, out, raw.borrow()))
+        as_core = as_core or _as_core(coded, shared)
+        return raw.advance(compiled.correct(as_core, _delta(), symbols, out, raw.borrow()))
     done = 0
     for position, segment in coded:
         for begin, count in _blocks(segment):
