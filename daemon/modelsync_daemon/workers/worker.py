@@ -32,7 +32,7 @@ _OF_A_JOB = tuple(
 )
 _NICENESS = 10
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_MMAP_BYTES = 128 * 1024
+_MMAP_BYTES = 1024 * 1024
 
 
 def main(*, ahead: bool = False) -> None:
