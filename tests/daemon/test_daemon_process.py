@@ -23,6 +23,7 @@ from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.lonely import lonely_settings
 from tests.support.shop import Shop
+from tests.support.waiting import until
 
 NAME = "anomaly"
 DAEMON = "from modelsync_daemon.cli import main; main()"
@@ -78,10 +79,12 @@ class World:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for `condition()`; fails if the daemon ended."""
-        async with asyncio.timeout(30):
-            while not condition():
-                assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
-                await asyncio.sleep(0.02)
+
+        def holds() -> object:
+            assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
+            return condition()
+
+        await until(holds)
 
     async def serves(self, version: int) -> None:
         """Wait until the hub shows `version` as active."""

@@ -18,8 +18,8 @@ from modelsync_daemon.site.neighbourhood import Neighbourhood
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
 from tests.daemon.fakes import Device, device
+from tests.support.addresses import free_port
 from tests.support.certificates import Authority
-from tests.support.neighbours import free_port
 
 TARGET = "packs/" + "a" * 64
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from modelsync_daemon.consumers import configured
 from modelsync_daemon.consumers.configured import Configured
 from tests.daemon.fakes import NAME, Device, device, reference
 from tests.support import told_application
+from tests.support.addresses import free_port
 
 PATIENCE = Patience(probe=5, probation=0.4, settle=0)
 KINDS = (pytest.param("command", marks=pytest.mark.long), "http", pytest.param("signal", marks=pytest.mark.long))
@@ -98,9 +98,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        made = World(tmp_path, free.getsockname()[1])
+    made = World(tmp_path, free_port())
     (tmp_path / "models" / NAME).mkdir(parents=True)
     tasks = [asyncio.ensure_future(made.supervise())]
     try:

@@ -23,7 +23,8 @@ from modelsync_server.hub.hub import add_device
 from modelsync_server.hub.state import State
 from modelsync_server.iothub.identity import Identity
 from tests.support.addresses import loopback_address
-from tests.support.hub_sdk import set_handler, shut_down, within
+from tests.support.hub_sdk import set_handler, shut_down
+from tests.support.waiting import within
 
 COMMAND = (sys.executable, "-m", "modelsync_server.hub")
 

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -33,7 +33,7 @@ from tests.support.modelsync_command import refused as refused_
 from tests.support.modelsync_command import runner
 from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import until
 
 ALIAS = "mlflow:models:/anomaly@champion"
 
@@ -214,11 +214,6 @@ async def test_an_artifact_that_breaks_off_comes_whole(server: SourceServer, pau
 
 
 # What follows is about watching.
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop go on until it holds."""
-    await asyncio.to_thread(wait_until, condition, "the watch")
 
 
 class World:
