@@ -23,7 +23,7 @@ from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.lonely import lonely_settings
 from tests.support.shop import Shop
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME = "anomaly"
 DAEMON = "from modelsync_daemon.cli import main; main()"
@@ -140,7 +140,7 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     assert document["ledger"]["day"]["received"] > 600_000, "origin's and hub's bytes are counted"
 
     daemon.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await daemon.wait() == 0
     assert not (world.data / "daemon.sock").exists()
 
@@ -201,7 +201,7 @@ async def test_a_second_daemon_is_refused_and_systemd_is_told(world: World, tmp_
         systemd.setblocking(False)
         daemon = await world.run(NOTIFY_SOCKET=str(tmp_path / "n"), WATCHDOG_USEC="200000")
         told: list[bytes] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b"READY=1\n" not in told or b"WATCHDOG=1\n" not in told:
                 told.append(await asyncio.get_running_loop().sock_recv(systemd, 4096))
     world.daemon = None

@@ -24,6 +24,7 @@ from tests.reliability.matrix import live
 from tests.reliability.promises import check_no_garbage, check_serves
 from tests.reliability.world import KIB, World
 from tests.support.tools import needs_root
+from tests.support.waiting import PATIENCE_SECONDS
 
 ROUNDS = 10
 _DISK = 24 * 1024 * KIB
@@ -162,7 +163,7 @@ async def test_a_database_damaged_in_service_ends_the_daemon_so_that_its_restart
             file.write(b"\xff" * (pi.data.state_db.stat().st_size - 4096))
         pi.database.connection.execute("PRAGMA shrink_memory")
         pi.wish(2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises((DamagedDatabase, sqlite3.DatabaseError)):
                 await pi.task
     async with device(tmp_path / "data", pi.plane) as pi:

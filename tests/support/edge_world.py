@@ -25,7 +25,7 @@ from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.datadir import DataDir
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 DEVICE = "pi"
 SCORER = Identity(DEVICE, "scoring")
@@ -93,7 +93,7 @@ class EdgeWorld:
         assert self._scorer is not None
         scorer, self._scorer = self._scorer, None
         scorer.terminate()
-        return await asyncio.wait_for(scorer.wait(), 30)
+        return await asyncio.wait_for(scorer.wait(), PATIENCE_SECONDS)
 
     @asynccontextmanager
     async def sensor(self) -> AsyncIterator[Callable[..., Any]]:
@@ -108,7 +108,7 @@ class EdgeWorld:
             kind: Any = SdkMessage
             message = kind(body if isinstance(body, bytes | str) else json.dumps(body), message_id=message_id)
             message.custom_properties.update(properties)
-            await asyncio.wait_for(client.send_message_to_output(message, "readings"), 30)
+            await asyncio.wait_for(client.send_message_to_output(message, "readings"), PATIENCE_SECONDS)
 
         try:
             await client.connect()

@@ -17,7 +17,7 @@ from modelsync_daemon.control import broker
 from modelsync_server.broker import session
 from modelsync_server.hub.certificates import Certificates, ensure
 from tests.support.addresses import free_port
-from tests.support.waiting import listens
+from tests.support.waiting import PATIENCE_SECONDS, listens
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
@@ -55,7 +55,7 @@ class Mosquitto:
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-            self.process.wait(timeout=20)
+            self.process.wait(PATIENCE_SECONDS)
             self.process = None
 
     def freeze(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.addresses import free_port
-from tests.support.waiting import listens
+from tests.support.waiting import PATIENCE_SECONDS, listens
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "origin.md"
 
@@ -42,7 +42,7 @@ def running_nginx(
         yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}", process
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def _documented(store: Path, certificate: tuple[Path, Path] | None, port: int) -> str:

@@ -33,7 +33,7 @@ from tests.support.modelsync_command import refused as refused_
 from tests.support.modelsync_command import runner
 from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ALIAS = "mlflow:models:/anomaly@champion"
 
@@ -332,7 +332,7 @@ async def test_an_end_in_mid_fetch_is_no_end_of_patience(server: SourceServer, w
     going = asyncio.ensure_future(watch.run(stop, hint, 3600))
     await slow.wait()
     stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await going
     assert world.told == []
 

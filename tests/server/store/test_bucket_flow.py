@@ -21,6 +21,7 @@ from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.store import device_access
 from tests.support.cloud_servers import make_bucket, private_s3, s3_environment
 from tests.support.lying_front import LyingFront
+from tests.support.waiting import PATIENCE_SECONDS
 
 BIN = Path(sys.executable).parent
 Command = Callable[..., str]
@@ -92,7 +93,7 @@ class _served:  # a context manager, used as a function
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_a_wrong_key_is_one_sentence_and_not_shown(private: tuple[str, SigningKey]) -> None:
