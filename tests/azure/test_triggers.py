@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +23,7 @@ async def test_a_watched_folder_publishes_what_is_complete(tmp_path: Path) -> No
     folder = tmp_path / "drop"
     folder.mkdir()
     program = await Program.start("watch", str(shop.path), str(folder), "--keys", str(shop.keys), "--settle", "1.2")
-    body = os.urandom(40_000)
+    body = random.randbytes(40_000)
     with (folder / "anomaly.bin").open("wb") as file:
         for start in range(0, len(body), 10_000):  # written slowly: it must not be published in between
             file.write(body[start : start + 10_000])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -107,7 +108,7 @@ async def world(tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
         shop = await Shop.open(tmp_path)
         made = World(tmp_path, hub, shop)
         stack.push_async_callback(made.close)
-        await shop.publish_bytes(NAME, os.urandom(300_000))
+        await shop.publish_bytes(NAME, random.randbytes(300_000))
         await made.serve()
         yield made
 
@@ -116,7 +117,7 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     daemon = await world.run()
     world.wish(1)
     await world.serves(1)
-    await world.shop.publish_bytes(NAME, os.urandom(300_000))
+    await world.shop.publish_bytes(NAME, random.randbytes(300_000))
     world.wish(2)
     await world.until(lambda: world.reported().get("state") != "active" or world.reported()["version"] == 2)
     daemon.kill()

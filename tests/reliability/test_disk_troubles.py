@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import sqlite3
@@ -114,7 +113,7 @@ def test_a_damaged_database_is_kept_aside_and_rebuilt_from_disk_and_twin(small_w
     size = data.state_db.stat().st_size
     with data.state_db.open("r+b") as file:
         file.seek(size // 3)
-        file.write(os.urandom(size // 3))
+        file.write(random.randbytes(size // 3))
     damaged = data.state_db.read_bytes()
     asyncio.run(live(small_world, data, "update", None))
     assert check_serves(data, NAME).version == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,4 +90,4 @@ async def all_pull(
 
 def noise(count: int) -> bytes:
     """Bytes that don't compress; another artifact each time."""
-    return os.urandom(count)
+    return random.randbytes(count)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 _Result = TypeVar("_Result")
 
 PATIENCE_SECONDS = 60.0
-"""Half of what pytest gives a test, so that who waits in vain says for what."""
+"""A fifth of what pytest gives a test, so that who waits in vain says for what."""
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = PATIENCE_SECONDS) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_the_main_job_runs_from_a_private_bucket(private: tuple[str, SigningKey]
     environment = s3_environment(endpoint, key.key, key.secret)
     store, keys = "s3://box/models", ("--keys", str(tmp_path / "keys"))
     trust = json.loads(_command(environment, "modelsync", "init", store, *keys, "--json"))["trust"]
-    body = bytearray(os.urandom(300_000))
+    body = bytearray(random.randbytes(300_000))
     model = tmp_path / "model.bin"
     for number in (1, 2):
         body[number] ^= 255
