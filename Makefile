@@ -24,11 +24,14 @@ $(STAMP): requirements/dev.txt pyproject.toml $(DEPLOYABLES:%=%/pyproject.toml) 
 	touch $@
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long"; code=$$?; echo $$code >$(TESTED); exit $$code
 
-# What failed in the last run, alone: who passes now leans on its neighbours or on luck (docs/contributing.md).
+# What failed in the last `make test`, alone: who passes now leans on its neighbours or on luck (docs/contributing.md). Only if
+# that came to its end and tests failed (1): whatever else was wrong with it, some tests did not run.
 .PHONY: test-again
+TESTED := $(VENV)/tested
 test-again: setup
+	@test "$$(cat $(TESTED))" = 1 || { echo "test-again: the last run left tests out: run make test" >&2; exit 1; }
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not long"
 
 # The suite with its own and its child processes' lines and branches counted; fails below the floor in pyproject.toml, or if a

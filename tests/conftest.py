@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.azurite import azurite
 from tests.support.cloud_servers import fake_gcs, moto
+from tests.support.whole_run import pytest_configure as pytest_configure
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,6 +26,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODELSYNC_CACHE_BYTES", "0")
         yield
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """Noise and pauses of a test are the same each time it runs, beside others and alone. Names are from `secrets`."""
+    random.seed(request.node.nodeid)
 
 
 @pytest.fixture(scope="session")

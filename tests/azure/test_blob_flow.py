@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import random
 import secrets
 import sys
 from collections.abc import AsyncIterator
@@ -74,7 +74,7 @@ async def world(
 
 
 async def test_the_main_job_runs_from_a_private_container(world: World) -> None:
-    body = os.urandom(300_000)
+    body = random.randbytes(300_000)
     await world.publish(body)
     hub = ("--state", str(world.cloud.root / "hub"))
     await world.cloud.start(world.trust)
@@ -109,7 +109,7 @@ async def test_the_main_job_runs_from_a_private_container(world: World) -> None:
 
 
 async def test_a_sas_that_expires_in_mid_download_is_renewed_and_the_download_resumed(world: World) -> None:
-    body = os.urandom(4_000_000)
+    body = random.randbytes(4_000_000)
     published = await world.publish(body)
     await world.cloud.start(
         world.trust, f'connection_string = "{world.cloud.hub.add_device("pi")}"', "stall_seconds = 3"
@@ -137,7 +137,7 @@ async def test_a_sas_that_expires_in_mid_download_is_renewed_and_the_download_re
 
 
 async def test_a_mounted_secret_that_is_renewed_in_mid_download_is_not_even_noticed(world: World) -> None:
-    body = os.urandom(3_000_000)
+    body = random.randbytes(3_000_000)
     await world.publish(body)
     mounted = world.cloud.root / "secret"
     mounted.write_text(await world.sas(timedelta(seconds=6)))

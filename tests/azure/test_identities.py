@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -123,7 +124,7 @@ async def test_a_registration_that_is_not_enrolled_is_refused_in_a_sentence(made
 
 async def test_a_pull_goes_through_the_proxy(tmp_path: Path) -> None:
     shop = await Shop.open(tmp_path)
-    body = os.urandom(50_000)
+    body = random.randbytes(50_000)
     await shop.publish_bytes(NAME, body)
     runner = web.AppRunner(application(shop.path), access_log=None)
     await runner.setup()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
+import random
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -84,7 +84,7 @@ async def world(tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
             await runner.cleanup()
 
 
-BODY = os.urandom(50_000)
+BODY = random.Random(87).randbytes(50_000)
 
 
 async def _with_version_one(world: World) -> None:
@@ -173,7 +173,7 @@ async def test_a_withdrawn_version_is_not_activated_by_a_push(world: World) -> N
 
 async def test_an_update_that_is_too_large_is_left_to_the_device(world: World) -> None:
     await _with_version_one(world)
-    await world.publish(os.urandom(200_000) + BODY)
+    await world.publish(random.randbytes(200_000) + BODY)
     result = await world.push()
     assert result.pushed is None and "98304" in str(result.reason)
     await world.cloud.serves(2)

@@ -18,6 +18,7 @@ from tests.support.azure_world import HIDDEN_PORT, Cloud, cloud
 from tests.support.detours import websocket_front
 from tests.support.shop import Shop
 from tests.support.tools import needs
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def tinyproxy(folder: Path, port_allowed: int) -> AsyncIterator[tuple[int,
     )
     process = await asyncio.create_subprocess_exec("tinyproxy", "-d", "-c", str(folder / "tinyproxy.conf"))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 if not socket.socket().connect_ex(("127.0.0.1", port)):
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,13 +22,13 @@ async def test_a_watched_folder_publishes_what_is_complete(tmp_path: Path) -> No
     shop = await Shop.open(tmp_path)
     folder = tmp_path / "drop"
     folder.mkdir()
-    program = await Program.start("watch", str(shop.path), str(folder), "--keys", str(shop.keys), "--settle", "0.6")
-    body = os.urandom(40_000)
+    program = await Program.start("watch", str(shop.path), str(folder), "--keys", str(shop.keys), "--settle", "1.2")
+    body = random.randbytes(40_000)
     with (folder / "anomaly.bin").open("wb") as file:
         for start in range(0, len(body), 10_000):  # written slowly: it must not be published in between
             file.write(body[start : start + 10_000])
             file.flush()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.4)
     first = await program.line()
     assert (first["name"], first["version"]) == ("anomaly", 1)
     (folder / ".hidden.bin").write_bytes(b"x")
@@ -54,10 +55,10 @@ async def test_what_cannot_be_published_is_told_once_and_the_rest_goes_on(tmp_pa
     (folder / "bad").mkdir(parents=True)
     (folder / "bad" / "link").symlink_to("/etc/passwd")
     program = await Program.start("watch", str(shop.path), str(folder), "--keys", str(shop.keys), "--settle", "0.2")
-    await asyncio.sleep(1.0)
+    complaint = await program.complaint()
     (folder / "good.bin").write_bytes(b"good")
     assert (await program.line())["name"] == "good"
-    complaints = await program.stop()
+    complaints = complaint + await program.stop()
     assert complaints.count("bad: ") == 1
 
 

@@ -24,6 +24,7 @@ from modelsync_daemon.timing.backoff import Backoff
 from modelsync_daemon.workers.messages import EventCallback, Job, Outcome
 from modelsync_protocol import canonical, caps, twin
 from modelsync_protocol.errors import ModelsyncError, UnreachableError
+from tests.support import waiting
 
 QUICK = Backoff(base=0.01, cap=0.02, floor=0.0)
 NAME = "anomaly"
@@ -219,13 +220,17 @@ class Device:
 
     async def until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Wait until `condition()` holds; a daemon that ended fails at once."""
-        for _ in range(1000):
-            if condition():
-                return
-            if self.task.done():
+
+        def holds() -> object:
+            found = condition()
+            if not found and self.task.done():
                 self.task.result()
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"waited in vain for {what}; {self.database.models()} {self.current()}")
+            return found
+
+        try:
+            await waiting.until(holds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.database.models()} {self.current()}") from None
 
     async def serves(self, version: int) -> None:
         """Wait until `version` is active."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,7 @@ from modelsync_server.broker.aws import AwsService
 from modelsync_server.iothub.service_client import ConflictError, NotFoundError, NotOnlineError
 from tests.support.aws_iot import AwsIot, aws_iot
 from tests.support.mosquitto import Mosquitto, mosquitto
-
-
-async def within(awaitable: Any) -> Any:
-    async with asyncio.timeout(20):
-        return await awaitable
+from tests.support.waiting import until, within
 
 
 @pytest.fixture
@@ -51,14 +47,6 @@ async def device(root: Path, served: Mosquitto, **more: Any) -> AsyncIterator[tu
         yield plane, hints
     finally:
         await plane.close()
-
-
-async def until(condition: Any, what: str) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"waited in vain for {what}")
 
 
 def operator(served: Mosquitto) -> AwsService:
@@ -128,6 +116,10 @@ async def test_rejections_say_whether_trying_again_helps(tmp_path: Path, cloud: 
             await plane.connect()
 
 
+def has(job: Any, status: str) -> bool:
+    return bool(job.status == status)
+
+
 async def test_a_job_becomes_a_wish_and_ends_as_its_models_do(tmp_path: Path, cloud: Any) -> None:
     served, services = cloud
     good = await services.add_job("pi", "one", {"modelsync": {"models": {"a": {"version": 2}}}})
@@ -137,7 +129,6 @@ async def test_a_job_becomes_a_wish_and_ends_as_its_models_do(tmp_path: Path, cl
         await plane.patch_reported({"modelsync": {"models": {"a": {"version": 1, "state": "fetching", "desired": 2}}}})
         assert good.status == "IN_PROGRESS"
     async with device(tmp_path, served, control_jobs=True) as (plane, _):  # a restart in between
-        await asyncio.sleep(0.1)
         await plane.patch_reported({"modelsync": {"models": {"a": {"version": 2, "state": "active", "desired": 2}}}})
         await until(lambda: good.status == "SUCCEEDED", "the end")
         bad = await services.add_job("pi", "two", {"modelsync": {"models": {"a": {"version": 3}}}})
@@ -148,8 +139,24 @@ async def test_a_job_becomes_a_wish_and_ends_as_its_models_do(tmp_path: Path, cl
         assert "a version 3: the probe failed." in bad.history[-1][1]
         for number, wrong in enumerate([{}, {"modelsync": 7}, {"modelsync": {"models": {"a": {"version": "x"}}}}]):
             made = await services.add_job("pi", f"wrong-{number}", wrong)
-            await until(lambda made=made: made.status == "REJECTED", "the rejection")
+            await until(partial(has, made, "REJECTED"), "the rejection")
             assert "names no version" in made.history[-1][1]
+
+
+async def test_a_job_for_what_is_so_already_ends_though_nothing_is_reported_any_more(
+    tmp_path: Path, cloud: Any
+) -> None:
+    served, services = cloud
+    refused = {"version": 1, "state": "quarantined", "desired": 3, "error": {"code": "probe", "text": "it differs."}}
+    async with device(tmp_path, served, control_jobs=True) as (plane, _):
+        await plane.patch_reported(
+            {"modelsync": {"models": {"a": {"version": 2, "state": "active", "desired": 2}, "b": refused}}}
+        )
+        same = await services.add_job("pi", "same", {"modelsync": {"models": {"a": {"version": 2}}}})
+        await until(lambda: same.status == "SUCCEEDED", "the end of what serves")
+        again = await services.add_job("pi", "again", {"modelsync": {"models": {"b": {"version": 3}}}})
+        await until(lambda: again.status == "FAILED", "the end of what is in quarantine")
+        assert "b version 3: it differs." in again.history[-1][1]
 
 
 async def test_the_operators_side_has_compare_and_set_and_says_what_it_lacks(tmp_path: Path, cloud: Any) -> None:

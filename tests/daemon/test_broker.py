@@ -33,6 +33,7 @@ from tests.rooms import ROOT, package
 from tests.support.addresses import loopback_address
 from tests.support.certificates import Authority
 from tests.support.mosquitto import Mosquitto, mosquitto
+from tests.support.waiting import until
 
 DESIRED = "modelsync/pi/desired"
 
@@ -72,14 +73,6 @@ async def publish(served: Mosquitto, topic: str, payload: bytes, retain: bool = 
 async def twin(served: Mosquitto) -> dict[str, Any]:
     async with BrokerService(parse(served.url)) as service:
         return await service.twin("pi")
-
-
-async def until(condition: Any, what: str) -> None:
-    for _ in range(500):
-        if await condition() if asyncio.iscoroutinefunction(condition) else condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"waited in vain for {what}")
 
 
 def test_both_copies_of_the_client_are_the_same() -> None:

@@ -19,6 +19,7 @@ from modelsync_daemon.transfer.errors import BudgetExceeded
 from modelsync_daemon.workers.messages import EventCallback, Job, WorkerDied, error_of, kind_of
 from modelsync_daemon.workers.worker_client import WORKER_COMMAND, ChildPreparer
 from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
+from tests.support.waiting import PATIENCE_SECONDS
 
 JOB = Job("anomaly", 1, "http://127.0.0.1:1", "/nowhere", quarantined=("a" * 64,))
 OUTCOME = {
@@ -97,7 +98,7 @@ async def test_cancelling_kills_the_child_before_it_returns(tmp_path: Path) -> N
     started: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
     code = "print(json.dumps({'event': 'pid', 'pid': os.getpid()}), flush=True)\ntime.sleep(60)"
     task = asyncio.create_task(_run(tmp_path, code, started.put_nowait))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         event = await started.get()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -19,6 +19,7 @@ import pytest
 
 from modelsync_daemon.disk.datadir import DataDir
 from tests.support.shop import Shop
+from tests.support.waiting import PATIENCE_SECONDS
 
 DAEMON = "from modelsync_daemon.cli import main; main()"
 SERVER = "from modelsync_server.cli import main; main()"
@@ -178,7 +179,7 @@ def test_a_signal_ends_a_pull_in_order(shop: Shop, tmp_path: Path, number: signa
             child.kill()
             raise
         child.send_signal(number)
-        _, errors = child.communicate(timeout=10)
+        _, errors = child.communicate(timeout=PATIENCE_SECONDS)
     assert child.returncode == 4 and "go on where it stopped" in errors and errors.count("\n") == 1
 
 

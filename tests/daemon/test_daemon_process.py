@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.lonely import lonely_settings
 from tests.support.shop import Shop
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME = "anomaly"
 DAEMON = "from modelsync_daemon.cli import main; main()"
@@ -78,10 +80,12 @@ class World:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for `condition()`; fails if the daemon ended."""
-        async with asyncio.timeout(30):
-            while not condition():
-                assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
-                await asyncio.sleep(0.02)
+
+        def holds() -> object:
+            assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
+            return condition()
+
+        await until(holds)
 
     async def serves(self, version: int) -> None:
         """Wait until the hub shows `version` as active."""
@@ -104,7 +108,7 @@ async def world(tmp_path: Path, worker_id: str) -> AsyncIterator[World]:
         shop = await Shop.open(tmp_path)
         made = World(tmp_path, hub, shop)
         stack.push_async_callback(made.close)
-        await shop.publish_bytes(NAME, os.urandom(300_000))
+        await shop.publish_bytes(NAME, random.randbytes(300_000))
         await made.serve()
         yield made
 
@@ -113,7 +117,7 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     daemon = await world.run()
     world.wish(1)
     await world.serves(1)
-    await world.shop.publish_bytes(NAME, os.urandom(300_000))
+    await world.shop.publish_bytes(NAME, random.randbytes(300_000))
     world.wish(2)
     await world.until(lambda: world.reported().get("state") != "active" or world.reported()["version"] == 2)
     daemon.kill()
@@ -137,7 +141,7 @@ async def test_a_twin_is_followed_through_kills_and_rolled_back(world: World) ->
     assert document["ledger"]["day"]["received"] > 600_000, "origin's and hub's bytes are counted"
 
     daemon.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await daemon.wait() == 0
     assert not (world.data / "daemon.sock").exists()
 
@@ -198,7 +202,7 @@ async def test_a_second_daemon_is_refused_and_systemd_is_told(world: World, tmp_
         systemd.setblocking(False)
         daemon = await world.run(NOTIFY_SOCKET=str(tmp_path / "n"), WATCHDOG_USEC="200000")
         told: list[bytes] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b"READY=1\n" not in told or b"WATCHDOG=1\n" not in told:
                 told.append(await asyncio.get_running_loop().sock_recv(systemd, 4096))
     world.daemon = None

@@ -144,7 +144,6 @@ async def test_a_broker_is_asked_and_what_its_daemon_found_is_told(data: Path, t
 async def test_origin_and_hub_are_asked_as_the_daemon_would(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "_SECONDS", 1.0)
     config = tmp_path / "modelsyncd.toml"
     host = loopback_address()
 
@@ -166,6 +165,7 @@ async def test_origin_and_hub_are_asked_as_the_daemon_would(
         count = len(origin.exchanges)
         offline = await asyncio.to_thread(examine, config, None, {}, online=False)
         assert not of(offline, "origin") and len(origin.exchanges) == count
+    monkeypatch.setattr(network, "_SECONDS", 1.0)
     write(origin.url, connection, None)
     assert (await asked())["hub"] == 4  # nobody listens any more
     config.chmod(0o644)
@@ -177,7 +177,6 @@ async def test_origin_and_hub_are_asked_as_the_daemon_would(
 async def test_the_origin_that_the_twin_named_is_asked_when_the_settings_name_none(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "_SECONDS", 1.0)
     config = tmp_path / "modelsyncd.toml"
     config.write_text(f'data = "{data}"')
     (unknown,) = of(await asyncio.to_thread(examine, config, None, {}), "origin")
@@ -189,6 +188,7 @@ async def test_the_origin_that_the_twin_named_is_asked_when_the_settings_name_no
         connection.close()
         (there,) = of(await asyncio.to_thread(examine, config, None, {}), "origin")
         assert there.level.value == "ok" and "secret" not in there.text
+    monkeypatch.setattr(network, "_SECONDS", 1.0)
     found = await asyncio.to_thread(examine, config, None, {})
     (gone,) = of(found, "origin")
     assert gone.code == 4 and gone.mend is not None and "secret" not in gone.text + gone.mend

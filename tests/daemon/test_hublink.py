@@ -66,14 +66,14 @@ async def test_the_first_notice_is_followed_at_once_and_a_burst_is_one_more_read
         link._read_at -= 3600.0  # the reading on connecting was an hour ago
         pi.plane._on_hint(None)
         await pi.until(lambda: pi.plane.reads == 2, "the reading at once, not after an hour")
-        monkeypatch.setattr(hub_link, "_BURST_SECONDS", 0.3)
+        monkeypatch.setattr(hub_link, "_BURST_SECONDS", 0.5)
         link._read_at = asyncio.get_running_loop().time()
         for _ in range(20):
             pi.plane._on_hint(None)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)  # no more: the burst must be over for a test that the machine holds up, too
         await pi.until(lambda: pi.plane.reads == 3)
-        await asyncio.sleep(0.4)
-        assert pi.plane.reads == 3, "twenty notices in a tenth of a second are one reading"
+        await asyncio.sleep(0.6)
+        assert pi.plane.reads == 3, "twenty notices at once are one reading"
 
 
 async def test_a_notice_that_overtakes_the_reading_is_not_forgotten(tmp_path: Path) -> None:

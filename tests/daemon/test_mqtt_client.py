@@ -11,6 +11,7 @@ import pytest
 from modelsync_daemon.control.mqtt_client import TAKEN_OVER, MqttClient, TcpStream, VersionRefusedError
 from modelsync_protocol.errors import ModelsyncError, RefusedError, UnreachableError
 from modelsync_protocol.mqtt import codec as mqtt
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Server:
@@ -94,7 +95,7 @@ async def test_what_is_not_answered_or_too_large_is_a_lost_line() -> None:
     async with line("20 03 00 00 00") as (client, server):
         await client.begin()
         server.writer.write(bytes.fromhex("30 ff ff ff 7f"))  # 256 MB are announced
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert "over the limit" in await client.lost
 
 

@@ -23,6 +23,7 @@ from tests.support.addresses import loopback_address
 from tests.support.infer_process import InferProcess
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 NAME = "anomaly"
 
@@ -77,7 +78,7 @@ class Site:
         """End the daemon in order."""
         assert self.daemon is not None
         self.daemon.terminate()
-        await asyncio.wait_for(self.daemon.wait(), 10)
+        await asyncio.wait_for(self.daemon.wait(), PATIENCE_SECONDS)
         self.daemon = None
 
     def wish(self, version: int) -> None:
@@ -92,10 +93,12 @@ class Site:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for `condition()`."""
-        async with asyncio.timeout(30):
-            while not condition():
-                assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
-                await asyncio.sleep(0.02)
+
+        def holds() -> object:
+            assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
+            return condition()
+
+        await until(holds)
 
 
 @pytest.fixture

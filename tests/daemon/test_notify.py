@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelsync_daemon.local.notify import Notify
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 async def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(
@@ -38,7 +39,7 @@ async def test_without_systemd_nothing_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify = Notify()
     notify.ready("text")
-    await asyncio.wait_for(notify.watchdog(), 5)
+    await asyncio.wait_for(notify.watchdog(), PATIENCE_SECONDS)
 
 
 def _heard(systemd: socket.socket) -> int:

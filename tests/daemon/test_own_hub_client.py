@@ -27,17 +27,13 @@ from modelsync_server.iothub.identity import Identity
 from tests.rooms import ROOT
 from tests.support.addresses import loopback_address
 from tests.support.detours import connect_proxy, websocket_front
+from tests.support.waiting import within
 
 TRANSCRIPTS = ROOT / "tests" / "server" / "hub" / "transcripts"
 
 
 async def _answer(name: str, payload: Any) -> MethodAnswer:
     return MethodAnswer(200, {"ok": True})
-
-
-async def within(awaitable: Any) -> Any:
-    async with asyncio.timeout(20):
-        return await awaitable
 
 
 @pytest.mark.parametrize("name", ["device", "module"])

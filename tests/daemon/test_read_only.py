@@ -12,8 +12,9 @@ import pytest
 
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.local import socket_client
-from tests.daemon.test_scrub import BYTES, followed, modelsyncd, reported, until
+from tests.daemon.test_scrub import BYTES, followed, modelsyncd, reported
 from tests.support.shop import Shop
+from tests.support.waiting import until
 
 _WRITES = "pwrite64,rename,renameat,renameat2,mkdir,mkdirat,unlink,unlinkat,symlink,fdatasync,fsync,ftruncate"
 

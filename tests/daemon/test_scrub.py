@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.support.addresses import loopback_address
 from tests.support.pulling import Device
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
+from tests.support.waiting import until
 
 BYTES = noise(7, 1024 * KIB)
 
@@ -68,14 +69,6 @@ def reported(hub: Hub) -> dict[str, Any]:
     """What the twin says of `m`."""
     found: dict[str, Any] = hub.reported("pi").get("modelsync", {}).get("models", {}).get("m", {})
     return found
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("waited a minute in vain")
 
 
 async def test_a_flipped_bit_is_found_and_only_its_chunk_is_fetched(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from modelsync_daemon.local.socket_api import SocketApi
 from modelsync_daemon.local.socket_client import NoDaemon
 from modelsync_protocol.errors import RefusedError, UsageError
 from tests.daemon.fakes import NAME, Device, device, reference
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -83,7 +84,7 @@ async def test_an_inference_process_over_the_socket(tmp_path: Path) -> None:
         watch = await _raw(pi, f"GET /v1/models/{NAME}/watch?pid=77 HTTP/1.1\r\nHost: x\r\n\r\n")
         await pi.until(lambda: pi.resident.processes.registered(NAME) == {77})
         pi.wish(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b'"candidate"' not in await watch.readline():
                 pass
         candidate = pi.data.read_pointer(NAME, "candidate")
@@ -94,7 +95,7 @@ async def test_an_inference_process_over_the_socket(tmp_path: Path) -> None:
             "errors": 0, "rss_bytes": 1,
         }  # fmt: skip
         await _call(pi, "POST", f"/v1/models/{NAME}/report", report)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b'"current"' not in await watch.readline():
                 pass
         current = pi.current()

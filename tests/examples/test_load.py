@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from examples.demo.load import LoadReport, LoadStream
+from tests.support.waiting import until
 
 Handler = Callable[[int], Awaitable[web.Response]]
 
@@ -36,11 +37,6 @@ async def server(handler: Handler) -> AsyncIterator[str]:
 
 def answer(version: str, **more: Any) -> web.Response:
     return web.json_response({"model_name": "digits", "model_version": version, "outputs": [], **more})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - the stream offers no event for what tests wait for
-        await asyncio.sleep(0.005)
 
 
 async def seen(stream: LoadStream, version: str, swaps: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.support.relay import Relay
+from tests.support.waiting import until
 
 PATTERN = bytes(range(251)) * 4_000
 """1,004,000 bytes in which a lost or doubled piece shows."""
@@ -63,11 +64,6 @@ async def refused(relay: Relay) -> None:
     """Fails unless a new connection is reset, in the connect or after it."""
     with pytest.raises(ConnectionResetError):
         await fetch(relay)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - the relay offers no event for what tests wait for
-        await asyncio.sleep(0.001)
 
 
 async def carried(relay: Relay, least: int) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "anomaly"
 DEVICE, MODULE = "pi", "modelsync"
@@ -62,7 +64,7 @@ class Site:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
 
     def call(self, *arguments: str) -> str:
         """Run `modelsync` to its end; its output."""

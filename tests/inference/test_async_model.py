@@ -10,13 +10,14 @@ import pytest
 from modelsync_inference import AsyncHotModel, InputError, NotServingError, Outcome, Settings
 from tests.support.datadir import DataDir
 from tests.support.toy_runtime import ToyRuntime, toy
+from tests.support.waiting import PATIENCE_SECONDS
 
 X = {"X": [[1, 2, 3]]}
 ALONE = Settings(poll_seconds=0.02, watch=False, link=False)
 
 
 async def until_version(model: AsyncHotModel, version: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await model.predict(X)).version != version:
             pass
 

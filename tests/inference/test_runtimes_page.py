@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.support import tiny_gguf
+from tests.support.addresses import free_port
 from tests.support.runtime_kinds import all_kinds
 from tests.test_docs import ROOT, going
 
@@ -33,12 +33,6 @@ def _models(folder: Path) -> None:
     tiny_gguf.write(folder / "chat.gguf", 3)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(ANSWERS))
 def test_a_two_minute_path_leads_to_an_answer(tmp_path: Path, name: str) -> None:
@@ -46,7 +40,7 @@ def test_a_two_minute_path_leads_to_an_answer(tmp_path: Path, name: str) -> None
     _models(tmp_path)
     script = f"set -e\n{BLOCKS['set up']}{BLOCKS[name]}"
     for port in ("8124", "8001"):
-        script = script.replace(port, str(_free_port()))
+        script = script.replace(port, str(free_port()))
     with going(script, tmp_path):
         said = (tmp_path / "said").read_text()
     for answer in ANSWERS[name]:

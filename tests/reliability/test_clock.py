@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +61,7 @@ async def test_a_clock_of_1970_and_jumps_in_mid_transfer_cost_nothing(tmp_path: 
     clock.set(1970)
     data, log = tmp_path / "device", tmp_path / "modelsyncd.log"
     async with followed(tmp_path, data, environment=clock.environment) as world:
-        old, new = os.urandom(SIZE), os.urandom(SIZE)
+        old, new = random.randbytes(SIZE), random.randbytes(SIZE)
         await world.shop.publish_bytes("m", old)
         world.want(m=1)
         for _ in range(300):

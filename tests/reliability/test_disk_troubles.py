@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import sqlite3
@@ -24,6 +23,7 @@ from tests.reliability.matrix import live
 from tests.reliability.promises import check_no_garbage, check_serves
 from tests.reliability.world import KIB, World
 from tests.support.tools import needs_root
+from tests.support.waiting import PATIENCE_SECONDS
 
 ROUNDS = 10
 _DISK = 24 * 1024 * KIB
@@ -113,7 +113,7 @@ def test_a_damaged_database_is_kept_aside_and_rebuilt_from_disk_and_twin(small_w
     size = data.state_db.stat().st_size
     with data.state_db.open("r+b") as file:
         file.seek(size // 3)
-        file.write(os.urandom(size // 3))
+        file.write(random.randbytes(size // 3))
     damaged = data.state_db.read_bytes()
     asyncio.run(live(small_world, data, "update", None))
     assert check_serves(data, NAME).version == 3
@@ -162,7 +162,7 @@ async def test_a_database_damaged_in_service_ends_the_daemon_so_that_its_restart
             file.write(b"\xff" * (pi.data.state_db.stat().st_size - 4096))
         pi.database.connection.execute("PRAGMA shrink_memory")
         pi.wish(2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             with pytest.raises((DamagedDatabase, sqlite3.DatabaseError)):
                 await pi.task
     async with device(tmp_path / "data", pi.plane) as pi:

@@ -24,6 +24,7 @@ from modelsync_server.iothub.identity import Identity
 from tests.daemon.fakes import NAME, QUICK, FakePreparer
 from tests.support.addresses import loopback_address
 from tests.support.figures import record
+from tests.support.waiting import until
 
 CALL_SECONDS, RECONCILE_SECONDS = 2.0, 3
 NOTICE, TWIN, ACKNOWLEDGED = "$iothub/twin/PATCH/properties/desired", "$iothub/twin/res/200", "$iothub/twin/res/204"
@@ -85,10 +86,12 @@ class World:
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait; AssertionError."""
-        async with asyncio.timeout(40):
-            while not condition():
-                assert not self.task.done(), what
-                await asyncio.sleep(0.02)
+
+        def holds() -> bool:
+            assert not self.task.done(), what
+            return condition()
+
+        await until(holds, what)
 
 
 @contextlib.asynccontextmanager

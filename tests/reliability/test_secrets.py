@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -142,7 +143,7 @@ async def _first_words(command: Command, folder: Path, origin: str) -> bytes:
 
 async def test_a_device_whose_origin_refuses_its_secret_reports_that_without_it(tmp_path: Path, worker_id: str) -> None:
     shop = await Shop.open(tmp_path)
-    await shop.publish_bytes(NAME, os.urandom(5000))
+    await shop.publish_bytes(NAME, random.randbytes(5000))
     (tmp_path / "sas").write_text(_SAS)
     asked: list[str] = []
     async with _refusing_origin(asked) as origin, cloud(tmp_path, worker_id) as made:

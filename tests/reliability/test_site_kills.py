@@ -27,7 +27,8 @@ from tests.daemon.fakes import NAME
 from tests.reliability.matrix import PAYLOADS, forked, live, neighbour_cases, run_case
 from tests.reliability.promises import check_no_garbage, check_serves, check_settled
 from tests.reliability.world import World
-from tests.support.neighbours import Neighbour, free_port
+from tests.support.addresses import free_port
+from tests.support.neighbours import Neighbour
 from tests.support.waiting import wait_until
 
 QUICK = {(State.FETCHING, "kill", "in"), (State.ASSEMBLING, "kill", "in")}

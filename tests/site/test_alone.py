@@ -15,8 +15,9 @@ from modelsync_daemon.local import metrics
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import twin
 from tests.daemon.fakes import device as fake_device
+from tests.support.addresses import free_port
 from tests.support.lonely import VARIABLE
-from tests.support.neighbours import free_port, noise
+from tests.support.neighbours import noise
 from tests.support.pulling import Device
 from tests.support.scripted_origin import Answer, Exchange, ScriptedOrigin
 from tests.support.shop import Shop

@@ -18,9 +18,10 @@ from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_daemon.workers.messages import Job, Outcome, WorkerDied
 from modelsync_daemon.workers.suspicion import Suspicion, read
 from modelsync_daemon.workers.worker_client import ChildPreparer
+from tests.support.addresses import free_port
 from tests.support.brittle_worker import MARKER
 from tests.support.liars import Liar
-from tests.support.neighbours import free_port, noise
+from tests.support.neighbours import noise
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 

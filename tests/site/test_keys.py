@@ -18,8 +18,9 @@ from modelsync_daemon.site.neighbourhood import Neighbourhood
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol import site
 from tests.daemon.fakes import Device, device
+from tests.support.addresses import free_port
 from tests.support.certificates import Authority
-from tests.support.neighbours import free_port
+from tests.support.waiting import PATIENCE_SECONDS
 
 TARGET = "packs/" + "a" * 64
 
@@ -91,7 +92,7 @@ async def served(url: str, key: SiteAccess) -> bool:
 
 
 async def until_served(url: str, key: SiteAccess) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await served(url, key):  # noqa: ASYNC110 - it is another task's doing
             await asyncio.sleep(0.1)
 

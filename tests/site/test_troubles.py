@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from modelsync_daemon.disk import spool as spools
-from tests.support.neighbours import Neighbour, Site, all_pull, free_port, noise
+from tests.support.addresses import free_port
+from tests.support.neighbours import Neighbour, Site, all_pull, noise
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
 

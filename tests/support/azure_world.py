@@ -15,6 +15,7 @@ from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.relay import Relay
+from tests.support.waiting import until
 
 NAME = "anomaly"
 HIDDEN_PORT = 28883
@@ -69,14 +70,16 @@ class Cloud:
 
     async def until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Wait until `condition()` holds; fails with the daemon's log."""
+
+        def holds() -> object:
+            assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
+            return condition()
+
         try:
-            async with asyncio.timeout(40):
-                while not condition():
-                    assert self.daemon is None or self.daemon.returncode is None, "the daemon ended"
-                    await asyncio.sleep(0.02)
-        except (TimeoutError, AssertionError) as error:
+            await until(holds, what)
+        except AssertionError as error:
             log = self.log.read_text() if self.log.exists() else ""
-            raise AssertionError(f"waited in vain for {what}: {self.model()}\n{log[-3000:]}") from error
+            raise AssertionError(f"{error}: {self.model()}\n{log[-3000:]}") from error
 
     async def serves(self, version: int) -> None:
         """Wait until the hub shows `version` as active."""

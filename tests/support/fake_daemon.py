@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 
 class FakeDaemon:
@@ -29,18 +29,18 @@ class FakeDaemon:
     def start(self) -> FakeDaemon:
         """Listen."""
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(PATIENCE_SECONDS)
         return self
 
     def stop(self) -> None:
         """Hang up on everybody and take the socket away, as a daemon's end does."""
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_SECONDS)
 
     def say(self, line: bytes) -> None:
         """Send a line to every watcher."""
         for stream in self._streams:
-            asyncio.run_coroutine_threadsafe(stream.write(line + b"\n"), self._loop).result(5)
+            asyncio.run_coroutine_threadsafe(stream.write(line + b"\n"), self._loop).result(PATIENCE_SECONDS)
 
     def hint(self, event: str) -> None:
         """Send the hint `event`."""

@@ -61,18 +61,3 @@ def collector() -> tuple[asyncio.Queue[Any], Callable[[Any], Any]]:
         loop.call_soon_threadsafe(queue.put_nowait, item)
 
     return queue, handler
-
-
-async def eventually(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    """Return once `condition()` holds, looking every 20 ms; AssertionError names `what`."""
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s in vain for {what}")
-
-
-async def within(awaitable: Any, seconds: float = 20.0) -> Any:
-    """Await with a limit, so that a hanging SDK call fails the test instead of blocking it."""
-    async with asyncio.timeout(seconds):
-        return await awaitable

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 _COMMAND = Path(sys.executable).with_name("modelsync-infer")
 
 
@@ -39,7 +41,7 @@ class InferProcess:
     def stop(self) -> int:
         """SIGTERM; the exit code."""
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_SECONDS)
 
     def __enter__(self) -> InferProcess:
         return self

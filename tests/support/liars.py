@@ -12,7 +12,7 @@ from types import TracebackType
 from aiohttp import web
 
 from modelsync_protocol import site
-from tests.support.neighbours import free_port
+from tests.support.addresses import free_port
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 

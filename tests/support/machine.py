@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 _BOOT_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 
@@ -134,10 +136,10 @@ class Machine:
             if self._init:
                 os.kill(self._init, signal.SIGKILL)
             try:
-                self._process.wait(10)
+                self._process.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(10)
+                self._process.wait(PATIENCE_SECONDS)
         for folder in sorted(self._cgroup.rglob("*/"), reverse=True):
             if folder.is_dir():
                 folder.rmdir()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.addresses import free_port
 from tests.support.venvs import installed
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "server" / "sources" / "mlflow.txt"
@@ -77,9 +77,7 @@ def program() -> Path:
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
     """Run a server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command: list[str | Path] = [program(), "server", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",

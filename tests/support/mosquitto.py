@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from modelsync_daemon.control import broker
 from modelsync_server.broker import session
 from modelsync_server.hub.certificates import Certificates, ensure
 from tests.support.addresses import free_port
+from tests.support.waiting import PATIENCE_SECONDS, listens
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 
@@ -48,22 +47,15 @@ class Mosquitto:
                 [program, "-c", str(self.folder / "mosquitto.conf"), "-v"], stdout=log, stderr=log, cwd=self.folder
             )
         ports = [self.port] if self.web_port is None else [self.port, self.web_port]
-        for _ in range(500):
-            assert self.process.poll() is None, self.log()
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", ports[0])) == 0:
-                    ports.pop(0)
-            if not ports:
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"mosquitto does not listen: {self.log()}")
+        for port in ports:
+            listens(port, self.process, self.log)
 
     def stop(self) -> None:
         """End; every connection is lost."""
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-            self.process.wait(timeout=20)
+            self.process.wait(PATIENCE_SECONDS)
             self.process = None
 
     def freeze(self) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,8 @@ from modelsync_daemon.disk.spool import Spool
 from modelsync_daemon.site.server import SiteServer
 from modelsync_daemon.transfer.errors import Misled
 from modelsync_daemon.transfer.site_access import SiteAccess
+from tests.support.addresses import free_port
 from tests.support.pulling import Device
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Neighbour:
@@ -97,4 +90,4 @@ async def all_pull(
 
 def noise(count: int) -> bytes:
     """Bytes that don't compress; another artifact each time."""
-    return os.urandom(count)
+    return random.randbytes(count)

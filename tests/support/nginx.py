@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.addresses import free_port
+from tests.support.waiting import PATIENCE_SECONDS, listens
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "origin.md"
 
@@ -23,9 +24,7 @@ def running_nginx(
     if it is not installed or does not start; `certificate` is (chain, key) for TLS."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     assert program, "nginx is not installed, and it must serve a store as origin: `apt-get install nginx-light`"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     config = folder / "nginx.conf"
     # Run by root nginx would drop to a user who may not read the test's folder.
     user = "user root;\n" if os.geteuid() == 0 else ""
@@ -39,11 +38,11 @@ def running_nginx(
     command = [program, "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log"), "-g", "daemon off;"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        _wait_for(port, process, folder)
+        listens(port, process, (folder / "error.log").read_text)
         yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}", process
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def _documented(store: Path, certificate: tuple[Path, Path] | None, port: int) -> str:
@@ -55,13 +54,3 @@ def _documented(store: Path, certificate: tuple[Path, Path] | None, port: int) -
         listen += f" ssl; ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]}"
     assert "listen 127.0.0.1:8080;" in server
     return server.replace("listen 127.0.0.1:8080", listen)
-
-
-def _wait_for(port: int, process: subprocess.Popen[str], folder: Path) -> None:
-    for _ in range(200):
-        assert process.poll() is None, f"nginx did not start: {(folder / 'error.log').read_text()}"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("nginx does not listen")

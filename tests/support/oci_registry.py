@@ -6,16 +6,17 @@ import gzip
 import hashlib
 import io
 import json
-import socket
 import subprocess
 import tarfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.support.addresses import free_port
+from tests.support.waiting import end, listens
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 WEIGHT = "application/vnd.cncf.model.weight.v1"
@@ -81,9 +82,8 @@ class Registry:
 @contextmanager
 def registry(folder: Path, *, password: bool = False) -> Iterator[Registry]:
     """Run a registry that keeps its blobs below `folder`; with `password` it lets in USER only."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    port = free_port()
+    host = f"127.0.0.1:{port}"
     (folder / "htpasswd").write_text(_HTPASSWD)
     settings: dict[str, Any] = {
         "version": 0.1,
@@ -98,17 +98,7 @@ def registry(folder: Path, *, password: bool = False) -> Iterator[Registry]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                urllib.request.urlopen(f"http://{host}/v2/", timeout=5)
-                break
-            except urllib.error.HTTPError:
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.02)
+        listens(port, process, (folder / "log").read_text)
         yield Registry(host, password)
     finally:
-        process.terminate()
-        process.wait(10)
+        end(process)

@@ -13,6 +13,7 @@ import yaml
 
 from tests.support.addresses import free_port
 from tests.support.tools import needs
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Prometheus:
@@ -32,7 +33,7 @@ class Prometheus:
     async def until(self, expression: str) -> list[dict[str, Any]]:
         """Wait until an expression gives something."""
         try:
-            async with asyncio.timeout(40):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     if found := await self.query(expression):
                         return found
@@ -68,7 +69,7 @@ async def prometheus(root: Path, jobs: Mapping[str, Mapping[str, Any]]) -> Async
 
 
 async def _ready(session: aiohttp.ClientSession, port: int) -> aiohttp.ClientSession:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 async with session.get(f"http://127.0.0.1:{port}/-/ready") as response:

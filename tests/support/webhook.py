@@ -17,6 +17,7 @@ from azure.storage.blob.aio import ContainerClient
 
 from tests.support.azurite import ACCOUNT
 from tests.support.shop import Shop
+from tests.support.waiting import within
 
 KEY = "k" * 48
 
@@ -41,9 +42,13 @@ class Program:
     async def line(self) -> dict[str, Any]:
         """The next line of its output."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(30):
-            document: dict[str, Any] = json.loads(await self.process.stdout.readline())
+        document: dict[str, Any] = json.loads(await within(self.process.stdout.readline()))
         return document
+
+    async def complaint(self) -> str:
+        """The next line of what it complains about."""
+        assert self.process.stderr is not None
+        return (await within(self.process.stderr.readline())).decode()
 
     async def stop(self) -> str:
         """End it in order; what it complained about."""

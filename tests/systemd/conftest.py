@@ -16,6 +16,7 @@ import pytest
 from tests.support.addresses import loopback_address
 from tests.support.debian_root import RootMissing, emulated, make_root
 from tests.support.machine import Machine
+from tests.support.waiting import PATIENCE_SECONDS
 
 CHECKOUT = Path(__file__).parents[2]
 OLD, NEW = "0.1.0", "0.1.1~test"
@@ -94,7 +95,7 @@ class World:
         for process in self._processes:
             process.terminate()
         for process in self._processes:
-            process.wait(20)
+            process.wait(PATIENCE_SECONDS)
 
     def publish(self, path: Path) -> None:
         """Publish the next version of `anomaly`."""

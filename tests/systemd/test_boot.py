@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.machine import Machine
 from tests.support.waiting import wait_until
 from tests.systemd.conftest import CHECKOUT, NEW, World, install
@@ -75,9 +75,7 @@ class Device:
 
 @pytest.fixture(scope="session")
 def installed(machine: Machine, world: World) -> Device:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     key = {"mode": "640", "owner": "root:modelsync"}
     machine.write("/etc/modelsync/connection-string", world.connection_string() + "\n", **key)
     machine.write("/etc/modelsync/root.json", (world.folder / "store/metadata/1.root.json").read_text())

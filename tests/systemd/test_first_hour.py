@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bench import idle
-from tests.support.addresses import loopback_address
+from tests.support.addresses import free_port, loopback_address
 from tests.support.budgets import within
 from tests.support.guest_memory import memory
 from tests.support.machine import Machine
@@ -48,10 +47,7 @@ class Hour:
         self.machine, self.folder = machine, folder
         for name in ("examples", "deploy"):
             (folder / name).symlink_to(CHECKOUT / name)
-        with socket.socket() as probe, socket.socket() as other:
-            probe.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
-            self._ports = {"8080": str(probe.getsockname()[1]), "8123": str(other.getsockname()[1])}
+        self._ports = {port: str(free_port()) for port in ("8080", "8123")}
         self._environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -45,7 +45,7 @@ class AwsControlPlane:
         thing, name = settings.broker_device, settings.control_topic
         self._shadow = f"$aws/things/{thing}/shadow/name/{name}/"
         self._calls = Calls(broker.Topics(name, thing), lambda: self._line.client)
-        self._jobs = Jobs(thing, self._publish, self._wish) if settings.control_jobs else None
+        self._jobs = Jobs(thing, self._publish, self._wish, lambda: self._reported) if settings.control_jobs else None
         self._requests = Requests[tuple[bool, dict[str, Any]]](call_seconds, "AWS IoT")
         self._hint: HintCallback = lambda version: None
         self._desired: dict[str, Any] = {}
@@ -117,7 +117,7 @@ class AwsControlPlane:
             await self._update("reported", section)
             self._reported = twin.merge(self._reported, section)
             if self._jobs is not None:
-                await self._jobs.judge(self._reported)
+                await self._jobs.judge()
 
     async def wait_lost(self) -> str:
         """Return when the connection is lost, with a sentence why. RefusedError if another client took its place."""

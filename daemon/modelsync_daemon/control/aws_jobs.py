@@ -34,9 +34,11 @@ class Jobs:
         thing: str,
         publish: Callable[[str, Mapping[str, Any]], Awaitable[None]],
         wish: Callable[[Mapping[str, Any]], Awaitable[None]],
+        reported: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`publish` sends to a topic; `wish` merges a section into the desired half."""
+        """`publish` sends to a topic; `wish` merges a section into the desired half; `reported` is the other."""
         self._root, self._publish, self._wish = f"$aws/things/{thing}/jobs/", publish, wish
+        self._reported = reported
         self._job: str | None = None
         self._wanted: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
@@ -67,9 +69,9 @@ class Jobs:
         if self._task is not None:
             self._task.cancel()
 
-    async def judge(self, reported: Mapping[str, Any]) -> None:
+    async def judge(self) -> None:
         """End the job once all its models are in service, or one was refused."""
-        job, models = self._job, reported.get("models")
+        job, models = self._job, self._reported().get("models")
         if job is None or not self._wanted or not isinstance(models, Mapping):
             return
         found = {name: models.get(name) or {} for name in self._wanted}
@@ -95,6 +97,7 @@ class Jobs:
             self._wanted = wanted
             await self._wish({"models": {name: {"version": version} for name, version in wanted.items()}})
             _log.info("job %s: %s", job, ", ".join(f"{name} {version}" for name, version in wanted.items()))
+            await self.judge()  # what was reported before the job came is not reported again
 
     async def _end(self, job: str, status: str, said: str) -> None:
         self._wanted = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import tracemalloc
 
@@ -15,7 +16,7 @@ BYTES = 100_000
 
 def test_a_message_in_crumbs_takes_no_more_memory_than_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = message_pipe.pair()
-    message = os.urandom(BYTES)
+    message = random.randbytes(BYTES)
     sender = threading.Thread(target=theirs.send_bytes, args=(message,))
     really = os.read
     monkeypatch.setattr(os, "read", lambda descriptor, count: really(descriptor, min(count, 2)))

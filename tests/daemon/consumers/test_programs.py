@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from modelsync_daemon.activate.consumer import NotServing
 from modelsync_daemon.confinement import landlock
 from modelsync_daemon.consumers import programs
 from modelsync_daemon.consumers.programs import Bounds
+from tests.support.waiting import until
 
 FREE = Bounds(confined=False)
 confined = pytest.mark.skipif(not landlock.version(), reason="LOUD: not confined: this kernel has no Landlock")
@@ -33,14 +33,6 @@ def processes_with(mark: str) -> list[str]:
             if entry.name.isdecimal() and mark in (entry / "cmdline").read_text().split("\0"):
                 found.append(entry.name)
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 async def test_it_gets_a_clean_environment_and_what_there_is_to_know(monkeypatch: pytest.MonkeyPatch) -> None:

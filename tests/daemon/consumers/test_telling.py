@@ -20,6 +20,7 @@ from modelsync_daemon.consumers.configured import Configured
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from tests.daemon.fakes import NAME, Device, MemoryControlPlane, device, install, reference
+from tests.support.addresses import free_port
 
 PATIENCE = Patience(probe=5, probation=0.05, settle=0)
 
@@ -240,9 +241,9 @@ async def test_a_removed_model_is_forgotten(tmp_path: Path, listener: Listener) 
         assert listener.told == [(1, 1)]
 
 
-async def test_one_that_is_down_costs_no_version(tmp_path: Path, listener: Listener, unused_tcp_port: int) -> None:
+async def test_one_that_is_down_costs_no_version(tmp_path: Path, listener: Listener) -> None:
     """The first version waits for it; before a later one it is waited for, and nothing is switched."""
-    port, listener.port = listener.port, unused_tcp_port
+    port, listener.port = listener.port, free_port()
     down, listener.port = listener.consumers(), port
     plane = MemoryControlPlane()
     async with device(tmp_path, plane, PATIENCE, consumers=down) as pi:

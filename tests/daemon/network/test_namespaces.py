@@ -30,7 +30,7 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True)
 
 async def seen(networks, name, told):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while networks.name() != name or networks.now.interface is None:
             await told.wait()
             told.clear()

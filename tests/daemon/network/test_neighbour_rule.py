@@ -8,8 +8,9 @@ from pathlib import Path
 from modelsync_daemon.network.networks import Networks
 from modelsync_daemon.transfer.site_access import SiteAccess
 from modelsync_protocol.policy.network_rules import parse_rules
+from tests.support.addresses import free_port
 from tests.support.certificates import Authority
-from tests.support.neighbours import Neighbour, free_port
+from tests.support.neighbours import Neighbour
 
 RULES = parse_rules([{"name": "depot", "neighbour": True}, {"name": "road", "neighbour": False}])
 

@@ -64,7 +64,6 @@ async def test_who_does_not_answer_or_does_not_know_fits_no_rule(
 ) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/nowhere")
     assert await ask("lo") == Answer(problem=NO_ANSWER)
-    monkeypatch.setattr(network_manager, "_SECONDS", 0.3)
     async with bus(tmp_path) as address:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", address)
         assert await ask("lo") == Answer(problem=NO_ANSWER), "a bus without NetworkManager"
@@ -72,6 +71,7 @@ async def test_who_does_not_answer_or_does_not_know_fits_no_rule(
             assert await ask("lo") == Answer(), "an interface that it does not manage"
             assert (await ask("wlan0")).ssid == "\ufffd\ufffd", "an SSID need not be text"
             manager.mute = True
+            monkeypatch.setattr(network_manager, "_SECONDS", 0.3)
             assert await ask("wlan0") == Answer(problem=NO_ANSWER)
     networks = _networks()
     await networks.look()

@@ -27,6 +27,7 @@ from modelsync_protocol.errors import ModelsyncError
 from modelsync_server.sources.port import Scratch
 from modelsync_server.sources.zip_file import unpack
 from tests.examples.stories.running import run_story
+from tests.support.waiting import PATIENCE_SECONDS
 
 KEY = "k" * 32
 
@@ -220,7 +221,7 @@ async def test_a_live_camera_says_which_frames_it_lost(tmp_path: Path) -> None:
 
     results, waiting = camera.Results(tmp_path / "r"), asyncio.Queue[Seen](2)
     grabbing = asyncio.create_task(camera.grab(Live(), 1, 1000, waiting, results))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while waiting.qsize() < 2 or len((tmp_path / "r").read_text().splitlines()) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert [waiting.get_nowait().number for _ in range(2)] == [4, 5], "the newest are kept"
@@ -234,7 +235,7 @@ async def vision(tmp_path: Path) -> AsyncIterator[str]:
     (tmp_path / "i2-ONNX.zip").write_bytes(b"the zip")
     told: list[str] = []
     task = asyncio.create_task(stand_in.serve(tmp_path, KEY, told.append))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not told:  # noqa: ASYNC110 - it is told by a call
             await asyncio.sleep(0.01)
     yield told[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -39,14 +40,14 @@ async def test_a_killed_module_comes_back_and_is_counted(tmp_path: Path) -> None
 async def test_a_pull_fetches_only_layers_that_are_not_there(tmp_path: Path) -> None:
     below, model = tmp_path / "below", tmp_path / "model.onnx"
     below.mkdir()
-    (below / "library").write_bytes(os.urandom(300_000))
-    model.write_bytes(os.urandom(5_000))
+    (below / "library").write_bytes(random.randbytes(300_000))
+    model.write_bytes(random.randbytes(5_000))
     recipe = Recipe([(below, "lib"), (model, "app")])
     async with Registry() as registry:
         registry.push(build(recipe, tmp_path, "v1", day=0), "v1")
         first = await registry.pull("v1", tmp_path / "device")
         assert 305_000 < first < 312_000
-        model.write_bytes(os.urandom(5_000))
+        model.write_bytes(random.randbytes(5_000))
         registry.push(build(recipe, tmp_path, "v2", day=1, kept=1), "v2")
         registry.push(build(recipe, tmp_path, "v3", day=2), "v3")
         assert 5_000 < await registry.pull("v2", tmp_path / "device") < 10_000, "the layer below came from the cache"

@@ -19,6 +19,7 @@ from modelsync_server.iothub.service_client import MethodResult, ServiceClient
 from modelsync_server.rollout.target import Target
 from tests.server.dashboard.conftest import Page, tables, text
 from tests.server.rollout.conftest import MODEL
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class AzureLike:
@@ -107,7 +108,7 @@ async def test_a_hub_that_counts_for_long_is_said_and_then_shown(page: Page, cli
     assert mark is not None
     async with client.get("/live", params={"path": "/", "mark": mark[1]}) as response:
         release.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b"changed" not in await response.content.readline():
                 pass
     assert "Who is stuck" in await text(client, "/")
@@ -123,7 +124,7 @@ async def test_old_counts_are_shown_while_new_ones_are_asked_for(page: Page, cli
 
     page.world.client.query_page = slow  # type: ignore[method-assign]
     page.answers.seconds = 0.0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert "r2" in await text(client, "/devices")
     release.set()
 

@@ -20,6 +20,7 @@ from modelsync_server.rollout.record import State
 from modelsync_server.signin.access import Access
 from tests.server.dashboard.conftest import Page, tables, text, token_of
 from tests.server.rollout.conftest import MODEL
+from tests.support.waiting import within
 
 PAGES = (
     "/", "/devices", "/device/r2", f"/model/{MODEL}", f"/model/{MODEL}/update/2-3", "/rollouts", f"/rollout/{MODEL}",
@@ -158,11 +159,14 @@ async def test_a_device_that_is_away_is_an_answer_and_so_is_nonsense(client: aio
 async def test_an_open_page_is_told_of_a_change(client: aiohttp.ClientSession, page: Page) -> None:
     async with client.get("/live", params={"path": "/devices"}) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
-        await asyncio.sleep(0.5)
-        page.world.puppets.add(["new"], 1)
-        async with asyncio.timeout(10):
+
+        async def changes() -> None:
             while b"changed" not in await response.content.readline():
                 pass
+
+        await within(changes())  # from a page that nobody has shown yet
+        page.world.puppets.add(["new"], 1)
+        await within(changes())
 
 
 async def test_a_hub_that_does_not_answer_is_said_and_what_was_known_is_shown(

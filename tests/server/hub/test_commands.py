@@ -23,7 +23,8 @@ from modelsync_server.hub.hub import add_device
 from modelsync_server.hub.state import State
 from modelsync_server.iothub.identity import Identity
 from tests.support.addresses import loopback_address
-from tests.support.hub_sdk import set_handler, shut_down, within
+from tests.support.hub_sdk import set_handler, shut_down
+from tests.support.waiting import PATIENCE_SECONDS, within
 
 COMMAND = (sys.executable, "-m", "modelsync_server.hub")
 
@@ -64,7 +65,7 @@ def running(tmp_path: Path, worker_id: str) -> Iterator[Running]:
             yield Running(process, json.loads(process.stdout.readline()), state)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(PATIENCE_SECONDS)
 
 
 async def test_the_two_minute_path_from_hub_to_a_twin_that_is_followed(running: Running) -> None:
@@ -131,13 +132,13 @@ async def test_an_edge_module_follows_its_twin_with_the_workload_option(
         shown = await asyncio.to_thread(run, *get, service=ready["service"])
         assert json.loads(shown.stdout)["properties"]["reported"]["edge"] is True
         process.terminate()
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0
     assert not socket.exists()
 
 
 def test_sigterm_ends_the_hub_with_exit_code_0_and_nothing_else_on_stdout(running: Running) -> None:
     running.process.terminate()
-    assert running.process.wait(timeout=5) == 0
+    assert running.process.wait(PATIENCE_SECONDS) == 0
     assert running.process.stdout is not None
     assert running.process.stdout.read() == ""
 
@@ -148,7 +149,7 @@ def test_what_was_answered_survives_a_kill(running: Running) -> None:
         add_device(state, Identity("pi"))
     assert run("twin", "set", "pi", '{"n": 2}', service=service).returncode == 0
     running.process.kill()
-    running.process.wait(timeout=10)
+    running.process.wait(PATIENCE_SECONDS)
     with _started("--state", str(running.state), "--host", running.ready["host"], "--service-port", "0") as again:
         assert again.stdout is not None
         ready = json.loads(again.stdout.readline())
@@ -227,7 +228,7 @@ def test_an_error_is_one_sentence_and_an_exit_code(
 
 def test_a_hub_that_is_gone_is_exit_code_4_and_one_that_never_was_2_or_5(running: Running, tmp_path: Path) -> None:
     running.process.terminate()
-    running.process.wait(timeout=10)
+    running.process.wait(PATIENCE_SECONDS)
     assert run("twin", "get", "pi", service=running.ready["service"]).returncode == 4
     assert run("twin", "get", "pi", "--state", str(tmp_path / "none")).returncode == 2
     State(tmp_path / "new").close()

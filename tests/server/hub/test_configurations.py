@@ -14,7 +14,8 @@ from modelsync_server.hub.traffic import Rate, Traffic
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ConflictError, NotFoundError, ServiceClient
 from tests.support.addresses import loopback_address
-from tests.support.hub_sdk import collector, sdk_device, set_handler, within
+from tests.support.hub_sdk import collector, sdk_device, set_handler
+from tests.support.waiting import within
 
 PLACE = "properties.desired.modelsync.models.anomaly"
 

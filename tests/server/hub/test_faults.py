@@ -11,7 +11,8 @@ import pytest
 from modelsync_protocol.mqtt import codec as mqtt
 from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.iothub.identity import Identity
-from tests.support.hub_sdk import collector, eventually, sdk_device, set_handler, within
+from tests.support.hub_sdk import collector, sdk_device, set_handler
+from tests.support.waiting import until, within
 
 
 class Faults:
@@ -55,5 +56,5 @@ async def test_a_cut_line_is_noticed_and_the_client_comes_back(tmp_path: Path, a
     async with Hub(tmp_path, address) as hub, sdk_device(hub) as client:
         before = hub.devices.connected_since(Identity("pi"))
         hub.device_side.drop_all()
-        await eventually(lambda: hub.devices.connected_since(Identity("pi")) not in (before, None), "the client")
+        await until(lambda: hub.devices.connected_since(Identity("pi")) not in (before, None), "the client")
         assert "reported" in await within(client.get_twin())

@@ -24,7 +24,8 @@ from modelsync_server.hub.routes import EDGE_HUB, Message, Sink
 from modelsync_server.iothub.identity import Identity
 from modelsync_server.iothub.service_client import ServiceClient
 from tests.server.hub.test_transcripts import replay
-from tests.support.hub_sdk import collector, eventually, sdk_device, sdk_module, set_handler, shut_down, within
+from tests.support.hub_sdk import collector, sdk_device, sdk_module, set_handler, shut_down
+from tests.support.waiting import until, within
 
 _INTO = 'INTO BrokeredEndpoint("/modules/scoring/inputs/readings")'
 ROUTES = {
@@ -97,7 +98,7 @@ async def test_messages_wait_in_order_for_a_module_that_is_away_and_survive_the_
         arrived, handler = collector()
         await within(set_handler(scoring, "on_message_received", handler))
         assert [int((await within(arrived.get())).data) for _ in range(count)] == list(range(count))
-        await eventually(lambda: not hub.messages.waiting(Identity("pi", "scoring")), "the acknowledgements")
+        await until(lambda: not hub.messages.waiting(Identity("pi", "scoring")), "the acknowledgements")
 
 
 async def test_a_module_gets_again_what_it_did_not_acknowledge(tmp_path: Path, address: HubAddress) -> None:
@@ -123,7 +124,7 @@ async def test_a_module_gets_again_what_it_did_not_acknowledge(tmp_path: Path, a
             lose = False
             hub.device_side.drop_all()
             assert (await within(arrived.get())).data == b"once"
-            await eventually(lambda: not hub.messages.waiting(scoring), "the acknowledgement")
+            await until(lambda: not hub.messages.waiting(scoring), "the acknowledgement")
 
 
 async def test_a_wrong_route_is_refused_and_the_old_ones_stay(hub: Hub) -> None:

@@ -15,7 +15,8 @@ from modelsync_server.hub.hub import Hub, HubAddress
 from modelsync_server.hub.workload import Workload, WorkloadAddress
 from modelsync_server.iothub.errors import HubError
 from modelsync_server.iothub.identity import Identity
-from tests.support.hub_sdk import collector, eventually, sdk_device, sdk_module, set_handler, shut_down, within
+from tests.support.hub_sdk import collector, sdk_device, sdk_module, set_handler, shut_down
+from tests.support.waiting import until, within
 
 EITHER = pytest.mark.parametrize(("connected", "module"), [(sdk_device, None), (sdk_module, "modelsync")])
 
@@ -152,7 +153,7 @@ async def test_a_client_reconnects_to_a_restarted_hub_and_finds_all_state(tmp_pa
 
             async with Hub(directory, address) as again:
                 assert again.reported("pi") == {"kept": True, "$version": 2}
-                await eventually(lambda: again.devices.connected_since(Identity("pi")), "the client")
+                await until(lambda: again.devices.connected_since(Identity("pi")), "the client")
                 # The SDK never subscribes again: the session's subscriptions must have survived the restart.
                 again.set_desired("pi", {"b": 2})
                 while (await within(notices.get())).get("b") != 2:

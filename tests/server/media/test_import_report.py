@@ -24,6 +24,7 @@ from modelsync_server.media.import_report import TAG, Told
 from tests.support.addresses import loopback_address
 from tests.support.hub_wire import connect_packet, wire
 from tests.support.modelsync_command import runner
+from tests.support.waiting import PATIENCE_SECONDS
 
 PI = Identity("pi")
 MODULE = Identity("gateway", "modelsync")
@@ -150,7 +151,7 @@ async def test_a_session_that_the_device_left_stays(world: World) -> None:
     async with wire(world.hub) as line:
         await line.ask(connect_packet(world.hub, PI))
         await line.ask(mqtt.Subscribe(1, (("$iothub/methods/POST/#", 0),)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await world.service.twin("pi"))["connectionState"] == "Connected":  # noqa: ASYNC110 - what REST says
             await asyncio.sleep(0.02)
     await world.carry(world.write(5))

@@ -29,6 +29,7 @@ from obstore.store import S3Store
 
 from tests.support.cloud_servers import make_bucket, s3_environment
 from tests.support.nginx import running_nginx
+from tests.support.waiting import PATIENCE_SECONDS
 
 FRONT = ("--front", "nginx")
 CONTENT = bytes(range(256)) * 400
@@ -182,7 +183,7 @@ def serve(
         yield Origin(json.loads(line)["url"], Path(store), _trusting(certificate), process, "--front" in options)
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_SECONDS)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from modelsync_protocol.errors import UsageError
 from modelsync_server.origin import nginx_config, nginx_front
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 from .conftest import CONTENT, FRONT, OBJECTS, PACK, Origin, make_certificate, serve
 from .test_serve import answer
@@ -73,7 +73,7 @@ def test_no_line_end_of_a_path_is_handed_on(store: Path) -> None:
             found = answer(origin, f"GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert found.startswith(b"HTTP/1.1 404"), path
         origin.process.send_signal(signal.SIGTERM)
-        assert origin.process.wait(timeout=15) == 0
+        assert origin.process.wait(PATIENCE_SECONDS) == 0
         assert origin.process.stderr is not None and origin.process.stderr.read() == ""
 
 
@@ -131,7 +131,7 @@ def test_it_ends_soon_after_sigterm_even_with_slow_readers(store: Path, certific
         assert slow.recv(10)
         idle.sendall(b"GET /pa")
         origin.process.send_signal(signal.SIGTERM)
-        assert origin.process.wait(timeout=15) == 0
+        assert origin.process.wait(PATIENCE_SECONDS) == 0
         assert origin.process.stderr is not None and origin.process.stderr.read() == ""
         assert not scratch.exists()
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from modelsync_server.origin import connection_guard
 from modelsync_server.origin.connection_guard import Guard
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, wait_until
 
 from .conftest import CONTENT, PACK, Origin, serve
 
@@ -166,5 +166,5 @@ def test_a_client_that_leaves_before_its_answer_leaves_no_trace(store: Path) -> 
         time.sleep(0.3)
         assert _whole(origin)
         origin.process.terminate()
-        origin.process.wait(timeout=15)
+        origin.process.wait(PATIENCE_SECONDS)
         assert origin.process.stderr is not None and origin.process.stderr.read() == ""

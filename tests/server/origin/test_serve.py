@@ -13,6 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support.waiting import PATIENCE_SECONDS
+
 from .conftest import CONTENT, OBJECTS, PACK, Origin, serve
 
 MODELSYNC = str(Path(sys.executable).with_name("modelsync"))
@@ -90,7 +92,7 @@ def test_it_ends_soon_after_sigterm_even_with_slow_readers(
             idle.sendall(b"GET /pa")
             origin.process.send_signal(signal.SIGTERM)
             # 5 s are promised (2 s for open requests); the rest is for a busy test machine.
-            assert origin.process.wait(timeout=15) == 0
+            assert origin.process.wait(PATIENCE_SECONDS) == 0
         assert origin.process.stdout is not None and origin.process.stderr is not None
         assert origin.process.stdout.read() == ""
         assert origin.process.stderr.read() == ""
@@ -107,7 +109,7 @@ def test_a_reader_who_leaves_in_the_middle_is_no_event(store: Path) -> None:
         whole = answer(origin, f"GET /{PACK} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert whole.endswith(CONTENT)
         origin.process.terminate()
-        assert origin.process.wait(timeout=15) == 0
+        assert origin.process.wait(PATIENCE_SECONDS) == 0
         assert origin.process.stderr is not None and origin.process.stderr.read() == ""
 
 

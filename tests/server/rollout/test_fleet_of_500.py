@@ -19,8 +19,9 @@ from modelsync_server.rollout.record import State
 from modelsync_server.rollout.rings import parse_options
 from modelsync_server.store import open_store
 from tests.server.rollout.conftest import MODEL, QUICK, World
-from tests.support.hub_sdk import sdk_device, set_handler, within
+from tests.support.hub_sdk import sdk_device, set_handler
 from tests.support.puppet_fleet import REFUSED, Puppets
+from tests.support.waiting import within
 
 RINGS = ["canary:tags.ring = 'canary'", "part:tags.ring = 'part'", "rest:*"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from tests.server.rollout.conftest import MODEL, QUICK
 from tests.support.addresses import loopback_address
 from tests.support.shop import Shop
 
-BODY = os.urandom(60_000)
-SMALL, BIG = BODY[:-50] + b"x" * 50, os.urandom(40_000) + BODY
+BODY = random.Random(29).randbytes(60_000)
+SMALL, BIG = BODY[:-50] + b"x" * 50, random.Random(30).randbytes(40_000) + BODY
 
 
 @dataclass

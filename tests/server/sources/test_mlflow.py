@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -33,7 +33,7 @@ from tests.support.modelsync_command import refused as refused_
 from tests.support.modelsync_command import runner
 from tests.support.shop import Shop
 from tests.support.source_server import Asked, Reply, SourceServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
 ALIAS = "mlflow:models:/anomaly@champion"
 
@@ -216,11 +216,6 @@ async def test_an_artifact_that_breaks_off_comes_whole(server: SourceServer, pau
 # What follows is about watching.
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop go on until it holds."""
-    await asyncio.to_thread(wait_until, condition, "the watch")
-
-
 class World:
     """A shop, a watch of the alias, and what it told."""
 
@@ -337,7 +332,7 @@ async def test_an_end_in_mid_fetch_is_no_end_of_patience(server: SourceServer, w
     going = asyncio.ensure_future(watch.run(stop, hint, 3600))
     await slow.wait()
     stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await going
     assert world.told == []
 

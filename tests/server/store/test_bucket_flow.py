@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.store import device_access
 from tests.support.cloud_servers import make_bucket, private_s3, s3_environment
 from tests.support.lying_front import LyingFront
+from tests.support.waiting import PATIENCE_SECONDS
 
 BIN = Path(sys.executable).parent
 Command = Callable[..., str]
@@ -53,7 +55,7 @@ def test_the_main_job_runs_from_a_private_bucket(private: tuple[str, SigningKey]
     environment = s3_environment(endpoint, key.key, key.secret)
     store, keys = "s3://box/models", ("--keys", str(tmp_path / "keys"))
     trust = json.loads(_command(environment, "modelsync", "init", store, *keys, "--json"))["trust"]
-    body = bytearray(os.urandom(300_000))
+    body = bytearray(random.randbytes(300_000))
     model = tmp_path / "model.bin"
     for number in (1, 2):
         body[number] ^= 255
@@ -92,7 +94,7 @@ class _served:  # a context manager, used as a function
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_a_wrong_key_is_one_sentence_and_not_shown(private: tuple[str, SigningKey]) -> None:
