@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,23 @@ STEPS = st.tuples(
 def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(steps: list[Any]) -> None:
     """However slow the line is (`there` of its `delay` until the plant has a write): as the plant sees it."""
     guard, now, before, arrived = Guard(LIMITS), 100.0, None, 100.0
+    guard.step(Plant(True, False, 350.0, 1), now)
     for scan, (answer, seconds, manual, interlock, effective, delay, there) in enumerate(steps, 1):
         now += seconds
         guard.offer(answer, scan, now)
-        decision = guard.step(Plant(manual, interlock, effective), now)
+        decision = guard.step(Plant(manual, interlock, effective, scan), now)
         if manual or interlock:
             assert decision.value is None
             before = None
             continue
         assert decision.value is not None
         assert LIMITS.low <= decision.value <= LIMITS.high
-        begin = min(LIMITS.high, max(LIMITS.low, effective)) if before is None else before
+        there_now = min(LIMITS.high, max(LIMITS.low, effective))
         gap = now + delay * there - arrived
-        assert abs(decision.value - begin) <= LIMITS.per_second * min(gap, 1.0) + 1e-9
+        if before is None or abs(there_now - before) > LIMITS.per_second:
+            assert decision.value == there_now, "what is in force is somebody else's"
+        else:
+            assert abs(decision.value - before) <= LIMITS.per_second * min(gap, 1.0) + 1e-9
         before, arrived, now = decision.value, now + delay * there, now + delay
         guard.written(now)
 
@@ -65,21 +70,28 @@ def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(step
     [
         ([None], "not finite"), (math.nan, "not finite"), ([math.inf], "not finite"), ([1.0, 2.0], "not one number"),
         ("400", "not one number"), (True, "not one number"), ([], "not one number"), ([[400.0]], "not one number"),
-        ([1e6], "far outside the limits"), ([-5.0], "far outside the limits"), ([400.0], ""), (515, ""),
+        ([1e6], "far outside the limits"), (10**400, "far outside the limits"), ([-5.0], "far outside the limits"), ([400.0], ""), (515, ""),
     ],
 )  # fmt: skip
 def test_what_is_no_advice_is_refused_with_the_reason(answer: object, why: str) -> None:
-    assert Guard(LIMITS).offer(answer, 1, 0.0) == why
+    guard = Guard(LIMITS)
+    guard.step(Plant(True, False, 350.0, 1), 0.0)
+    assert guard.offer(answer, 1, 0.0) == why
 
 
 def test_without_advice_the_last_set_point_is_held_and_then_the_safe_one_approached() -> None:
-    guard, plant = Guard(LIMITS), Plant(False, False, 400.0)
+    guard, plant = Guard(LIMITS), Plant(False, False, 400.0, 1)
+    assert guard.offer([450.0], 1, 0.0) == "the plant is not seen"
+    guard.step(Plant(True, False, 400.0, 1), 0.0)
     assert guard.offer([450.0], 1, 0.0) == ""
     assert guard.offer([450.0], 1, 0.0) == "late"
 
     def step(now: float) -> Decision:
+        nonlocal plant
         decision = guard.step(plant, now)
         guard.written(now)
+        assert decision.value is not None
+        plant = replace(plant, effective=decision.value)
         return decision
 
     assert [step(0.0).why, step(1.0).value] == [Why.MODEL, 410.0]
@@ -91,11 +103,22 @@ def test_without_advice_the_last_set_point_is_held_and_then_the_safe_one_approac
 
 def test_after_a_human_advice_begins_where_the_human_left_the_plant() -> None:
     guard = Guard(LIMITS)
+    guard.step(Plant(False, False, 440.0, 1), 0.0)
     guard.offer([450.0], 1, 0.0)
-    guard.step(Plant(False, False, 440.0), 0.0)
-    assert guard.step(Plant(True, False, 440.0), 1.0).why is Why.MANUAL
-    assert guard.step(Plant(False, True, 440.0), 1.5).why is Why.INTERLOCK
-    assert guard.step(Plant(False, False, 330.0), 2.0).value == 330.0
+    assert guard.step(Plant(True, False, 440.0, 2), 1.0).why is Why.MANUAL
+    assert guard.step(Plant(False, True, 440.0, 3), 1.5).why is Why.INTERLOCK
+    assert guard.step(Plant(False, False, 330.0, 4), 2.0).value == 330.0
+    assert guard.step(Plant(False, False, 430.0, 5), 2.1).value == 430.0, "between two looks"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"low": 600.0}, {"safe": math.nan}, {"high": math.inf}, {"low": math.nan}, {"per_second": math.inf},
+     {"per_second": 0.0}, {"hold_seconds": math.inf}, {"fresh_seconds": math.nan}, {"fresh_seconds": 9.0}],
+)  # fmt: skip
+def test_limits_that_limit_nothing_are_none(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        replace(LIMITS, **wrong)
 
 
 def test_a_scan_is_one_row_whose_tags_have_their_quality_and_whose_gaps_are_gaps() -> None:
