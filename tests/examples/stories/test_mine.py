@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.mine import broken, train, verdict
-from examples.mine.collector import rows
+from examples.mine.collector import beginning, rows
 from examples.mine.features import BRIDGED, FEATURES, ROWS, Windows
 from examples.mine.guard import Decision, Guard, Plant, Why
-from examples.mine.historian import PiWebApi
+from examples.mine.historian import PiWebApi, values
 from examples.mine.line import INPUT, MEASURED, Limits
 from examples.mine.pi_web_api import SERVER, Archive, application
 from examples.mine.verdict import LineLog
@@ -70,7 +70,8 @@ def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(step
     [
         ([None], "not finite"), (math.nan, "not finite"), ([math.inf], "not finite"), ([1.0, 2.0], "not one number"),
         ("400", "not one number"), (True, "not one number"), ([], "not one number"), ([[400.0]], "not one number"),
-        ([1e6], "far outside the limits"), (10**400, "far outside the limits"), ([-5.0], "far outside the limits"), ([400.0], ""), (515, ""),
+        ([1e6], "far outside the limits"), ([-5.0], "far outside the limits"), ([400.0], ""), (515, ""),
+        (10**400, "far outside the limits"), ([-(10**400)], "far outside the limits"),
     ],
 )  # fmt: skip
 def test_what_is_no_advice_is_refused_with_the_reason(answer: object, why: str) -> None:
@@ -139,6 +140,70 @@ def test_a_scan_is_one_row_whose_tags_have_their_quality_and_whose_gaps_are_gaps
     assert [row["scan"] for row in made] == [1, 2], "a scan that has not ended yet is no row"
     assert [row["tags"] for row in made] == [{"Power": [0, "bad"]}, {"Feed": [9.5, "uncertain"]}]
     assert made[0]["stamp"] == "2026-01-01T00:00:01.000000Z"
+
+
+def test_what_is_no_finite_number_is_a_bad_reading_and_a_row_without_a_scan_is_none() -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def value(number: Any) -> Any:
+        return ua.DataValue(ua.Variant(number), ua.StatusCode(0), SourceTimestamp=begin)
+
+    odd = {"Feed": math.nan, "Power": math.inf, "Pressure": "hot", "Density": [1.0, 2.0], "Setpoint": 400.0}
+    (row,) = rows("m", {"Scan": [value(1)], **{tag: [value(number)] for tag, number in odd.items()}})
+    assert row["tags"] == {key: [0, "bad"] for key in odd} | {"Setpoint": [400.0, "good"]}
+    assert rows("m", {"Scan": [value(1.5)]}) == rows("m", {"Scan": [value("1")]}) == []
+
+
+def test_the_history_is_read_by_the_plants_clock_whatever_it_does() -> None:
+    now, second = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=1)
+    assert beginning(now - second, now) == now - second
+    assert beginning(datetime(1970, 1, 1, tzinfo=UTC), now) == now - timedelta(minutes=10)
+    assert beginning(now + 9000 * second, now) == now - timedelta(minutes=10), "set back, or one stamp in the future"
+
+
+ODD_ROWS: list[dict[str, Any]] = [
+    {}, {"scan": "9", "stamp": "", "tags": {}}, {"scan": True, "stamp": "", "tags": {}}, {"scan": 9, "tags": [1]},
+    {"scan": 9, "stamp": {}, "tags": {}}, {"scan": 9, "stamp": "x" * 99, "tags": {}},
+]  # fmt: skip
+
+
+def test_rows_of_a_broken_collector_make_no_window_that_is_no_number() -> None:
+    windows = Windows()
+    for row in ODD_ROWS:
+        with pytest.raises(ValueError, match="no row"):
+            windows.add(row)
+    odd = [None, [1.0], ["1", "good"], [math.nan, "good"], [1e300, "good"], [10**400, "good"], [1, 2], "x", [[], {}]]
+    for scan, reading in enumerate(odd * 2, 1):
+        window = windows.add({"scan": scan, "tags": dict.fromkeys(MEASURED, reading)})
+        assert window is not None and window.features is None and len(window.unfit) < 400
+    largest = [
+        windows.add({"scan": 100 + n, "tags": {key: [9e29 * (-1) ** n, "good"] for key in MEASURED}}) for n in range(8)
+    ]
+    assert largest[-1] is not None and largest[-1].features is not None and np.isfinite(largest[-1].features).all()
+
+
+def test_a_plant_that_was_started_anew_counts_anew() -> None:
+    windows = Windows()
+
+    def add(scan: int, minute: int) -> Any:
+        tags = {tag: [1.0, "good"] for tag in MEASURED}
+        return windows.add({"scan": scan, "stamp": f"2026-01-01T00:{minute:02}:00Z", "tags": tags})
+
+    assert add(5000, 1) is not None
+    assert add(1, 1) is None, "not later: it was there before"
+    assert add(1, 2).unfit == "1 of 8 rows so far"
+    assert add(2, 3) is not None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"stamp": None}, {"stamp": "t", "scan": 1, "tags": [1]},
+     {"stamp": "t", "scan": 1, "tags": {"../x": [1, "good"]}}],
+)  # fmt: skip
+def test_a_message_that_is_no_row_is_not_archived(message: dict[str, Any]) -> None:
+    for source in ("rows", "decisions"):
+        with pytest.raises((LookupError, TypeError, ValueError)):
+            values(source, message)
 
 
 def test_windows_bridge_short_gaps_refuse_long_ones_and_take_a_row_once() -> None:
