@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ class Place:
         self.scan, self.stamp = 0, _NEVER
         try:
             found = json.loads(path.read_text())
-            self.scan, self.stamp = int(found["scan"]), datetime.fromisoformat(found["stamp"])
-        except (OSError, ValueError, KeyError, TypeError):
+            self.scan, self.stamp = int(found["scan"]), datetime.fromisoformat(found["stamp"]).astimezone(UTC)
+        except (OSError, ValueError, OverflowError, KeyError, TypeError):
             logging.warning("no usable place in %s; beginning with what the history has.", path.name)
 
     def reached(self, scan: int, stamp: datetime) -> None:
@@ -44,12 +45,14 @@ class Place:
 
 
 class _Changes:
-    """asyncua's handler: Scan has changed."""
+    """asyncua's handler: Scan has changed, at `stamp` by the plant's clock."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
+        self.stamp = _NEVER
 
-    def datachange_notification(self, node: object, value: object, data: object) -> None:
+    def datachange_notification(self, node: object, value: object, data: Any) -> None:
+        self.stamp = data.monitored_item.Value.SourceTimestamp or datetime.now(UTC)
         self.event.set()
 
 
@@ -59,20 +62,31 @@ def rows(line: str, found: dict[str, list[ua.DataValue]]) -> list[dict[str, Any]
     for tag, values in found.items():
         for value in values:
             if value.SourceTimestamp is not None and value.Value is not None:
-                by_stamp.setdefault(value.SourceTimestamp, {})[tag] = [
-                    value.Value.Value,
-                    tags.quality(value.StatusCode or ua.StatusCode()),
-                ]
+                by_stamp.setdefault(value.SourceTimestamp, {})[tag] = _reading(value)
     made = []
     for stamp, values_of in sorted(by_stamp.items()):
-        if "Scan" in values_of:
-            made.append({"line": line, "scan": values_of.pop("Scan")[0], "stamp": tags.text(stamp), "tags": values_of})
+        scan, quality = values_of.pop("Scan", [0, "bad"])
+        if quality == "good" and type(scan) is int:
+            made.append({"line": line, "scan": scan, "stamp": tags.text(stamp), "tags": values_of})
     return made
 
 
-async def read_since(client: Client, line: str, stamp: datetime) -> dict[str, list[ua.DataValue]]:
-    """One HistoryRead of all tags from `stamp` on, Scan first."""
-    begin = max(stamp, datetime.now(UTC) - _REACH)
+def _reading(value: ua.DataValue) -> list[Any]:
+    """[value, quality]; what is no finite number is a bad reading, whatever the plant says of it."""
+    number = value.Value.Value
+    if isinstance(number, int | float) and math.isfinite(number):
+        return [number, tags.quality(value.StatusCode or ua.StatusCode())]
+    return [0, "bad"]
+
+
+def beginning(reached: datetime, newest: datetime) -> datetime:
+    """From when on the history is read, by the plant's clock only: ours may be wrong, the plant's set back."""
+    earliest = newest - _REACH
+    return max(reached, earliest) if reached <= newest else earliest
+
+
+async def read_since(client: Client, line: str, begin: datetime) -> dict[str, list[ua.DataValue]]:
+    """One HistoryRead of all tags from `begin` on, Scan first."""
     details = ua.ReadRawModifiedDetails(IsReadModified=False, StartTime=begin, EndTime=ua.get_win_epoch())
     wanted = [ua.HistoryReadValueId(NodeId=tags.node(line, tag)) for tag in tags.HISTORIZED]
     results = await client.uaclient.history_read(
@@ -83,7 +97,7 @@ async def read_since(client: Client, line: str, stamp: datetime) -> dict[str, li
     found = {}
     for tag, result in zip(tags.HISTORIZED, results, strict=True):
         result.StatusCode.check()
-        found[tag] = list(result.HistoryData.DataValues)
+        found[tag] = list(getattr(result.HistoryData, "DataValues", ()))
     return found
 
 
@@ -108,13 +122,15 @@ class Collector:
         subscription = await client.create_subscription(100, changes)
         await subscription.subscribe_data_change(client.get_node(tags.node(self._line, "Scan")))
         while True:
-            changes.event.clear()
-            for row in rows(self._line, await read_since(client, self._line, self._place.stamp)):
-                if row["scan"] > self._place.scan:
-                    await self._hub.send("rows", row, f"{self._line}-row-{row['scan']}")
-                    self._place.reached(row["scan"], datetime.fromisoformat(row["stamp"]))
             async with asyncio.timeout(4):
                 await changes.event.wait()
+            changes.event.clear()
+            begin = beginning(self._place.stamp, changes.stamp)
+            for row in rows(self._line, await read_since(client, self._line, begin)):
+                stamp = datetime.fromisoformat(row["stamp"])
+                if row["scan"] > self._place.scan or stamp > self._place.stamp:  # a plant that restarts counts anew
+                    await self._hub.send("rows", row, f"{self._line}-row-{row['scan']}")
+                    self._place.reached(row["scan"], stamp)
 
 
 def main() -> None:

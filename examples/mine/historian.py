@@ -25,11 +25,15 @@ POINTS = ("Scan", *MEASURED, "Setpoint", "Decided", "ModelVersion", "Asked", "Ve
 
 
 def values(source: str, message: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """PITimedValues of a message, by point."""
+    """PITimedValues of a message, by point; LookupError, TypeError or ValueError if it is neither row nor decision."""
     stamp = message["stamp"]
+    if not isinstance(stamp, str):
+        raise TypeError("it has no time")
     if source == "rows":
         found: dict[str, dict[str, Any]] = {"Scan": {"Timestamp": stamp, "Value": message["scan"], "Good": True}}
-        for tag, (value, quality) in message["tags"].items():
+        for tag, (value, quality) in dict(message["tags"]).items():
+            if tag not in POINTS:
+                raise ValueError(f"no point is called {tag!r:.40}")
             found[tag] = {
                 "Timestamp": stamp, "Value": value, "Good": quality != "bad", "Questionable": quality == "uncertain",
             }  # fmt: skip
@@ -93,7 +97,12 @@ async def work(line: str, hub: edge.Edge, url: str, login: str) -> None:
                 waiting.append(hub.inbox.get_nowait())
             by_point: dict[str, list[dict[str, Any]]] = {}
             for source, message in waiting:
-                for point, value in values(source, message).items():
+                try:
+                    found = values(source, message)
+                except (LookupError, TypeError, ValueError) as error:
+                    logging.warning("a message on %s can't be archived (%s); it is dropped.", source, error)
+                    continue
+                for point, value in found.items():
                     by_point.setdefault(f"{line}.{point}", []).append(value)
             while True:
                 try:

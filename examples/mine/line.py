@@ -44,8 +44,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and self.low <= self.safe <= self.high and math.isfinite(self.high)):
             raise ValueError("limits are finite, and low ≤ safe ≤ high")
-        if not 0 < self.per_second < math.inf or not 0 < self.fresh_seconds <= self.hold_seconds:
-            raise ValueError("a rate is positive and finite, and 0 < fresh_seconds ≤ hold_seconds")
+        if not 0 < self.per_second < math.inf or not 0 < self.fresh_seconds <= self.hold_seconds < math.inf:
+            raise ValueError("rate and times are positive and finite, and fresh_seconds ≤ hold_seconds")
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from asyncua import ua
 
@@ -28,6 +29,12 @@ def node(line: str, tag: str) -> ua.NodeId:
 def quality(status: ua.StatusCode) -> str:
     """`good`, `uncertain` or `bad`: the severity bits of a status code (OPC UA part 4, 7.39)."""
     return ("good", "uncertain", "bad", "bad")[status.value >> 30]
+
+
+def good(value: ua.DataValue) -> Any:
+    """What was read, if its quality is good; None otherwise: what a bad reading holds is no reading."""
+    status = value.StatusCode or ua.StatusCode()
+    return value.Value.Value if value.Value is not None and quality(status) == "good" else None
 
 
 def text(stamp: datetime) -> str:

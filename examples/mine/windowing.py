@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from examples.mine import edge
 from examples.mine.features import Windows
@@ -14,11 +15,16 @@ async def work(line: str, hub: edge.Edge) -> None:
     windows = Windows()
     while True:
         _, row = await hub.inbox.get()
-        window = windows.add(row)
+        try:
+            window = windows.add(row)
+        except ValueError as error:
+            logging.warning("%s; it is dropped.", error)
+            continue
         if window is None:
             continue
-        made = {"line": line, "scan": window.scan, "stamp": row["stamp"]}
-        properties = {"line": line, "scan": str(window.scan), "stamp": row["stamp"]}
+        stamp = row.get("stamp", "")
+        made = {"line": line, "scan": window.scan, "stamp": stamp}
+        properties = {"line": line, "scan": str(window.scan), "stamp": stamp}
         if window.features is None:
             made["unfit"] = window.unfit
             await hub.send("windows", made, f"{line}-window-{window.scan}", quality="bad", **properties)

@@ -42,7 +42,7 @@ class Edge:
     def _take(self, message: Incoming) -> None:
         try:
             document = json.loads(message.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
             self.inbox.put_nowait((message.input, document | {"properties": dict(message.properties)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
@@ -17,6 +18,9 @@ from modelsync_server.environment import document, wheels
 from modelsync_server.environment.document import Environment, Target
 from modelsync_server.environment.relocating import TRAMPOLINE, relocate
 from modelsync_server.environment.wheels import Wheel
+
+CLASHES = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""What a disk says of names that can't be: a file that is a folder to another, too long, a link to itself."""
 
 _EXTENSION = re.compile(r"\.(cpython-\d+[^.]*)\.so$")
 
@@ -74,31 +78,40 @@ def made_at(out: Path) -> Iterator[Path]:
 def finish(folder: Path, made: Environment) -> Environment:
     """Write environment.json; what was made, with its folders, files and bytes."""
     made = replace(made, folders=sorted(path.name for path in folder.iterdir()))
+    own_place(folder, document.NAME)
     made.write(folder)
     (folder / document.NAME).chmod(0o644)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return replace(made, files=len(files), bytes=sum(path.stat().st_size for path in files))
 
 
+def own_place(folder: Path, name: str) -> Path:
+    """The place of a file of ours, with no file or link there any more; UsageError for a package's folder."""
+    path = folder / name
+    if path.is_dir() and not path.is_symlink():
+        raise UsageError(f"a package brings the folder {name}, where the environment's own file belongs: leave it out.")
+    path.unlink(missing_ok=True)
+    return path
+
+
 def carry_check(folder: Path) -> None:
     """Put `bin/check-environment` into the folder."""
-    script = folder / "bin" / "check-environment"
+    script = own_place(folder, "bin/check-environment")
     script.write_bytes(TRAMPOLINE + _device_file("check_environment.py"))
     script.chmod(0o755)
 
 
 def _carry(folder: Path, target: Target, tag: str) -> None:
     """The launcher, what makes an interpreter the environment's own, the check."""
-    inner, scripts = folder / "lib" / "modelsync", folder / "bin"
+    inner, scripts = own_place(folder, "lib/modelsync"), folder / "bin"
     inner.mkdir()
     scripts.mkdir(exist_ok=True)
     (inner / "sitecustomize.py").write_bytes(_device_file("sitecustomize.py"))
     (inner / "expected").write_text(f"{target.python}\n{tag}\n", encoding="ascii")
-    launcher = scripts / "python"
+    launcher = own_place(folder, "bin/python")
     launcher.write_bytes(_device_file("python.sh").replace(b"@PYTHON@", target.python.encode()))
     for name in ("python3", f"python{target.python}"):
-        (scripts / name).unlink(missing_ok=True)
-        (scripts / name).symlink_to("python")
+        own_place(folder, f"bin/{name}").symlink_to("python")
     carry_check(folder)
     for path in (inner, scripts, launcher):
         path.chmod(0o755)
@@ -122,6 +135,7 @@ def _lay_out(wheel: Wheel, folder: Path, site: Path, target: Target) -> None:
         from installer import install
         from installer.destinations import SchemeDictionaryDestination
         from installer.exceptions import InstallerError
+        from installer.records import InvalidRecordEntry
         from installer.sources import WheelFile
     except ImportError as error:
         raise LocalError("unpacking wheels needs `pip install 'modelsync-server[environment]'`.") from error
@@ -135,5 +149,14 @@ def _lay_out(wheel: Wheel, folder: Path, site: Path, target: Target) -> None:
         with WheelFile.open(wheel.path) as source, warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of compiled files in wheels, which it leaves out too
             install(source, destination, {})
-    except (InstallerError, ValueError, KeyError, AssertionError) as error:
-        raise UsageError(f"{wheel.path.name} is damaged ({error}); take another release of it.") from error
+    except (InstallerError, InvalidRecordEntry, LookupError, AssertionError, *wheels.DAMAGE) as error:
+        raise _damaged(wheel, error) from error
+    except OSError as error:
+        if error.errno not in CLASHES:
+            raise
+        raise _damaged(wheel, error.strerror) from error
+
+
+def _damaged(wheel: Wheel, why: object) -> UsageError:
+    said = " ".join(str(why).split()).rstrip(".") or type(why).__name__
+    return UsageError(f"{wheel.path.name} can't be unpacked ({said:.160}); take another release of it.")

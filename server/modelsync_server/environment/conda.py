@@ -7,25 +7,30 @@ Formats: https://conda.github.io/conda-pack/ (`conda_pack/core.py`, `prefixes.py
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
+import lzma
 import re
+import shutil
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
+from modelsync_protocol import caps
 from modelsync_protocol.errors import UsageError
-from modelsync_server.environment.building import carry_check, finish, made_at
+from modelsync_server.environment.building import CLASHES, carry_check, finish, made_at
 from modelsync_server.environment.document import Environment
-from modelsync_server.environment.relocating import relocate
+from modelsync_server.environment.relocating import make_relative, relocate
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
 _ARCH = {"linux-64": "x86_64", "linux-32": "i686", "linux-aarch64": "aarch64", "linux-armv7l": "armv7l"}
 _ARCH |= {"linux-ppc64le": "ppc64le", "linux-s390x": "s390x", "linux-riscv64": "riscv64"}
+_PLACE = re.compile(r"/[^\0-\x1f\ud800-\udfff]+")
 _UNPACK = ("conda-unpack", "conda_unpack_progress.py")
 _SITE = re.compile(r"lib/python(3\.\d+)/site-packages")
-_MOST_BYTES = 64 * 2**30
+_MOST_BYTES, _MOST_MEMBERS = caps.MAX_ARTIFACT_BYTES, 10 * caps.MAX_FILES
+_WORD = re.compile(r"[A-Za-z0-9._+!~-]{1,200}")
 
 
 def is_packed(path: Path) -> bool:
@@ -42,42 +47,104 @@ def unpack(
     there are such files beside scripts. UsageError; nothing is left at `out` then.
     """
     with made_at(out) as folder:
-        _extract(archive, folder)
-        if not (folder / "conda-meta").is_dir():
-            raise UsageError(f"{archive} holds no conda-meta: it is no archive that conda-pack made.")
-        packages, arch = _packages(folder)
-        release, site = _site(folder)
-        records = _records(folder)
-        for name in _UNPACK:
-            (folder / "bin" / name).unlink(missing_ok=True)
-        relocate(folder, site, exclude)
-        _replace(folder, records, prefix, archive)
-        (folder / "conda-meta" / "history").unlink(missing_ok=True)
-        if site is not None:
-            carry_check(folder)
-        made = Environment(release, "included", "", arch, packages, imports if site is not None else (), ())
-        return finish(folder, made)
+        try:
+            return _unpacked(archive, folder, prefix, exclude, imports)
+        except OSError as error:
+            if error.errno not in CLASHES:
+                raise
+            where = str(error.filename).removeprefix(f"{folder}/")
+            raise UsageError(
+                f"{archive} can't be unpacked ({where!r:.100}: {error.strerror}); it is not conda-pack's."
+            ) from error
+
+
+def _unpacked(
+    archive: Path, folder: Path, prefix: str | None, exclude: Sequence[str], imports: Sequence[str]
+) -> Environment:
+    _extract(archive, folder)
+    if not (folder / "conda-meta").is_dir():
+        raise UsageError(f"{archive} holds no conda-meta: it is no archive that conda-pack made.")
+    packages, arch = _packages(folder)
+    release, site = _site(folder)
+    records = _records(folder)
+    for name in _UNPACK:
+        (folder / "bin" / name).unlink(missing_ok=True)
+    relocate(folder, site, exclude)
+    _replace(folder, records, prefix, archive)
+    (folder / "conda-meta" / "history").unlink(missing_ok=True)
+    if site is not None:
+        carry_check(folder)
+    made = Environment(release, "included", "", arch, packages, imports if site is not None else (), ())
+    return finish(folder, made)
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    """Files and folders first and then the links: nothing is ever written through one of the archive's links.
+
+    tarfile's own filter is not relied on: links that are longer than a path may be lead out of it (CVE-2025-4517).
+    """
+    links, left, count = dict[PurePosixPath, str](), _MOST_BYTES, 0
     try:
-        with tarfile.open(archive) as packed:
-            left = _MOST_BYTES
+        with tarfile.open(archive, tarinfo=_Member) as packed:
             for member in packed:
-                left -= member.size
-                if left < 0:
-                    raise UsageError(f"{archive} holds more than {_MOST_BYTES // 2**30} GiB.")
-                packed.extract(member, folder, filter="data")
+                left, count = left - member.size, count + 1
+                if left < 0 or count > _MOST_MEMBERS:
+                    raise UsageError(f"{archive} holds more than {_MOST_MEMBERS:,} files or {_MOST_BYTES:,} bytes.")
+                if member.issym():
+                    links[_inner(archive, member.name)] = member.linkname
+                else:
+                    _place(archive, packed, member, folder)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} does not exist; give the archive that conda-pack made.") from error
-    except tarfile.FilterError as error:
-        raise UsageError(
-            f"{archive} leads out of its folder ({error}); it is no archive that conda-pack made."
-        ) from error
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise UsageError(f"{archive} can't be unpacked ({error}); pack it again.") from error
+    except OSError as error:
+        if error.errno is not None:
             raise
         raise UsageError(f"{archive} can't be unpacked ({error}); pack it again.") from error
+    for name, target in links.items():
+        if any(parent in links for parent in name.parents):
+            raise UsageError(f"{archive} has {str(name)!r:.80} behind a link; it is no archive that conda-pack made.")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(target)
+        make_relative(folder / name, folder)
+
+
+def _place(archive: Path, packed: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    path = folder / _inner(archive, member.name)
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if member.islnk() and (known := folder / _inner(archive, member.linkname)).is_file():
+        path.hardlink_to(known)
+    elif member.isreg():
+        content = packed.extractfile(member)
+        assert content is not None  # it is a file
+        with path.open("xb") as out:
+            shutil.copyfileobj(content, out, caps.MIB)
+        path.chmod(0o755 if member.mode & 0o100 else 0o644)
+    else:
+        raise UsageError(f"{archive} has {member.name!r:.80}, which is no file, folder or link; pack it again.")
+
+
+def _inner(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UsageError(f"{archive} has {name!r:.80}, which leads out of it; it is no archive that conda-pack made.")
+    return path
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile reads the headers of long names whole: here they are short."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if not (found.isreg() or found.isdir() or found.issym() or found.islnk()) and found.size > caps.MIB:
+            raise tarfile.ReadError("a header is too long")
+        return found
 
 
 def _packages(folder: Path) -> tuple[dict[str, str], str | None]:
@@ -86,8 +153,11 @@ def _packages(folder: Path) -> tuple[dict[str, str], str | None]:
     for path in sorted((folder / "conda-meta").glob("*.json")):
         try:
             words: dict[str, Any] = json.loads(path.read_bytes())
-            packages[str(words["name"])] = str(words["version"])
-        except (ValueError, KeyError, TypeError) as error:
+            name, version = words["name"], words["version"]
+            if not _WORD.fullmatch(name) or not _WORD.fullmatch(version):
+                raise ValueError("its name or version is none")
+            packages[name] = version
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"conda-meta/{path.name} is damaged ({error}); pack the environment again.") from error
         arch = arch or _ARCH.get(str(words.get("subdir")))
         for key in ("extracted_package_dir", "package_tarball_full_path", "link", "timestamp_installed"):
@@ -110,15 +180,17 @@ def _records(folder: Path) -> list[tuple[PurePosixPath, bytes, bool]]:
     script = folder / "bin" / "conda-unpack"
     if not script.is_file():
         return []  # packed with --dest-prefix
-    found = []
-    with contextlib.suppress(SyntaxError, ValueError):
+    found: object = []
+    try:
         for node in ast.walk(ast.parse(script.read_bytes())):
             if isinstance(node, ast.Assign) and any(getattr(n, "id", "") == "_prefix_records" for n in node.targets):
                 found = ast.literal_eval(node.value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # all of these are how Python's parser gives up
+        found = None
     records = []
-    for each in found:
+    for each in found if isinstance(found, list) else [found]:
         match each:
-            case (str(path), str(placeholder), ("text" | "binary") as mode) if placeholder.startswith("/"):
+            case (str(path), str(placeholder), ("text" | "binary") as mode) if _PLACE.fullmatch(placeholder):
                 inner = PurePosixPath(path)
                 if inner.is_absolute() or ".." in inner.parts:
                     raise UsageError(f"bin/conda-unpack names {path!r:.80}, which is outside of the environment.")

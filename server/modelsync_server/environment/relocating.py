@@ -41,7 +41,7 @@ def relocate(folder: Path, site: Path | None, exclude: Sequence[str] = ()) -> No
     """Do it in place. `site`: the site-packages in it. `exclude`: patterns of paths there, `*` crosses folders."""
     for path in list(_below(folder)):
         if path.is_symlink():
-            _relative(path, folder)
+            make_relative(path, folder)
         elif path.is_file() and (_compiled(path) or (site is not None and _unwanted(path, site, exclude))):
             path.unlink()
     scripts = folder / "bin"
@@ -50,7 +50,8 @@ def relocate(folder: Path, site: Path | None, exclude: Sequence[str] = ()) -> No
             _find_python_beside(path)
     if site is not None:
         for record in sorted(site.glob("*.dist-info/RECORD")):
-            _rewrite(record, site)
+            if not record.is_symlink():
+                _rewrite(record, site)
     _remove_empty(folder)
     for path in (folder, *_below(folder)):
         if not path.is_symlink():
@@ -76,7 +77,7 @@ def _unwanted(path: Path, site: Path, exclude: Sequence[str]) -> bool:
     return any(fnmatchcase(within, pattern) for pattern in exclude)
 
 
-def _relative(link: Path, folder: Path) -> None:
+def make_relative(link: Path, folder: Path) -> None:
     """An absolute link into the folder becomes a relative one; UsageError for one that leaves it."""
     target = os.readlink(link)  # noqa: PTH115 - Path would take what is no normal path for one
     absolute = os.path.normpath(link.parent / target)
@@ -117,8 +118,13 @@ def _compiles(source: bytes) -> bool:
 
 def _rewrite(record: Path, site: Path) -> None:
     """RECORD of what is there, sorted, with today's digests; itself without one, as the specification wants it."""
-    with record.open(encoding="utf-8", newline="") as file:
-        names = {row[0] for row in csv.reader(file) if row}
+    try:
+        with record.open(encoding="utf-8", newline="") as file:
+            names = {row[0] for row in csv.reader(file) if row}
+    except (ValueError, csv.Error) as error:
+        raise UsageError(
+            f"{record.relative_to(site)} is no list of files ({error}); leave that package out."
+        ) from error
     rows = list(_rows(sorted(names), record, site))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

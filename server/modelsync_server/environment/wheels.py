@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
+import csv
 import email.parser
 import re
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,30 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError, UsageError
+from modelsync_protocol import caps
+from modelsync_protocol.errors import FormatError, LocalError, RefusedError, UnreachableError, UsageError
 from modelsync_server.environment.document import Target
 
+_NO_BUILDS = """
+import runpy, sys
+def refuse(event, arguments):
+    if event == "subprocess.Popen" and (arguments[0] == sys.executable or sys.executable in arguments[1]):
+        sys.stderr.write("BUILDS-NOTHING\\n")
+        sys.stderr.flush()
+        raise SystemExit(3)
+sys.addaudithook(refuse)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""pip, which runs no code of a package: `--no-binary` in a lock or an archive's address would have it build one,
+and it builds by starting its own Python."""
+
+_MOST_METADATA_BYTES = 16 * caps.MIB
+"""Of one file in dist-info: these are read whole."""
+
 _MACHINE = re.compile(r"(?:^|_)(x86_64|i686|aarch64|armv7l|armv6l|ppc64le|s390x|riscv64)$")
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, csv.Error, configparser.Error)
+"""What is said of a wheel that is damaged, encrypted, packed by an unknown method, or lists what is no list."""
+
 _UNREACHABLE = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Connection (?:reset|aborted)"
 )
@@ -50,7 +73,7 @@ def fetch(lock: Path, folder: Path, target: Target, wheels: Path | None) -> list
         raise UsageError(f"{wheels} is no folder; give --wheels a folder of wheels.")
     sources = [] if wheels is None else ["--no-index", "--find-links", str(wheels.resolve())]
     command = [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"),
+        *(sys.executable, "-c", _NO_BUILDS, "download", "--quiet", "--disable-pip-version-check", "--no-input"),
         *("--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(folder), *target.options),
         *(*sources, "--requirement", str(lock)),
     ]
@@ -100,14 +123,25 @@ def _read(path: Path) -> Wheel:
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as archive:
+            _look_through(archive.infolist())
             inner = next(each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
             words = email.parser.BytesHeaderParser().parsebytes(archive.read(inner))
         needs = [Requirement(str(line)) for line in words.get_all("Requires-Dist", ())]
         python = SpecifierSet(str(words.get("Requires-Python", "")))
-    except (InvalidWheelFilename, InvalidRequirement, InvalidSpecifier, StopIteration, zipfile.BadZipFile) as error:
+    except (FormatError, InvalidWheelFilename, InvalidRequirement, InvalidSpecifier, StopIteration, *DAMAGE) as error:
         raise UsageError(f"{path.name} is no wheel that can be read ({error}); take another release of it.") from error
     machines = {found[1] for tag in tags if (found := _MACHINE.search(tag.platform))}
     return Wheel(path, str(name), version, needs, python, min(machines, default=None))
+
+
+def _look_through(entries: Sequence[zipfile.ZipInfo]) -> None:
+    """FormatError for more than is read into memory, or unpacked."""
+    for entry in entries:
+        if ".dist-info/" in entry.filename and entry.file_size > _MOST_METADATA_BYTES:
+            raise FormatError(f"{entry.filename:.80} has {entry.file_size:,} bytes")
+    size = sum(entry.file_size for entry in entries)
+    if size > caps.MAX_ARTIFACT_BYTES or len(entries) > caps.MAX_FILES:
+        raise FormatError(f"it would unpack to {len(entries):,} files, {size:,} bytes, more than a version may have")
 
 
 def _explained(said: str, lock: Path) -> UsageError | RefusedError | UnreachableError | LocalError:
@@ -115,6 +149,11 @@ def _explained(said: str, lock: Path) -> UsageError | RefusedError | Unreachable
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         return LocalError("pip is not installed beside modelsync: run `python -m ensurepip` in its environment.")
+    if any(line == "BUILDS-NOTHING" for line in lines):
+        return RefusedError(
+            f"{lock} asks pip to build a package, which would run its code: list wheels only, without --no-binary and "
+            "without addresses of source archives."
+        )
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         bad = next((line for line in lines if line.startswith("Expected")), "")
         package = next((line.split(" from ")[0] for line in lines if "==" in line and "from" in line), "a package")

@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ _RECORDS = f"""('etc/settings', {HOLDER!r}, 'text'),
 ('lib/libssl.so', {HOLDER!r}, 'binary'),
 ('bin/ore', {HOLDER!r}, 'text')"""
 _BINARY = b"\x7fELF" + HOLDER.encode() + b"/ssl/certs\0" + b"\1" * 9 + HOLDER.encode() + b"\0end"
+_INFO = "lib/python3.11/site-packages/ore-1.0.dist-info"
 
 
 def packed(path: Path, more: Mapping[str, bytes] | None = None, source: str = "/home/one") -> Path:
@@ -84,8 +85,24 @@ def test_prefixes_are_replaced_and_two_machines_give_the_same_bytes(tmp_path: Pa
         ("/x" * 60, {}, "room for"),
         ("/opt/e", {"bin/conda-unpack": b"_prefix_records = [('../../etc/passwd', '/opt/x', 'text')]"}, "outside"),
         ("/opt/e", {"bin/conda-unpack": b"_prefix_records = [('a', 1)]"}, "not what conda-pack writes"),
+        ("/opt/e", {"bin/conda-unpack": b"_prefix_records = 5"}, "not what conda-pack writes"),
+        ("/opt/e", {"bin/conda-unpack": b"_prefix_records = " + b"-" * 100_000 + b"1"}, "not what conda-pack writes"),
+        (
+            "/opt/e",
+            {"bin/conda-unpack": b"_prefix_records = [('a', '/\\ud800', 'text')]"},
+            "not what conda-pack writes",
+        ),
+        ("/opt/e", {"bin/conda-unpack": b"_prefix_records = [('%s', '/x', 'text')]" % (b"a" * 5000)}, "too long"),
         ("/opt/e", {"../escaped": b"x"}, "leads out"),
+        ("/opt/e", {"etc": b"a file", "etc/below": b"x"}, "can't be unpacked"),
+        ("/opt/e", {"n" * 300: b"x"}, "too long"),
         ("/opt/e", {"conda-meta/ore-1.0-0.json": b"{"}, "damaged"),
+        ("/opt/e", {"conda-meta/deep.json": b"[" * 100_000}, "damaged"),
+        ("/opt/e", {"conda-meta/b.json": b'{"name": "\\u001b[2J", "version": "1"}'}, "damaged"),
+        ("/opt/e", {"conda-meta/folder.json/x": b""}, "Is a directory"),
+        ("/opt/e", {"environment.json/x": b""}, "own file belongs"),
+        ("/opt/e", {f"{_INFO}/RECORD": b"\xff"}, "no list of files"),
+        ("/opt/e", {f"{_INFO}/RECORD": b"a" * 200_000}, "no list of files"),
     ],
 )
 def test_what_can_not_be_unpacked_is_said_and_nothing_is_left(
@@ -108,3 +125,73 @@ def test_links_that_leave_the_environment_and_other_archives_are_refused(tmp_pat
         unpack(archive, tmp_path / "out", prefix=None)
     with pytest.raises(UsageError, match="does not exist"):
         unpack(tmp_path / "nothing.tar.gz", tmp_path / "out", prefix=None)
+
+
+def strange(path: Path, *members: tuple[str, bytes, str | bytes]) -> Path:
+    """An archive that no conda-pack made: `members` are names, types, and links' targets or files' contents."""
+    with tarfile.open(path, "w") as archive:
+        for name, kind, what in (("conda-meta/a.json", tarfile.REGTYPE, b'{"name": "a", "version": "1"}'), *members):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = kind, 0o6777
+            if isinstance(what, bytes):
+                member.size = len(what)
+                archive.addfile(member, io.BytesIO(what))
+            else:
+                member.linkname = what
+                archive.addfile(member)
+    return path
+
+
+def longer_than_a_path() -> list[tuple[str, bytes, str | bytes]]:
+    """CVE-2025-4517: sixteen links whose real path is too long to be resolved, and one that leads out behind them."""
+    made: list[tuple[str, bytes, str | bytes]] = []
+    part, real, steps = "d" * 247, "", "abcdefghijklmnop"
+    for step in steps:
+        made += [(f"{real}{part}", tarfile.DIRTYPE, ""), (f"{real}{step}", tarfile.SYMTYPE, part)]
+        real += f"{part}/"
+    last = "/".join(steps) + "/" + "l" * 254
+    made.append((last, tarfile.SYMTYPE, "../" * len(steps)))
+    return [*made, ("out", tarfile.SYMTYPE, f"{last}/../../../"), ("out/escaped", tarfile.REGTYPE, b"x")]
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        (longer_than_a_path(), "behind a link|File exists"),
+        ([("x", tarfile.SYMTYPE, "/etc/passwd")], "outside of the environment"),
+        ([("x", tarfile.SYMTYPE, "../../x")], "outside of the environment"),
+        ([("d", tarfile.SYMTYPE, "conda-meta"), ("d/b.json", tarfile.REGTYPE, b"{}")], "File exists"),
+        ([("d", tarfile.SYMTYPE, "conda-meta"), ("d/b", tarfile.SYMTYPE, "a.json")], "behind a link"),
+        ([("x", tarfile.LNKTYPE, "../../etc/passwd")], "leads out"),
+        ([("s", tarfile.SYMTYPE, "conda-meta"), ("x", tarfile.LNKTYPE, "s")], "no file, folder or link"),
+        ([("x", tarfile.FIFOTYPE, "")], "no file, folder or link"),
+        ([("x", tarfile.CHRTYPE, "")], "no file, folder or link"),
+        ([("conda-meta/l.json", tarfile.SYMTYPE, "l.json")], "symbolic links"),
+        ([("x" * 200, tarfile.GNUTYPE_LONGNAME, b"x" * 2**21)], "too long"),
+    ],
+)
+def test_an_archive_of_links_and_devices_writes_nothing_anywhere(
+    tmp_path: Path, members: Sequence[tuple[str, bytes, str | bytes]], sentence: str
+) -> None:
+    inner = tmp_path / "one" / "two"
+    inner.mkdir(parents=True)
+    archive = strange(inner / "strange.tar", *members)
+    with pytest.raises(UsageError, match=sentence):
+        unpack(archive, inner / "out", prefix=None)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "one", inner, archive]
+
+
+def test_links_within_stay_links_and_files_lose_what_only_root_gives(tmp_path: Path) -> None:
+    members = [("deep/1/s", tarfile.SYMTYPE, "../.."), ("x", tarfile.SYMTYPE, "deep/1/s/../../conda-meta")]
+    archive = strange(tmp_path / "a.tar", *members, ("y", tarfile.LNKTYPE, "conda-meta/a.json"))
+    unpack(archive, tmp_path / "out", prefix=None)
+    assert (tmp_path / "out" / "x").resolve() == tmp_path / "out" / "deep" / "conda-meta", "as it is written"
+    assert (tmp_path / "out" / "y").stat().st_mode & 0o7777 == 0o755
+    assert all(path.resolve().is_relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
+
+
+def test_a_link_where_a_file_of_ours_belongs_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    archive = strange(tmp_path / "a.tar", ("environment.json", tarfile.SYMTYPE, "conda-meta/a.json"))
+    unpack(archive, tmp_path / "out", prefix=None)
+    assert not (tmp_path / "out" / "environment.json").is_symlink()
+    assert json.loads((tmp_path / "out" / "conda-meta" / "a.json").read_text()) == {"name": "a", "version": "1"}

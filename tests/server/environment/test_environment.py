@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tarfile
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,9 @@ from typer.testing import CliRunner
 from examples.environment.little_wheels import lock_of, make_wheel
 from modelsync_protocol.errors import RefusedError, UsageError
 from modelsync_server.cli import app
-from modelsync_server.environment.building import build
-from modelsync_server.environment.document import Target
+from modelsync_server.environment.building import _carry, _lay_out, build, finish, made_at
+from modelsync_server.environment.document import Environment, Target
+from modelsync_server.environment.wheels import _read
 from modelsync_server.publish.artifact import snapshot
 from modelsync_server.requirements import requirements_of
 
@@ -206,6 +211,110 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "lode", "2.1", {"lode.py": "evil = 1\n"})
     with pytest.raises(RefusedError, match="another hash"):
         build(lock, tmp_path / "out", from_folder=tmp_path / "wheels")
+
+
+BACKEND = """
+import os
+open({mark!r}, "w").write("ran")
+def get_requires_for_build_wheel(settings=None): return []
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    os.mkdir(folder + "/evil-1.0.dist-info")
+    open(folder + "/evil-1.0.dist-info/METADATA", "w").write("Metadata-Version: 2.1\\nName: evil\\nVersion: 1.0\\n")
+    return "evil-1.0.dist-info"
+"""
+
+
+@pytest.mark.parametrize("way", ["--no-binary", "address"])
+def test_no_lock_makes_pip_run_a_packages_code(tmp_path: Path, way: str) -> None:
+    mark, source = tmp_path / "ran", tmp_path / "wheels" / "evil-1.0.tar.gz"
+    source.parent.mkdir()
+    settings = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    metadata = "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n"
+    files = {"PKG-INFO": metadata, "pyproject.toml": settings, "backend.py": BACKEND.format(mark=str(mark))}
+    with tarfile.open(source, "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"evil-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    named = "--no-binary :all:\nevil==1.0" if way == "--no-binary" else f"evil @ {source.as_uri()}"
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"{named} --hash=sha256:{digest}\n")
+    with pytest.raises(RefusedError, match="would run its code"):
+        build(lock, tmp_path / "out", from_folder=source.parent)
+    assert not mark.exists()
+
+
+def rewritten(wheel: Path, **changed: bytes) -> None:
+    """Give files of the wheel's dist-info other contents."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files |= {f"ore-1.0.dist-info/{name}": content for name, content in changed.items()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def damaged(wheel: Path, at: int, value: int, *, head: bytes = b"PK\x01\x02") -> None:
+    data = bytearray(wheel.read_bytes())
+    data[data.index(head) + at] = value
+    wheel.write_bytes(data)
+
+
+RECORD = b"ore.py,,\nore-1.0.dist-info/METADATA,,\nore-1.0.dist-info/WHEEL,,\nore-1.0.dist-info/RECORD,,\n"
+STRANGE_WHEELS: dict[str, Callable[[Path], None]] = {
+    "encrypted": lambda wheel: damaged(wheel, 8, 1),
+    "method": lambda wheel: damaged(wheel, 10, 99),
+    "damaged": lambda wheel: damaged(wheel, 38, 0, head=b"PK\x03\x04"),
+    "record": lambda wheel: rewritten(wheel, RECORD=b"a" * 200_000 + b",,\n"),
+    "record's bytes": lambda wheel: rewritten(wheel, RECORD=b"\xff,,\n"),
+    "entry points": lambda wheel: rewritten(
+        wheel,
+        **{
+            "entry_points.txt": b"[console_scripts]\nfoo\n",
+            "RECORD": RECORD + b"ore-1.0.dist-info/entry_points.txt,,\n",
+        },
+    ),
+    "a bomb that is read whole": lambda wheel: rewritten(wheel, LICENSE=bytes(2**24 + 1)),
+}
+STRANGE_FILES: dict[str, dict[str, str | bytes]] = {
+    "leads out": {"../../../../escaped": b"x"},
+    "absolute": {"/escaped": b"x"},
+    "leads out of data": {"ore-1.0.data/data/../../../escaped": b"x"},
+    "two lines": {"ore/a\nb.py": b"x"},
+    "too long": {"a" * 300: b"x"},
+    "file and folder": {"ore": b"x", "ore/b.py": b"x"},
+    "the launcher's place": {"ore-1.0.data/data/bin/python/x": b"x"},
+    "the launcher's room": {"ore-1.0.data/data/lib/modelsync/sitecustomize.py": b"x"},
+    "the document's place": {"ore-1.0.data/data/environment.json/x": b"x"},
+}
+
+
+@pytest.mark.parametrize("what", [*STRANGE_WHEELS, *STRANGE_FILES])
+def test_a_strange_wheel_is_refused_in_one_sentence_and_nothing_is_left(tmp_path: Path, what: str) -> None:
+    """pip's half of it, which knows less, is left out: the wheel lies where pip would have put it."""
+    wheel = make_wheel(tmp_path / "wheels", "ore", "1.0", STRANGE_FILES.get(what, {"ore.py": b"x = 1\n"}))
+    if what in STRANGE_WHEELS:
+        STRANGE_WHEELS[what](wheel)
+    inner = tmp_path / "one" / "two"
+    inner.mkdir(parents=True)
+
+    def unpack() -> None:
+        with made_at(inner / "out") as folder:
+            _lay_out(_read(wheel), folder, site_of(folder), Target())
+            _carry(folder, Target(), "")
+            finish(folder, Environment(RELEASE, "device", "", None, {}, (), ()))
+
+    with pytest.raises(UsageError) as refused:
+        unpack()
+    assert "\n" not in str(refused.value)
+    assert not list(inner.iterdir()) and not list(tmp_path.rglob("escaped"))
+
+
+def site_of(folder: Path) -> Path:
+    site = folder / "lib" / f"python{RELEASE}" / "site-packages"
+    site.mkdir(parents=True)
+    return site
 
 
 def test_a_package_for_another_python_and_a_folder_that_is_taken_are_refused(tmp_path: Path, out: Path) -> None:
