@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from os.path import commonprefix
 
 from modelsync_protocol import caps
 from modelsync_protocol.manifest import Manifest
@@ -91,4 +90,6 @@ def _beside(path: str, ordered: Sequence[str]) -> Sequence[str]:
 
 
 def _common(one: str, other: str) -> int:
-    return len(commonprefix((one, other)))
+    """How many first letters of both are the same."""
+    same = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))
