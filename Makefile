@@ -171,11 +171,12 @@ fleet: setup
 	$(BIN)/python -m examples.fleet $(if $(KEEP),--keep)
 
 # The stories of docs/stories: each ends in under four minutes with story-NAME.txt and .json; KEEP=1 stays until Ctrl-C.
+# PATIENCE=3 gives each three times the time, on a slow or busy machine.
 STORIES := fleet camera environment mine
 STORY_fleet := vehicles
 .PHONY: $(STORIES:%=story-%)
 $(STORIES:%=story-%): story-%: setup
-	$(BIN)/python -m examples.$(or $(STORY_$*),$*) $(if $(KEEP),--keep)
+	$(BIN)/python -m examples.$(or $(STORY_$*),$*) $(if $(KEEP),--keep) $(if $(PATIENCE),--patience $(PATIENCE))
 
 .PHONY: bench-full bench-encodings
 # What an update costs with each way of doing it, with whatever peers are installed; it goes on from what BENCH_OUT holds.

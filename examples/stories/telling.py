@@ -25,11 +25,12 @@ WAIT_SECONDS = 60.0
 
 
 class Story(Telling):
-    """`work`: the run's folder; `short`: the abridged one; `environment`: what every process has beside this one's."""
+    """`work`: the run's folder; `short`: the abridged one; `environment`: what every process has beside this one's;
+    `patience`: so many times the usual time may all of it take, and each wait in it."""
 
-    def __init__(self, name: str, out: Path, console: Console, *, short: bool) -> None:
+    def __init__(self, name: str, out: Path, console: Console, *, short: bool, patience: float = 1.0) -> None:
         super().__init__(console)
-        self.name, self.short = name, short
+        self.name, self.short, self.patience = name, short, patience
         self.out = out
         self.work = out / f"story-{name}-run"
         self.logs = self.work / "logs"
@@ -57,8 +58,8 @@ class Story(Telling):
         await asyncio.gather(*(each.stop() for each in self._running))
 
     async def until(self, what: str, test: Callable[[], Awaitable[bool]], seconds: float = WAIT_SECONDS) -> float:
-        """Wait until `test` holds, and return how many seconds that took; StageError after `seconds`."""
-        began = time.monotonic()
+        """Wait until `test` holds, and return how many seconds that took; StageError after `seconds` × patience."""
+        began, seconds = time.monotonic(), seconds * self.patience
         while not await test():
             if time.monotonic() > began + seconds:
                 raise StageError(f"{what} did not come about within {seconds:.0f} s; see {self.work.name}/logs")
@@ -98,13 +99,24 @@ def tell(name: str, summary: str, story: Callable[[Story], Awaitable[None]]) -> 
     parser = argparse.ArgumentParser(prog=f"python -m examples.{name}", description=summary)
     parser.add_argument("--short", action="store_true", help="the abridged story, for `make test`")
     parser.add_argument("--keep", action="store_true", help="stay at the end, until Ctrl-C")
+    parser.add_argument(
+        "--patience", type=_factor, default=1.0, metavar="N", help="on a slow or busy machine: N times the usual time"
+    )
     parser.add_argument("--out", type=Path, default=ROOT, help="where the run's folder and the report go")
     arguments = parser.parse_args()
     return asyncio.run(_tell(name, story, arguments))
 
 
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 1 <= factor <= 100:
+        raise argparse.ArgumentTypeError("give a number from 1 to 100")
+    return factor
+
+
 async def _tell(name: str, story: Callable[[Story], Awaitable[None]], arguments: argparse.Namespace) -> int:
-    told = Story(name, arguments.out.resolve(), Console(), short=arguments.short)
+    told = Story(name, arguments.out.resolve(), Console(), short=arguments.short, patience=arguments.patience)
+    seconds = WHOLE_SECONDS * told.patience
     shutil.rmtree(told.work, ignore_errors=True)
     told.logs.mkdir(parents=True)
     for sort in ("json", "txt"):
@@ -114,10 +126,11 @@ async def _tell(name: str, story: Callable[[Story], Awaitable[None]], arguments:
     loop.add_signal_handler(signal.SIGTERM, running.cancel)
     async with told.stack:
         try:
-            async with asyncio.timeout(WHOLE_SECONDS):
+            async with asyncio.timeout(seconds):
                 await story(told)
         except (StageError, TimeoutError) as error:
-            told.promise("the story runs to its end", False, str(error) or f"it took more than {WHOLE_SECONDS:.0f} s")
+            late = f"it took more than {seconds:.0f} s; on a slow or busy machine --patience gives it more"
+            told.promise("the story runs to its end", False, str(error) or late)
         report = told.report
         report.promises, report.seconds = told.promises, time.monotonic() - told.began
         told.act("Result")

@@ -61,12 +61,35 @@ class BaseFinder:
 
 
 def _file_anchors(base: Manifest, target: Manifest) -> dict[int, int]:
-    """Starts of files that correspond: by path, else by base name, else (lone files) by being the only ones."""
-    by_path = dict(zip((f.path for f in base.files), base.file_offsets, strict=False))
-    by_name = {path.rpartition("/")[2]: offset for path, offset in by_path.items()}
+    """Starts of files that correspond: by path, else by base name, of several that whose path is most alike."""
+    places = {file.path: offset for file, offset in zip(base.files, base.file_offsets, strict=False)}
+    by_name: dict[str, list[str]] = {}
+    for path in sorted(places):
+        by_name.setdefault(_name(path), []).append(path)
+    backwards = {name: sorted(path[::-1] for path in paths) for name, paths in by_name.items() if len(paths) > 1}
     anchors = {}
     for file, offset in zip(target.files, target.file_offsets, strict=False):
-        place = by_path.get(file.path, by_name.get(file.path.rpartition("/")[2]))
-        if place is not None:
-            anchors[offset] = place
+        path, name = file.path, _name(file.path)
+        if path not in places and name in by_name:
+            # In order of their letters, what begins most alike stands beside it; backwards, what ends most alike.
+            alike = [*_beside(path, by_name[name]), *(p[::-1] for p in _beside(path[::-1], backwards.get(name, [])))]
+            path = max(alike, key=lambda other: _common(file.path, other) + _common(file.path[::-1], other[::-1]))
+        if path in places:
+            anchors[offset] = places[path]
     return anchors
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _beside(path: str, ordered: Sequence[str]) -> Sequence[str]:
+    """The two between which `path` would stand."""
+    place = bisect_right(ordered, path)
+    return ordered[max(0, place - 1) : place + 1]
+
+
+def _common(one: str, other: str) -> int:
+    """How many first letters of both are the same."""
+    same = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(same, min(len(one), len(other)))

@@ -6,9 +6,7 @@ is beside them, RECORD says what is there, modes are 0644 and 0755, links are re
 
 from __future__ import annotations
 
-import base64
 import csv
-import hashlib
 import io
 import os
 import re
@@ -117,7 +115,11 @@ def _compiles(source: bytes) -> bool:
 
 
 def _rewrite(record: Path, site: Path) -> None:
-    """RECORD of what is there, sorted, with today's digests; itself without one, as the specification wants it."""
+    """RECORD of what is there, sorted, with sizes and without digests: the signed manifest has a digest of every byte,
+    and a digest says the same again in bytes that nothing shortens (of a bump of pip they were a tenth).
+
+    Both may be left empty: https://packaging.python.org/en/latest/specifications/recording-installed-packages/
+    """
     try:
         with record.open(encoding="utf-8", newline="") as file:
             names = {row[0] for row in csv.reader(file) if row}
@@ -137,8 +139,7 @@ def _rows(names: Iterable[str], record: Path, site: Path) -> Iterator[tuple[str,
         if path == record:
             yield name, "", ""
         elif path.is_file() and (path.is_relative_to(site.parents[2])):
-            digest = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
-            yield name, f"sha256={digest}", str(path.stat().st_size)
+            yield name, "", str(path.stat().st_size)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from examples.demo.report import Promise
+from examples.demo.stage import StageError
 from examples.stories.image import Recipe, Registry, build
 from examples.stories.plot import figure
 from examples.stories.report import Charge, StoryReport
-from examples.stories.telling import Story
+from examples.stories.telling import Story, tell
 
 
 async def test_a_killed_module_comes_back_and_is_counted(tmp_path: Path) -> None:
@@ -35,6 +36,30 @@ async def test_a_killed_module_comes_back_and_is_counted(tmp_path: Path) -> None
         assert module.restarts == 1
         last = module.pid
     assert not Path(f"/proc/{last}").exists(), "it ends with the story"
+
+
+async def test_patience_lengthens_every_wait(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    async def third_time() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    with pytest.raises(StageError, match="within 0 s"):
+        await Story("test", tmp_path, Console(quiet=True), short=True).until("it", third_time, 0)
+    patient = Story("test", tmp_path, Console(quiet=True), short=True, patience=100)
+    asked.clear()
+    await patient.until("it", third_time, 0.5)
+
+
+@pytest.mark.parametrize("factor", ["0", "nan", "-1", "1000", "long"])
+def test_patience_that_is_none_is_refused(
+    factor: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["story", "--patience", factor])
+    with pytest.raises(SystemExit):
+        tell("test", "", lambda _: pytest.fail("it began"))
+    assert "--patience" in capsys.readouterr().err
 
 
 async def test_a_pull_fetches_only_layers_that_are_not_there(tmp_path: Path) -> None:

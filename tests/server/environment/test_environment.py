@@ -99,6 +99,7 @@ def test_the_same_lock_gives_the_same_bytes_and_nothing_names_this_machine(tmp_p
         assert mode == 0 or mode & 0o777 in (0o644, 0o755), path
     record = (one / f"lib/python{RELEASE}/site-packages/ore-1.0.dist-info/RECORD").read_text().splitlines()
     assert record == sorted(record) and any("../../../bin/ore," in line for line in record)
+    assert f"ore/data/table.txt,,{len('1' + chr(10))}" in record
     assert (one / "share/ore/note").read_text() == "a note\n"
 
 
