@@ -2,7 +2,7 @@
 
 Windows at regular places of both streams are hashed; then every window of the wanted ranges is looked up, and what is
 found is extended both ways and compared byte by byte. So alignment, names, shapes and containers don't matter. Where
-little is wanted of much, only windows that begin with a word of it are hashed: the rest is one glance each.
+little is wanted of much, only windows with words of it are hashed: the rest is a glance each.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ _MOST_BYTES = 2048 * caps.MIB
 """Of both streams: where more is wanted of larger ones nothing is looked for, as it would take minutes, and 70 MiB of
 memory a GiB."""
 
-_WORD_BYTES, _WORD_BITS, _FEW = 8, 24, 16
-"""A window's first bytes, which tell most windows that are not wanted apart; bits of their filter; and the share of
-both streams from which on nearly all would pass it."""
+_WORD_BYTES, _HALF_WORD_BYTES, _LOOKS = 16, 8, (0, 48, 24)
+"""Words of a window, and their places in it, that tell most of those that are not wanted."""
+
+_FEW_WORD_BITS, _MOST_WORD_BITS, _FEW = 12, 24, 16
+"""Of the words' filter; and the share of both streams from which on nearly all would pass it."""
 
 _SAMPLED_FROM, _SAMPLED_BYTES, _SAMPLED_EVERY = 16 * caps.MIB, 2 * caps.KIB, 24 * caps.KIB
 """Of so much that is wanted a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has
@@ -121,24 +123,29 @@ def _padded(wanted: Spans, size: int) -> Spans:
 
 
 class _Words:
-    """Which windows begin with bytes that stand somewhere in the wanted ranges; some others pass too."""
+    """Which windows have words that stand somewhere in the wanted ranges; some others pass too."""
 
     def __init__(self, target: memoryview, wanted: Spans, size: int) -> None:
-        self._bits = min(_WORD_BITS, max(12, (16 * size).bit_length()))
+        self._bits = min(_MOST_WORD_BITS, max(_FEW_WORD_BITS, (16 * size).bit_length()))
         self._there = np.zeros(1 << self._bits, np.bool_)
         for first, last in wanted:
             for begin in range(first, last - _WORD_BYTES + 1, _TILE):
                 part = target[begin : min(begin + _TILE + _WORD_BYTES - 1, last)]
-                for phase in range(min(_WORD_BYTES, len(part) - _WORD_BYTES + 1)):
-                    count = (len(part) - phase) // _WORD_BYTES
-                    self._there[self._slots(np.frombuffer(part, np.uint64, count, phase))] = True
+                for phase in range(_HALF_WORD_BYTES):
+                    halves = np.frombuffer(part, np.uint64, (len(part) - phase) // _HALF_WORD_BYTES, phase)
+                    self._there[self._slots(halves[:-1], halves[1:])] = True
 
-    def hold(self, rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which rows begin with such bytes."""
-        return self._there[self._slots(np.ascontiguousarray(rows[:, :_WORD_BYTES]).view(np.uint64)[:, 0])]
+    def holding(self, rows: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Numbers of the rows with such words wherever one looks."""
+        kept = np.arange(len(rows))
+        for place in _LOOKS:
+            halves = np.ascontiguousarray(rows[kept, place : place + _WORD_BYTES]).view(np.uint64)
+            kept = kept[self._there[self._slots(halves[:, 0], halves[:, 1])]]
+        return kept
 
-    def _slots(self, words: Unsigned64) -> NDArray[np.intp]:
-        return ((words * np.uint64(_FACTOR)) >> np.uint64(64 - self._bits)).astype(np.intp)
+    def _slots(self, first: Unsigned64, second: Unsigned64) -> NDArray[np.intp]:
+        mixed = (first * np.uint64(_FACTOR) + second) * np.uint64(_FACTOR)
+        return (mixed >> np.uint64(64 - self._bits)).astype(np.intp)
 
 
 class _Known:
@@ -198,8 +205,8 @@ def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
 
 
 def _sorted(stream: memoryview, words: _Words | None) -> tuple[Unsigned64, NDArray[np.int64]]:
-    """Hashes of the windows at multiples of the stride that begin with one of the words, ascending and each once, and
-    the first place of each."""
+    """Hashes of the windows at multiples of the stride that hold the words, ascending and each once, and the first
+    place of each."""
     hashes: list[Unsigned64] = []
     places: list[NDArray[np.int64]] = []
     for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
@@ -207,7 +214,7 @@ def _sorted(stream: memoryview, words: _Words | None) -> tuple[Unsigned64, NDArr
         rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
         at = np.arange(len(rows), dtype=np.int64) * _STRIDE + begin
         if words is not None:
-            kept = np.flatnonzero(words.hold(rows))
+            kept = words.holding(rows)
             rows, at = rows[kept], at[kept]
         telling = _telling(rows[:, :: _WINDOW // _FIRST_LOOK])
         unsure = np.flatnonzero(~telling)
