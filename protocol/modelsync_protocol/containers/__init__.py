@@ -64,6 +64,10 @@ def _alone(name: str) -> memoryview | None:
 _ARCHIVES = frozenset({".keras", ".zip"})
 """Zip files of model files, whose stored entries are read by their own suffixes."""
 
+_NAMING_OTHERS = (".onnx", ".xml", ".param")
+_BESIDE = "data.pkl"
+"""Suffixes of files that say what lies in others, and the name of one that says it of those beside it."""
+
 _CUT_BY_CONTENT = frozenset({".pkl", ".pickle", ".joblib"})
 """Here arrays come and go between refits: chunks follow the content, not the arrays."""
 
@@ -163,9 +167,14 @@ def _external(path: str, data: memoryview, sibling: Sibling) -> Iterable[Externa
     return ()
 
 
+def names_others(path: str) -> bool:
+    """Whether `external_tensors` or `beside` may say of a file at `path` what lies in others."""
+    return path.endswith(_BESIDE) or path.lower().endswith(_NAMING_OTHERS)
+
+
 def beside(path: str, data: memoryview) -> list[ExternalTensor]:
     """Tensors that fill whole files beside this one: those of an unpacked PyTorch archive by its `data.pkl`."""
-    if path.rpartition("/")[2] != "data.pkl":
+    if path.rpartition("/")[2] != _BESIDE:
         return []
     found = islice(torch_files.described(data), caps.MAX_TENSORS)
     return [ExternalTensor(tensor.name, name, 0, None, tensor.dtype, tensor.shape) for name, tensor in found]

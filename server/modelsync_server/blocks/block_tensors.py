@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from modelsync_protocol import containers
 from modelsync_protocol.blocks.layouts import BY_NAME, Layout
 from modelsync_protocol.manifest import Manifest
+from modelsync_server.tensors.pairs import Spans, touched
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +40,31 @@ class BlockTensor:
         return max(0, -(-(begin - self.offset) // size)), min(self.count, (end - self.offset) // size)
 
 
-def find(manifest: Manifest, stream: memoryview) -> list[BlockTensor]:
-    """All of a stream, ascending and disjoint; those in files beside an ONNX model too."""
+def find(manifest: Manifest, stream: memoryview, within: Spans | None = None) -> list[BlockTensor]:
+    """All of a stream, ascending and disjoint; those in files beside an ONNX model too. `within` spans: of the files
+    that they touch, and of those that say what lies in others."""
     found: list[BlockTensor] = []
-    starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
-    sizes = {file.path: file.size for file in manifest.files}
-    for file in manifest.files:
-        start = starts[file.path]
-        data = stream[start : start + file.size]
+    offsets = manifest.file_offsets
+    places: dict[str, int] = {}
+    only = None if within is None else frozenset(touched(manifest, within))
+    for number, file in enumerate(manifest.files):
+        names_others = containers.names_others(file.path)
+        if only is not None and number not in only and not names_others:
+            continue
+        start, data = offsets[number], stream[offsets[number] : offsets[number + 1]]
         packed = containers.nibbles(file.path, data)
         for tensor in containers.tensors(file.path, data):
             dtype = "u4" if tensor.dtype == "u8" and tensor.name in packed else tensor.dtype
             found += _known(file.path, tensor.name, start + tensor.offset, tensor.length, dtype, tensor.shape)
+        if not names_others:
+            continue
+        places = places or {file.path: place for place, file in enumerate(manifest.files)}
         for outside in containers.external_tensors(file.path, data):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), outside.location))
             dtype = "u4" if outside.dtype == "u8" and outside.name in packed else outside.dtype
-            length = outside.length or 0
-            if outside.offset + length <= sizes.get(place, -1):
-                found += _known(place, outside.name, starts[place] + outside.offset, length, dtype, outside.shape)
+            length, place = outside.length or 0, places.get(path)
+            if place is not None and outside.offset + length <= offsets[place + 1] - offsets[place]:
+                found += _known(path, outside.name, offsets[place] + outside.offset, length, dtype, outside.shape)
     found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[BlockTensor] = []
     for candidate in found:

@@ -26,6 +26,7 @@ from modelsync_server.blocks.planes import BlockJob, Planes, paired
 from modelsync_server.blocks.planner import Step
 from modelsync_server.encode import encoder
 from modelsync_server.encode.base_finder import BaseFinder
+from modelsync_server.encode.changed import spans as spans_of
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import Made
 from modelsync_server.scratch.spool import Payload
@@ -51,8 +52,10 @@ Changed = Sequence[tuple[bool, list[Chunk]]]
 def encode_blocks(
     base: Source, target: Source, oldest: Encoded | None, pool: Executor, effort: Effort = Effort.MAX
 ) -> Encoded | None:
-    """Encode `target` for a device that holds `base` (maybe the empty manifest); `oldest` is not looked at."""
-    tensors = block_tensors.find(target.manifest, target.stream)
+    """Encode `target` for a device that holds `base` (maybe the empty manifest); only files that `oldest` has frames of
+    are read, or all if it is None."""
+    within = None if oldest is None else spans_of(oldest)
+    tensors = block_tensors.find(target.manifest, target.stream, within)
     if not tensors:
         return None
     finder = BaseFinder(base.manifest, target.manifest)

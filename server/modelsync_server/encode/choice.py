@@ -32,6 +32,7 @@ def smallest_update(
     base: Source, target: Source, pool: Executor, finder: BaseFinder | None = None, effort: Effort = Effort.MAX
 ) -> Encoded:
     """Encode `target` for a device that holds `base`; what `finder` (None: chunks by digest) finds is copied."""
+    finder = finder or BaseFinder(base.manifest, target.manifest)
     tensors = encode_tensors(base, target, pool, finder=finder, effort=effort)
     if tensors is not None and (clearly_best(target) or _far_ahead(tensors, base, target)):
         return tensors

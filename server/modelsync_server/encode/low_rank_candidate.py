@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from modelsync_protocol.codecs import adapted
+from modelsync_server.encode.changed import Stretch, overlapping, stretches
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.low_rank import finder
@@ -30,15 +32,34 @@ def encode_low_rank(
 
     `adapter`: whose factors were merged; matrices that it does not name are looked at as without it.
     """
-    changes = changes_of(base, target, pool, adapter)
+    changes = changes_of(base, target, pool, adapter, stretches(oldest))
     return encode_tensors(base, target, pool, changes=changes, effort=effort) if changes else None
 
 
-def changes_of(base: Source, target: Source, pool: Executor, adapter: Adapter | None = None) -> dict[int, Change]:
-    """Offset of a tensor in the target's stream → the change of low rank that moved it from its counterpart."""
-    new = pairing.tensors_of(target.manifest, target.stream, guess=False)
-    pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, new, target.stream)
-    looked_at = [t for t in new if t.offset in pairs and t.numeral in adapted.ADAPTABLE and len(t.shape) >= 2]
+def changes_of(
+    base: Source,
+    target: Source,
+    pool: Executor,
+    adapter: Adapter | None = None,
+    changed: Sequence[Stretch] | None = None,
+) -> dict[int, Change]:
+    """Offset of a tensor in the target's stream → the change of low rank that moved it from its counterpart.
+
+    `changed`: where else than there nothing is looked for; None: everywhere.
+    """
+    if changed is None:
+        changed = [Stretch(0, target.manifest.size, 0)]
+    within = [(stretch.begin, stretch.end) for stretch in changed]
+    sources = (base.manifest, base.stream), (target.manifest, target.stream)
+    new, pairs = pairing.continued(*sources, within, guess=(True, False))
+    looked_at = [
+        tensor
+        for tensor in new
+        if tensor.offset in pairs
+        and tensor.numeral in adapted.ADAPTABLE
+        and len(tensor.shape) >= 2
+        and overlapping(changed, tensor.offset, tensor.offset + tensor.length)
+    ]
     # The pool's threads fill the cores already: more of BLAS' own wait in loops that take twenty times the work, and
     # sums in another order would make the result depend on the machine.
     with threadpool_limits(1, "blas"):

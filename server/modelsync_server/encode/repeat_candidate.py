@@ -13,13 +13,12 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import accumulate
 
-import numpy as np
-
 from modelsync_protocol.manifest import Entry, Manifest, RegularFile
-from modelsync_protocol.ops import Copy, Frame
+from modelsync_protocol.ops import Copy
 from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import choice
 from modelsync_server.encode.base_finder import BaseFinder
+from modelsync_server.encode.changed import Costs, stretches
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.encode.repeat_finder import Repeat, cut_at, repeats
 from modelsync_server.tensors.effort import Effort
@@ -40,8 +39,11 @@ def encode_repeats(
     base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
 ) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if it repeats nothing that costs much in `oldest`."""
+    dear = [stretch for stretch in stretches(oldest) if stretch.payload > _CUT_BYTES]
+    if sum(stretch.payload - _CUT_BYTES for stretch in dear) < _WORTH_BYTES:
+        return None
     finder = BaseFinder(base.manifest, target.manifest)
-    costs = _Costs(oldest)
+    costs = Costs(oldest)
     kept = []
     spared = 0.0
 
@@ -50,14 +52,15 @@ def encode_repeats(
 
     # Where the update is small beside its target, a repeat that a sample misses could be much of it.
     sampled = effort is not Effort.MAX and oldest.cost * _SMALL_SHARE > target.manifest.size
-    for repeat in repeats(base.stream, target.stream, nearby=near if sampled else None):
+    wanted = [(stretch.begin, stretch.end) for stretch in dear]
+    for repeat in repeats(base.stream, target.stream, wanted, nearby=near if sampled else None):
         cost = costs.between(repeat.target, repeat.end)
         if cost > _CUT_BYTES and (repeat.own or not near(repeat.target, repeat.source)):
             kept.append(repeat)
             spared += cost - _CUT_BYTES
     if spared < _WORTH_BYTES:
         return None
-    known = _merged(kept, oldest)  # what is copied already stays copied
+    known = merged(kept, oldest)  # what is copied already stays copied
     cut = Source(recut(target, known), target.stream)
     made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known), effort)
     return replace(made, views=Views.streams(base.manifest.size, target.manifest.size))
@@ -84,22 +87,8 @@ class RepeatFinder(BaseFinder):
         return True
 
 
-class _Costs:
-    """What ranges of the target cost in an update: frames' payloads, spread evenly over them."""
-
-    def __init__(self, encoded: Encoded) -> None:
-        self._edges = [0, *accumulate(op.length for op in encoded.operations)]
-        payloads = (op.payload_length if isinstance(op, Frame) else 0 for op in encoded.operations)
-        self._sums = [0, *accumulate(payloads)]
-
-    def between(self, begin: int, end: int) -> float:
-        """Bytes of payload for that range of the target."""
-        low, high = np.interp((begin, end), self._edges, self._sums)
-        return float(high - low)
-
-
-def _merged(kept: Sequence[Repeat], oldest: Encoded) -> list[Repeat]:
-    """The repeats, and between them the copies that were made before."""
+def merged(kept: Sequence[Repeat], oldest: Encoded) -> list[Repeat]:
+    """Ascending, disjoint repeats, and between them the copies that were made before."""
     result = list(kept)
     position = 0
     starts, ends = [repeat.target for repeat in kept], [repeat.end for repeat in kept]

@@ -1,7 +1,8 @@
 """Finds long stretches of a target that stand in its base, or earlier in itself, at whatever offset. No I/O here.
 
-Windows at regular places of both streams are hashed; then every window of the target is looked up, and what is found is
-extended both ways and compared byte by byte. So alignment, names, shapes and containers don't matter.
+Windows at regular places of both streams are hashed; then every window of the wanted ranges is looked up, and what is
+found is extended both ways and compared byte by byte. So alignment, names, shapes and containers don't matter. Where
+little is wanted of much, only windows with words of it are hashed: the rest is a glance each.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ _FACTOR = 0x9E3779B97F4A7C15
 
 _FILTER_BITS = 22
 _MOST_BYTES = 2048 * caps.MIB
-"""Of both streams: what is larger is not looked through, as it would take minutes, and 70 MiB of memory a GiB."""
+"""Of both streams: where more is wanted of larger ones nothing is looked for, as it would take minutes, and 70 MiB of
+memory a GiB."""
+
+_WORD_BYTES, _HALF_WORD_BYTES, _LOOKS = 16, 8, (0, 48, 24)
+"""Words of a window, and their places in it, that tell most of those that are not wanted."""
+
+_FEW_WORD_BITS, _MOST_WORD_BITS, _FEW = 12, 24, 16
+"""Of the words' filter; and the share of both streams from which on nearly all would pass it."""
 
 _SAMPLED_FROM, _SAMPLED_BYTES, _SAMPLED_EVERY = 16 * caps.MIB, 2 * caps.KIB, 24 * caps.KIB
-"""Targets of which a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has one."""
+"""Of so much that is wanted a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has
+one."""
 
 _LEAST_HITS, _HITS_AMONG = 3, 2000
 """So many stretches must repeat something, at least, and of so many one: headers repeat themselves in all files."""
@@ -45,6 +54,8 @@ _FEW_VALUES, _FIRST_LOOK = 4, 8
 many of their bytes."""
 
 Unsigned64 = NDArray[np.uint64]
+Spans = Sequence[tuple[int, int]]
+"""(begin, end) in bytes of a stream, ascending and disjoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +73,26 @@ class Repeat:
         return self.target + self.length
 
 
-def repeats(base: memoryview, target: memoryview, *, nearby: Callable[[int, int], bool] | None = None) -> list[Repeat]:
+def repeats(
+    base: memoryview,
+    target: memoryview,
+    wanted: Spans | None = None,
+    *,
+    nearby: Callable[[int, int], bool] | None = None,
+) -> list[Repeat]:
     """Disjoint repeats of at least LEAST_BYTES, ascending; each the longest that was found at its place.
 
-    `nearby(place, source)` says which stretches of the base are no news; with it a large target is looked through whole
-    only if a sample of it repeats something else.
+    `wanted`: ascending, disjoint (begin, end) of the target; only repeats that reach into these are looked for. None:
+    all of it. `nearby(place, source)` says which stretches of the base are no news; with it a large target is looked
+    through whole only if a sample of it repeats something else.
     """
-    if len(target) < LEAST_BYTES or len(base) + len(target) > _MOST_BYTES:
+    wanted = _padded([(0, len(target))] if wanted is None else wanted, len(target))
+    size = sum(end - begin for begin, end in wanted)
+    both = len(base) + len(target)
+    if size < LEAST_BYTES or (both > _MOST_BYTES and size * _FEW > both):
         return []
-    known = _Known(base, target)
-    if nearby is not None and len(target) > _SAMPLED_FROM and not known.seen(nearby):
+    known = _Known(base, target, wanted, _Words(target, wanted, size) if size * _FEW <= both else None)
+    if nearby is not None and size > _SAMPLED_FROM and not known.seen(nearby):
         return []
     found: list[Repeat] = []
     end = attempts = 0
@@ -89,28 +110,70 @@ def repeats(base: memoryview, target: memoryview, *, nearby: Callable[[int, int]
     return found
 
 
-class _Known:
-    """Windows of both streams by hash, and which windows of the target have one."""
+def _padded(wanted: Spans, size: int) -> Spans:
+    """The ranges with what is around them: a repeat that reaches into one has a whole window in it or at its edges."""
+    result: list[tuple[int, int]] = []
+    for begin, end in wanted:
+        begin, end = max(0, begin - LEAST_BYTES), min(size, end + LEAST_BYTES)
+        if result and begin <= result[-1][1]:
+            result[-1] = (result[-1][0], end)
+        else:
+            result.append((begin, end))
+    return result
 
-    def __init__(self, base: memoryview, target: memoryview) -> None:
+
+class _Words:
+    """Which windows have words that stand somewhere in the wanted ranges; some others pass too."""
+
+    def __init__(self, target: memoryview, wanted: Spans, size: int) -> None:
+        self._bits = min(_MOST_WORD_BITS, max(_FEW_WORD_BITS, (16 * size).bit_length()))
+        self._there = np.zeros(1 << self._bits, np.bool_)
+        for first, last in wanted:
+            for begin in range(first, last - _WORD_BYTES + 1, _TILE):
+                part = target[begin : min(begin + _TILE + _WORD_BYTES - 1, last)]
+                for phase in range(_HALF_WORD_BYTES):
+                    halves = np.frombuffer(part, np.uint64, (len(part) - phase) // _HALF_WORD_BYTES, phase)
+                    self._there[self._slots(halves[:-1], halves[1:])] = True
+
+    def holding(self, rows: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Numbers of the rows with such words wherever one looks."""
+        kept = np.arange(len(rows))
+        for place in _LOOKS:
+            halves = np.ascontiguousarray(rows[kept, place : place + _WORD_BYTES]).view(np.uint64)
+            kept = kept[self._there[self._slots(halves[:, 0], halves[:, 1])]]
+        return kept
+
+    def _slots(self, first: Unsigned64, second: Unsigned64) -> NDArray[np.intp]:
+        mixed = (first * np.uint64(_FACTOR) + second) * np.uint64(_FACTOR)
+        return (mixed >> np.uint64(64 - self._bits)).astype(np.intp)
+
+
+class _Known:
+    """Windows of both streams by hash, and which windows of the wanted ranges have one."""
+
+    def __init__(self, base: memoryview, target: memoryview, wanted: Spans, words: _Words | None) -> None:
         self._target = target
-        self._hashes, self._places = _sorted(base)
-        self._own_hashes, self._own_places = _sorted(target)
+        self._wanted = wanted
+        self._hashes, self._places = _sorted(base, words)
+        self._own_hashes, self._own_places = _sorted(target, words)
         self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
         for hashes in (self._hashes, self._own_hashes):
             self._filter[_slots(hashes)] = True
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
-        """Whether something is repeated in a regular sample of the target that holds a part of each long repeat."""
-        hits = 0
-        for begin in range(0, len(self._target) - _SAMPLED_BYTES, _SAMPLED_EVERY):
-            found = self._candidates(begin, begin + _SAMPLED_BYTES)
-            hits += any(own or not nearby(place, source) for place, sources in found for source, own in sources)
-        return hits >= max(_LEAST_HITS, len(self._target) // _SAMPLED_EVERY // _HITS_AMONG)
+        """Whether something is repeated in a regular sample of what is wanted that holds a part of each long repeat."""
+        hits = samples = 0
+        for first, last in self._wanted:
+            for begin in range(first, last - _SAMPLED_BYTES, _SAMPLED_EVERY):
+                samples += 1
+                found = self._candidates(begin, begin + _SAMPLED_BYTES)
+                hits += any(own or not nearby(place, source) for place, sources in found for source, own in sources)
+        return hits >= max(_LEAST_HITS, samples // _HITS_AMONG)
 
     def candidates(self) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         """Yield (place in the target, [(place of an equal hash, whether in the target itself), …]), ascending."""
-        yield from self._candidates(0, len(self._target))
+        for begin, end in self._wanted:
+            yield from self._candidates(begin, end)
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
@@ -141,20 +204,24 @@ def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
     return ((hashes * np.uint64(_FACTOR)) >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
 
 
-def _sorted(stream: memoryview) -> tuple[Unsigned64, NDArray[np.int64]]:
-    """Hashes of the windows at multiples of the stride, ascending and each once, and the first place of each."""
+def _sorted(stream: memoryview, words: _Words | None) -> tuple[Unsigned64, NDArray[np.int64]]:
+    """Hashes of the windows at multiples of the stride that hold the words, ascending and each once, and the first
+    place of each."""
     hashes: list[Unsigned64] = []
     places: list[NDArray[np.int64]] = []
     for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
         tile = stream[begin : begin + _TILE + _WINDOW - 1]
-        count = (len(tile) - _WINDOW) // _STRIDE + 1
         rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
+        at = np.arange(len(rows), dtype=np.int64) * _STRIDE + begin
+        if words is not None:
+            kept = words.holding(rows)
+            rows, at = rows[kept], at[kept]
         telling = _telling(rows[:, :: _WINDOW // _FIRST_LOOK])
         unsure = np.flatnonzero(~telling)
         telling[unsure] = _telling(rows[unsure])
         powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
         hashes.append((rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64))
-        places.append((np.arange(count, dtype=np.int64) * _STRIDE + begin)[telling])
+        places.append(at[telling])
     if not hashes:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     distinct, first = np.unique(np.concatenate(hashes), return_index=True)

@@ -61,20 +61,23 @@ def encode_tensors(
     changes: Mapping[int, Change] | None = None,
     effort: Effort = Effort.MAX,
 ) -> Encoded | None:
-    """Encode `target` on `base` (None: on nothing); None if it holds no tensor whose element type is known.
+    """Encode `target` on `base` (None: on nothing); None if nothing that changed is
+    of a file that holds tensors whose element type is known.
 
     `aim` is the size (bytes) that payloads come near to where there is more; what `finder` finds is copied.
     `changes`: by a tensor's offset, the change of low rank that moved it, for encoding 6.
     """
-    tensors = pairing.tensors_of(target.manifest, target.stream)
-    if not tensors:
-        return None
-    pairs: dict[int, pairing.Tensor] = {}
-    if base is not None:
-        pairs = pairing.pair(pairing.tensors_of(base.manifest, base.stream), base.stream, tensors, target.stream)
     finder = finder or BaseFinder(base.manifest if base is not None else Manifest(()), target.manifest)
     runs = encoder.runs(target.manifest, finder)
     spans = [(chunks[0][0], chunks[-1][0] + chunks[-1][1]) for changed, chunks in runs if changed]
+    pairs: dict[int, pairing.Tensor] = {}
+    if base is None:
+        tensors = pairing.tensors_of(target.manifest, target.stream, within=spans)
+    else:
+        sources = (base.manifest, base.stream), (target.manifest, target.stream)
+        tensors, pairs = pairing.continued(*sources, spans)
+    if not tensors:
+        return None
     pieces = cutter.pieces(tensors, pairs, spans)
     small = sum(piece.count for piece in pieces) <= _SMALL_ELEMENTS
     job = TensorJob(base, target, pool, changes, Effort.MAX if small else effort)

@@ -11,10 +11,11 @@ from modelsync_protocol import caps, codecs
 from modelsync_protocol.ops import Frame, Op
 from modelsync_protocol.tree_files import binned_scan, boosted_arrays, scan, text_arrays
 from modelsync_protocol.tree_files.tree_columns import TreeColumns
-from modelsync_server.encode import encoder
+from modelsync_server.encode import changed, encoder
 from modelsync_server.encode.base_finder import BaseFinder
 from modelsync_server.encode.encoder import Encoded, Source
 from modelsync_server.scratch.spool import Payload
+from modelsync_server.tensors import pairs
 from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
 
@@ -43,7 +44,9 @@ def encode_trees(
     base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
 ) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no frame holds trees that come out smaller so."""
-    if not promising(target.stream):
+    offsets = target.manifest.file_offsets
+    touched = pairs.touched(target.manifest, changed.spans(oldest))
+    if not any(promising(target.stream[offsets[number] : offsets[number + 1]]) for number in touched):
         return None
     finder = BaseFinder(base.manifest, target.manifest)
     context = encoder.Context(target, base, finder)
@@ -53,8 +56,8 @@ def encode_trees(
 
     operations: list[Op] = []
     payloads: list[Payload] = []
-    for changed, chunks in encoder.runs(target.manifest, finder):
-        if not changed:
+    for is_changed, chunks in encoder.runs(target.manifest, finder):
+        if not is_changed:
             encoder.append_copies(operations, chunks, finder)
             continue
         for unit in encoder.cut_units(chunks):

@@ -23,14 +23,17 @@ Encode = Callable[[Source, Source, Executor], Encoded]
 _zlib_is_the_reference = cache(reference.is_reference)
 
 
-def update_through_views(base: Source, target: Source, encode: Encode, pool: Executor) -> Encoded | None:
+def update_through_views(
+    base: Source, target: Source, encode: Encode, pool: Executor, least: int = 0
+) -> Encoded | None:
     """Encode `target` for a device that holds `base`, by what `encode` makes of their plain views.
 
-    None if nothing in base or target can be unpacked, or if this machine's zlib is not the devices'.
+    None if nothing in base or target can be unpacked, or less than `least` bytes, or if this machine's zlib is not the
+    devices'.
     """
     if not _zlib_is_the_reference():
         return None
-    with viewed(base, target, pool) as found:
+    with viewed(base, target, pool, least) as found:
         if found is None:
             return None
         before, after = found[0] or Viewed(View(base.manifest.size, ()), base), found[1]

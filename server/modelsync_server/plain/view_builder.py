@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from modelsync_protocol import caps, names
 from modelsync_protocol.chunker import chunk_sizes
+from modelsync_protocol.digests import Digests
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.manifest import Manifest, RegularFile
 from modelsync_protocol.plain import recipes
@@ -64,13 +65,21 @@ class _Part:
 
 
 @contextmanager
-def viewed(base: Source | None, target: Source, pool: Executor) -> Iterator[tuple[Viewed | None, Viewed] | None]:
+def viewed(
+    base: Source | None, target: Source, pool: Executor, least: int = 0
+) -> Iterator[tuple[Viewed | None, Viewed] | None]:
     """Yield the plain views of a base (None: of none) and a target, or None if that would change nothing.
 
-    Members that both have, packed the same, stay packed. The views lie in temporary files, valid in the context.
+    Members that both have, packed the same, stay packed, and files that both have are not looked into. `least`: bytes
+    that must be compressed in either, or it would change too little. The views lie in temporary files, valid in the
+    context.
     """
-    ours = list(_parts(target))
-    theirs = [] if base is None else list(_parts(base))
+    both_files = _contents(target) & _contents(base) if base is not None else frozenset[Digests]()
+    ours = list(_parts(target, both_files))
+    theirs = [] if base is None else list(_parts(base, both_files))
+    if max(map(_compressed, (ours, theirs))) < least:
+        yield None
+        return
     both = {part.digest for part in ours} & {part.digest for part in theirs}
     ours, theirs = ([part for part in parts if part.digest not in both] for parts in (ours, theirs))
     with ExitStack() as stack:
@@ -112,12 +121,24 @@ def rebuilt(source: Source, view: View) -> Iterator[Source | None]:
             yield Source(_manifest(source, view, named, stream), stream)
 
 
-def _parts(source: Source) -> Iterator[_Part]:
-    """The members of all files, in the order of the stream, as long as their plain bytes are not too many."""
+def _contents(source: Source) -> frozenset[Digests]:
+    """The content of each file, by its chunks."""
+    return frozenset(Digests.of(file.digests) for file in source.manifest.files)
+
+
+def _compressed(parts: Sequence[_Part]) -> int:
+    """Bytes that are compressed."""
+    return sum(part.found.packed for part in parts if part.found.wrapping != Wrapping.STORED)
+
+
+def _parts(source: Source, left: Set[Digests] = frozenset()) -> Iterator[_Part]:
+    """The members of all files but those `left`, in the stream's order, as long as they don't unpack to too much."""
     room = _MAX_EXPANSION * source.manifest.size + _SPARE_BYTES
     count = 0
     for file, start in zip(source.manifest.files, source.manifest.file_offsets, strict=False):
         end = start
+        if file.digests in left:
+            continue
         for item in sorted(
             member_finder.members(file.path, source.stream[start : start + file.size]), key=lambda f: f.offset
         ):

@@ -17,7 +17,7 @@ from modelsync_server.encode.low_rank_candidate import encode_low_rank
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.tree_candidate import encode_trees
 from modelsync_server.low_rank.adapters import Adapter
-from modelsync_server.plain.candidate import update_through_views
+from modelsync_server.plain.candidate import WORTH, update_through_views
 from modelsync_server.refine.frame_refiner import refined
 from modelsync_server.refine.root_candidate import encode_roots
 from modelsync_server.tensors.effort import Effort
@@ -57,22 +57,33 @@ def newer_updates(
 
 
 def through_views(
-    base: Source, target: Source, pool: Executor, adapter: Adapter | None = None, effort: Effort = Effort.MAX
+    base: Source,
+    target: Source,
+    pool: Executor,
+    adapter: Adapter | None = None,
+    effort: Effort = Effort.MAX,
+    least: int = 0,
 ) -> Encoded | None:
-    """The smallest update between plain views, by the encodings of any version; None where nothing is packed."""
+    """The smallest update between plain views, by the encodings of any version; None where less than `least` bytes are
+    packed."""
 
     def smallest(base: Source, target: Source, pool: Executor) -> Encoded:
         oldest = smallest_update(base, target, pool, effort=effort)
         newer = newer_updates(base, target, oldest, pool, adapter, effort)
         return min([oldest, *newer], key=lambda encoded: encoded.cost)
 
-    return update_through_views(base, target, smallest, pool)
+    return update_through_views(base, target, smallest, pool, least)
 
 
-def first_installs(nothing: Source, target: Source, pool: Executor, effort: Effort = Effort.MAX) -> Iterator[Encoded]:
-    """Yield what may be a smaller first install than packs; `nothing` is the empty manifest's source."""
+def first_installs(
+    nothing: Source, target: Source, pool: Executor, effort: Effort = Effort.MAX, install: int = 0
+) -> Iterator[Encoded]:
+    """Yield what may be a smaller first install than packs, `install` bytes; `nothing` is the empty manifest's source.
+
+    Views spare what is compressed at the most: where that is too little of a tree, not all of it is encoded for it.
+    """
     for made in (
-        through_views(nothing, target, pool, effort=effort),
+        through_views(nothing, target, pool, effort=effort, least=round((1 - WORTH) * install)),
         encode_blocks(nothing, target, None, pool, effort),
     ):
         if made is not None:

@@ -185,7 +185,8 @@ async def perform(
         return await _packs(store, task, target, pool, progress)
     if task.kind == "install":
         nothing = Source(NOTHING, memoryview(b""))
-        made = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool, Effort(task.effort))])
+        effort = Effort(task.effort)
+        made = await asyncio.to_thread(lambda: [*first_installs(nothing, target, pool, effort, task.install)])
         data = min((UpdateObject.of(nothing, target, each) for each in made), key=len, default=None)
         path = names.update_object(task.target, NOTHING.digest, codecs.NEWEST_VERSION)
         worth = data is not None and len(data) < WORTH * task.install

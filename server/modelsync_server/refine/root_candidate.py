@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
@@ -14,8 +14,9 @@ from modelsync_protocol.codecs.records import FROM_ROOT, Field, Run
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
 from modelsync_server.encode import choice
+from modelsync_server.encode.changed import Stretch, overlapping, stretches
 from modelsync_server.encode.encoder import Encoded, Source
-from modelsync_server.encode.repeat_candidate import RepeatFinder, recut
+from modelsync_server.encode.repeat_candidate import RepeatFinder, merged, recut
 from modelsync_server.encode.repeat_finder import Repeat
 from modelsync_server.scratch.spool import Payload
 from modelsync_server.tensors.effort import Effort
@@ -36,10 +37,11 @@ def encode_roots(
     base: Source, target: Source, oldest: Encoded, pool: Executor, effort: Effort = Effort.MAX
 ) -> Encoded | None:
     """Encode `target` for a device that holds `base`; None if no tensor is the root of another."""
-    found = list(_roots(target))
+    found = list(_roots(target, stretches(oldest)))
     if not found:
         return None
-    known = [Repeat(root.offset, root.length, _MARK * (n + 1), False) for n, (root, _) in enumerate(found)]
+    roots = [Repeat(root.offset, root.length, _MARK * (n + 1), False) for n, (root, _) in enumerate(found)]
+    known = merged(roots, oldest)  # what is copied stays copied
     cut = Source(recut(target, known), target.stream)
     made = choice.smallest_update(base, cut, pool, RepeatFinder(base.manifest, cut.manifest, known), effort)
     operations: list[Op] = []
@@ -62,14 +64,17 @@ def encode_roots(
     return replace(made, operations=tuple(operations), payloads=tuple(payloads), views=views)
 
 
-def _roots(target: Source) -> Iterator[tuple[Tensor, Tensor]]:
-    """(root, square), the roots ascending."""
+def _roots(target: Source, changed: Sequence[Stretch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(root, square), the roots ascending; of those that the stretches carry, whole or in part."""
+    within = [(stretch.begin, stretch.end) for stretch in changed]
     floats = [
         tensor
-        for tensor in tensors_of(target.manifest, target.stream, guess=False)
+        for tensor in tensors_of(target.manifest, target.stream, guess=False, within=within)
         if tensor.numeral.name in ("f32", "f64") and tensor.count >= _LEAST_ELEMENTS
     ]
     for place, root in enumerate(floats):
+        if not overlapping(changed, root.offset, root.offset + root.length):
+            continue
         for square in floats[max(0, place - _BEFORE) : place]:
             alike = square.count == root.count and square.numeral == root.numeral and root.length <= caps.MIB
             if alike and root.offset - square.offset <= caps.MAX_PREFIX_BYTES and _is_root(root, square, target):

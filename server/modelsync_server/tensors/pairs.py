@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -45,48 +46,64 @@ class Tensor:
         return self.count * self.numeral.width
 
 
-_known: dict[tuple[str, bool], tuple[Tensor, ...]] = {}
-"""By digest of a manifest, which names every byte, and whether floats are guessed."""
+Spans = Sequence[tuple[int, int]]
+"""(begin, end) in bytes of a stream, ascending and disjoint."""
+
+_known: dict[tuple[str, bool, tuple[int, ...] | None], tuple[Tensor, ...]] = {}
+"""By digest of a manifest, which names every byte, whether floats are guessed, and the numbers of its files."""
 
 
-def tensors_of(manifest: Manifest, stream: memoryview, *, guess: bool = True) -> list[Tensor]:
-    """All tensors of known element type, ascending by offset and disjoint.
+def tensors_of(
+    manifest: Manifest, stream: memoryview, *, guess: bool = True, within: Spans | None = None
+) -> list[Tensor]:
+    """All tensors of known element type, ascending by offset and disjoint; `within` spans: of the files they touch.
 
     `guess`: where a file is of no known container, what looks like floats counts too.
     """
-    key = manifest.digest, guess
+    files = None if within is None else touched(manifest, within)
+    key = manifest.digest, guess, files
     if key not in _known:
         while len(_known) >= _MOST_KNOWN:
             _known.pop(next(iter(_known)), None)
-        _known[key] = tuple(_found(manifest, stream, guess))
+        _known[key] = tuple(_found(manifest, stream, guess, files))
     return list(_known[key])
 
 
-def _found(manifest: Manifest, stream: memoryview, guess: bool) -> list[Tensor]:
+def touched(manifest: Manifest, spans: Spans) -> tuple[int, ...]:
+    """Numbers of the regular files that share bytes with the spans, ascending."""
+    offsets = manifest.file_offsets
+    numbers: dict[int, None] = {}
+    for begin, end in spans:
+        first = bisect_right(offsets, begin) - 1
+        numbers |= dict.fromkeys(range(first, min(bisect_left(offsets, end), len(manifest.files))))
+    return tuple(number for number in numbers if offsets[number] < offsets[number + 1])
+
+
+def _found(manifest: Manifest, stream: memoryview, guess: bool, only: Sequence[int] | None) -> list[Tensor]:
+    files, offsets = manifest.files, manifest.file_offsets
     found: list[Tensor] = []
-    starts = dict(zip((file.path for file in manifest.files), manifest.file_offsets, strict=False))
-    sizes = {file.path: file.size for file in manifest.files}
-    for file in manifest.files:
-        start = starts[file.path]
-        data = stream[start : start + file.size]
-        for tensor in containers.tensors(file.path, data):
-            found += _typed(file.path, tensor.name, start + tensor.offset, tensor.length, tensor.dtype, tensor.shape)
-        folder = posixpath.dirname(file.path)
+    places: dict[str, int] = {}
 
-        def sibling(name: str, folder: str = folder) -> memoryview | None:
-            path = posixpath.join(folder, name)
-            return stream[starts[path] : starts[path] + sizes[path]] if path in starts else None
+    def content(number: int) -> memoryview:
+        return stream[offsets[number] : offsets[number + 1]]
 
-        for outside in (*containers.external_tensors(file.path, data, sibling), *containers.beside(file.path, data)):
-            place = posixpath.normpath(posixpath.join(folder, outside.location))
-            kind = numerals.BY_NAME.get(outside.dtype or "")
-            if place in starts and kind is not None:
-                length = prod(outside.shape) * kind.width if outside.length is None else outside.length
-                if outside.offset + length <= sizes[place]:
-                    offset = starts[place] + outside.offset
-                    found += _typed(place, outside.name, offset, length, kind.name, outside.shape)
+    for number in range(len(files)) if only is None else only:
+        path, data = files[number].path, content(number)
+        for tensor in containers.tensors(path, data):
+            found += _typed(
+                path, tensor.name, offsets[number] + tensor.offset, tensor.length, tensor.dtype, tensor.shape
+            )
+    for number in (number for number, file in enumerate(files) if containers.names_others(file.path)):
+        places = places or {file.path: place for place, file in enumerate(files)}
+        found += _outside(files[number].path, content(number), places, content, offsets)
+    if only is not None:
+        wanted = {files[number].path for number in only}
+        found = [tensor for tensor in found if tensor.path in wanted]
     if guess:
-        found += _guessed(manifest, stream, {tensor.path for tensor in found})
+        known = {tensor.path for tensor in found}
+        for number in range(len(files)) if only is None else only:
+            if files[number].path not in known:
+                found += _guessed(files[number].path, offsets[number], content(number))
     found.sort(key=lambda tensor: (tensor.offset, tensor.length))
     result: list[Tensor] = []
     for candidate in found:
@@ -95,12 +112,35 @@ def _found(manifest: Manifest, stream: memoryview, guess: bool) -> list[Tensor]:
     return result
 
 
-def _guessed(manifest: Manifest, stream: memoryview, known: Set[str]) -> Iterator[Tensor]:
-    for file, start in zip(manifest.files, manifest.file_offsets, strict=False):
-        if file.path not in known:
-            for number, guess in enumerate(float_guesser.floats(stream[start : start + file.size])):
-                count = guess.length // guess.numeral.width
-                yield Tensor(file.path, f"floats {number}", start + guess.offset, count, guess.numeral, ())
+def _outside(
+    path: str,
+    data: memoryview,
+    places: Mapping[str, int],
+    content: Callable[[int], memoryview],
+    offsets: Sequence[int],
+) -> Iterator[Tensor]:
+    """Tensors that the file at `path` says lie in others; `places`: numbers of files by path."""
+    folder = posixpath.dirname(path)
+
+    def sibling(name: str) -> memoryview | None:
+        number = places.get(posixpath.join(folder, name))
+        return None if number is None else content(number)
+
+    for outside in (*containers.external_tensors(path, data, sibling), *containers.beside(path, data)):
+        place = posixpath.normpath(posixpath.join(folder, outside.location))
+        kind, number = numerals.BY_NAME.get(outside.dtype or ""), places.get(place)
+        if number is not None and kind is not None:
+            length = prod(outside.shape) * kind.width if outside.length is None else outside.length
+            if outside.offset + length <= offsets[number + 1] - offsets[number]:
+                yield from _typed(
+                    place, outside.name, offsets[number] + outside.offset, length, kind.name, outside.shape
+                )
+
+
+def _guessed(path: str, start: int, data: memoryview) -> Iterator[Tensor]:
+    for number, guess in enumerate(float_guesser.floats(data)):
+        count = guess.length // guess.numeral.width
+        yield Tensor(path, f"floats {number}", start + guess.offset, count, guess.numeral, ())
 
 
 def _typed(
@@ -109,6 +149,32 @@ def _typed(
     kind = numerals.BY_NAME.get(dtype or "")
     if kind is not None:
         yield Tensor(path, name, offset, length // kind.width, kind, shape)
+
+
+def continued(
+    base: tuple[Manifest, memoryview],
+    target: tuple[Manifest, memoryview],
+    within: Spans,
+    *,
+    guess: tuple[bool, bool] = (True, True),
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """The target's tensors in the files that the spans touch, and by offset those of the base that they continue.
+
+    Other files are read only where one of these continues nothing of its own path. `guess`: floats, of base and target.
+    """
+    new = tensors_of(*target, guess=guess[1], within=within)
+    if not new:
+        return [], {}
+    paths = {tensor.path for tensor in new}
+    offsets = base[0].file_offsets
+    same = [(offsets[n], offsets[n + 1]) for n, file in enumerate(base[0].files) if file.path in paths]
+    old = tensors_of(*base, guess=guess[0], within=same)
+    exact = {_key(tensor, tensor.path) for tensor in old}
+    if all(_key(tensor, tensor.path) in exact for tensor in new):
+        return new, pair(old, base[1], new, target[1])
+    every = tensors_of(*target, guess=guess[1])
+    pairs = pair(tensors_of(*base, guess=guess[0]), base[1], every, target[1])
+    return new, pairs
 
 
 def pair(old: list[Tensor], old_stream: memoryview, new: list[Tensor], new_stream: memoryview) -> dict[int, Tensor]:
