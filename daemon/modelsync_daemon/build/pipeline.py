@@ -110,12 +110,28 @@ async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) 
         except OSError as error:
             raise UsageError(f"{request.trust_root} can't be read: {error.strerror}.") from error
         trust.seed(root)
-    loop = asyncio.get_running_loop()
+    loop, bundle = asyncio.get_running_loop(), names.bundle_object(request.name)
+    # Whoever checks it asks for it first: it comes while what checks may still be importing.
+    early = asyncio.ensure_future(origin.get(bundle, caps.MAX_BUNDLE_BYTES))
+    first = True
+
+    async def get(path: str, limit: int) -> bytes:
+        nonlocal first
+        if first:
+            first = False
+            if path == bundle:
+                return await early
+            await asyncio.wait([early])  # one call at a time
+        return await origin.get(path, limit)
 
     def fetch(path: str, limit: int) -> bytes:
-        return asyncio.run_coroutine_threadsafe(origin.get(path, limit), loop).result()
+        return asyncio.run_coroutine_threadsafe(get(path, limit), loop).result()
 
-    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, carried=not request.origin)
+    try:
+        return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, carried=not request.origin)
+    finally:
+        early.cancel()
+        await asyncio.gather(early, return_exceptions=True)
 
 
 class _Job:
