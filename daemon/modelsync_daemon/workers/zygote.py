@@ -142,8 +142,8 @@ class Zygote:
 def _serve(control: socket.socket) -> NoReturn:
     """The zygote's life: fork a worker for each message, and say how it ended.
 
-    It imports what a job needs once, while the resident starts, so that no worker does after a notice; python-tuf, which
-    would be six times as much memory while idle, is left to each worker's child.
+    It imports what a job needs once, while the resident starts, so that no worker does after a notice. python-tuf's
+    cryptography, which would be six times as much memory while idle, is left to each worker's child.
     """
     lifetime.die_with_parent()
     from modelsync_daemon.workers import worker
