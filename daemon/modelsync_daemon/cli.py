@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -184,6 +185,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _pull(options: argparse.Namespace) -> None:
+    gc.disable()  # until it has imported everything, all of which stays: looking for what goes takes a twentieth of it
     from modelsync_daemon import api, progress_line
 
     with progress_line.shown("pull", options.name, options.progress) as progress:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelsync_daemon.activate.activation import Activation, Patience
 from modelsync_daemon.activate.inference_processes import Processes
@@ -26,6 +26,9 @@ from modelsync_daemon.workers import bounds
 from modelsync_daemon.workers.messages import Job
 from modelsync_protocol import names, twin
 from modelsync_protocol.errors import LocalError, ModelsyncError, UsageError
+
+if TYPE_CHECKING:
+    from modelsync_daemon.build.request import Trust
 
 _T = TypeVar("_T")
 
@@ -79,9 +82,8 @@ def pull(
             proxy=proxy,
             capabilities=capabilities.look(data.root, database, name, ()) if check_requirements else None,
         )
-        if own_process:
-            bounds.confine_all(job)
-        return install(job, data, database, show, stop_on_signals, stage)
+        open_trust = bounds.confine_all_but_trust(job).open if own_process else None
+        return install(job, data, database, show, stop_on_signals, stage, open_trust)
 
 
 def install(
@@ -91,9 +93,13 @@ def install(
     show: Callable[[int, int], None],
     stop_on_signals: bool,
     stage: Callable[[str], None] = lambda name: None,
+    open_trust: Callable[[Path], Trust] | None = None,
 ) -> dict[str, Any]:
-    """Carry out `job` and point at what it brings; the caller holds the lock. Returns and raises as of pull."""
-    from modelsync_daemon.workers.job_runner import run  # the heavy imports
+    """Carry out `job` and point at what it brings; the caller holds the lock. Returns and raises as of pull.
+
+    `open_trust` as of job_runner.run; None: trust is checked in this process.
+    """
+    from modelsync_daemon.workers import job_runner  # the heavy imports
 
     begin = time.monotonic()
     ledger = Ledger(database)
@@ -108,7 +114,7 @@ def install(
 
     database.transition(job.name, State.RESOLVING, target_version=job.version, target_digest=None, retry_at=0)
     try:
-        work = run(job, database, emit)
+        work = job_runner.run(job, database, emit, open_trust)
         outcome = asyncio.run(_until_signal(work) if stop_on_signals else work)
     except Unsupported as error:
         database.transition(job.name, State.UNSUPPORTED, error_code="unsupported", error_text=str(error))

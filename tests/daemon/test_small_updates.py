@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 
 from modelsync_daemon.build import target_tree
 from modelsync_daemon.disk.database import Database
+from modelsync_daemon.trust.resolved import Resolved
+from modelsync_daemon.trust.trust_store import TrustStore
+from modelsync_protocol.errors import RefusedError
 from tests.support.budgets import within
 from tests.support.certificates import Authority
 from tests.support.pulling import Device
@@ -131,6 +135,106 @@ except NotImplementedError:
     print("urllib3" in sys.modules)
 """)
     assert out == "False\n"
+
+
+async def test_a_process_of_ours_imports_no_signers_and_refuses_a_root_with_a_key_that_only_they_know(
+    tmp_path: Path,
+) -> None:
+    shop = await Shop.open(tmp_path)
+    out = _said(f"""
+import json, sys
+from modelsync_daemon.trust import publishers_only
+publishers_only.leave_out()
+from modelsync_daemon.trust import tuf_refresh
+from modelsync_protocol.errors import RefusedError
+root = json.load(open({str(shop.trust)!r}))
+tuf_refresh.check_root(json.dumps(root).encode())
+for key in root["signed"]["keys"].values():
+    key.update(keytype="rsa", scheme="pgp+rsa-pkcsv1.5")
+try:
+    tuf_refresh.check_root(json.dumps(root).encode())
+except RefusedError:
+    print(sorted(name for name in sys.modules if "_gpg" in name))
+""")
+    assert out == "['securesystemslib.signer._gpg_signer']\n", "its stand-in, and nothing behind it"
+
+
+async def test_what_is_believed_is_on_its_way_before_anybody_checks_it_and_asked_for_once(tmp_path: Path) -> None:
+    """A child of a worker is importing by then."""
+    shop, device = await _field(tmp_path)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Late(TrustStore):
+        def resolve(self, *about: Any, **options: Any) -> Resolved:
+            asyncio.run_coroutine_threadsafe(asyncio.wait_for(asked.wait(), 30), loop).result()
+            return super().resolve(*about, **options)
+
+    async with ScriptedOrigin(shop.path, parcels=True) as origin:
+
+        def seen(exchange: Exchange, answer: Answer, whole: bytes) -> Answer:
+            asked.set()
+            return answer
+
+        origin.fault = seen
+        device.open_trust = Late
+        await device.pull("m", origin.url)
+        assert len(origin.exchanges) == 1, [exchange.path for exchange in origin.exchanges]
+    assert device.files("m") == {"model.bin": NEW}
+
+
+async def test_where_nobody_asks_for_it_the_request_is_given_up(tmp_path: Path) -> None:
+    _, device = await _field(tmp_path)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Refusing(TrustStore):
+        def resolve(self, *about: Any, **options: Any) -> Resolved:
+            asyncio.run_coroutine_threadsafe(asyncio.wait_for(asked.wait(), 30), loop).result()
+            raise RefusedError("nothing is believed here")
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()  # until the device hangs up
+        writer.close()
+
+    async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
+        device.open_trust = Refusing
+        with pytest.raises(RefusedError, match="nothing is believed"):
+            await device.pull("m", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", stall_seconds=60.0)
+
+
+def test_a_pull_of_its_own_checks_trust_in_a_child_and_never_imports_python_tuf(tmp_path: Path) -> None:
+    """Else it would wait for that import, and have its memory while it builds."""
+    out = _said(f"""
+import os, sys
+from pathlib import Path
+from modelsync_daemon import cli
+from modelsync_daemon.workers import job_runner
+from modelsync_protocol.errors import RefusedError
+
+async def looking(job, database, emit, open_trust):
+    print(sorted({{"tuf", "cryptography", "aiohttp"}} & set(sys.modules)), os.waitpid(-1, os.WNOHANG))
+    try:
+        open_trust(Path(job.data) / "trust").resolve("m", None, lambda path, limit: b"")
+    except RefusedError as error:
+        print(error)
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        print("no child any more")
+    sys.stdout.flush()
+    os._exit(0)
+
+job_runner.run = looking
+cli.main(["pull", "m", "--origin", "http://127.0.0.1:9", "--data", {str(tmp_path / "device")!r}])
+""")
+    assert out.splitlines() == [
+        "['aiohttp'] (0, 0)",
+        "this data directory trusts nobody yet: give it a root.json with --trust.",
+        "no child any more",
+    ]
 
 
 async def test_a_redirect_to_tls_is_checked_against_the_origins_certificates(tmp_path: Path) -> None:

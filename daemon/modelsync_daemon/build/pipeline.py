@@ -25,6 +25,7 @@ from modelsync_daemon.build.plain_views import (
 )
 from modelsync_daemon.build.plan_executor import Destination, Executor, Linked, Links, Readable
 from modelsync_daemon.build.request import Listener, PlanSummary, Prepared, PrepareRequest, Trust, Wire
+from modelsync_daemon.build.resolution import resolve
 from modelsync_daemon.build.seeds import StreamReader, load_seed
 from modelsync_daemon.build.target_tree import Assembly
 from modelsync_daemon.build.update_choice import choose_update
@@ -40,7 +41,7 @@ from modelsync_daemon.trust.trust_store import TrustStore
 from modelsync_protocol import caps, codecs, index, names, plan, update
 from modelsync_protocol import manifest as manifests
 from modelsync_protocol.digests import Digests
-from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError, UsageError
+from modelsync_protocol.errors import FormatError, RefusedError, UnreachableError
 from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.plain.section import Views
 from modelsync_protocol.plan import Kind, Plan, UpdateChoice
@@ -70,7 +71,7 @@ async def prepare(
         listener.state("resolving")
         objects = sources.with_parcel(request, common, data)
         try:
-            resolved = await _resolve(request, open_trust(data.trust), objects)
+            resolved = await resolve(request, open_trust(data.trust), objects)
         except (RefusedError, UnreachableError) as error:
             if objects.hearsay:
                 raise Misled(f"what a neighbour has of the store does not do: {error}") from error
@@ -101,21 +102,6 @@ async def prepare(
         resolved.withdrawn,
         unknown,
     )
-
-
-async def _resolve(request: PrepareRequest, trust: Trust, origin: ObjectSource) -> Resolved:
-    if request.trust_root is not None:
-        try:
-            root = request.trust_root.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{request.trust_root} can't be read: {error.strerror}.") from error
-        trust.seed(root)
-    loop = asyncio.get_running_loop()
-
-    def fetch(path: str, limit: int) -> bytes:
-        return asyncio.run_coroutine_threadsafe(origin.get(path, limit), loop).result()
-
-    return await asyncio.to_thread(trust.resolve, request.name, request.version, fetch, carried=not request.origin)
 
 
 class _Job:

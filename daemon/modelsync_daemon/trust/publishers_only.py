@@ -29,9 +29,34 @@ class Urllib3Fetcher:
         raise NotImplementedError("this process fetches metadata with the origin's client only")
 
 
+_SIGNING = tuple(
+    f"securesystemslib.signer._{name}_signer"
+    for name in ("aws", "azure", "crypto", "gcp", "gpg", "hsm", "sigstore", "tkey", "vault")
+)
+"""What signs, and keys of kinds that no publisher of ours has: a seventh of python-tuf's imports."""
+
+
+class Signing:
+    """Stands in for each of their classes; a key of such a kind is refused with the metadata that names it."""
+
+    SCHEME = FILE_SCHEME = "publishers only"
+
+    @classmethod
+    def from_dict(cls, *_: object) -> None:
+        """Keys are read by this."""
+        raise NotImplementedError("devices know keys of RSA, ECDSA, Ed25519 and ML-DSA only")
+
+
+class _StandIn(ModuleType):
+    def __getattr__(self, name: str) -> type[Signing]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Signing
+
+
 def leave_out() -> None:
-    """From now on importing the signers fails in this process, which securesystemslib takes as not installed, and
-    python-tuf gets a fetcher that can't be made.
+    """From now on importing what signers need fails in this process, which securesystemslib takes as not installed,
+    the signers themselves are stand-ins, and python-tuf gets a fetcher that can't be made.
 
     Only for a process that is modelsync's own: what else runs in it couldn't import them either.
     """
@@ -40,3 +65,5 @@ def leave_out() -> None:
     stand_in = ModuleType(_FETCHER)
     stand_in.__dict__["Urllib3Fetcher"] = Urllib3Fetcher
     sys.modules.setdefault(_FETCHER, stand_in)
+    for name in _SIGNING:
+        sys.modules.setdefault(name, _StandIn(name))

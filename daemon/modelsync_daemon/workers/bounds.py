@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +12,12 @@ from modelsync_daemon.confinement import layers
 from modelsync_daemon.disk.database import Database
 from modelsync_daemon.disk.datadir import DataDir
 from modelsync_daemon.trust import publishers_only
+from modelsync_daemon.trust.trust_process import TrustChild
 from modelsync_daemon.workers import lean_imports
 from modelsync_daemon.workers.messages import CONFINED_BY, Job
 from modelsync_protocol.errors import RefusedError
 
-HEAVY = ("modelsync_daemon.workers.job_runner", "modelsync_daemon.trust.tuf_refresh")
+_BUILDING, _BELIEVING = "modelsync_daemon.workers.job_runner", "modelsync_daemon.trust.tuf_refresh"
 """What preparing a version imports: the first for building, the second for what is believed."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -53,8 +55,27 @@ def confine_all(job: Job) -> None:
     layers.begin_plan()
     publishers_only.leave_out()
     lean_imports.import_aiohttp()
-    for name in HEAVY:
-        import_module(name)
+    import_module(_BELIEVING)
+    _confine_all(job)
+
+
+def confine_all_but_trust(job: Job) -> TrustChild:
+    """The same for one job, whose metadata a child checks as a worker's does, in the bounds of such a child.
+
+    It imports python-tuf while this process imports what building takes: on two cores a pull is done that much sooner.
+    """
+    layers.begin_plan()
+    lean_imports.import_aiohttp()
+    layers.plan()  # known to the child too
+    trust = TrustChild.start()
+    _confine_all(job)
+    return trust
+
+
+def _confine_all(job: Job) -> None:
+    import_module(_BUILDING)
+    gc.freeze()
+    gc.enable()  # a command may have turned it off while it imported
     data = Path(job.data)
     secrets = [path.parent for path in map(Path, job.secrets) if path.parent != data]
     layers.confine_worker([*_given(job), *secrets], [data], _ports(job.origin, job.proxy))

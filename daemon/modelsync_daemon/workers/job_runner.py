@@ -85,10 +85,12 @@ async def run(
     job: Job,
     database: Database,
     emit: Callable[[Mapping[str, Any]], None],
-    open_trust: Callable[[Path], Trust] = TrustStore,
+    open_trust: Callable[[Path], Trust] | None = None,
     read_secret: Callable[[Path], str | None] | None = None,
 ) -> Outcome:
-    """Do `job`, telling `emit` of every event; `open_trust` and `read_secret` as of prepare. Raises ModelsyncError."""
+    """Do `job`, telling `emit` of every event; `open_trust` and `read_secret` as of prepare; without
+    `open_trust` trust is checked in this process. Raises ModelsyncError.
+    """
     request = PrepareRequest(
         name=job.name,
         version=job.version,
@@ -119,7 +121,7 @@ async def run(
         listener = _Quiet()
     elif job.repair is not None:
         listener = _Counting(emit)
-    prepared = await prepare(request, database, listener, open_trust)
+    prepared = await prepare(request, database, listener, open_trust or TrustStore)
     return Outcome(
         name=prepared.name,
         version=prepared.version,

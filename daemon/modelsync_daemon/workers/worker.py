@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -27,9 +26,24 @@ from modelsync_daemon.confinement import lifetime
 if TYPE_CHECKING:
     from modelsync_daemon.trust.trust_process import TrustChild
 
-_OF_A_JOB = tuple(
-    f"modelsync_daemon.{name}" for name in ("disk.database", "workers.bounds", "workers.job_runner", "workers.messages")
+_OF_A_JOB = (
+    "_strptime",  # by datetime.strptime, for the dates of metadata
+    "modelsync_daemon.disk.database",
+    "modelsync_daemon.trust.trust_process",
+    "modelsync_daemon.workers.bounds",
+    "modelsync_daemon.workers.job_runner",
+    "modelsync_daemon.workers.messages",
+    "modelsync_protocol.bundle",
+    "modelsync_protocol.requirements.terms",
 )
+_OF_A_CHECK = (
+    "modelsync_daemon.trust.publishers_only",
+    "securesystemslib._vendor.ed25519.ed25519",
+    "securesystemslib.formats",
+    "securesystemslib.storage",
+    "tuf.api.exceptions",
+)
+"""Parts of what checking imports that bring no cryptography: 140 KiB. With it they would be 9 MiB."""
 _NICENESS = 10
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MMAP_BYTES = 1024 * 1024
@@ -38,7 +52,7 @@ _MMAP_BYTES = 1024 * 1024
 def main(*, ahead: bool = False) -> None:
     """`python -m modelsync_daemon.workers.worker`: exits 0 after a result or an error event.
 
-    `ahead`: what a job needs is imported before it comes, and then waits.
+    `ahead`: all that can be done before there is a job is done: it gives up what no job needs, and its child imports.
     """
     lifetime.die_with_parent()
     line = b"" if ahead else sys.stdin.buffer.readline()
@@ -56,10 +70,6 @@ def main(*, ahead: bool = False) -> None:
     _stay_small()
     lean_imports.import_aiohttp()
     if ahead:
-        for name in _OF_A_JOB:
-            import_module(name)
-        gc.collect()
-        gc.freeze()
         line = sys.stdin.buffer.readline()
         if not line:
             sys.exit(0)
@@ -75,6 +85,15 @@ def main(*, ahead: bool = False) -> None:
         _emit({"event": "error", "kind": kind_of(error), "text": text, **about})
     else:
         _emit({"event": "result", "outcome": outcome})
+
+
+def import_what_a_job_needs() -> None:
+    """For the process that workers are forked from. python-tuf's cryptography is left to each worker's child."""
+    for name in _OF_A_JOB:
+        import_module(name)
+    for name in _OF_A_CHECK:
+        with contextlib.suppress(ImportError):  # another release's are imported by the child, wherever they lie
+            import_module(name)
 
 
 def _work(document: Mapping[str, Any], trust: TrustChild) -> Mapping[str, Any]:

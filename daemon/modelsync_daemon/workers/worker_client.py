@@ -69,6 +69,7 @@ class ChildPreparer:
         self._ready: Ready | None = None
         if zygote is not None:
             self._ready = Ready(lambda: zygote.spawn(lock.fileno(), ahead=True), self._one, always=always_ready)
+        self._ending: asyncio.Future[None] | None = None
         self._suspicion = Suspicion()
         self._given: dict[str, Given] = {}
         """What neighbours gave of a model since it was last done; of one that is not here an earlier daemon knew."""
@@ -79,7 +80,9 @@ class ChildPreparer:
             self._ready.expect()
 
     async def close(self) -> None:
-        """End what waits for a job; jobs themselves end with their callers."""
+        """End what waits for a job, and wait for who is done with one; jobs themselves end with their callers."""
+        if self._ending is not None:
+            await self._ending
         if self._ready is not None:
             await self._ready.close()
 
@@ -133,19 +136,32 @@ class ChildPreparer:
             return await self._prepare(replace(job, site={**(job.site or {}), "fresh": True}), on_event)
 
     async def _prepare(self, job: Job, on_event: EventCallback) -> Outcome:
-        async with self._one:
-            try:
-                child = await self._start()
-            except OSError as error:
+        await self._one.acquire()
+        try:
+            child = await self._start()
+        except BaseException as error:
+            self._one.release()
+            if isinstance(error, OSError):
                 raise WorkerDied(f"the worker can't be started ({error.strerror}); free some memory.") from error
-            try:
-                return await self._converse(child, job, on_event)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await asyncio.shield(child.wait())
-                if self._ready is not None:
-                    self._ready.used()
+            raise
+        try:
+            outcome = await self._converse(child, job, on_event)
+        except BaseException:
+            await self._end(child)
+            raise
+        # What it brought is durable and its database is closed: nobody has to wait until its memory is gone too.
+        self._ending = asyncio.ensure_future(self._end(child))
+        return outcome
+
+    async def _end(self, child: Child) -> None:
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await asyncio.shield(child.wait())
+            if self._ready is not None:
+                self._ready.used()
+        finally:
+            self._one.release()
 
     async def _start(self) -> Child:
         if self._ready is not None and (waiting := await self._ready.take()) is not None:

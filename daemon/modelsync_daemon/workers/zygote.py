@@ -34,8 +34,7 @@ _SHARED = (
     "modelsync_daemon.transfer.pushed_origin",
     "modelsync_daemon.workers.messages",
 )
-"""What resident and workers both use, with all that it imports. More would cost each worker memory: it copies the pages
-of what it holds, used or not."""
+"""What resident and workers both use, with all that it imports."""
 
 
 class ZygoteGone(OSError):
@@ -141,8 +140,18 @@ class Zygote:
 
 
 def _serve(control: socket.socket) -> NoReturn:
-    """The zygote's life: fork a worker for each message, and say how it ended."""
+    """The zygote's life: fork a worker for each message, and say how it ended.
+
+    It imports what a job needs once, while the resident starts, so that no worker does after a notice. python-tuf's
+    cryptography, which would be six times as much memory while idle, is left to each worker's child.
+    """
     lifetime.die_with_parent()
+    from modelsync_daemon.workers import worker
+
+    worker.import_what_a_job_needs()
+    layers.plan()  # found out once, and known to every worker
+    gc.collect()
+    gc.freeze()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -151,7 +160,6 @@ def _serve(control: socket.socket) -> NoReturn:
             message, descriptors, _, _ = socket.recv_fds(control, 1, _FDS)
             if not message:
                 break
-            layers.plan()  # found out once, and known to every worker
             pid = os.fork()
             if pid == 0:
                 _become_worker(control, descriptors, ahead=message == _AHEAD)
@@ -170,7 +178,7 @@ def _become_worker(control: socket.socket, descriptors: list[int], *, ahead: boo
         os.dup2(descriptors[1], 1)
         sys.stdin = os.fdopen(0, "r", closefd=False)
         sys.stdout = os.fdopen(1, "w", closefd=False)
-        from modelsync_daemon.workers import worker
+        from modelsync_daemon.workers import worker  # imported by now
 
         worker.main(ahead=ahead)
         code = 0

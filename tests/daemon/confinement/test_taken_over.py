@@ -185,7 +185,7 @@ from modelsync_daemon.workers import job_runner
 from modelsync_protocol.errors import RefusedError
 from tests.support.hostile_code import ATTEMPTS
 
-async def hostile(job, database, emit):
+async def hostile(job, database, emit, open_trust):
     exec(ATTEMPTS, globals())
     raise RefusedError(json.dumps([attempt(*one) for one in json.loads(sys.stdin.read())]))
 
