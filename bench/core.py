@@ -129,9 +129,7 @@ def main() -> None:
     found = library.load()
     if found.library is None:
         raise SystemExit(f"there is no compiled core to measure: {found.reason}")
-    print(
-        f"{'pair':24} {'frames MB':>9} {'NumPy MB/s':>10} {'core MB/s':>9} {'times':>6} {'zstd -d MB/s':>12} {'by core':>7}"
-    )
+    print(f"{'pair':24} {'frames MB':>9} {'NumPy':>6} {'core':>6} {'times':>6} {'zstd -d':>7} {'by core':>7}   (MB/s)")
     with tempfile.TemporaryDirectory() as scratch:
         for name, (old, new) in pairs(args.corpus, args.pairs).items():
             update, packed = Path(scratch) / "update", Path(scratch) / "zst"
@@ -147,10 +145,8 @@ def main() -> None:
             ]
             slow, fast, peer = (min(each[way] for each in rounds) for way in range(3))
             rate, other = size / fast, len(whole) / 1e6 / peer
-            print(
-                f"{name:24} {size:9.2f} {size / slow:10.1f} {rate:9.1f} {slow / fast:6.1f} {other:12.0f} {other / rate:7.1f}",
-                flush=True,
-            )
+            rates = f"{size / slow:6.1f} {rate:6.1f} {slow / fast:6.1f} {other:7.0f} {other / rate:7.1f}"
+            print(f"{name:24} {size:9.2f} {rates}", flush=True)
 
 
 if __name__ == "__main__":
