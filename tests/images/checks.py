@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from modelsync_protocol.native import library
 from tests.images import figures, images
 from tests.images.containers import ID, VOLUME, Container, run, volume
 from tests.images.site import EXAMPLES, MODULE, ROOT, Site
@@ -34,6 +35,7 @@ def of(device: Device) -> Iterator[tuple[str, Check]]:
     yield "the bill of materials lists what is installed", device.bill
     yield "our packages find what they require", device.requirements
     yield "all golden vectors decode bit by bit", device.vectors
+    yield "the compiled core is in the image, which works without it", device.core
     yield "the image starts as an IoT Edge module, follows its twin and fetches", device.follows
     yield "ONNX Runtime serves the model over HTTP", device.serves
     yield "the twin swaps the model under a running server", device.swaps
@@ -121,7 +123,10 @@ class Device:
         _good(self._run("inference", "python3", "-c", program, *ours, "modelsync-inference"))
 
     def vectors(self) -> str:
-        """tests/arm/decode_vectors.py, with the image's protocol package; on other processors without its Arm part."""
+        """tests/arm/decode_vectors.py, with the image's protocol package; on other processors without its Arm part.
+
+        With the core, and in NumPy.
+        """
         tests = self._folder / "tests"
         shutil.copytree(ROOT / "tests" / "arm", tests / "arm")
         shutil.copytree(ROOT / "tests" / "protocol" / "golden", tests / "protocol" / "golden")
@@ -131,9 +136,21 @@ class Device:
         options = [] if self._architecture.debian == "armhf" else ["--any-machine"]
         program = ("/mnt/tests/arm/decode_vectors.py", "/mnt/release", *options)
         mounts = {tests: "/mnt/tests", release: "/mnt/release"}
-        done = self._run("daemon", "python3", *program, mounts=mounts, environment={"PYTHONPATH": "/mnt"})
-        _good(done)
-        return done.stdout.splitlines()[-1]
+        sums = []
+        for core in ({}, {library.VARIABLE: library.OFF}):
+            environment = {"PYTHONPATH": "/mnt", **core}
+            done = self._run("daemon", "python3", *program, mounts=mounts, environment=environment)
+            _good(done)
+            sums.append(done.stdout.splitlines()[-1])
+        return "; in NumPy ".join(sums)
+
+    def core(self) -> None:
+        """What doctors say."""
+        program = "from modelsync_protocol.native import library; print(*library.which())"
+        with_it = self._run("daemon", "python3", "-c", program)
+        assert with_it.stdout.startswith("True the compiled core decodes"), with_it
+        without = self._run("daemon", "python3", "-c", program, environment={library.VARIABLE: library.OFF})
+        assert without.stdout.startswith("True NumPy decodes"), without
 
     def follows(self) -> str:
         """The daemon as IoT Edge starts it: its environment, its workload socket, the image's own command."""

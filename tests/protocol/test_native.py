@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,45 @@ def test_predictions_tables_and_elements_are_the_references(
         short = raw[: len(raw) // 40]
         fast, slow = both(monkeypatch, lambda: decoded(raw=short))  # noqa: B023 - called in this round
         assert fast == slow
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NUMERALS if kind.mantissa], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("predictor", [Predictor.GLOBAL, Predictor.COLUMN])
+def test_products_with_long_factors_are_rounded_once(
+    kind: Numeral, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All halves, and as many others: products of which more bits are left over than a second rounding forgives."""
+    rng = np.random.default_rng([kind.code, predictor])
+    count = 1 << 16
+    base = np.arange(count, dtype=np.uint16) if kind.width == 2 else _elements(rng, kind, count)
+    group = _tables(rng, 3)
+    for whole, precision in (((1 << 30) + 1, 30), ((1 << 30) - 1, 31), ((1 << 24) + 1, 40), ((1 << 31) - 1, 20)):
+        values = np.full(1 if predictor is Predictor.GLOBAL else count, whole, np.int32)
+        values -= rng.integers(0, 1 << 20, len(values)).astype(np.int32) * np.int32(predictor is Predictor.COLUMN)
+        segment = Coded(Mode.DELTA, kind, 0, count, 0, count, 0, 9, factors=Factors(predictor, precision, values))
+
+        def predicted(segment: Coded = segment) -> Any:
+            out, chosen = bytearray(segment.length), np.empty(segment.count, np.uint8)
+            tensor_frame._predict([(0, segment)], base.tobytes(), out, chosen, group)
+            return bytes(out), chosen.tobytes()
+
+        fast, slow = both(monkeypatch, predicted)
+        assert fast == slow, (whole, precision)
+
+
+def test_a_frame_outlives_the_memory_that_the_next_one_is_decoded_in() -> None:
+    frames = [core_frames.frame(seed, 4000 if seed % 2 else 200) for seed in range(6)]
+
+    def decoded(turn: int) -> list[bytes | bytearray]:
+        order = [*frames[turn:], *frames[:turn]]
+        made = [codecs.decode(codecs.RANS_DELTA, f.payload, f.length, f.base, b"", f.shared) for f in order]
+        return [*made[len(frames) - turn :], *made[: len(frames) - turn]]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(decoded, range(6)))
+    assert all(result == results[0] for result in results)
+    with core_frames.reference():
+        assert decoded(0) == results[0]
 
 
 @pytest.mark.parametrize("kind", NUMERALS, ids=lambda kind: kind.name)

@@ -62,7 +62,7 @@ class Product:
         return rank * _largest(self.left) * _largest(self.right) < MAX_SUM
 
     def parts(self) -> tuple[NDArray[np.int32], NDArray[np.int32], float]:
-        """Left (rank × rows), right and what to multiply sums by, as native.core.Core.adapt takes them."""
+        """Left (rank × rows), right and what to multiply sums by, as native.core.Segments.add takes them."""
         left = np.ascontiguousarray(self.left.T, np.int32)  # no copy, where both lie as they were stored
         return left, np.ascontiguousarray(self.right, np.int32), 2.0**-self.precision
 

@@ -38,10 +38,6 @@ class Room(threading.local):
             self._raw = np.empty(size, np.uint8)
         return self._raw[:size]
 
-    def leave(self) -> None:
-        """Keep nothing: what is decoded next needs its memory elsewhere."""
-        self._symbols, self._raw = np.empty(0, np.uint8), np.empty(0, np.uint8)
-
 
 _ROOM = Room()
 

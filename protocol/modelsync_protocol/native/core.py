@@ -54,7 +54,7 @@ Bits = tuple[NDArray[np.uint32], int, int]
 
 
 class Segments:
-    """Runs of tensors' elements as the core reads them, in a frame's order; keeps the arrays alive that they point to."""
+    """Runs of tensors' elements as the core reads them, in a frame's order; keeps alive what they point to."""
 
     def __init__(self) -> None:
         self._packed = bytearray()
@@ -84,9 +84,9 @@ class Segments:
     ) -> None:
         """`shape`: elements, row length, where in a row the first stands. Lengths must be those of segments.read.
 
-        `place` and `base`: bytes, where it begins in the frame and in its base. `product`: `left` (rank × rows), `right`
-        (rank × columns), what their sums are multiplied by, and the product's element that is the segment's first:
-        integers of 32 bits whose sums fit 63, or binary32, summed up part by part.
+        `place` and `base`: bytes, where it begins in the frame and in its base. `product`: `left` (rank × rows),
+        `right` (rank × columns), what their sums are multiplied by, and the product's element that is the segment's
+        first: integers of 32 bits whose sums fit 63, or binary32, summed up part by part.
         """
         count, columns, column = shape
         touched, across = -(-(column + count) // columns), min(count, columns)
@@ -94,7 +94,7 @@ class Segments:
         slopes, shifts = integers or (None, None)
         if predictor and (factors is None) == (integers is None):
             raise ValueError("a predictor takes factors, or slopes and shifts")
-        if predictor and base is None or place < 0 or (base is not None and base < 0):
+        if (predictor and base is None) or place < 0 or (base is not None and base < 0):
             raise ValueError("a segment leans on nothing, or begins before its frame")
         self._packed += _SEGMENT.pack(
             count,
@@ -208,15 +208,15 @@ class Core:
         """As tensor_frame's predictions: fills `selectors`, and `out` where segments have a base."""
         _exact(selectors, "u1", segments.elements)
         source, place = _whole(base, segments.base_end), _whole(out, segments.target_end)
-        _check(
-            self._functions["predict"](segments.address(), len(segments), _at(source), _at(place), _at(selectors))
-        )
+        _check(self._functions["predict"](segments.address(), len(segments), _at(source), _at(place), _at(selectors)))
 
     def correct(
         self, segments: Segments, letters: Letters, symbols: NDArray[np.uint8], out: bytearray, raw: Bits
     ) -> int:
         """Turn the predictions that lie in `out` into elements; return the place behind the last field."""
-        _exact(symbols, "u1", segments.elements), _exact_letters(letters)
+        _exact(symbols, "u1", segments.elements)
+        if letters.dtype != _LETTER or len(letters) != 256 or not letters.flags.c_contiguous:
+            raise ValueError("an alphabet has 256 letters")
         place, state = _whole(out, segments.target_end), _bits(raw)
         _check(
             self._functions["correct"](
@@ -314,11 +314,6 @@ def _whole(buffer: bytes | bytearray, least: int) -> NDArray[np.uint8]:
     if len(buffer) < least:
         raise ValueError(f"a segment reaches beyond the {len(buffer)} bytes that there are")
     return np.frombuffer(buffer, np.uint8)
-
-
-def _exact_letters(letters: Letters) -> None:
-    if letters.dtype != _LETTER or len(letters) != 256 or not letters.flags.c_contiguous:
-        raise ValueError("an alphabet has 256 letters")
 
 
 def _at(array: NDArray[Any]) -> int:
