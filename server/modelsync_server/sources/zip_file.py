@@ -67,7 +67,7 @@ def unpack(path: Path, scratch: Scratch) -> None:
                     while block := content.read(_BLOCK):
                         scratch.count(len(block))
                         out.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, LookupError) as error:
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise FormatError(f"{path.name} is no whole zip file ({said:.80}); fetch it again.") from error
     except OSError as error:

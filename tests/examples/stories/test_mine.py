@@ -172,7 +172,17 @@ def test_rows_of_a_broken_collector_make_no_window_that_is_no_number() -> None:
     for row in ODD_ROWS:
         with pytest.raises(ValueError, match="no row"):
             windows.add(row)
-    odd = [None, [1.0], ["1", "good"], [math.nan, "good"], [1e300, "good"], [10**400, "good"], [1, 2], "x", [[], {}]]
+    odd: list[Any] = [
+        None,
+        [1.0],
+        ["1", "good"],
+        [math.nan, "good"],
+        [1e300, "good"],
+        [10**400, "good"],
+        [1, 2],
+        "x",
+        [[], {}],
+    ]
     for scan, reading in enumerate(odd * 2, 1):
         window = windows.add({"scan": scan, "tags": dict.fromkeys(MEASURED, reading)})
         assert window is not None and window.features is None and len(window.unfit) < 400

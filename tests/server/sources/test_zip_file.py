@@ -95,6 +95,8 @@ def _lies_of_its_size() -> bytes:
         (lambda: packed(FILES)[:-30], "no whole zip file"),
         (lambda: packed(FILES)[:300] + b"\xff" * 40 + packed(FILES)[340:], "no whole zip file"),
         (lambda: b"<html>404</html>", "no whole zip file"),
+        (lambda: packed(FILES).replace(b"labels.txt", b"\0abels.txt"), "no whole zip file"),
+        (lambda: packed(FILES).replace(b"labels.txt", b"labels\0txt"), "control character"),
         (lambda: packed({}), "no files"),
     ],
 )
