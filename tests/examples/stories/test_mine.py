@@ -31,8 +31,8 @@ from tests.examples.stories.running import ROOT, run_story
 MINE = ROOT / "examples" / "mine"
 LIMITS = Limits()
 ANSWERS = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text(max_size=3),
-    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520), st.dictionaries(st.text(), st.none()),
+    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text("4e٣", max_size=3),
+    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520), st.dictionaries(st.text("ab"), st.none()),
 )  # fmt: skip
 STEPS = st.tuples(
     ANSWERS, st.floats(min_value=0, max_value=20), st.booleans(), st.booleans(), st.floats(min_value=0, max_value=900),

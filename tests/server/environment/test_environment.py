@@ -145,7 +145,7 @@ def test_options_behind_a_value_are_seen_too(out: Path, options: Sequence[str]) 
     assert run(out / "bin" / "python", "-W", "-E", "-c", "import ore").returncode == 0, "a value, and no option"
 
 
-@pytest.mark.parametrize("name", ["a b", "quo'te\"", "$(touch x)", "new\nline", "-x", "*"])
+@pytest.mark.parametrize("name", ["a quo'te\" $(touch x)", "new\nline", "-x *"])
 def test_it_runs_in_folders_of_any_name_and_says_in_which_it_can_not(tmp_path: Path, out: Path, name: str) -> None:
     place = out.rename(tmp_path / name)
     done = run(place / "bin" / "ore", "x", PYTHONHOME="/nowhere", PYTHONPATH="/nowhere")
