@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from aiohttp import web
 from asyncua import ua
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from examples.mine import broken, train, verdict
@@ -32,7 +32,8 @@ MINE = ROOT / "examples" / "mine"
 LIMITS = Limits()
 ANSWERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text("4e٣", max_size=3),
-    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520), st.dictionaries(st.text("ab"), st.none()),
+    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520),
+    st.dictionaries(st.text("ab"), st.none()),
 )  # fmt: skip
 STEPS = st.tuples(
     ANSWERS, st.floats(min_value=0, max_value=20), st.booleans(), st.booleans(), st.floats(min_value=0, max_value=900),
@@ -40,6 +41,7 @@ STEPS = st.tuples(
 )  # fmt: skip
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine is slow
 @given(st.lists(STEPS, max_size=40))
 def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(steps: list[Any]) -> None:
     """However slow the line is (`there` of its `delay` until the plant has a write): as the plant sees it."""
