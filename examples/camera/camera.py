@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import sys
 import time
@@ -72,6 +73,7 @@ class Scoring:
 
     async def _ask(self, url: str, seen: Seen) -> tuple[list[float], int]:
         base = f"{url}/v2/models/{self._model}"
+        assert seen.frame is not None
         signature = self._signatures.get(url) or await self._signature(url, base)
         row = tensor(seen.frame, signature.shape).astype(_DATATYPES[signature.datatype])
         binary = {"binary_data_size": row.nbytes}
@@ -92,7 +94,8 @@ class Scoring:
         except aiohttp.ClientResponseError:
             self._signatures.pop(url, None)  # a new version may have other tensors: it is asked what it takes
             raise
-        return [float(value) for value in document["outputs"][0]["data"]], int(document["model_version"])
+        shares = document["outputs"][0]["data"]  # JSON has no NaN: it comes as null
+        return [math.nan if value is None else float(value) for value in shares], int(document["model_version"])
 
     async def _signature(self, url: str, base: str) -> Signature:
         async with self._session.get(base) as answer:
@@ -145,6 +148,11 @@ async def label(waiting: asyncio.Queue[Seen], scoring: Scoring, labels: Labels, 
     """Have the queue's frames scored and named, one after the other."""
     while True:
         seen = await waiting.get()
+        if seen.frame is None:
+            logging.warning("frame %d (%s): %s.", seen.number, seen.name, seen.lost)
+            results.write({"frame": seen.number, "name": seen.name, "lost": seen.lost})
+            waiting.task_done()
+            continue
         shares, version, pod, asked = await scoring.shares(seen)
         line: dict[str, Any] = {"frame": seen.number, "name": seen.name, "version": version, "pod": pod, "asked": asked}
         try:

@@ -12,16 +12,20 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from examples.camera.tensors import Frame
+from examples.camera.tensors import MOST_PIXELS, Frame
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A frame with its number, from 1 on without a gap; `name`: of its file, or the device's."""
+    """A frame with its number, from 1 on without a gap; `name`: of its file, or the device's.
+
+    `frame` None: there is no picture, and `lost` says why.
+    """
 
     number: int
     name: str
-    frame: Frame
+    frame: Frame | None
+    lost: str = ""
 
 
 class Source(Protocol):
@@ -50,8 +54,19 @@ class Folder:
         number = first
         while True:
             path = self._paths[(number - 1) % len(self._paths)]
-            yield Seen(number, path.name, np.asarray(Image.open(path).convert("RGB")))
+            yield _opened(number, path)
             number += 1
+
+
+def _opened(number: int, path: Path) -> Seen:
+    """A picture that can't be read, or is larger than memory may be, costs its own frame and no other."""
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                return Seen(number, path.name, None, f"{picture.width} x {picture.height} pixels are too many")
+            return Seen(number, path.name, np.asarray(picture.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow says of damage
+        return Seen(number, path.name, None, f"no picture that can be read ({error!s:.100})")
 
 
 class Video:

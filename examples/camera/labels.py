@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Labels:
         labels = self.of(version)
         if len(labels) != len(shares):
             raise LookupError(f"version {version} gives {len(shares)} shares and has {len(labels)} labels")
+        if not all(map(math.isfinite, shares)):
+            raise LookupError(f"version {version} gives shares that are no numbers")
         place = max(range(len(shares)), key=shares.__getitem__)
         return labels[place], shares[place]
 

@@ -11,6 +11,9 @@ from PIL import Image
 Frame = npt.NDArray[np.uint8]
 """RGB, (height, width, 3)."""
 
+MOST_PIXELS = 7680 * 4320
+"""Of a picture, and of what a model takes: 8K, 95 MiB as RGB. A camera's pod has 256 MiB."""
+
 
 def tensor(frame: Frame, shape: Sequence[int], *, bgr: bool = True, full: float = 255.0) -> npt.NDArray[np.float32]:
     """`frame` as one row for an input of `shape` (n, 3, h, w) or (n, h, w, 3); ValueError for any other.
@@ -21,6 +24,8 @@ def tensor(frame: Frame, shape: Sequence[int], *, bgr: bool = True, full: float 
         raise ValueError(f"the model's input has the shape {list(shape)}; pictures are (n, 3, h, w) or (n, h, w, 3).")
     first = shape[1] == 3
     height, width = (shape[2], shape[3]) if first else (shape[1], shape[2])
+    if height * width * 4 > MOST_PIXELS:  # floats of three colours
+        raise ValueError(f"the model takes pictures of {width} x {height}: that is more than a camera's pod can hold.")
     if frame.shape[:2] != (height, width) and height > 0 and width > 0:
         frame = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
     row = frame[..., ::-1] if bgr else frame

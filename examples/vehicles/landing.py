@@ -46,7 +46,7 @@ def row(arrived: Arrived) -> tuple[str, Row]:
         number(sender.device)
         return table, full
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        return "rejected", made | {"body": message.body, "why": f"{type(error).__name__}: {error}"}
+        return "rejected", made | {"body": message.body, "why": f"{type(error).__name__}: {error!s:.200}"}
 
 
 def _readings(body: Any) -> Row:
@@ -61,16 +61,23 @@ def _readings(body: Any) -> Row:
 
 
 def _alarm(body: Any) -> Row:
+    sensors, probability = [int(sensor) for sensor in body["sensors"]], [float(value) for value in body["probability"]]
+    if not all(0 <= sensor < temperatures.SENSORS for sensor in sensors):
+        raise ValueError("a sensor that no vehicle has")
+    if not all(0 <= value <= 1 for value in probability):
+        raise ValueError("a probability beyond 0 and 1")
     return {
         "window": int(body["window"]),
         "version": int(body["version"]),
-        "sensors": [int(sensor) for sensor in body["sensors"]],
-        "probability": [float(value) for value in body["probability"]],
+        "sensors": sensors,
+        "probability": probability,
     }
 
 
 def _score(body: Any) -> Row:
     labels = body["outputs"]["label"]
+    if not all(0 <= label <= 1 for label in labels):  # the mean of several messages may lie between
+        raise ValueError("a label beyond 0 and 1")
     return {
         "version": int(body["version"]),
         "messages": int(body.get("mean_of", {}).get("messages", 1)),

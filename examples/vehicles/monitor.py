@@ -79,8 +79,9 @@ class Monitor:
         if counts and self._rows:
             newest = max(counts, key=lambda version: (counts[version], version))
             rows = learning.samples([each["readings"] for each in self._rows])
-            for name, value in learning.drift(self._reference_of(newest), rows).items():
-                self._drift.labels(name).set(value)
+            if reference := self._reference_of(newest):  # none is known of a version that nobody has published
+                for name, value in learning.drift(reference, rows).items():
+                    self._drift.labels(name).set(value)
         # The last windows may still be at the scoring module; they are judged when later ones are here.
         judged = list(self._rows)[: -max(1, len(self._versions)) * 2]
         hits = [

@@ -67,6 +67,9 @@ def test_values_pass_the_charts_schema(path: Path) -> None:
         {"user": 0}, {"user": "root"}, {"dataDirectory": "/"}, {"scorings": []}, {"nodeSelector": {"a": 1}},
         {"daemon": {"settings": {"data": "/x"}}}, {"scoring": [{"name": "x"}]},
         {"cameras": [{"name": "Camera", "scoring": "x"}]},
+        *({"dataDirectory": path} for path in ("/a, readOnly: true", "/a\nb: c", "/a/../etc", "/a//b", '/a"b', "/a/")),
+        *({"image": {"registry": "r", "tag": tag}} for tag in ("", "1 # x", "1\n        privileged: true", "a:b")),
+        {"image": {"registry": "r { }", "tag": "1"}}, {"cameraImage": "c: d"},
     ]  # fmt: skip
     for wrong in wrongs:
         with pytest.raises(jsonschema.ValidationError):
@@ -114,6 +117,18 @@ def test_helm_renders_the_manifests_that_stand_here(helm: Path, path: Path) -> N
 def test_helm_refuses_wrong_values_in_a_sentence(helm: Path, values: tuple[str, str], says: str) -> None:
     done = run(helm, "template", "modelsync", str(CHART), *values)
     assert done.returncode != 0 and says in done.stderr
+
+
+@pytest.mark.long
+def test_names_that_yaml_takes_for_something_else_stay_names(helm: Path) -> None:
+    odd = ("true", "null", "1e3", "0x1f", "123")
+    values = ",".join(f"scoring[{at}].name={name},scoring[{at}].model=m" for at, name in enumerate(odd))
+    done = run(helm, "template", "m", str(CHART), "--namespace", "123", "--set-string", values)
+    assert done.returncode == 0, done.stderr
+    for name in odd:
+        made = objects(done.stdout)[f"Deployment {name}"]
+        assert made["metadata"] == {"name": name, "namespace": "123"}
+        assert made["spec"]["selector"]["matchLabels"]["app"] == name
 
 
 @pytest.mark.long

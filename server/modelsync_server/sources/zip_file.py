@@ -67,7 +67,7 @@ def unpack(path: Path, scratch: Scratch) -> None:
                     while block := content.read(_BLOCK):
                         scratch.count(len(block))
                         out.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, LookupError) as error:
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise FormatError(f"{path.name} is no whole zip file ({said:.80}); fetch it again.") from error
     except OSError as error:
@@ -88,6 +88,9 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
         if entry.compress_type not in _METHODS:
             raise UsageError(f"{path.name} packs {name!r:.80} by method {entry.compress_type}; use deflate.")
     size, packed = (sum(getattr(entry, key) for entry in entries) for key in ("file_size", "compress_size"))
+    packed = min(
+        packed, path.stat().st_size
+    )  # entries that lie over each other are counted by the file that holds them
     if size > max(_BOMB_BYTES, _BOMB_TIMES * packed):
         raise RefusedError(
             f"{path.name} would unpack {packed:,} bytes to {size:,}: no model shrinks so far, so it is not unpacked."
@@ -96,6 +99,8 @@ def _check(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
 
 def _digest(path: Path) -> str:
     found = hashlib.sha256()
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path.name} is no file; give zip: a zip file.")
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):

@@ -19,7 +19,8 @@ if __name__ == "__main__":
         film.write(np.full((16, 32, 3), (0, 0, red), np.uint8))  # OpenCV's own order is BGR
     film.release()
     source = open_source(path)
-    seen = [(each.number, each.name, each.frame.shape, each.frame[8, 8].tolist()) for each in source.frames(1)]
+    frames = ((each, each.frame) for each in source.frames(1))
+    seen = [(each.number, each.name, frame.shape, frame[8, 8].tolist()) for each, frame in frames if frame is not None]
     later = [each.number for each in itertools.islice(open_source(path).frames(3), 9)]
     print(json.dumps({"live": source.live, "seen": seen, "later": later}))  # noqa: T201 - this is a program
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -136,6 +139,9 @@ def test_labels_are_those_of_the_version_that_answered(tmp_path: Path) -> None:
     assert labels.name(3, [0.9, 0.1]) == ("screw", 0.9), "one on trial"
     with pytest.raises(LookupError, match="3 shares and has 2 labels"):
         labels.name(1, [0.1, 0.1, 0.8])
+    for share in (math.nan, math.inf):
+        with pytest.raises(LookupError, match="no numbers"):
+            labels.name(1, [0.5, share])
 
 
 def test_frames_have_numbers_and_begin_where_the_camera_was_killed(tmp_path: Path) -> None:
@@ -153,6 +159,32 @@ def test_frames_have_numbers_and_begin_where_the_camera_was_killed(tmp_path: Pat
     assert results.last == 2
     results.write({"frame": 3})
     assert [json.loads(line)["frame"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+async def test_a_picture_that_is_none_costs_its_own_frame(tmp_path: Path) -> None:
+    folder = tmp_path / "film"
+    folder.mkdir()
+    Image.new("RGB", (8, 6)).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    Image.effect_noise((64, 64), 50).save(folder / "c.png")
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:900])
+    for name, size in (("d.png", (7681, 4321)), ("e.png", (20_000, 20_000))):
+        head = b"IHDR" + struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\r" + head + struct.pack(">I", zlib.crc32(head)))
+    seen = dict(zip("abcdea", Folder(folder).frames(1), strict=False))
+    assert [name for name, each in seen.items() if each.frame is None] == ["b", "c", "d", "e"]
+    waiting, results = asyncio.Queue[Seen](), camera.Results(tmp_path / "results")
+    waiting.put_nowait(seen["b"])
+    task = asyncio.create_task(camera.label(waiting, None, None, results))  # type: ignore[arg-type]
+    await waiting.join()
+    task.cancel()
+    line = json.loads((tmp_path / "results").read_text())
+    assert line["frame"] == 2 and "no picture" in line["lost"]
+
+
+def test_a_model_takes_no_picture_that_no_pod_can_hold() -> None:
+    with pytest.raises(ValueError, match="more than a camera's pod can hold"):
+        tensor(np.zeros((4, 4, 3), np.uint8), (1, 3, 100_000, 100_000))
 
 
 def test_the_verdict_finds_each_kind_of_broken_promise() -> None:

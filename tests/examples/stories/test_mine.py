@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 from aiohttp import web
 from asyncua import ua
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from examples.mine import broken, train, verdict
@@ -31,8 +31,9 @@ from tests.examples.stories.running import ROOT, run_story
 MINE = ROOT / "examples" / "mine"
 LIMITS = Limits()
 ANSWERS = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text(max_size=3),
-    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520), st.dictionaries(st.text(), st.none()),
+    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.booleans(), st.none(), st.text("4e٣", max_size=3),
+    st.lists(st.floats(), max_size=3), st.floats(min_value=280, max_value=520),
+    st.dictionaries(st.text("ab"), st.none()),
 )  # fmt: skip
 STEPS = st.tuples(
     ANSWERS, st.floats(min_value=0, max_value=20), st.booleans(), st.booleans(), st.floats(min_value=0, max_value=900),
@@ -40,6 +41,7 @@ STEPS = st.tuples(
 )  # fmt: skip
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine is slow
 @given(st.lists(STEPS, max_size=40))
 def test_whatever_a_model_says_a_set_point_is_finite_within_limits_and_slow(steps: list[Any]) -> None:
     """However slow the line is (`there` of its `delay` until the plant has a write): as the plant sees it."""
@@ -172,7 +174,17 @@ def test_rows_of_a_broken_collector_make_no_window_that_is_no_number() -> None:
     for row in ODD_ROWS:
         with pytest.raises(ValueError, match="no row"):
             windows.add(row)
-    odd = [None, [1.0], ["1", "good"], [math.nan, "good"], [1e300, "good"], [10**400, "good"], [1, 2], "x", [[], {}]]
+    odd: list[Any] = [
+        None,
+        [1.0],
+        ["1", "good"],
+        [math.nan, "good"],
+        [1e300, "good"],
+        [10**400, "good"],
+        [1, 2],
+        "x",
+        [[], {}],
+    ]
     for scan, reading in enumerate(odd * 2, 1):
         window = windows.add({"scan": scan, "tags": dict.fromkeys(MEASURED, reading)})
         assert window is not None and window.features is None and len(window.unfit) < 400

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from prometheus_client import generate_latest
 
 from examples.anomaly.readings import WINDOW
 from examples.stories import sockets
@@ -20,6 +21,7 @@ from examples.vehicles.harm import inverted
 from examples.vehicles.lake import Lake, LakeError
 from examples.vehicles.landing import Landing
 from examples.vehicles.learning import DRIFTED, Labelled
+from examples.vehicles.monitor import Monitor
 from examples.vehicles.stage import Place
 from examples.vehicles.temperatures import SAMPLES, SENSORS, Conditions, down_sample, faulty, sample
 from modelsync_server.hub.messages import Messages
@@ -122,7 +124,11 @@ def test_a_message_lands_once_however_often_it_was_sent_and_the_landing_was_kill
         ("readings", {"window": 1, "readings": [[40000] * WINDOW] * SENSORS}, "16 bits"),
         ("readings", {"window": 0, "readings": [[0] * WINDOW] * SENSORS}, "from 1"),
         ("readings", {"window": 1 << 40, "readings": [[0] * WINDOW] * SENSORS}, "Invalid"),
-        ("alarms", {"window": 1, "version": 1, "sensors": [300], "probability": [0.5]}, "Invalid"),
+        ("alarms", {"window": 1, "version": 1, "sensors": [300], "probability": [0.5]}, "no vehicle has"),
+        ("alarms", b'{"window": 1, "version": 1, "sensors": [1], "probability": [NaN]}', "beyond 0 and 1"),
+        ("answers", b'{"version": 1, "outputs": {"label": [NaN]}}', "beyond 0 and 1"),
+        ("answers", {"version": 1, "outputs": {"label": [1e9]}}, "beyond 0 and 1"),
+        ("readings", {"window": 1, "readings": [["x" * 100_000]]}, "invalid literal"),
         ("alarms", b"[" * 100_000, "Recursion"),
     ],
 )  # fmt: skip
@@ -130,11 +136,11 @@ def test_what_can_not_be_read_is_kept_with_the_reason_and_holds_nothing_up(
     tmp_path: Path, output: str, body: Any, why: str
 ) -> None:
     sender, lake = Sender(tmp_path / "hub"), Lake(tmp_path / "lake")
-    sender.send("car-1", output, body, "m")
+    sender.send("car-1", output, body, "m", module="scoring" if output == "answers" else "stage")
     sender.readings("car-1", 1)
     assert Landing(lake, tmp_path / "hub").step() == 2
     [rejected] = lake.read("rejected").to_pylist()
-    assert why in rejected["why"] and rejected["body"]
+    assert why in rejected["why"] and rejected["body"] and len(rejected["why"]) < 300
     assert lake.read("readings").num_rows == 1
 
 
@@ -153,6 +159,38 @@ def test_the_newest_windows_are_held_out_by_their_number_and_never_trained_on() 
     train, held_out = retrain.split(rows, 12)
     assert [each["window"] for each in held_out] == [21, 24, 27, 30]
     assert len(train) == 26 and not [each for each in train if each in held_out]
+
+
+def test_a_window_that_is_sent_under_many_ids_counts_once_and_odd_devices_get_no_folder(tmp_path: Path) -> None:
+    sender, lake = Sender(tmp_path / "hub"), Lake(tmp_path / "lake")
+    good = down_sample(sample(1, 3, WINTER).samples).tolist()
+    for mid in range(9):
+        sender.send("..%2f#*?$'-1", "readings", {"window": 3, "readings": good}, f"m{mid}")
+    sender.readings("car-2", 3)
+    Landing(lake, tmp_path / "hub").step()
+    assert [(each["vehicle"], each["window"]) for each in retrain.windows(lake)] == [("..%2f#*?$'-1", 3), ("car-2", 3)]
+    assert {path.parent.parent.name for path in lake.folder.rglob("*.parquet")} == {"readings", "inspections"}
+
+
+def test_windows_that_somebody_made_up_do_not_make_a_version() -> None:
+    """A vehicle whose training windows are noise: the candidate is worse on what is held out, and the gate sees it."""
+    honest, judged = labelled(WINTER, 1, 60), labelled(WINTER, 500, 30)
+    rng = np.random.default_rng(3)
+    made_up = learning.samples(rng.integers(-32768, 32768, (150, SENSORS, WINDOW)))
+    lies = Labelled(np.vstack([honest.samples, made_up]), np.hstack([honest.faulty, rng.integers(0, 2, len(made_up))]))
+    field, candidate = (learning.evaluate(learning.fit(each), judged) for each in (honest, lies))
+    assert candidate["balanced_accuracy"] < field["balanced_accuracy"] - 0.05
+
+
+def test_a_version_that_nobody_published_has_no_drift_and_stops_no_monitor(tmp_path: Path) -> None:
+    sender, lake = Sender(tmp_path / "hub"), Lake(tmp_path / "lake")
+    sender.readings("car-1", 1)
+    score = {"version": 999, "outputs": {"label": [0, 1]}}
+    sender.send("car-1", "answers", score, "a", module="scoring")
+    Landing(lake, tmp_path / "hub").step()
+    monitor = Monitor(lake, str(tmp_path / "no-store"), 10)
+    monitor.step()
+    assert b"temperature_windows 1.0" in generate_latest(monitor.registry)
 
 
 def test_drift_is_none_in_the_same_season_and_in_another_the_version_fails_and_a_retrained_one_does_not(

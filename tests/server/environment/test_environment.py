@@ -139,6 +139,22 @@ def test_options_that_would_hide_the_packages_are_refused(out: Path, option: str
     assert run(out / "bin" / "python", "-Wignore::ImportWarning", "-c", "import ore; '-I'", "-E").returncode == 0
 
 
+@pytest.mark.parametrize("options", [("-W", "ignore", "-E"), ("-X", "utf8", "-I"), ("-uW", "ignore", "-S")])
+def test_options_behind_a_value_are_seen_too(out: Path, options: Sequence[str]) -> None:
+    done = run(out / "bin" / "python", *options, "-c", "import ore")
+    assert done.returncode == 5 and "leave them out" in done.stderr
+    assert run(out / "bin" / "python", "-W", "-E", "-c", "import ore").returncode == 0, "a value, and no option"
+
+
+@pytest.mark.parametrize("name", ["a quo'te\" $(touch x)", "new\nline", "-x *"])
+def test_it_runs_in_folders_of_any_name_and_says_in_which_it_can_not(tmp_path: Path, out: Path, name: str) -> None:
+    place = out.rename(tmp_path / name)
+    done = run(place / "bin" / "ore", "x", PYTHONHOME="/nowhere", PYTHONPATH="/nowhere")
+    assert done.stdout == "1.0 x\n", done.stderr
+    done = run(place.rename(tmp_path / f"{name}:colon") / "bin" / "python", "-c", "import ore")
+    assert done.returncode == 5 and "colon" in done.stderr
+
+
 def test_the_wrong_python_is_named_in_one_sentence(tmp_path: Path) -> None:
     other = "3.12" if RELEASE == "3.11" else "3.11"
     out = made(tmp_path, target=Target(other))

@@ -95,6 +95,8 @@ def _lies_of_its_size() -> bytes:
         (lambda: packed(FILES)[:-30], "no whole zip file"),
         (lambda: packed(FILES)[:300] + b"\xff" * 40 + packed(FILES)[340:], "no whole zip file"),
         (lambda: b"<html>404</html>", "no whole zip file"),
+        (lambda: packed(FILES).replace(b"labels.txt", b"\0abels.txt"), "no whole zip file"),
+        (lambda: packed(FILES).replace(b"labels.txt", b"labels\0txt"), "control character"),
         (lambda: packed({}), "no files"),
     ],
 )
@@ -116,6 +118,24 @@ async def test_a_bomb_is_refused_by_what_its_directory_says(tmp_path: Path, monk
         await fetched(path)
     path.write_bytes(packed({"model.onnx": bytes(900_000)}))
     assert len((await fetched(path))["model.onnx"]) == 900_000, "small ones may be all zeros"
+
+
+async def test_entries_that_lie_over_each_other_are_a_bomb_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One packed megabyte, which the directory names a hundred times: each entry by itself shrinks by little."""
+    monkeypatch.setattr(zip_file, "_BOMB_BYTES", 100_000)
+    with io.BytesIO() as out:
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("model.onnx", bytes(10_000))
+            archive.filelist.extend([archive.filelist[0]] * 149)
+        (tmp_path / "export.zip").write_bytes(out.getvalue())
+    monkeypatch.setattr(zip_file, "_BOMB_TIMES", 50)
+    with pytest.raises(RefusedError, match="so it is not unpacked"):
+        await fetched(tmp_path / "export.zip")
+
+
+async def test_what_never_ends_is_no_zip_file() -> None:
+    with pytest.raises(UsageError, match="zero is no file"):
+        await fetched(Path("/dev/zero"))
 
 
 async def test_one_that_is_not_there_or_changes_meanwhile_is_said_to(tmp_path: Path) -> None:

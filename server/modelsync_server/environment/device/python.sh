@@ -10,11 +10,19 @@ fail() {
   exit 5
 }
 
+case $home in
+  *:*) fail "its folder has a colon in its path, which Python's search path can't hold: move it." ;;
+esac
+
+value=
 for option; do
+  [ -z "$value" ] || { value=; continue; }
   case $option in
     -c* | -m*) break ;;
+    --check-hash-based-pycs | -W | -X) value=next ;;
     -W* | -X* | --*) ;;
     -*[EIS]*) fail "the options -E, -I and -S would hide this environment's packages: leave them out." ;;
+    -*[WX]) value=next ;;
     -?*) ;;
     *) break ;;
   esac
