@@ -50,8 +50,8 @@ class Child(Protocol):
 class ChildPreparer:
     """A Preparer that does each job in a short-lived child process, so that its memory comes back.
 
-    Children are forked off `zygote` where there is one that lives, else started with `command`. Who gives one calls `close`
-    in the end.
+    Children are forked off `zygote` where there is one that lives, else started with `command`. Who gives one
+    calls `close` in the end.
     """
 
     def __init__(
