@@ -50,10 +50,11 @@ async def _measure(zygotes: dict[bool, Zygote], rounds: int) -> dict[bool, list[
                 job = Job("m", None, origin.url, str(data.root), trust_root=str(shop.trust))
                 for each in range(rounds + 1):
                     for on in (True, False) if each % 2 else (False, True):
-                        started = time.perf_counter()
-                        await ChildPreparer(lock, zygote=zygotes[on]).prepare(job, lambda event: None)
-                        if each:  # the first round installs, and makes the zygotes' plans
+                        started, preparer = time.perf_counter(), ChildPreparer(lock, zygote=zygotes[on])
+                        await preparer.prepare(job, lambda event: None)
+                        if each:  # the first round installs
                             found[on].append(time.perf_counter() - started)
+                        await preparer.close()
                 database.close()
     for zygote in zygotes.values():
         zygote.close()

@@ -13,6 +13,7 @@ from modelsync_daemon.control.plane import Twin
 from modelsync_daemon.disk.database import Database
 from modelsync_protocol.errors import RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, MemoryControlPlane, device
+from tests.support.virtual_time import virtually
 
 
 async def test_the_first_connect_is_retried(tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ async def test_a_lost_hint_is_made_good_by_the_timer(tmp_path: Path) -> None:
         await pi.serves(1)
 
 
+@virtually
 async def test_a_hint_of_an_old_version_costs_no_read(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
@@ -55,6 +57,7 @@ async def test_a_hint_of_an_old_version_costs_no_read(tmp_path: Path) -> None:
         await pi.until(lambda: pi.plane.reads == reads + 1)
 
 
+@virtually
 async def test_the_first_notice_is_followed_at_once_and_a_burst_is_one_more_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +102,7 @@ async def test_what_the_hub_lost_is_reported_again(tmp_path: Path) -> None:
         await pi.until(lambda: pi.shown_model().get("state") == "active", "the report after the reconnect")
 
 
+@virtually
 async def test_only_differences_are_sent_and_silence_is_silent(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
@@ -120,6 +124,7 @@ async def test_the_connections_bytes_are_counted(tmp_path: Path) -> None:
         await pi.until(lambda: pi.resident.ledger.day().received >= 10)
 
 
+@virtually
 async def test_an_offline_devices_report_waits_and_coalesces(tmp_path: Path) -> None:
     plane = MemoryControlPlane()
     async with device(tmp_path, plane) as pi:
@@ -138,6 +143,7 @@ async def test_an_offline_devices_report_waits_and_coalesces(tmp_path: Path) -> 
         assert len(plane.patches) <= count + 2
 
 
+@virtually
 async def test_a_checking_in_device_hangs_up_when_all_is_done_and_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

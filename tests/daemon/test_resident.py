@@ -10,6 +10,7 @@ from modelsync_daemon.activate.inference_processes import Report
 from modelsync_daemon.transfer.errors import BudgetExceeded
 from modelsync_protocol.errors import LocalError, RefusedError, UnreachableError
 from tests.daemon.fakes import NAME, Device, Inference, MemoryControlPlane, device, reference
+from tests.support.virtual_time import virtually
 
 
 async def test_a_wish_becomes_the_active_version_and_is_reported(tmp_path: Path) -> None:
@@ -275,6 +276,7 @@ async def test_nonsense_in_the_twin_is_reported_and_changes_nothing(tmp_path: Pa
         assert pi.row().state == "active"
 
 
+@virtually
 async def test_an_idle_daemon_writes_nothing(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
@@ -287,6 +289,7 @@ async def test_an_idle_daemon_writes_nothing(tmp_path: Path) -> None:
         assert pi.database.connection.total_changes == before and len(pi.plane.patches) == patches
 
 
+@virtually
 async def test_a_disk_that_takes_nothing_is_waited_out(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.wish(1)
@@ -300,6 +303,7 @@ async def test_a_disk_that_takes_nothing_is_waited_out(tmp_path: Path) -> None:
         await pi.serves(2)
 
 
+@virtually
 async def test_a_disk_that_fills_in_mid_update_is_waited_out(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.preparer.block.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,32 @@ async def test_where_nobody_asks_for_it_the_request_is_given_up(tmp_path: Path) 
         device.open_trust = Refusing
         with pytest.raises(RefusedError, match="nothing is believed"):
             await device.pull("m", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", stall_seconds=60.0)
+
+
+async def test_a_signal_for_the_whole_terminal_stops_a_pull_with_one_sentence(tmp_path: Path) -> None:
+    """Its child, which waits to be asked, gets the signal too."""
+    shop = await Shop.open(tmp_path)
+    asked = asyncio.Event()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
+        pull = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "from modelsync_daemon.cli import main; main()", "pull", "m",
+            "--origin", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            "--data", str(tmp_path / "device"), "--trust", str(shop.trust),
+            stderr=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        await asked.wait()
+        os.killpg(pull.pid, signal.SIGINT)
+        _, said = await asyncio.wait_for(pull.communicate(), 60)
+    assert (pull.returncode, said.decode()) == (
+        4,
+        "modelsyncd: stopped by a signal; run the same command to go on where it stopped.\n",
+    )
 
 
 def test_a_pull_of_its_own_checks_trust_in_a_child_and_never_imports_python_tuf(tmp_path: Path) -> None:

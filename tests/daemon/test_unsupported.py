@@ -29,6 +29,7 @@ from tests.daemon.fakes import NAME, Inference, device, reference
 from tests.support.pulling import Device, finished, spawn_pull
 from tests.support.scripted_origin import ScriptedOrigin
 from tests.support.shop import Shop
+from tests.support.virtual_time import virtually
 from tests.test_docs import ROOT, going
 
 OLD = {"python": "3.11.2", "packages": {"onnxruntime": "1.16.3"}, "complete": True}
@@ -169,6 +170,7 @@ async def test_it_is_a_state_of_its_own_that_is_reported_and_not_tried_again_for
         await pi.serves(1)
 
 
+@virtually
 async def test_a_restart_does_not_forget_it_and_other_settings_try_it_again(tmp_path: Path) -> None:
     async with device(tmp_path) as pi:
         pi.preparer.early = [refused()]

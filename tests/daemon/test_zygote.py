@@ -39,7 +39,7 @@ def test_before_it_forks_the_zygote_holds_what_resident_and_worker_share_and_not
 
 
 def test_the_zygote_holds_what_a_job_needs_but_no_cryptography_and_the_resident_none_of_it() -> None:
-    """So a worker imports nothing after a notice, and an idle device pays 1.5 MiB for it, not 10."""
+    """So a worker imports nothing after a notice, and an idle device pays 2 MiB for it, not 10."""
     out = run("""
         child = await zygote.spawn(lock)
         parent = int(open(f"/proc/{child.pid}/stat").read().rpartition(")")[2].split()[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import selectors
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -97,3 +98,13 @@ def run_virtually(main: Coroutine[Any, Any, _Result], grace: float = 0.0) -> _Re
     """As asyncio.run, in virtual time."""
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(grace)) as runner:
         return runner.run(main)
+
+
+def virtually(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Have a test run in virtual time: what it waits for, and how long for nothing to happen, no load decides."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **options: Any) -> None:
+        run_virtually(test(*args, **options))
+
+    return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -85,18 +86,21 @@ class TrustChild:
 def _serve(pipe: MessagePipe) -> NoReturn:
     """The child's life: one question, some fetches, one answer.
 
-    It imports before it is asked, beside its parent, which imports what building takes: nothing from outside is read.
+    It imports before it is asked, beside its parent, which imports or connects: nothing from outside is read. It never
+    returns into what it was forked from. Signals for a whole terminal or unit are its parent's; it ends with that.
     """
-    lifetime.die_with_parent()
-    forget_environment()
-    publishers_only.leave_out()
-    import_module("modelsync_daemon.trust.tuf_refresh")
-
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    try:
+        lifetime.die_with_parent()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        forget_environment()
+        publishers_only.leave_out()
+        import_module("modelsync_daemon.trust.tuf_refresh")
         question = Question.parse(pipe.recv_bytes())
         confine_checker(pipe.fileno(), question.directory)
         _answer(pipe, question)
-    os._exit(0)
+    finally:
+        os._exit(0)
 
 
 def _answer(pipe: MessagePipe, question: Question) -> None:

@@ -1,4 +1,4 @@
-"""One worker that has imported what a job needs before there is a job: for seconds after a notice, or always.
+"""One worker that is there, with its child, before there is a job: for seconds after a notice, or always.
 
 It has read nothing by then but our own code, and confines itself once it knows its job, as every worker does.
 """

@@ -50,7 +50,8 @@ class Child(Protocol):
 class ChildPreparer:
     """A Preparer that does each job in a short-lived child process, so that its memory comes back.
 
-    Children are forked off `zygote` where there is one that lives, else started with `command`.
+    Children are forked off `zygote` where there is one that lives, else started with `command`. Who gives one
+    calls `close` in the end.
     """
 
     def __init__(
@@ -149,8 +150,10 @@ class ChildPreparer:
         except BaseException:
             await self._end(child)
             raise
-        # What it brought is durable and its database is closed: nobody has to wait until its memory is gone too.
-        self._ending = asyncio.ensure_future(self._end(child))
+        if self._zygote is None:
+            await self._end(child)
+        else:  # what it brought is durable and its database closed: nobody has to wait until its memory is gone too
+            self._ending = asyncio.ensure_future(self._end(child))
         return outcome
 
     async def _end(self, child: Child) -> None:

@@ -146,15 +146,15 @@ def _serve(control: socket.socket) -> NoReturn:
     cryptography, which would be six times as much memory while idle, is left to each worker's child.
     """
     lifetime.die_with_parent()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     from modelsync_daemon.workers import worker
 
     worker.import_what_a_job_needs()
     layers.plan()  # found out once, and known to every worker
     gc.collect()
     gc.freeze()
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):
         while True:
             message, descriptors, _, _ = socket.recv_fds(control, 1, _FDS)
