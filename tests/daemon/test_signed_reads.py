@@ -56,7 +56,7 @@ async def test_a_private_bucket_is_read_by_ranges_with_a_key_and_not_without(
         body = origin.open("packs/x", 1000, 3000, whole=False)
         assert await body.read(2000) == BODY[1000:3000]
     wrong = SigningKey(key.key, "wrong", "us-east-1")
-    async with Origin(bucket, stall_seconds=20, access=_file(tmp_path, wrong)) as origin:
+    async with Origin(bucket, stall_seconds=3, access=_file(tmp_path, wrong)) as origin:
         with pytest.raises(AccessRefused) as caught:
             await origin.get("packs/x", 1 << 21)
         assert "wrong" not in str(caught.value)
