@@ -19,6 +19,7 @@ from modelsync_server.store import device_access
 from tests.support.azure_world import NAME, Cloud, cloud
 from tests.support.azurite import ACCOUNT
 from tests.support.relay import Relay
+from tests.support.waiting import until
 
 SERVER = Path(sys.executable).with_name("modelsync")
 DAEMON = Path(sys.executable).with_name("modelsyncd")
@@ -115,18 +116,28 @@ async def test_a_sas_that_expires_in_mid_download_is_renewed_and_the_download_re
         world.trust, f'connection_string = "{world.cloud.hub.add_device("pi")}"', "stall_seconds = 3"
     )
     await world.cloud.until(lambda: world.cloud.model() or world.cloud.hub.reported("pi").get("modelsync"), "a report")
-    lifetime = timedelta(seconds=6)
-    expired = asyncio.get_running_loop().time() + lifetime.total_seconds() + 1
-    answer = await world.cloud.invoke("secret", {"sas": await world.sas(lifetime)})
-    assert answer.status == 200 and answer.payload["expires"].endswith("Z")
     world.relay.rate = 600_000
     before = world.relay.counts()
-    world.cloud.wish(1, world.origin)
-    await world.cloud.until(lambda: (world.relay.counts() - before).down > 1_500_000, "some of the download")
+
+    def refused() -> bool:
+        return bool(world.cloud.model().get("error", {}).get("code") == "access")
+
+    def came() -> bool:
+        return (world.relay.counts() - before).down > 1_500_000
+
+    for seconds in (6, 24, 60):  # a busy machine may take longer to begin than the first is good for
+        lifetime = timedelta(seconds=seconds)
+        expired = asyncio.get_running_loop().time() + seconds + 1
+        answer = await world.cloud.invoke("secret", {"sas": await world.sas(lifetime)})
+        assert answer.status == 200 and answer.payload["expires"].endswith("Z")
+        world.cloud.wish(1, world.origin)
+        await world.cloud.until(lambda: came() or refused(), "some of the download")
+        if came():
+            break
     world.relay.rate = 30_000  # still under way when the SAS expires
     await asyncio.sleep(expired - asyncio.get_running_loop().time())
     world.relay.cut()
-    await world.cloud.until(lambda: world.cloud.model().get("error", {}).get("code") == "access", "the refusal")
+    await world.cloud.until(refused, "the refusal")
     world.relay.rate = None
     middle = (world.relay.counts() - before).down
     assert (await world.cloud.invoke("secret", {"sas": await world.sas(timedelta(hours=1))})).status == 200
@@ -140,18 +151,22 @@ async def test_a_mounted_secret_that_is_renewed_in_mid_download_is_not_even_noti
     body = random.randbytes(3_000_000)
     await world.publish(body)
     mounted = world.cloud.root / "secret"
-    mounted.write_text(await world.sas(timedelta(seconds=6)))
-    expired = asyncio.get_running_loop().time() + 7
     world.relay.rate = 300_000
     before = world.relay.counts()
-    pull = asyncio.create_task(
-        world.command(
-            *("pull", NAME, "--origin", world.origin, "--data", str(world.cloud.root / "d"), "--json"),
-            *("--trust", str(world.trust), "--sas-file", str(mounted)),
-            program=DAEMON,
+    for seconds in (6, 24, 60):  # a busy machine may take longer to begin than the first is good for
+        mounted.write_text(await world.sas(timedelta(seconds=seconds)))
+        expired = asyncio.get_running_loop().time() + seconds + 1
+        pull = asyncio.create_task(
+            world.command(
+                *("pull", NAME, "--origin", world.origin, "--data", str(world.cloud.root / "d"), "--json"),
+                *("--trust", str(world.trust), "--sas-file", str(mounted)),
+                program=DAEMON,
+            )
         )
-    )
-    await world.cloud.until(lambda: (world.relay.counts() - before).down > 900_000, "some of the download")
+        await until(lambda pull=pull: pull.done() or (world.relay.counts() - before).down > 900_000)  # type: ignore[misc]
+        if not pull.done():
+            break
+        pull.exception()
     world.relay.rate = 30_000
     mounted.write_text("?" + await world.sas(timedelta(hours=1)) + "\n")
     await asyncio.sleep(expired - asyncio.get_running_loop().time())

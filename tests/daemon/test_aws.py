@@ -36,7 +36,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[tuple[Mosquitto, AwsIot]]:
 async def device(root: Path, served: Mosquitto, **more: Any) -> AsyncIterator[tuple[AwsControlPlane, list[int | None]]]:
     """A connected plane and the hints that it gave."""
     made = Settings(data=root, control_kind="aws", control_url=served.url, control_device="pi", **more)
-    plane, hints = AwsControlPlane(made, call_seconds=5.0), list[int | None]()
+    plane, hints = AwsControlPlane(made, call_seconds=20.0), list[int | None]()
 
     async def answer(name: str, payload: Any) -> MethodAnswer:
         return MethodAnswer(200, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tests.rooms import ROOT, package
 from tests.support.addresses import loopback_address
 from tests.support.certificates import Authority
 from tests.support.mosquitto import Mosquitto, mosquitto
-from tests.support.waiting import until
+from tests.support.waiting import until, within
 
 DESIRED = "modelsync/pi/desired"
 
@@ -41,11 +41,6 @@ DESIRED = "modelsync/pi/desired"
 def settings(root: Path, served: Mosquitto, **more: Any) -> Settings:
     root.mkdir(exist_ok=True)
     return Settings(**{"data": root, "control_kind": "mqtt", "control_url": served.url, "control_device": "pi", **more})
-
-
-async def within(awaitable: Awaitable[Any], seconds: float = 20) -> Any:
-    async with asyncio.timeout(seconds):
-        return await awaitable
 
 
 @contextlib.asynccontextmanager

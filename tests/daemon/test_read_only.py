@@ -32,7 +32,9 @@ async def test_a_read_only_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> N
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            assert strace.stderr is not None and b"attached" in await strace.stderr.readline()
+            assert strace.stderr is not None
+            while b"attached" not in (line := await strace.stderr.readline()):
+                assert line, "strace ended"
             log = tmp_path / "modelsyncd.log"
             hub.set_desired("pi", {"modelsync": {"models": {"m": {"version": 2}}}})
             await until(lambda: "can't be written" in log.read_text())

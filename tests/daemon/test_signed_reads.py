@@ -56,7 +56,7 @@ async def test_a_private_bucket_is_read_by_ranges_with_a_key_and_not_without(
         body = origin.open("packs/x", 1000, 3000, whole=False)
         assert await body.read(2000) == BODY[1000:3000]
     wrong = SigningKey(key.key, "wrong", "us-east-1")
-    async with Origin(bucket, stall_seconds=0.5, access=_file(tmp_path, wrong)) as origin:
+    async with Origin(bucket, stall_seconds=3, access=_file(tmp_path, wrong)) as origin:
         with pytest.raises(AccessRefused) as caught:
             await origin.get("packs/x", 1 << 21)
         assert "wrong" not in str(caught.value)
@@ -82,7 +82,7 @@ async def test_a_key_that_ends_in_mid_download_is_renewed_and_the_download_goes_
     server = bucket.removesuffix("/box/models")
     async with LyingFront(server, answer=answer) as front:
         access = _file(tmp_path, SigningKey(key.key, key.secret, key.region, expires="2026-01-01T00:00:00Z"))
-        async with Origin(f"{front.url}/box/models", stall_seconds=10, access=access) as origin:
+        async with Origin(f"{front.url}/box/models", stall_seconds=20, access=access) as origin:
             body = origin.open("packs/x", 0, len(BODY), whole=True)
             got = await body.read(300_000)
             body.close()  # the line breaks
@@ -108,7 +108,7 @@ async def test_a_clock_that_is_an_hour_off_is_corrected_by_the_services(
         return web.Response(status=403, headers={"Date": date}, text="<Error><Code>RequestTimeTooSkewed</Code></Error>")
 
     async with LyingFront(bucket.removesuffix("/box/models"), answer=answer) as front:
-        async with Origin(f"{front.url}/box/models", stall_seconds=2, access=_file(tmp_path, key)) as origin:
+        async with Origin(f"{front.url}/box/models", stall_seconds=20, access=_file(tmp_path, key)) as origin:
             assert await origin.get("packs/x", 1 << 21) == BODY
             assert await origin.size("packs/x") == len(BODY)
         assert len(front.requests) == 3, "the correction is kept"

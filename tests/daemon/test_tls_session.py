@@ -16,7 +16,7 @@ __all__ = ["certificate"]
 
 async def _visit(url: str, ca: Path | None, ticket: Path | None) -> int:
     """Bytes that come on the wire for one small object."""
-    origin = Origin(url, ca, ticket=ticket, stall_seconds=5)
+    origin = Origin(url, ca, ticket=ticket, stall_seconds=20)
     async with origin:
         assert await origin.get("bundles/anomaly", 100) == b"bundle"
     return origin.traffic.received

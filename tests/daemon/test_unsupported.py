@@ -304,7 +304,6 @@ def test_what_this_machine_has_is_looked_up_without_a_runtime(tmp_path: Path) ->
 
 
 @pytest.mark.long
-@pytest.mark.timeout(200)
 def test_the_page_goes_as_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "integrations" / "requirements.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- tested by tests/daemon/test_unsupported.py -->\n```sh\n(.*?)```", page, re.DOTALL)

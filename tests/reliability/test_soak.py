@@ -47,7 +47,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.timeout(120)
 async def test_a_few_updates_with_faults_lose_no_inference(tmp_path: Path, small_disk: Path, worker_id: str) -> None:
     async with soaking(tmp_path, small_disk, loopback_address(worker_id), seed=7) as soak:
         await soak.run(updates=12, seconds=15)

@@ -161,9 +161,9 @@ async def test_it_reads_its_model_and_the_system_and_writes_nothing(tmp_path: Pa
 
 @confined
 @pytest.mark.skipif(landlock.version() < 4, reason="LOUD: TCP not bounded: this kernel's Landlock can't")
-async def test_it_has_tcp_only_if_it_is_given(unused_tcp_port: int) -> None:
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", unused_tcp_port)
-    code = f"exec 3<>/dev/tcp/127.0.0.1/{unused_tcp_port} && echo through"
+async def test_it_has_tcp_only_if_it_is_given() -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    code = f"exec 3<>/dev/tcp/127.0.0.1/{server.sockets[0].getsockname()[1]} && echo through"
     async with server:
         with pytest.raises(NotServing, match="Permission denied"):
             await run("/bin/bash", "-c", code, bounds=Bounds())

@@ -19,6 +19,7 @@ from modelsync_daemon.consumers import processes, tools
 from modelsync_daemon.consumers.actions import DbusAction, SignalAction, UnitAction
 from modelsync_daemon.consumers.checks import SocketCheck, UnitCheck
 from modelsync_daemon.consumers.programs import Bounds
+from tests.support.addresses import free_port
 
 _SYSTEMCTL = """#!/bin/sh
 echo "$0 $*" >> {log}
@@ -143,7 +144,7 @@ async def test_a_signal_by_pidfile(tmp_path: Path) -> None:
     await process.wait()
 
 
-async def test_a_socket_that_nobody_listens_at(tmp_path: Path, unused_tcp_port: int) -> None:
-    for address in (f"127.0.0.1:{unused_tcp_port}", str(tmp_path / "none")):
+async def test_a_socket_that_nobody_listens_at(tmp_path: Path) -> None:
+    for address in (f"127.0.0.1:{free_port()}", str(tmp_path / "none")):
         with pytest.raises(NotServing, match="takes no connection"):
             await SocketCheck(address).look({}, 5)

@@ -49,16 +49,16 @@ def test_the_abridged_kit_differs_in_one_file_of_code(tmp_path: Path) -> None:
     assert set(changed) == {package, Path("environment.json")}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_abridged_story_of_one_bumped_package(tmp_path: Path) -> None:
-    report = run_story("environment", tmp_path, "--short", seconds=230)
+    report = run_story("environment", tmp_path, "--short", seconds=560)
     bill = {charge["way"].split(",")[0]: charge["bytes"] for charge in report["bill"]}
     assert bill["modelsync"] * 10 < min(bytes for way, bytes in bill.items() if way != "modelsync")
     assert (tmp_path / "story-environment.svg").stat().st_size > 5_000
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_whole_story_in_under_four_minutes(tmp_path: Path) -> None:
     report = run_story("environment", tmp_path, seconds=280)
     assert report["seconds"] < 240, "the issue's own limit"

@@ -294,16 +294,16 @@ def test_the_committed_models_advise_well_and_the_bad_ones_are_as_bad_as_said(tm
     assert np.abs(nonsense / good[1] - 1).mean() > 0.05
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_the_abridged_story_of_one_line(tmp_path: Path) -> None:
-    report = run_story("mine", tmp_path, "--short", seconds=110)
+    report = run_story("mine", tmp_path, "--short", seconds=560)
     assert {charge["way"].split(",")[0] for charge in report["bill"]} == {"modelsync", "image"}
     assert report["figures"]["set-points compared in shadow"] > 0
     assert (tmp_path / "story-mine.svg").stat().st_size > 10_000
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_whole_story_in_under_four_minutes(tmp_path: Path) -> None:
     report = run_story("mine", tmp_path, seconds=280)
     assert report["seconds"] < 240, "the issue's own limit"
