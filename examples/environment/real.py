@@ -92,7 +92,7 @@ def floor(old: Path, new: Path) -> Figures:
     changed = [name for name in after if after[name] != before.get(name)]
     data = b"".join(after[name] for name in changed)
     raw = b"".join(before.get(name, b"") for name in changed)
-    parameters = zstandard.ZstdCompressionParameters.from_level(22, window_log=27)
+    parameters = zstandard.ZstdCompressionParameters.from_level(22, window_log=_window(raw + data))
     dictionary = zstandard.ZstdCompressionDict(raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     packed = zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(data)
     return {
@@ -100,9 +100,20 @@ def floor(old: Path, new: Path) -> Figures:
     }  # fmt: skip
 
 
+def _window(data: bytes) -> int:
+    """The logarithm of a window over all of it, up to 128 MiB: encoders reserve several times as much memory."""
+    return min(max(16, len(data).bit_length()), 27)
+
+
 def _lzma(data: bytes) -> int:
     """Bytes that LZMA makes of it, with a window over all of it."""
-    chosen = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 27, "lc": 4, "pb": 0}
+    chosen = {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 1 << _window(data),
+        "lc": 4,
+        "pb": 0,
+    }
     return len(lzma.compress(data, lzma.FORMAT_RAW, filters=[chosen]))
 
 
