@@ -22,8 +22,11 @@ class StageError(Exception):
 class Process:
     """One command of ours as a process of its own; its stderr goes to a log file."""
 
-    def __init__(self, name: str, logs: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, logs: Path, environment: dict[str, str], *, ready_seconds: float = READY_SECONDS
+    ) -> None:
         self.name = name
+        self._ready_seconds = ready_seconds
         self.log = logs / f"{name}.log"
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -52,9 +55,11 @@ class Process:
             return {}
         assert self._process.stdout is not None
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), READY_SECONDS)
+            line = await asyncio.wait_for(self._process.stdout.readline(), self._ready_seconds)
             document = json.loads(line)
-        except (TimeoutError, ValueError) as error:
+        except TimeoutError as error:
+            raise StageError(f"{self.name} did not start within {self._ready_seconds:.0f} s; see {self.log}") from error
+        except ValueError as error:
             raise StageError(f"{self.name} did not start; see {self.log}") from error
         assert isinstance(document, dict)
         return document

@@ -1,16 +1,19 @@
 """A real environment, scikit-learn with NumPy and SciPy, and one package bumped: bytes, processor seconds, memory.
 
 `python -m examples.environment.real OUT [--peers]` asks the index of pip for the wheels of real-lock-1.txt and
-real-lock-2.txt (Python 3.11; OUT/wheels keeps them), makes both environments, the second twice, publishes them, lets a
-device fetch one after the other over HTTP, and fits a model in what is `current` there. OUT/real.json has the figures.
-It takes minutes. `--peers`: what all wheels, the bumped one and `zstd -19 --long=31 --patch-from` of archives cost.
+real-lock-2.txt (for Python 3.11), makes both environments, the second twice, publishes them, lets a device fetch one
+after the other over HTTP, fits a model in what is `current` there, and goes back. OUT/real.json has the figures. It
+takes minutes. `--locks examples/environment/pip-lock-{1,2}.txt --import pip` does so with another bump, in less than
+one. `--peers`: beside it other ways, in bytes of what is fetched, and what an encoder makes of the changed files alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,18 +23,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from modelsync_server.publish.artifact import snapshot
 
 _HERE = Path(__file__).parent
 _NAME = "environment"
 _BIN = Path(sys.executable).parent
 _FIT = """
-import hashlib, sklearn
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 x, y = load_digits(return_X_y=True)
 model = LogisticRegression(max_iter=200).fit(x[:1000] / 16, y[:1000])
-print(sklearn.__version__, round(model.score(x[1000:] / 16, y[1000:]), 4), model.coef_.sum().hex())
+print(round(model.score(x[1000:] / 16, y[1000:]), 4), model.coef_.sum().hex())
 """
 
 Figures = dict[str, Any]
@@ -72,41 +76,86 @@ def same_twice(one: Path, other: Path) -> bool:
         return bool(first.manifest.digest == second.manifest.digest)
 
 
-def peers(out: Path, wheels: Path, bumped: str) -> Figures:
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files by path, with no release in the name of a folder of a package's own words."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    return {
+        re.sub(r"-[^-/]+\.dist-info/", ".dist-info/", name): path.read_bytes()
+        for name, path in found.items()
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def floor(old: Path, new: Path) -> Figures:
+    """All changed files in one stream, on their old ones, by zstd 22 and LZMA; no names and places in it."""
+    before, after = contents(old), contents(new)
+    changed = [name for name in after if after[name] != before.get(name)]
+    data = b"".join(after[name] for name in changed)
+    raw = b"".join(before.get(name, b"") for name in changed)
+    parameters = zstandard.ZstdCompressionParameters.from_level(22, window_log=_window(raw + data))
+    dictionary = zstandard.ZstdCompressionDict(raw, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    packed = zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(data)
+    return {
+        "zstd": len(packed), "lzma": _lzma(raw + data) - _lzma(raw), "files": len(changed), "of_bytes": len(data),
+    }  # fmt: skip
+
+
+def _window(data: bytes) -> int:
+    """The logarithm of a window over all of it, up to 128 MiB: encoders reserve several times as much memory."""
+    return min(max(16, len(data).bit_length()), 27)
+
+
+def _lzma(data: bytes) -> int:
+    """Bytes that LZMA makes of it, with a window over all of it."""
+    chosen = {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 1 << _window(data),
+        "lc": 4,
+        "pb": 0,
+    }
+    return len(lzma.compress(data, lzma.FORMAT_RAW, filters=[chosen]))
+
+
+def peers(out: Path) -> Figures:
     """What the same bump costs in other ways, bytes of files alone."""
-    found: Figures = {"all wheels": sum(path.stat().st_size for path in wheels.glob("*.whl") if path.name != bumped)}
-    names = {path.name for path in wheels.glob("*.whl")}
-    found["the bumped wheel"] = max((wheels / name).stat().st_size for name in names if name.startswith(bumped))
-    archives = []
-    for number in (1, 2):
-        archives.append(out / f"{number}.tar")
-        with tarfile.open(archives[-1], "w") as packed:
-            packed.add(out / f"environment-{number}", ".")
+    sizes = [{path.name: path.stat().st_size for path in (out / f"wheels-{n}").glob("*.whl")} for n in (1, 2)]
+    environments = [out / f"environment-{number}" for number in (1, 2)]
+    found: Figures = {
+        "all wheels": sum(sizes[1].values()),
+        "the bumped wheel": sum(size for name, size in sizes[1].items() if name not in sizes[0]),
+        "changed files alone, on their old ones": floor(*environments),
+    }
+    archives = [out / "1.tar", out / "2.tar"]
+    for archive, environment in zip(archives, environments, strict=True):
+        with tarfile.open(archive, "w") as packed:
+            packed.add(environment, ".")
     program = shutil.which("zstd")
     if program is not None:
         patch = out / "patch.zst"
-        _, figures = used(
-            program, "-q", "-19", "--long=31", f"--patch-from={archives[0]}", archives[1], "-f", "-o", patch
-        )
+        options = ("-q", "-q", "-19", "--long=31", f"--patch-from={archives[0]}")
+        _, figures = used(program, *options, archives[1], "-f", "-o", patch)
         found["zstd -19 --long=31 --patch-from"] = {"bytes": patch.stat().st_size, **figures}
     return found
 
 
-def measured(out: Path, locks: tuple[Path, Path]) -> Iterator[tuple[str, Figures]]:
+def measured(out: Path, locks: tuple[Path, Path], module: str) -> Iterator[tuple[str, Figures]]:
     """Yield what was measured, step by step."""
-    wheels, store, data = out / "wheels", out / "store", out / "device"
+    store, data = out / "store", out / "device"
     quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--only-binary", ":all:")
-    for lock in locks:
-        used(sys.executable, "-m", "pip", "download", *quiet, "--dest", wheels, "-r", lock)
-    options = ("--wheels", wheels, "--exclude", "*/tests/*", "--import", "sklearn")
+    options = ("--exclude", "*/tests/*", "--import", module)
     for number, lock in enumerate(locks, 1):
-        made, figures = ours("modelsync", "environment", lock, out / f"environment-{number}", *options)
+        wheels = out / f"wheels-{number}"
+        used(sys.executable, "-m", "pip", "download", *quiet, "--dest", wheels, "-r", lock)
+        environment = out / f"environment-{number}"
+        made, figures = ours("modelsync", "environment", lock, environment, "--wheels", wheels, *options)
         yield f"make environment {number}", {"files": made["files"], "bytes": made["bytes"], **figures}
     old = os.umask(0o077)
-    ours("modelsync", "environment", locks[1], out / "again", *options)
+    ours("modelsync", "environment", locks[1], out / "again", "--wheels", out / "wheels-2", *options)
     os.umask(old)
-    yield "made again elsewhere", {"same": same_twice(out / "environment-2", out / "again")}
+    yield "made again, elsewhere, by another umask", {"same": same_twice(out / "environment-2", out / "again")}
     trust = ours("modelsync", "init", store, "--keys", out / "keys")[0]["trust"]
+    program = f"import {module}\nprint({module}.__version__)\n" + (_FIT if module == "sklearn" else "")
     with origin(store) as url:
         for number in (1, 2):
             environment = out / f"environment-{number}"
@@ -117,11 +166,13 @@ def measured(out: Path, locks: tuple[Path, Path]) -> Iterator[tuple[str, Figures
             pulled, figures = ours("modelsyncd", "pull", _NAME, "--origin", url, "--data", data, "--trust", trust)
             yield f"pull {number}", {**pulled, **figures}
             current = data / "models" / _NAME / "current"
-            here, there = (used(folder / "bin" / "python", "-c", _FIT)[0].strip() for folder in (environment, current))
+            here, there = (used(folder / "bin" / "python", "-c", program)[0] for folder in (environment, current))
             check = used(current / "bin" / "check-environment")[0].strip()
-            yield f"run {number}", {"cloud": here, "device": there, "same": here == there, "check": check}
-        begun = ours("modelsyncd", "rollback", _NAME, "--data", data)[0]
-        yield "rollback", begun if isinstance(begun, dict) else {"said": begun}
+            yield (
+                f"run {number}",
+                {"cloud": here.split(), "device": there.split(), "same": here == there, "check": check},
+            )
+        yield "rollback", ours("modelsyncd", "rollback", _NAME, "--data", data)[0]
 
 
 def main() -> int:
@@ -129,22 +180,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.environment.real", description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--locks", type=Path, nargs=2, default=(_HERE / "real-lock-1.txt", _HERE / "real-lock-2.txt"))
-    parser.add_argument("--peers", action="store_true", help="compare with other ways too")
+    parser.add_argument("--import", dest="module", default="sklearn", help="what is imported here and on the device")
+    parser.add_argument("--peers", action="store_true", help="other ways beside it")
     arguments = parser.parse_args()
     out: Path = arguments.out.absolute()
-    if (out / "store").exists():
-        parser.error(f"{out} has been used already: give a new folder.")
+    if out.exists() and any(out.iterdir()):
+        parser.error(f"{out} has something in it: give a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_CACHE_HOME"] = str(out / "cache")  # so that nothing is known from an earlier run
     report: Figures = {}
-    for step, figures in measured(out, tuple(path.absolute() for path in arguments.locks)):
+
+    def note(step: str, figures: Figures) -> None:
         report[step] = figures
         print(f"{step}: {json.dumps(figures)}", flush=True)
         (out / "real.json").write_text(json.dumps(report, indent=1) + "\n")
+
+    for step, figures in measured(out, tuple(path.absolute() for path in arguments.locks), arguments.module):
+        note(step, figures)
     if arguments.peers:
-        report["other ways"] = peers(out, out / "wheels", "scikit_learn")
-        print(json.dumps(report["other ways"]))
-        (out / "real.json").write_text(json.dumps(report, indent=1) + "\n")
+        note("other ways", peers(out))
     return 0 if all(figures.get("same", True) for figures in report.values()) else 1
 
 

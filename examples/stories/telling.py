@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from examples.demo.stage import Process, StageError
+from examples.demo.stage import READY_SECONDS, Process, StageError
 from examples.demo.telling import Telling
 from examples.stories.report import Charge, StoryReport
 from examples.stories.supervisor import Module
@@ -43,16 +43,19 @@ class Story(Telling):
 
     def process(self, name: str) -> Process:
         """A process (not started) that ends with the story; its log is logs/NAME.log."""
-        made = Process(name, self.logs, self.environment)
+        made = self._process(name)
         self._running.append(made)
         return made
 
     async def module(self, name: str, command: str, *arguments: str, ready: bool = False) -> Module:
         """Start a process that is started again whenever it ends, until the story does."""
-        made = Module(Process(name, self.logs, self.environment), command, *arguments, ready=ready)
+        made = Module(self._process(name), command, *arguments, ready=ready)
         self._running.append(made)
         await made.start()
         return made
+
+    def _process(self, name: str) -> Process:
+        return Process(name, self.logs, self.environment, ready_seconds=READY_SECONDS * self.patience)
 
     async def _stop(self) -> None:
         await asyncio.gather(*(each.stop() for each in self._running))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from pathlib import Path
 
 import pytest
 
-from examples.environment import verdict
+from examples.environment import real, verdict
 from examples.environment.edge import Answer
 from examples.environment.kit import HERE, small
 from modelsync_server.environment.building import build
@@ -28,10 +29,30 @@ def test_the_verdict_finds_a_new_model_on_an_old_environment_and_wrong_answers()
     assert verdict.longest_gap(answers) == 3
 
 
-def test_committed_locks_differ_in_one_release_and_name_no_index() -> None:
-    one, two = (set((HERE / f"lock-{number}.txt").read_text().splitlines()) for number in (1, 2))
-    assert {line.split()[0] for line in one ^ two if "==" in line} == {"joblib==1.5.2", "joblib==1.5.3"}
+@pytest.mark.parametrize(
+    ("locks", "bump"),
+    [
+        ("lock", {"joblib==1.5.2", "joblib==1.5.3"}),
+        ("real-lock", {"scikit-learn==1.7.1", "scikit-learn==1.7.2"}),
+        ("pip-lock", {"pip==23.0.1", "pip==23.2.1"}),
+    ],
+)
+def test_committed_locks_differ_in_one_release_and_name_no_index(locks: str, bump: set[str]) -> None:
+    one, two = (set((HERE / f"{locks}-{number}.txt").read_text().splitlines()) for number in (1, 2))
+    assert {line.split()[0] for line in one ^ two if "==" in line} == bump
     assert not [line for line in one | two if "://" in line]
+
+
+def test_the_floor_pairs_a_package_s_own_words_across_releases(tmp_path: Path) -> None:
+    words = random.Random(3).randbytes(20_000)
+    for number, version in enumerate(("1.0", "1.1"), 1):
+        folder = tmp_path / str(number) / "lib" / f"ore-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_bytes(words + version.encode())
+        (folder.parent / "same.py").write_text("the same\n")
+    found = real.floor(tmp_path / "1", tmp_path / "2")
+    assert found["files"] == 1 and found["of_bytes"] == 20_003
+    assert found["zstd"] < 100 and found["lzma"] < 400
 
 
 def test_the_abridged_kit_differs_in_one_file_of_code(tmp_path: Path) -> None:
