@@ -118,10 +118,10 @@ TABLE = (
         ),
     ),
     Row(
-        "30,000 files (1 GB): time by `tar` and `sha256sum` of them",
-        "not measured",
+        "30,000 files (1 GB), nine changed: publish, by the time of `tar` and `sha256sum` of them",
+        "not through in 12 min",
         "≤ 10 ×",
-        (Bound("speed", "tree_tar_ratio", "{:.1f} ×", most=10),),
+        (Bound("speed", "tree_update_tar_ratio", "{:.1f} ×", most=10),),
     ),
     Row(
         "pull of the 193 MB update: the device, a core",

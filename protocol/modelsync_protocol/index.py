@@ -20,7 +20,7 @@ from modelsync_protocol.wire import Reader, write_signed, write_varint
 
 _SKIPPABLE = (0x184D2A50).to_bytes(4, "little")
 _MAGIC = b"MSI\x01"
-_LEVEL = 19
+_LEVEL = 16
 _MAX_PACKS = 100_000
 _BITE_BYTES = 256
 

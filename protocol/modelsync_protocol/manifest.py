@@ -175,11 +175,15 @@ class Manifest:
                     yield from Digests.of(entry.digests).json()
                     yield b"],"
                 sizes = ",".join(map(str, entry.sizes))
-                yield b'"mode":%d,"path":%b,"sizes":[%b]}' % (entry.mode, _json(entry.path), sizes.encode("ascii"))
+                yield b'"mode":%d,"path":%b,"sizes":[%b]}' % (
+                    entry.mode,
+                    canonical.string(entry.path),
+                    sizes.encode("ascii"),
+                )
             elif isinstance(entry, Link):
-                yield b'"link":%b,"path":%b}' % (_json(entry.target), _json(entry.path))
+                yield b'"link":%b,"path":%b}' % (canonical.string(entry.target), canonical.string(entry.path))
             else:
-                yield b'"directory":true,"path":%b}' % _json(entry.path)
+                yield b'"directory":true,"path":%b}' % canonical.string(entry.path)
         probe = None if self.probe is None else {"data": self.probe}
         yield b'],"format":%d,"probe":%b,"requires":%b}' % (FORMAT, _json(probe), _json(dict(self.requires)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from modelsync_protocol import caps, codecs
 from modelsync_protocol.codecs import zstd
@@ -75,7 +76,7 @@ def encode_header(
     """
     version = version_of(operations, views)
     skeleton = target.skeleton
-    packed = zstd.compress(skeleton, base.skeleton)
+    packed = _packed(skeleton, base.skeleton)
     header = bytearray()
     write_varint(header, len(skeleton))
     write_varint(header, len(packed))
@@ -92,6 +93,13 @@ def encode_header(
     write_varint(out, len(stored))
     write_varint(out, len(header))
     return bytes(out) + stored
+
+
+@lru_cache(maxsize=1)
+def _packed(skeleton: bytes, base: bytes) -> bytes:
+    """A target's skeleton on its base's: the same in each object that is made of the pair. Large ones are mostly equal,
+    so that another tuning would spare nothing."""
+    return zstd.compress(skeleton, base, 0)
 
 
 def decode_preamble(data: bytes | memoryview) -> Preamble | None:

@@ -107,6 +107,29 @@ def test_frames_around_no_change_are_not_encoded_again(
     assert sum(work) < 0.75 * new.manifest.size
 
 
+def test_a_frame_with_an_edit_is_cut_as_before_and_encoded_once(
+    versions: tuple[Source, Source], first: Packed, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = versions
+    looked: list[int] = []
+    real = zstd._compress
+
+    def counted(data: bytes, dictionary: bytes, tuning: dict[str, int]) -> bytes:
+        looked.append(len(data))
+        return real(data, dictionary, tuning)
+
+    monkeypatch.setattr(zstd, "_compress", counted)
+    index, packs = _pack(new, pool, _known(old, first[0]), first[1])
+    assert _rebuilt(index, {**first[1], **packs}) == bytes(new.stream)
+    lengths, before = ([op.length for op in each.operations] for each in (index, first[0]))
+    assert lengths == before  # an edit of this tree keeps lengths
+    carried, anew = (
+        sum(op.payload_length for op in each.operations if isinstance(op, Frame)) for each in (first[0], index)
+    )
+    assert anew <= 1.003 * carried + 400
+    assert sum(looked) <= new.manifest.size + 1_000_000, "frames are tried in several ways"
+
+
 def test_a_damaged_old_pack_is_no_source_of_payloads(
     versions: tuple[Source, Source], first: Packed, pool: ThreadPoolExecutor
 ) -> None:

@@ -95,11 +95,11 @@ def compress(data: bytes, dictionary: bytes, tuning: int | None = None) -> bytes
     return best
 
 
-def tuning_for(data: bytes) -> int:
+def tuning_for(data: bytes | memoryview) -> int:
     """The tuning that makes the second half of a stretch of the middle smallest, on the first half."""
     begin = max(0, (len(data) - 2 * _SAMPLE_BYTES) // 2)
     half = min(_SAMPLE_BYTES, len(data) // 2)
-    before, sample = data[begin : begin + half], data[begin + half : begin + 2 * half]
+    before, sample = bytes(data[begin : begin + half]), bytes(data[begin + half : begin + 2 * half])
     return min(range(len(_TUNINGS)), key=lambda number: len(_compress(sample, before, _TUNINGS[number])))
 
 

@@ -44,7 +44,7 @@ _REACH = 256
 _WHOLE_BYTES = 8 * caps.MIB
 """Base and target together up to here: the whole base is offered to each frame."""
 
-_SMALL_BYTES = caps.MIB
+SMALL_BYTES = caps.MIB
 """Smaller targets are looked at whole, whatever the effort: it takes no time."""
 
 _WORTH = 0.997
@@ -88,6 +88,17 @@ def encode_alone(
     """Encode runs of consecutive chunks on nothing but earlier bytes of the target: frames of a pack, in order."""
     context = Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES, effort=effort)
     return encode_units([unit for run in runs for unit in cut_units(run)], context, pool)
+
+
+def encode_again(
+    target: Source, groups: Sequence[tuple[list[Chunk], int]], pool: Executor, effort: Effort
+) -> list[list[tuple[Frame, Payload]]]:
+    """Frames of a pack for chunks that were one frame before, most of them: (chunks, bytes that it leaned on) each.
+
+    How it was cut and what it leaned on was chosen then, and a few other bytes don't change what is best.
+    """
+    context = Context(target, None, None, aim=PACK_BYTES, most=2 * PACK_BYTES, effort=effort)
+    return list(pool.map(lambda group: context.again(*group), groups))
 
 
 def _encode_runs(base: Source, target: Source, finder: BaseFinder, pool: Executor, effort: Effort) -> Encoded:
@@ -201,11 +212,12 @@ class Context:
     ) -> None:
         """Payloads come out near `aim` bytes where there is more, and at most `most` unless one chunk has more."""
         self._aim = aim
-        self._sampled = effort is not Effort.MAX and target.manifest.size > _SMALL_BYTES
+        self._sampled = effort is not Effort.MAX and target.manifest.size > SMALL_BYTES
         self._most = most
         self._target = target
         self._base = base
         self._finder = finder
+        self._tunings: dict[int, int] = {}
         self._whole = base is not None and base.manifest.size + target.manifest.size <= _WHOLE_BYTES
 
     def split(self, unit: list[Chunk]) -> list[_Job]:
@@ -240,6 +252,14 @@ class Context:
             if choice is choices[0] or size < least * _WORTH - 16:
                 best, least = choice, size
         return best
+
+    def again(self, chunks: list[Chunk], prefix: int) -> list[tuple[Frame, Payload]]:
+        """Encode chunks as one frame, or more if there is too much, on so many bytes before them."""
+        start = chunks[0][0]
+        begin = start - start % caps.MAX_FRAME_BYTES
+        if begin not in self._tunings:
+            self._tunings[begin] = zstd.tuning_for(self._target.stream[begin : begin + caps.MAX_FRAME_BYTES])
+        return self.encode(_Job(chunks, _Choice(False, 0, min(prefix, start), self._tunings[begin])))
 
     def encode(self, job: _Job) -> list[tuple[Frame, Payload]]:
         """Encode a job's chunks as one frame, or as more if the payload comes out too large."""

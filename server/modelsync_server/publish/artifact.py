@@ -24,6 +24,9 @@ from modelsync_server.scratch.places import scratch_folder, temporary_folder
 
 _COPY_BLOCK = 4 * caps.MIB
 
+_ENTRY_BYTES, _CHUNK_BYTES, _CHARACTER_BYTES = 96, 80, 6
+"""The most that an entry, a chunk and a character of a path take in a manifest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -96,7 +99,7 @@ def _manifest(sources: Sequence[_Source], files: Sequence[tuple[_Source, memoryv
     for how in (USUAL, COARSE):
         try:
             sizes = [chunk_sizes(source.path, data, how) for source, data in files]
-            if _manifest_bytes(sources, files, sizes) <= caps.MAX_MANIFEST_BYTES:
+            if _surely_small(sources, sizes) or _manifest_bytes(sources, files, sizes) <= caps.MAX_MANIFEST_BYTES:
                 break
         except FormatError as error:
             if how is COARSE:
@@ -109,6 +112,14 @@ def _manifest(sources: Sequence[_Source], files: Sequence[tuple[_Source, memoryv
         return Manifest(entries, probe=PROBE_PATH if PROBE_PATH in made else None)
     except FormatError as error:
         raise UsageError(str(error)) from error
+
+
+def _surely_small(sources: Sequence[_Source], sizes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the manifest is within its caps by an estimate that no manifest exceeds, so that none need be made."""
+    chunks = sum(map(len, sizes))
+    texts = sum(len(s.path) + (len(s.entry.target) if isinstance(s.entry, Link) else 0) for s in sources)
+    most = _ENTRY_BYTES * len(sources) + _CHUNK_BYTES * chunks + _CHARACTER_BYTES * texts
+    return chunks <= caps.MAX_CHUNKS and most <= caps.MAX_MANIFEST_BYTES
 
 
 def _manifest_bytes(

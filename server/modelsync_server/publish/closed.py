@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import stat
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -43,12 +43,17 @@ def check_hard_links(path: Path) -> None:
         owner = path.stat().st_uid
         names: Counter[tuple[int, int]] = Counter()
         foreign: dict[tuple[int, int], tuple[Path, int]] = {}
-        for file in path.rglob("*") if path.is_dir() else ():
-            info = file.lstat()
-            if stat.S_ISREG(info.st_mode):
-                names[info.st_dev, info.st_ino] += 1
-                if info.st_uid != owner and info.st_nlink > 1:
-                    foreign[info.st_dev, info.st_ino] = file, info.st_nlink
+        folders = [str(path)] if path.is_dir() else []
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.is_file(follow_symlinks=False):
+                        info = entry.stat(follow_symlinks=False)
+                        names[info.st_dev, info.st_ino] += 1
+                        if info.st_uid != owner and info.st_nlink > 1:
+                            foreign[info.st_dev, info.st_ino] = Path(entry.path), info.st_nlink
     except OSError:
         return  # whatever it is, reading the artifact says it better
     for key, (file, count) in foreign.items():

@@ -21,7 +21,7 @@ from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plan import MAX_GAP_BYTES
 from modelsync_server.encode import byte_candidates
 from modelsync_server.encode.choice import clearly_best
-from modelsync_server.encode.encoder import PACK_BYTES, Source, encode_alone
+from modelsync_server.encode.encoder import PACK_BYTES, SMALL_BYTES, Source, encode_again, encode_alone
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.scratch.parts import Parts
 from modelsync_server.scratch.spool import Payload, keep
@@ -35,6 +35,9 @@ _MIN_COPY_BYTES = 16 * caps.KIB
 
 _WORTH = 0.97
 """Frames that know tensors can't be shared between versions, so they must be this much smaller."""
+
+_MOSTLY_KEPT = 0.5
+"""What old frames carry so much of, or are the pattern for, was better laid out as plain bytes before, and is again."""
 
 Progress = Callable[[str, int, int], None]
 """`progress(step, done, total)`: a sentence fragment for people, and bytes of the target's stream."""
@@ -109,13 +112,16 @@ def pack(
 
     `read` brings payloads of `known` frames; None: only references to them are made.
     """
+    operations: list[Op] = []
+    sources: list[_Stored] = []
+    if not clearly_best(target):
+        operations, sources, kept = _plain(target, known, pool, progress, effort, read)
+        if kept >= _MOSTLY_KEPT * target.manifest.size:
+            return _place(operations, sources)
     tensors = encode_tensors(None, target, pool, aim=PACK_BYTES, effort=effort)
-    if tensors is not None and clearly_best(target):
-        return _place(tensors.operations, tensors.payloads, tensors.tables)
-    operations, sources = _plain(target, known, pool, progress, effort, read)
     if tensors is not None:
         plain = sum(op.payload_length for op in operations if isinstance(op, Frame))
-        if len(tensors.tables) + sum(map(len, tensors.payloads)) < _WORTH * plain:
+        if not operations or len(tensors.tables) + sum(map(len, tensors.payloads)) < _WORTH * plain:
             return _place(tensors.operations, tensors.payloads, tensors.tables)
     return _place(operations, sources)
 
@@ -126,12 +132,15 @@ class _Run:
 
     chunks: list[Chunk]
     made: list[tuple[Frame, _Stored]] = field(default_factory=list)
+    like: Frame | None = None
+    """The old frame that most of it was."""
 
 
 def _plain(
     target: Source, known: Known, pool: Executor, progress: Progress, effort: Effort, read: ReadPack | None
-) -> tuple[list[Op], list[_Stored]]:
-    """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack."""
+) -> tuple[list[Op], list[_Stored], int]:
+    """Operations over the target as plain bytes; for each frame its payload, or its place in an old pack; and how many
+    bytes of the target old frames carry, or are cut like them."""
     chunks = list(target.manifest.chunks())
     exact = _reusable(chunks, known)
     referred = _worth_a_request(exact, known)
@@ -159,7 +168,9 @@ def _plain(
             earlier.setdefault(done[2], done[0])
         number += count
         progress("packing", offset + size, target.manifest.size)
-    _encode_all([step for step in plan if isinstance(step, _Run) and step.chunks], target, pool, effort)
+    kept = sum(frame.length for step in plan if isinstance(step, _Run) for frame, _ in step.made)
+    runs = [step for step in plan if isinstance(step, _Run) and step.chunks]
+    kept += _encode_all(runs, _Before(known, target, effort), target, pool, effort)
     operations: list[Op] = []
     sources: list[_Stored] = []
     for step in plan:
@@ -168,11 +179,56 @@ def _plain(
             continue
         operations += [frame for frame, _ in step.made]
         sources += [source for _, source in step.made]
-    return operations, sources
+    return operations, sources, kept
 
 
-def _encode_all(runs: Sequence[_Run], target: Source, pool: Executor, effort: Effort) -> None:
-    """Encode the runs' chunks, all at once so that all cores have work."""
+class _Before:
+    """Which chunks were in one frame before."""
+
+    def __init__(self, known: Known, target: Source, effort: Effort) -> None:
+        self._frame_of: dict[str, Frame] = {}
+        if effort is not Effort.MAX and target.manifest.size > SMALL_BYTES:  # else everything is tried anew
+            for key, (frame, *_) in known.items():
+                if frame.encoding in (codecs.ZSTD, codecs.ZSTD_PATCH):
+                    self._frame_of |= dict.fromkeys(key[key.index("|") + 1 :], frame)
+
+    def parts(self, chunks: Sequence[Chunk]) -> list[_Run]:
+        """Cut consecutive chunks where old frames were cut; what has become much larger or smaller is like none."""
+        cut: list[_Run] = []
+        for chunk in chunks:
+            frame = self._frame_of.get(chunk[2])
+            if not cut or (frame is not None and cut[-1].like is not None and frame is not cut[-1].like):
+                cut.append(_Run([chunk], like=frame))
+            else:  # what is new belongs to what it stands in
+                cut[-1].chunks.append(chunk)
+                cut[-1].like = frame or cut[-1].like
+        joined: list[_Run] = []
+        for part in cut:
+            size = sum(size for _, size, _ in part.chunks)
+            if part.like is None or not 0.5 <= size / part.like.length <= 1.5 or size > caps.MAX_FRAME_BYTES:
+                part.like = None
+            if joined and part.like is None and joined[-1].like is None:
+                joined[-1].chunks += part.chunks
+            else:
+                joined.append(part)
+        return joined
+
+
+def _encode_all(runs: Sequence[_Run], before: _Before, target: Source, pool: Executor, effort: Effort) -> int:
+    """Encode the runs' chunks, all at once so that all cores have work; how many bytes of them are cut as before."""
+    parts = [before.parts(run.chunks) for run in runs]
+    again = [part for group in parts for part in group if part.like is not None]
+    made = encode_again(target, [(part.chunks, part.like.prefix) for part in again if part.like], pool, effort)
+    for part, frames in zip(again, made, strict=True):
+        part.made += frames
+    _encode_anew([part for group in parts for part in group if part.like is None], target, pool, effort)
+    for run, group in zip(runs, parts, strict=True):
+        run.made += [item for part in group for item in part.made]
+    return sum(size for part in again for _, size, _ in part.chunks)
+
+
+def _encode_anew(runs: Sequence[_Run], target: Source, pool: Executor, effort: Effort) -> None:
+    """Encode the runs' chunks by all that may be tried."""
     made = encode_alone(target, [run.chunks for run in runs], pool, effort)
     jobs: list[tuple[Frame, Payload, int]] = []
     frames = iter(made)

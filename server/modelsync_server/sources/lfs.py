@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,12 @@ from yarl import URL
 from modelsync_protocol.caps import MIB
 from modelsync_protocol.errors import RefusedError, UnreachableError, UsageError
 from modelsync_server.sources import credentials
-from modelsync_server.sources.client import Client, Digest
 from modelsync_server.sources.port import Scratch
 from modelsync_server.sources.programs import GIT, run
 
 _VERSION = b"version https://git-lfs.github.com/spec/v1\n"
 _POINTER = re.compile(rb"version [^\n]+\n(?:ext-\d-[^\n]+\n)*oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n")
-_MOST_POINTER_BYTES = 1024
+_LEAST_POINTER_BYTES, _MOST_POINTER_BYTES = 126, 1024
 _MEDIA = "application/vnd.git-lfs+json"
 _INSTALL = "apt install git-lfs"
 _BATCH = 100
@@ -55,18 +55,16 @@ def pointers_below(path: Path) -> list[Path]:
     """Pointer files at `path` or below it, links not followed."""
     if path.is_file():
         return [path] if pointer(path) else []
-    found = []
-    for here, folders, files in os.walk(path):
-        folders[:] = [folder for folder in folders if folder != ".git"]
-        for name in files:
-            file = Path(here, name)
-            if (
-                file.is_file()
-                and not file.is_symlink()
-                and file.stat().st_size <= _MOST_POINTER_BYTES
-                and pointer(file)
-            ):
-                found.append(file)
+    found, folders = [], [str(path)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:  # what can't be read has no pointers here
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [entry.path] if entry.name != ".git" else []
+                elif entry.is_file(follow_symlinks=False):
+                    size = entry.stat(follow_symlinks=False).st_size
+                    if _LEAST_POINTER_BYTES <= size <= _MOST_POINTER_BYTES and pointer(Path(entry.path)):
+                        found.append(Path(entry.path))
     return found
 
 
@@ -107,6 +105,8 @@ def _check(file: Path, name: str, wanted: Pointer) -> None:
 async def _by_batch_api(pointers: Sequence[tuple[Path, Pointer]], repository: Path, scratch: Scratch) -> None:
     server = await _server(repository)
     account = await _account(server, repository)
+    from modelsync_server.sources.client import Client, Digest  # with it comes aiohttp, and most trees hold no pointer
+
     async with Client(account, hint="let git's credential helper have the account") as client:
         asked = {
             "operation": "download",
