@@ -137,7 +137,7 @@ def _predict(
         choose = shared.contexts[segment.group]
         compiled = core()
         if compiled is not None:
-            exact, place = _as_core(segment, choose), segment.base_offset
+            exact, place = as_core(segment, choose), segment.base_offset
             chosen = selectors[done : done + segment.count]
             if segment.adapted is None or place is None:
                 compiled.predict(exact, base, place, out, position, chosen)
@@ -157,7 +157,7 @@ def _predict(
             done += count
 
 
-def _as_core(segment: Coded, choose: NDArray[np.uint8]) -> Segment:
+def as_core(segment: Coded, choose: NDArray[np.uint8]) -> Segment:
     """The segment as the compiled core reads it. FormatError for factors out of bounds."""
     kind, factors = segment.numeral, segment.factors
     exact = integers = None
@@ -198,7 +198,7 @@ def _correct(
             continue
         if compiled is not None and kind.mantissa:
             choose = shared.contexts[segment.group]
-            raw.advance(compiled.values(_as_core(segment, choose), chosen, out, position, raw.borrow()))
+            raw.advance(compiled.values(as_core(segment, choose), chosen, out, position, raw.borrow()))
             done += segment.count
             continue
         for begin, count in _blocks(segment):
