@@ -63,7 +63,7 @@ def floors(base: Source, target: Source, pool: Executor) -> dict[str, Floor]:
         raw = float(made.counts.sum(dtype=np.int64))
         one.elements += len(made.symbols)
         one.raw += raw
-        one.ours += float(coding.bits[coding.places(segment.group, made)].sum(dtype=np.float64)) + raw
+        one.ours += float(coding.costs(segment.group, made).sum(dtype=np.float64))
         np.add.at(counts[key], (made.contexts, made.symbols), 1)
         wide = made.contexts.astype(np.int64) * _NEIGHBOURS + _classes(made.symbols, segment.columns)
         np.add.at(nearby[key], (wide, made.symbols), 1)

@@ -18,8 +18,8 @@
 /* Results; positive ones are what the reference raises FormatError for. */
 enum { OK = 0, CUT_SHORT = 1, DOES_NOT_END = 2 };
 
-/* Raised by one whenever an argument of an exported function changes its meaning. */
-#define ABI 3
+/* Raised by one whenever there is another exported function, or an argument of one changes its meaning. */
+#define ABI 4
 
 /* A second copy of a loop for processors of the last ten years, chosen when it is called; others run the first. */
 #if defined(__x86_64__)

@@ -104,8 +104,20 @@ def _functions(seed: int) -> dict[str, Callable[[], object]]:
         made = symbol_writer.delta_letters(kind, new, old, drop)
         return made.symbols.tobytes(), made.fields.tobytes()
 
+    part, there, lean = core_frames.elements(seed, 300 if seed % 4 else 6000)
+
+    def written() -> object:
+        fields = rans_writer.Fields(there.nbytes)
+        found = symbol_writer.symbols_of(part, there, lean, fields)
+        cells = symbol_writer.cells_of(found)
+        costs = symbol_writer.costs(found.contexts, found.symbols, np.arange(65536, dtype=np.float32))
+        steps = np.full(65536, 17 | 5 << 16, np.uint32)
+        packed = fields.packed(), *rans_writer.encode_rows(found.contexts, found.symbols, steps, np.zeros(8, np.uint16))
+        return [array.tobytes() for array in (found.contexts, found.symbols, cells, costs)], packed
+
     return {
         "letters": letters,
+        "written": written,
         "pack": lambda: rans_writer.pack_bits(fields, counts),
         "gear": lambda: chunker.chunk_sizes("x.bin", memoryview(data)),
     }

@@ -21,6 +21,7 @@ from modelsync_protocol.codecs.symbols import DELTA, VALUE_TOP_BITS
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native import core as native
 from modelsync_protocol.native import library
+from modelsync_protocol.native import writer as native_writer
 from modelsync_server.tensors import rans_writer, symbol_writer
 from tests.support import core_frames
 
@@ -33,15 +34,18 @@ _USERS = (chunker, rans, rans_writer, symbol_writer, tensor_frame)
 def both(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Any]) -> tuple[Any, Any]:
     """What `work` gives with the core and without; a FormatError is its class."""
     results = []
-    for replacement in (native.core(), None):
+    for replacement, writer in ((native.core(), native_writer.writer()), (None, None)):
         with monkeypatch.context() as patch:
             for module in _USERS:
                 patch.setattr(module, "core", lambda chosen=replacement: chosen)
+            for module in (rans_writer, symbol_writer):
+                patch.setattr(module, "writer", lambda chosen=writer: chosen)
             try:
                 results.append(work())
             except FormatError:
                 results.append(FormatError)
     assert native.core() is not None
+    assert native_writer.writer() is not None
     return results[0], results[1]
 
 
@@ -77,8 +81,12 @@ def _segment(rng: np.random.Generator, kind: Numeral, predictor: Predictor, valu
     return Coded(mode, kind, 0, count, base, columns, column, level, rows, offsets, factors, drop)
 
 
+def _codes(rng: np.random.Generator, count: int) -> Any:
+    return np.array([tables.quantised(rng.integers(1, 2000, 256).astype(np.int64)) for _ in range(count)])
+
+
 def _tables(rng: np.random.Generator, count: int) -> tables.Tables:
-    codes = np.array([tables.quantised(rng.integers(1, 2000, 256).astype(np.int64)) for _ in range(count)])
+    codes = _codes(rng, count)
     widths = tuple(int(w) for w in np.linspace(0, 119, count).astype(int))
     return tables.read(tables.write([tables.Group(widths, codes)]))
 
@@ -179,6 +187,59 @@ def test_symbols_are_the_references(kind: Numeral, monkeypatch: pytest.MonkeyPat
 
             fast, slow = both(monkeypatch, letters)
             assert fast == slow
+
+
+@pytest.mark.parametrize(("kind", "predictor", "value"), _CASES)
+def test_what_a_publisher_makes_of_elements_is_the_references(
+    kind: Numeral, predictor: Predictor, value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng([kind.code, predictor, value, 1])
+    for turn in range(10):
+        parts = [_segment(rng, kind, predictor, value) for _ in range(1 + turn % 3)]
+        old = [_elements(rng, kind, part.count) for part in parts]
+        new = [
+            np.where(rng.random(len(bits)) < 0.7, bits + rng.integers(0, 9, len(bits)).astype(bits.dtype), noise)
+            for bits in old
+            for noise in [_elements(rng, kind, len(bits))]
+        ]
+        new = [bits.astype(kind.unsigned_dtype) for bits in new]
+        prices = rng.random((256, 256), np.float32).reshape(-1)
+
+        def written(parts: Any = parts, new: Any = new, old: Any = old, prices: Any = prices) -> Any:
+            fields = rans_writer.Fields(sum(bits.nbytes for bits in new))
+            said = []
+            for part, bits, base in zip(parts, new, old, strict=True):
+                lean = None if part.base_offset is None else base
+                found = symbol_writer.symbols_of(part, bits, lean, fields)
+                again = symbol_writer.symbols_of(part, bits, lean)
+                assert np.array_equal(found.symbols, again.symbols)
+                cells = symbol_writer.cells_of(found)
+                costs = symbol_writer.costs(found.contexts, found.symbols, prices)
+                said += [array.tobytes() for array in (found.contexts, found.symbols, found.counts, cells, costs)]
+                assert symbol_writer.raw_bits(cells, found.raw) == int(found.counts.sum(dtype=np.int64))
+                guess = None if lean is None else models.predicted(part, lean, 0)
+                assert np.array_equal(symbol_writer.contexts_of(part, part.count, guess), found.contexts)
+            return said, fields.packed()
+
+        fast, slow = both(monkeypatch, written)
+        assert fast == slow, (turn, parts)
+
+
+@pytest.mark.parametrize("lanes", [1, 64, 4096])
+@pytest.mark.parametrize("total", [1, 63, 20_000])
+def test_symbols_in_rows_of_tables_are_encoded_alike(lanes: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng([lanes, total, 2])
+    frequencies = np.stack([tables.frequencies(row) for row in _codes(rng, 7)])
+    steps = np.zeros((256, 256), np.uint32)
+    steps[:7] = frequencies | (np.cumsum(frequencies, 1) - frequencies) << 16
+    rows = rng.integers(0, 7, total).astype(np.uint8)
+    symbols = np.array([rng.choice(np.flatnonzero(frequencies[row])) for row in rows], np.uint8)
+    seeds = rng.integers(0, 1 << 16, lanes).astype(np.uint16)
+    flat = steps.reshape(-1)
+    fast, slow = both(monkeypatch, lambda: rans_writer.encode_rows(rows, symbols, flat, seeds))
+    assert fast == slow
+    with pytest.raises(ValueError, match="no frequency"):
+        rans_writer.encode_rows(rows + np.uint8(9), symbols, flat, seeds)
 
 
 @pytest.mark.parametrize("merged", [False, True])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from modelsync_protocol.codecs.segments import Coded, Factors, Head, Mode, Predi
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native import core as native
+from modelsync_protocol.native import writer as native_writer
 from modelsync_server.tensors import rans_writer
 
 ROOT = Path(__file__).parents[2]
@@ -41,15 +43,19 @@ class Made:
 @contextmanager
 def reference() -> Iterator[None]:
     """Inside, everything is computed in NumPy."""
-    real = native.core
-    holders = [module for module in list(sys.modules.values()) if getattr(module, "core", None) is real]
-    for module in holders:
-        module.core = lambda: None  # type: ignore[attr-defined]
+    holders = [
+        (module, name, real)
+        for name, real in (("core", native.core), ("writer", native_writer.writer))
+        for module in list(sys.modules.values())
+        if getattr(module, name, None) is real
+    ]
+    for module, name, _ in holders:
+        setattr(module, name, lambda: None)
     try:
         yield
     finally:
-        for module in holders:
-            module.core = real  # type: ignore[attr-defined]
+        for module, name, real in holders:
+            setattr(module, name, real)
 
 
 def outcome(made: Made, payload: bytes) -> bytes | str:
@@ -104,6 +110,17 @@ def frame(seed: int, most: int = 400) -> Made:
         )
     head = segments.write(Head(tuple(parts), lane_bits, len(words) // 2))
     return Made(head + states + words + raw[reserve:], sum(part.length for part in parts), base, shared)
+
+
+def elements(seed: int, most: int = 400) -> tuple[Coded, NDArray[Any], NDArray[Any] | None]:
+    """A segment of at most `most` elements, their bits, and their counterparts'."""
+    rng = np.random.default_rng(seed)
+    base = _base(rng, 12 * most)
+    part = _segment(rng, 1, most, len(base))
+    dtype, begin = part.numeral.unsigned_dtype, int(rng.integers(len(base) - part.length + 1))
+    new = np.frombuffer(base, dtype, part.count, begin)
+    at = part.base_offset
+    return part, new, None if at is None else np.frombuffer(base, dtype, part.count, at)
 
 
 def damaged(made: Made, seed: int) -> bytes:

@@ -158,31 +158,39 @@ def _as_core(coded: list[tuple[int, Coded]], shared: tables.Tables) -> Segments:
     """The segments as the compiled core reads them. FormatError for factors out of bounds."""
     result = Segments()
     for position, segment in coded:
-        kind, factors, adapted = segment.numeral, segment.factors, segment.adapted
-        exact = integers = product = None
-        if factors is not None and kind.mantissa:
-            exact = factors.values.astype(np.float64) * 2.0**-factors.precision
-        elif factors is not None:
-            integers = models.integer_map(factors)
-        if adapted is not None and segment.base_offset is not None:
-            product = (*adapted.product.parts(), adapted.first)
-        result.add(
-            (kind.width, kind.mantissa, kind.signed, segment.drop),
-            kind.exponent_mask if kind.mantissa else 0,
-            segment.mode,
-            segment.level,
-            (segment.count, segment.columns, segment.column),
-            shared.contexts[segment.group],
-            segment.rows,
-            segment.offsets,
-            position,
-            segment.base_offset,
-            factors.predictor if factors is not None else Predictor.IDENTITY,
-            exact,
-            integers,
-            product,
-        )
+        add_as_core(result, segment, shared.contexts[segment.group], position, segment.base_offset)
     return result
+
+
+def add_as_core(to: Segments, segment: Coded, choose: NDArray[np.uint8], place: int, base: int | None) -> None:
+    """Add a segment at `place` that leans on what lies at `base` (None: on nothing); `choose`: tables by context.
+
+    FormatError for factors out of bounds.
+    """
+    kind, factors, adapted = segment.numeral, segment.factors, segment.adapted
+    exact = integers = product = None
+    if factors is not None and kind.mantissa:
+        exact = factors.values.astype(np.float64) * 2.0**-factors.precision
+    elif factors is not None:
+        integers = models.integer_map(factors)
+    if adapted is not None and base is not None:
+        product = (*adapted.product.parts(), adapted.first)
+    to.add(
+        (kind.width, kind.mantissa, kind.signed, segment.drop),
+        kind.exponent_mask if kind.mantissa else 0,
+        segment.mode,
+        segment.level,
+        (segment.count, segment.columns, segment.column),
+        choose,
+        segment.rows,
+        segment.offsets,
+        place,
+        base,
+        factors.predictor if factors is not None else Predictor.IDENTITY,
+        exact,
+        integers,
+        product,
+    )
 
 
 def _correct(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "MODELSYNC_CORE"
 OFF = "off"
-ABI = 3
+ABI = 4
 """The meaning of the functions' arguments that is called here (core.h)."""
 
 _PACKAGE, _FILE = "modelsync_core", "libmodelsync_core.so"

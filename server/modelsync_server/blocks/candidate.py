@@ -187,8 +187,7 @@ class _Encoding:
         for item in inner:
             if isinstance(item.segment, Coded) and known is not None:
                 found = self._job.symbols(item, item.segment)
-                places = known.places(item.segment.group, found)
-                scale_bits += float(known.bits[places].sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64))
+                scale_bits += float(known.costs(item.segment.group, found).sum(dtype=np.float64))
         ratio = scale_bits / 8 / max(1, sum(item.piece.end - item.piece.offset for item in inner))
         framing = Framing(fitted, len(self._base.stream))
         estimates = self._job.estimates(chunks, outer, known)

@@ -102,8 +102,8 @@ def payload(frame: Layouted, target: memoryview, base: memoryview, known: BlockC
     coding = known.coding
     places = np.concatenate([_places(part, known) for part in frames.quants(frame, contents)])
     lane_bits = _lane_bits(len(places), float(coding.bits[places].sum(dtype=np.float64)) / 8)
-    seeds = np.zeros(1 << lane_bits, np.uint16)
-    states, words = rans_writer.encode_symbols(coding.frequencies[places], coding.starts[places], seeds)
+    seeds, steps = np.zeros(1 << lane_bits, np.uint16), coding.steps[places]
+    states, words = rans_writer.encode_symbols(steps & np.uint32(0xFFFF), steps >> np.uint32(16), seeds)
     write_varint(out, lane_bits)
     write_varint(out, len(words) // 2)
     return bytes(out) + states + words

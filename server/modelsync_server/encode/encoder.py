@@ -16,6 +16,7 @@ from modelsync_protocol.manifest import Manifest
 from modelsync_protocol.ops import Copy, Frame, Op
 from modelsync_protocol.plain.section import Views
 from modelsync_server.encode.base_finder import BaseFinder
+from modelsync_server.encode.far_context import far_context
 from modelsync_server.scratch.spool import Payload, keep
 from modelsync_server.tensors.effort import Effort
 from modelsync_server.tensors.pieces import Chunk
@@ -186,6 +187,8 @@ class _Choice:
     prefix: int
     tuning: int | None = None
     """Of zstd, chosen by a sample; None: all are tried."""
+    far: bool = False
+    """Whether a frame may lean on more of the earlier target, where it repeats that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +246,9 @@ class Context:
             return self._smallest(data, start, self._choices(start))
         choices = self._promising(data, start)
         choice = choices[0] if len(choices) == 1 else self._smallest(data, start, choices)
-        return replace(choice, tuning=zstd.tuning_for(data))
+        own = not choice.whole_base and not choice.around and choice.prefix == _SHORT_PREFIX_BYTES
+        far = own and far_context(self._target.stream, start, length, choice.prefix) is not None
+        return replace(choice, tuning=zstd.tuning_for(data), far=far)
 
     def _smallest(self, data: bytes, start: int, choices: Sequence[_Choice]) -> _Choice:
         best, least = choices[0], 0.0
@@ -317,6 +322,8 @@ class Context:
         start, length = unit[0][0], _size(unit)
         data = bytes(self._target.stream[start : start + length])
         base, prefix = self._lean(start, length, choice)
+        if choice.far:
+            prefix = far_context(self._target.stream, start, length, len(prefix)) or prefix
         encoding = codecs.ZSTD_PATCH if base or prefix else codecs.ZSTD
         payload = zstd.compress(data, base + prefix, choice.tuning)
         base_offset, base_length = self._base_range(start, length, choice)

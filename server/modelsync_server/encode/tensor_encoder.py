@@ -40,6 +40,10 @@ _MAX_PAYLOAD_BYTES = 256 * caps.KIB
 _NEAR, _NEAR_SMALL, _SMALL_BYTES = 1.06, 1.3, 64 * caps.KIB
 """A quick zstd within this factor of a tensor frame is followed by a real attempt: short frames are cheap to try."""
 
+_SAMPLED_BYTES, _STRETCHES, _STRETCH_BYTES = 512 * caps.KIB, 4, 16 * caps.KIB
+_FAR = 1.3
+"""Of larger frames some stretches are shown to a quick zstd first; the whole only if these come out within a factor."""
+
 _SMALL_ELEMENTS = 1 << 21
 """Targets with fewer changed elements are always looked at whole: it takes no time."""
 
@@ -180,6 +184,8 @@ class TensorJob(TensorStatistics):
     def smallest(self, frame: Frame, payload: bytes, data: bytes, base: bytes, begin: int) -> Made:
         """The frame, or one that knows nothing of tensors if that is smaller or the payload too large."""
         made: Made = frame, payload
+        if self.effort is not Effort.MAX and _hopeless(len(payload), data, base):
+            return frame, keep(payload)
         near = _NEAR_SMALL if len(data) <= _SMALL_BYTES else _NEAR
         bound = len(payload) * near + 64 if len(payload) <= caps.MAX_PAYLOAD_BYTES else float("inf")
         ways = [(codecs.ZSTD_PATCH, base)] if base else []
@@ -195,6 +201,20 @@ class TensorJob(TensorStatistics):
             if len(smaller[1]) < len(made[1]):
                 made = smaller
         return made[0], keep(made[1])
+
+
+def _hopeless(size: int, data: bytes, base: bytes) -> bool:
+    """Whether a sample says that zstd makes much more than `size` of a frame, on its base and on nothing."""
+    if len(data) < _SAMPLED_BYTES:
+        return False
+    starts = [part * (len(data) - _STRETCH_BYTES) // (_STRETCHES - 1) for part in range(_STRETCHES)]
+    sample = b"".join(data[at : at + _STRETCH_BYTES] for at in starts)
+    lean = b""
+    if base:
+        near = [max(0, at * len(base) // len(data) - _STRETCH_BYTES // 2) for at in starts]
+        lean = b"".join(base[at : at + 2 * _STRETCH_BYTES] for at in near)
+    least = min(quick_size(sample), quick_size(sample, lean) if lean else len(sample))
+    return least * len(data) > _FAR * size * len(sample)
 
 
 def _surviving(plan: Sequence[_Step], fitted: list[Fitted]) -> list[Fitted]:

@@ -30,7 +30,7 @@ from modelsync_server.tensors.sample import Sample
 _UNSEEN_BITS = 14.0
 """What a symbol is taken to cost that no table has yet."""
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 18
 """Elements that are turned into symbols at once: their arrays stay in a processor's cache."""
 
 GroupKey = tuple[int, int, bool, bool]
@@ -100,8 +100,7 @@ class TensorStatistics:
                 costs.append(float("inf"))
                 continue
             found = self._symbols(item, option.segment, sample)
-            bits = np.minimum(coding.bits[coding.places(group, found)], _UNSEEN_BITS)
-            total = float(bits.sum(dtype=np.float64)) + int(found.counts.sum(dtype=np.int64))
+            total = float(coding.costs(group, found, _UNSEEN_BITS).sum(dtype=np.float64))
             costs.append(total * (sample.scale if sample else 1) + option.side_bits)
         return replace(item, segment=item.options[int(np.argmin(costs))].segment)
 
@@ -194,7 +193,7 @@ class TensorStatistics:
         products = [parts.in_group(numbers[_FACTORS[parts.floats]]) for parts in self.products]
         for parts in products:
             for symbols in parts.symbols():
-                counts[numbers[_FACTORS[parts.floats]]] += _cells(symbols)
+                counts[numbers[_FACTORS[parts.floats]]] += symbol_writer.cells_of(symbols)
         models = [table_builder.build(cells, most // len(keys)) for cells in counts]
         coding = Coding.of(models)
         shared = tables.write([model.group for model in models])
@@ -209,7 +208,7 @@ class TensorStatistics:
         sample = self.sample(item.piece)
         if not isinstance(item.segment, Coded) or sample is None:
             return self._count(item)
-        cells = _cells(self._symbols(item, item.segment, sample))
+        cells = symbol_writer.cells_of(self._symbols(item, item.segment, sample))
         return item.segment.group, np.rint(cells * sample.scale).astype(np.int64)
 
     def _pass(
@@ -219,11 +218,9 @@ class TensorStatistics:
         cells = np.zeros((tables.MAX_CONTEXTS, 256), np.int64)
         bits = None if known is None else np.empty(item.piece.count, np.float32)
         for place, found in self._blocks(item, segment):
-            cells += _cells(found)
+            cells += symbol_writer.cells_of(found)
             if known is not None and bits is not None:
-                cost = _UNSEEN_BITS if group is None else known.bits[known.places(group, found)]
-                np.minimum(cost, np.float32(_UNSEEN_BITS), out=bits[place])
-                bits[place] += found.counts
+                bits[place] = _UNSEEN_BITS + found.counts if group is None else known.costs(group, found, _UNSEEN_BITS)
         return cells, bits
 
     def estimates(self, chunks: Sequence[Chunk], fitted: list[Fitted], coding: Coding | None) -> dict[int, Estimate]:
@@ -238,7 +235,7 @@ class TensorStatistics:
         if not isinstance(item.segment, Coded) or coding is None:
             return _by_chunk(item, edges, None)
         found = self.symbols(item, item.segment)
-        return _by_chunk(item, edges, coding.bits[coding.places(item.segment.group, found)] + found.counts)
+        return _by_chunk(item, edges, coding.costs(item.segment.group, found))
 
 
 def _equal(new: Unsigned, old: Unsigned) -> bool:
@@ -268,11 +265,6 @@ def _add_up(result: dict[int, Estimate], found: Sequence[tuple[int, float, int]]
     for offset, payload, covered in found:
         known = result[offset]
         result[offset] = Estimate(known.payload + payload, known.covered + covered)
-
-
-def _cells(found: symbol_writer.Symbols) -> NDArray[np.int64]:
-    places = found.contexts.astype(np.intp) * 256 + found.symbols
-    return np.bincount(places, minlength=tables.MAX_CONTEXTS * 256).reshape(tables.MAX_CONTEXTS, 256)
 
 
 def _group_key(segment: Coded) -> GroupKey:

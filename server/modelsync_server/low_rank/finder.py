@@ -335,8 +335,8 @@ def _residual_bits(pair: Pair, product: Product | Merged, level: int) -> float:
     place = Adapted(0, 0, product)
     segment = Coded(Mode.DELTA, pair.kind, 0, count, 0, product.columns, 0, level, factors=pair.factors, adapted=place)
     found = symbol_writer.symbols_of(segment, pair.new.reshape(-1), pair.old.reshape(-1))
-    cells = np.bincount(found.contexts.astype(np.intp) * 256 + found.symbols, minlength=120 * 256).reshape(120, 256)
-    return table_builder.entropy_bits(cells) + float(found.counts.sum(dtype=np.int64))
+    cells = symbol_writer.cells_of(found)
+    return table_builder.entropy_bits(cells) + symbol_writer.raw_bits(cells, found.raw)
 
 
 def _ordinary_bits(pair: Pair) -> float:

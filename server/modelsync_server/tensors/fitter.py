@@ -5,9 +5,10 @@ Choices are the encoder's own business: they change sizes, never what a decoder 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cache, partial
+from itertools import islice, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from modelsync_protocol.codecs import models, numerals
 from modelsync_protocol.codecs.numerals import Numeral, Unsigned
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
-from modelsync_protocol.codecs.symbols import VALUE_TOP_BITS
+from modelsync_protocol.codecs.symbols import DELTA, VALUE_TOP_BITS
 from modelsync_server.tensors import prediction, symbol_writer, table_builder
 from modelsync_server.tensors.pieces import Piece
 from modelsync_server.tensors.prediction import Layout
@@ -38,6 +39,9 @@ _NEAR, _NEAR_SMALL, _SMALL_ELEMENTS, _MAX_OPTIONS = 1.02, 1.5, 1 << 13, 6
 _MAX_MADE, _PREDICTABLE = 2, 0.998
 """Of ways that were compared on a sample: how many are made whole; factors must gain so much there to be tried."""
 
+_FIRST = 1 << 12
+"""So many elements mostly say already that no bit is zero in all."""
+
 _LARGEST = 1e140
 """Sizes are taken as at most this, so that sums of their squares stay finite."""
 
@@ -51,6 +55,10 @@ class Fit:
     bits: float
 
 
+_Way = tuple[float, Callable[[], Fit]]
+"""What a way costs, estimated, in bits; and what makes it of the whole piece, which is called if it is tried."""
+
+
 def fits(piece: Piece, new: Unsigned, old: Unsigned | None, *, sample: Sample | None = None) -> list[Fit]:
     """Ways to carry a piece with elements `new`, counterpart `old`, the most promising first.
 
@@ -58,17 +66,17 @@ def fits(piece: Piece, new: Unsigned, old: Unsigned | None, *, sample: Sample | 
     """
     kind = piece.numeral
     layouts = [Layout(width, piece.first % width, piece.count) for width in piece.widths]
-    options: list[Fit] = []
+    options: list[_Way] = []
     if old is not None:
         layout, factors = _best_predictor(kind, new, old, layouts, sample)
         options += _levelled(piece, Mode.DELTA, new, old, layouts, layout, factors, sample)
-    related = min((option.bits for option in options), default=float("inf"))
+    related = min((bits for bits, _ in options), default=float("inf"))
     if related > 0.3 * len(new) * 8 * kind.width:
         mode = Mode.VALUE if _has_values(kind) else Mode.DELTA
         options += _levelled(piece, mode, new, None, layouts, None, None, sample)
-    options.sort(key=lambda option: option.bits)
-    near = options[0].bits * (_NEAR if len(new) > _SMALL_ELEMENTS else _NEAR_SMALL)
-    return [option for option in options[:_MAX_OPTIONS] if option.bits <= near]
+    options.sort(key=lambda option: option[0])
+    near = options[0][0] * (_NEAR if len(new) > _SMALL_ELEMENTS else _NEAR_SMALL)
+    return [make() for bits, make in options[:_MAX_OPTIONS] if bits <= near]
 
 
 def _has_values(kind: Numeral) -> bool:
@@ -133,11 +141,15 @@ class _Levelling:
 def _levelling(
     piece: Piece, mode: Mode, new: Unsigned, old: Unsigned | None, flat: Layout, factors: Factors | None
 ) -> _Levelling:
-    kind = piece.numeral
-    plain = Coded(mode, kind, 0, piece.count, None if old is None else 0, flat.columns, flat.column, 0, factors=factors)
+    kind, plain = piece.numeral, _plain(piece, mode, old, flat, factors)
     guess = None if old is None else models.predicted(plain, old, 0)
     drop = _zero_bits(kind, mode, new)
     return _Levelling(replace(plain, drop=drop), _sizes(kind, mode, new, guess, drop), guess, drop)
+
+
+def _plain(piece: Piece, mode: Mode, old: Unsigned | None, flat: Layout, factors: Factors | None) -> Coded:
+    base = None if old is None else 0
+    return Coded(mode, piece.numeral, 0, piece.count, base, flat.columns, flat.column, 0, factors=factors)
 
 
 def _levelled(
@@ -149,26 +161,31 @@ def _levelled(
     fixed: Layout | None,
     factors: Factors | None,
     sample: Sample | None,
-) -> Iterator[Fit]:
+) -> Iterator[_Way]:
     """The piece with levels for all of it, per row, and per row and column, each with its estimated cost."""
     flat = fixed or layouts[0]
     side = _factor_bits(factors) if factors else 0.0
     bound = fixed is not None and factors is not None and factors.predictor is not Predictor.GLOBAL
-    made = _levelling(piece, mode, new, old, flat, factors)
     if sample is None:
-        letters = symbol_writer.delta_letters(piece.numeral, new, made.guess, made.drop) if mode is Mode.DELTA else None
+        made = _levelling(piece, mode, new, old, flat, factors)
+        letters = symbol_writer.delta_symbols(piece.numeral, new, made.guess, made.drop) if mode is Mode.DELTA else None
         for layout, power in product([flat] if bound else layouts, _POWERS):
             for segment, side_bits in made.segments(layout, power):
-                bits = sum(_bits(segment, new, made.guess, letters))
-                yield Fit(_placed(segment, piece, old), side + side_bits, side + side_bits + bits)
+                bits = side + side_bits + sum(_bits(segment, new, made.guess, letters))
+                yield bits, partial(Fit, _placed(segment, piece, old), side + side_bits, bits)
         return
-    ways = _estimated(piece, mode, new, old, flat if bound else None, made.plain, sample)
+    whole = cache(partial(_levelling, piece, mode, new, old, flat, factors))
+    ways = _estimated(piece, mode, new, old, flat if bound else None, _plain(piece, mode, old, flat, factors), sample)
     near = min(bits for bits, *_ in ways) * _NEAR
+
+    def make(bits: float, layout: Layout, power: float, number: int) -> Fit:
+        segment, side_bits = next(islice(whole().segments(layout, power), number, None))
+        return Fit(_placed(segment, piece, old), side + side_bits, bits)
+
     for bits, width, power, number in sorted(ways)[:_MAX_MADE]:
         if bits <= near:
             layout = next(layout for layout in layouts if layout.columns == width)
-            segment, side_bits = list(made.segments(layout, power))[number]
-            yield Fit(_placed(segment, piece, old), side + side_bits, side + bits)
+            yield side + bits, partial(make, side + bits, layout, power, number)
 
 
 def _placed(segment: Coded, piece: Piece, old: Unsigned | None) -> Coded:
@@ -191,7 +208,7 @@ def _estimated(
     known = sample.part(plain) if plain.factors is not None else None
     flat = Layout(known.columns if known else sample.widths[0][1], 0, small.count)
     made = _levelling(small, mode, taken, part, flat, known.factors if known else None)
-    letters = symbol_writer.delta_letters(kind, taken, made.guess, made.drop) if mode is Mode.DELTA else None
+    letters = symbol_writer.delta_symbols(kind, taken, made.guess, made.drop) if mode is Mode.DELTA else None
     found = []
     for (width, inner), power in product(sample.widths, _POWERS):
         if bound is not None and width != bound.columns:
@@ -212,7 +229,8 @@ def _zero_bits(kind: Numeral, mode: Mode, new: Unsigned) -> int:
     """How many of the lowest bits are zero in all elements (float16 values stored as float32, say)."""
     if kind.width == 1:
         return 0
-    used = int(np.bitwise_or.reduce(new))
+    used = int(np.bitwise_or.reduce(new[:_FIRST]))
+    used |= 0 if used & 1 else int(np.bitwise_or.reduce(new))
     zeros = (used & -used).bit_length() - 1 if used else 0
     most = kind.mantissa - VALUE_TOP_BITS if mode is Mode.VALUE else 8 * kind.width - 2
     return min(zeros, most)
@@ -224,8 +242,11 @@ def _sizes(kind: Numeral, mode: Mode, new: Unsigned, guess: Unsigned | None, dro
         with np.errstate(invalid="ignore", over="ignore"):
             values = numerals.widened(kind, new)
             if mode is Mode.DELTA and guess is not None:
-                values = values - numerals.widened(kind, guess)
-        return np.where(np.isfinite(values), np.minimum(np.abs(values), _LARGEST), 0.0)
+                values -= numerals.widened(kind, guess)
+            np.abs(values, out=values)
+            if values.max() <= _LARGEST:  # and nothing is NaN
+                return values
+        return np.where(np.isfinite(values), np.minimum(values, _LARGEST), 0.0)
     if mode is Mode.VALUE:
         values = (new.view(np.int8) if kind.signed else new).astype(np.float64)
         return np.abs(values - np.median(values))
@@ -249,19 +270,17 @@ def _with_levels(
     yield replace(plain, level=int(level) + origin), 16.0
     if layout.rows < 2 and layout.columns > layout.count // 2:
         return
-    counts = np.ones(layout.count)
     if layout.rows > 1:
-        row_mean = layout.sums(size, Predictor.ROW) / layout.sums(counts, Predictor.ROW)
+        row_mean = layout.sums(size, Predictor.ROW) / layout.counts(Predictor.ROW)
         row_level, rows = _as_bytes(row_mean, power)
         with_rows = replace(plain, level=row_level + origin, rows=rows)
         yield with_rows, 16.0 + _side_bits(rows)
-        size = size / layout.spread(
-            np.exp2(np.where(row_mean > 0, _half_octaves(row_mean, power), 0) * (power / 2)), Predictor.ROW
-        )
+        octaves = np.where(row_mean > 0, _half_octaves(row_mean, power), 0)
+        size = layout.divided(size, np.exp2(octaves * (power / 2)))
     else:
         with_rows = replace(plain, level=origin)
     if _MIN_COLUMNS <= layout.columns <= _MAX_COLUMNS and layout.rows >= 4:
-        column_mean = layout.sums(size, Predictor.COLUMN) / layout.sums(counts, Predictor.COLUMN)
+        column_mean = layout.sums(size, Predictor.COLUMN) / layout.counts(Predictor.COLUMN)
         column_level, columns = _as_bytes(np.maximum(column_mean, float(column_mean.max()) * 1e-6), power)
         if float(column_mean.max()) > 0:
             both = replace(with_rows, level=with_rows.level + column_level, offsets=columns)
@@ -289,16 +308,14 @@ def _side_bits(values: NDArray[np.uint8]) -> float:
 
 
 def _bits(
-    segment: Coded, new: Unsigned, guess: Unsigned | None, letters: symbol_writer.Letters | None
+    segment: Coded, new: Unsigned, guess: Unsigned | None, letters: NDArray[np.uint8] | None
 ) -> tuple[float, float]:
     """What the elements cost, and what their tables would, in bits."""
     if letters is None:
         found = symbol_writer.symbols_of(segment, new, None)
-        contexts, symbols, counts = found.contexts, found.symbols, found.counts
     else:
-        level, quiet = models.levels(segment, 0, len(new))
-        contexts, symbols, counts = models.contexts(segment, level, quiet, guess), letters.symbols, letters.counts
-    cells = np.bincount(contexts.astype(np.intp) * 256 + symbols, minlength=120 * 256).reshape(120, 256)
+        found = symbol_writer.Symbols(symbol_writer.contexts_of(segment, len(new), guess), letters, DELTA.raw)
+    cells = symbol_writer.cells_of(found)
     # A table of its own would have to be paid for: small pieces must not look cheap by overfitting.
     overfit = _CELL_BITS * int((cells > 0).sum())
-    return table_builder.entropy_bits(cells) + float(counts.sum(dtype=np.int64)), overfit
+    return table_builder.entropy_bits(cells) + symbol_writer.raw_bits(cells, found.raw), overfit

@@ -45,6 +45,30 @@ class Layout:
         result[: self.count - whole] += values[whole:]
         return result
 
+    def counts(self, along: Predictor) -> NDArray[np.float64]:
+        """How many elements each of those sums is of."""
+        if along is Predictor.GLOBAL:
+            return np.array([float(self.count)])
+        if along is Predictor.ROW:
+            edges = np.arange(self.rows + 1, dtype=np.int64) * self.columns - self.column
+            return np.diff(np.clip(edges, 0, self.count)).astype(np.float64)
+        width = min(self.columns, self.count)
+        result = np.full(width, float(self.count // width))
+        result[: self.count % width] += 1
+        return result
+
+    def divided(self, values: NDArray[np.float64], by_row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values over their row's."""
+        result = np.empty(self.count)
+        lead = min(-self.column % self.columns, self.count)
+        whole = (self.count - lead) // self.columns
+        end, first = lead + whole * self.columns, int(lead > 0)
+        np.divide(values[:lead], by_row[0], out=result[:lead])
+        parts = (part[lead:end].reshape(whole, self.columns) for part in (values, result))
+        np.divide(next(parts), by_row[first : first + whole, None], out=next(parts))
+        np.divide(values[end:], by_row[-1], out=result[end:])
+        return result
+
     def spread(self, values: NDArray[np.float64], along: Predictor) -> NDArray[np.float64]:
         """The inverse of `sums`: each element's row's or column's value."""
         if along is Predictor.GLOBAL:
@@ -76,7 +100,7 @@ def candidates(kind: Numeral, new: Unsigned, old: Unsigned, layouts: list[Layout
         for along in (Predictor.GLOBAL, Predictor.ROW, Predictor.COLUMN):
             if along is Predictor.GLOBAL and number:
                 continue
-            sizes = layout.sums(np.ones(layout.count), along)
+            sizes = layout.counts(along)
             if (len(sizes) < 2 and along is not Predictor.GLOBAL) or layout.count < _MIN_PER_FACTOR * len(sizes):
                 continue
             fit = _factors if kind.mantissa else _maps

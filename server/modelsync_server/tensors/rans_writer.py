@@ -8,6 +8,38 @@ from numpy.typing import NDArray
 from modelsync_protocol.codecs.rans import LOWEST_STATE
 from modelsync_protocol.codecs.tables import PROBABILITY_BITS
 from modelsync_protocol.native.core import core
+from modelsync_protocol.native.writer import RawBits, writer
+
+
+class Fields:
+    """Raw bits of elements that take `size` bytes in all, in order: the core writes them into `compiled`."""
+
+    def __init__(self, size: int) -> None:
+        self.compiled = None if writer() is None else RawBits(size)
+        self._added: list[tuple[NDArray[np.uint64], NDArray[np.uint8]]] = []
+
+    def add(self, fields: NDArray[np.uint64], counts: NDArray[np.uint8]) -> None:
+        """Fields of `counts` bits each (0 to 64); where the core writes none."""
+        self._added.append((fields, counts))
+
+    def packed(self) -> bytes:
+        """All of them, lowest bit first, padded with zeros to whole bytes."""
+        if self.compiled is not None:
+            return self.compiled.bytes()
+        fields, counts = zip(*self._added, strict=True)
+        return pack_bits(np.concatenate(fields), np.concatenate(counts))
+
+
+def encode_rows(
+    rows: NDArray[np.uint8], symbols: NDArray[np.uint8], steps: NDArray[np.uint32], seeds: NDArray[np.uint16]
+) -> tuple[bytes, bytes]:
+    """As `encode_symbols`, of symbols in rows of `steps` (256 · 256: frequency, first slot · 2^16)."""
+    compiled = writer()
+    if compiled is not None:
+        states, packed = compiled.rans_encode(rows, symbols, steps, seeds)
+        return states.tobytes(), packed.tobytes()
+    chosen = steps[rows.astype(np.intp) * 256 + symbols]
+    return encode_symbols(chosen & np.uint32(0xFFFF), chosen >> np.uint32(16), seeds)
 
 
 def encode_symbols(
