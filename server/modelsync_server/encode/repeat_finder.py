@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
+from modelsync_server.scratch import spool
 
 _WINDOW = 64
 """Bytes of a hashed window; a power of two."""
@@ -23,13 +24,20 @@ _STRIDE = 256
 LEAST_BYTES = 512
 """Shorter repeats are not looked for: an operation and what it cuts in two cost more."""
 
-_TILE = caps.MIB
+_TILE = caps.MIB // 4
+"""What is hashed at once: some thirty times as much memory."""
+
 _FACTOR = 0x9E3779B97F4A7C15
 """Multiplier of the polynomial hash, modulo 2^64."""
 
+_PLACE_BITS = 24
+"""The lower bits of an index's entry: which window it is. That reaches over _MOST_BYTES; the others are its hash's, and
+of so many bits one window in a thousand tiles is mistaken for another, which comparing finds out."""
+
+_HASH = np.uint64((1 << 64) - (1 << _PLACE_BITS))
 _FILTER_BITS = 22
 _MOST_BYTES = 2048 * caps.MIB
-"""Of both streams: what is larger is not looked through, as it would take minutes, and 70 MiB of memory a GiB."""
+"""Of both streams: what is larger is not looked through, as it would take minutes."""
 
 _SAMPLED_FROM, _SAMPLED_BYTES, _SAMPLED_EVERY = 16 * caps.MIB, 2 * caps.KIB, 24 * caps.KIB
 """Targets of which a sample decides whether all is looked through, and its stretches: a repeat of 26 KiB has one."""
@@ -94,11 +102,11 @@ class _Known:
 
     def __init__(self, base: memoryview, target: memoryview) -> None:
         self._target = target
-        self._hashes, self._places = _sorted(base)
-        self._own_hashes, self._own_places = _sorted(target)
+        self._base, self._own = _index(base), _index(target)
         self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
-        for hashes in (self._hashes, self._own_hashes):
-            self._filter[_slots(hashes)] = True
+        for entries in (self._base, self._own):
+            for begin in range(0, len(entries), _TILE):
+                self._filter[_slots(entries[begin : begin + _TILE] & _HASH)] = True
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
         """Whether something is repeated in a regular sample of the target that holds a part of each long repeat."""
@@ -114,10 +122,10 @@ class _Known:
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
-            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)])
+            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)]) & _HASH
             places = np.flatnonzero(self._filter[_slots(hashes)])
-            in_base = _lookup(self._hashes, self._places, hashes[places])
-            own = _lookup(self._own_hashes, self._own_places, hashes[places])
+            in_base = _lookup(self._base, hashes[places])
+            own = _lookup(self._own, hashes[places])
             own = np.where(own < places + begin, own, -1)
             for index in np.flatnonzero((in_base >= 0) | (own >= 0)):
                 sources = [(int(in_base[index]), False)] if in_base[index] >= 0 else []
@@ -141,24 +149,24 @@ def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
     return ((hashes * np.uint64(_FACTOR)) >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
 
 
-def _sorted(stream: memoryview) -> tuple[Unsigned64, NDArray[np.int64]]:
-    """Hashes of the windows at multiples of the stride, ascending and each once, and the first place of each."""
-    hashes: list[Unsigned64] = []
-    places: list[NDArray[np.int64]] = []
+def _index(stream: memoryview) -> Unsigned64:
+    """The windows at multiples of the stride, ascending: each entry is its hash above its number. In a scratch file."""
+    entries = np.frombuffer(spool.room(8 * max(0, (len(stream) - _WINDOW) // _STRIDE + 1)), np.uint64)
+    powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
+    used = 0
     for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
-        tile = stream[begin : begin + _TILE + _WINDOW - 1]
-        count = (len(tile) - _WINDOW) // _STRIDE + 1
-        rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
+        tile = np.frombuffer(stream[begin : begin + _TILE + _WINDOW - 1], np.uint8)
+        rows = np.lib.stride_tricks.sliding_window_view(tile, _WINDOW)[::_STRIDE]
         telling = _telling(rows[:, :: _WINDOW // _FIRST_LOOK])
         unsure = np.flatnonzero(~telling)
         telling[unsure] = _telling(rows[unsure])
-        powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
-        hashes.append((rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64))
-        places.append((np.arange(count, dtype=np.int64) * _STRIDE + begin)[telling])
-    if not hashes:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    distinct, first = np.unique(np.concatenate(hashes), return_index=True)
-    return distinct, np.concatenate(places)[first]
+        hashes = (rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64)
+        found = hashes & _HASH | (np.flatnonzero(telling) + begin // _STRIDE).astype(np.uint64)
+        entries[used : used + len(found)] = found
+        used += len(found)
+    entries = entries[:used]
+    entries.sort()
+    return entries
 
 
 def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -167,12 +175,12 @@ def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1)
 
 
-def _lookup(hashes: Unsigned64, places: NDArray[np.int64], wanted: Unsigned64) -> NDArray[np.int64]:
-    """The place of each wanted hash; -1 where there is none."""
-    if not len(hashes):
+def _lookup(entries: Unsigned64, wanted: Unsigned64) -> NDArray[np.int64]:
+    """The first place of each wanted hash in an index; -1 where there is none."""
+    if not len(entries):
         return np.full(len(wanted), -1, np.int64)
-    at = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-    return np.where(hashes[at] == wanted, places[at], -1)
+    found = entries[np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)]
+    return np.where(found & _HASH == wanted, (found & ~_HASH).astype(np.int64) * _STRIDE, -1)
 
 
 def _extended(base: memoryview, target: memoryview, place: int, source: tuple[int, bool], least: int) -> Repeat:
