@@ -120,13 +120,12 @@ def _row_factors(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned) 
     known = next((fit for fit in fits if isinstance(fit, Factors)), None)
     if known is None:
         return None
-    values, shifts = (
-        np.concatenate([np.zeros(fit, np.int32) if isinstance(fit, int) else each(fit) for fit in fits])
-        for each in (lambda fit: fit.values, lambda fit: fit.shifts)
-    )
+    values = np.concatenate([np.zeros(fit, np.int32) if isinstance(fit, int) else fit.values for fit in fits])
     slopes = values / 2.0**known.precision
-    moved = float(np.median(np.abs(slopes - 1.0))) > _RESCALED
-    return replace(known, values=values, shifts=shifts) if moved else None
+    if float(np.median(np.abs(slopes - 1.0))) <= _RESCALED:
+        return None
+    shifts = [fit.shifts if isinstance(fit, Factors) else np.zeros(fit, np.int32) for fit in fits]
+    return replace(known, values=values, shifts=np.concatenate([each for each in shifts if each is not None]))
 
 
 def _fitted_rows(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned) -> Factors | int:
