@@ -31,8 +31,8 @@ _FACTOR = 0x9E3779B97F4A7C15
 """Multiplier of the polynomial hash, modulo 2^64."""
 
 _PLACE_BITS = 24
-"""The lower bits of an index's entry: which window it is. That reaches over _MOST_BYTES; the others are its hash's, and
-of so many bits one window in a thousand tiles is mistaken for another, which comparing finds out."""
+"""The lower bits of an index's entry: which window it is, as many as _MOST_BYTES has. The others are its hash's: of the
+largest streams one place in 250,000 is taken for another's repeat, which comparing finds out."""
 
 _HASH = np.uint64((1 << 64) - (1 << _PLACE_BITS))
 _FILTER_BITS = 22
