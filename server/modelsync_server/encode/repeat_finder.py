@@ -106,7 +106,7 @@ class _Known:
         self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
         for entries in (self._base, self._own):
             for begin in range(0, len(entries), _TILE):
-                self._filter[_slots(entries[begin : begin + _TILE] & _HASH)] = True
+                self._filter[_slots(entries[begin : begin + _TILE])] = True
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
         """Whether something is repeated in a regular sample of the target that holds a part of each long repeat."""
@@ -122,7 +122,7 @@ class _Known:
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
-            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)]) & _HASH
+            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)])
             places = np.flatnonzero(self._filter[_slots(hashes)])
             in_base = _lookup(self._base, hashes[places])
             own = _lookup(self._own, hashes[places])
@@ -135,24 +135,27 @@ class _Known:
 
 
 def _rolling(data: memoryview) -> Unsigned64:
-    """The hash of each window of `data`, by the byte that it begins at."""
+    """The hash of each window of `data`, by the byte that it begins at: its upper bits, as an index has them."""
     hashes = np.frombuffer(data, np.uint8).astype(np.uint64)
     width = 1
     while width < _WINDOW:
         factor = np.uint64(pow(_FACTOR, width, 1 << 64))
         hashes = hashes[:-width] * factor + hashes[width:]
         width *= 2
+    # Once more, or windows that differ in their last byte would have the same upper bits.
+    hashes *= np.uint64(_FACTOR)
+    hashes &= _HASH
     return hashes
 
 
 def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
-    return ((hashes * np.uint64(_FACTOR)) >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
+    return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
 
 
 def _index(stream: memoryview) -> Unsigned64:
     """The windows at multiples of the stride, ascending: each entry is its hash above its number. In a scratch file."""
     entries = np.frombuffer(spool.room(8 * max(0, (len(stream) - _WINDOW) // _STRIDE + 1)), np.uint64)
-    powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
+    powers = np.array([pow(_FACTOR, _WINDOW - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
     used = 0
     for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
         tile = np.frombuffer(stream[begin : begin + _TILE + _WINDOW - 1], np.uint8)
