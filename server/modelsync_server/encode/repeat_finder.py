@@ -30,11 +30,10 @@ _TILE = caps.MIB // 4
 _FACTOR = 0x9E3779B97F4A7C15
 """Multiplier of the polynomial hash, modulo 2^64."""
 
-_PLACE_BITS = 24
-"""The lower bits of an index's entry: which window it is, as many as _MOST_BYTES has. The others are its hash's: of the
+_LEAST_PLACE_BITS = 24
+"""The lower bits of an index's entry: which window it is, as many as 4 GiB have. The others are its hash's: of the
 largest streams one place in 250,000 is taken for another's repeat, which comparing finds out."""
 
-_HASH = np.uint64((1 << 64) - (1 << _PLACE_BITS))
 _FILTER_BITS = 22
 _MOST_BYTES = 2048 * caps.MIB
 """Of both streams: what is larger is not looked through, as it would take minutes."""
@@ -102,7 +101,9 @@ class _Known:
 
     def __init__(self, base: memoryview, target: memoryview) -> None:
         self._target = target
-        self._base, self._own = _index(base), _index(target)
+        bits = max(_LEAST_PLACE_BITS, (max(len(base), len(target)) // _STRIDE).bit_length())
+        self._hash = np.uint64((1 << 64) - (1 << bits))
+        self._base, self._own = _index(base, self._hash), _index(target, self._hash)
         self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
         for entries in (self._base, self._own):
             for begin in range(0, len(entries), _TILE):
@@ -122,10 +123,10 @@ class _Known:
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
-            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)])
+            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)], self._hash)
             places = np.flatnonzero(self._filter[_slots(hashes)])
-            in_base = _lookup(self._base, hashes[places])
-            own = _lookup(self._own, hashes[places])
+            in_base = _lookup(self._base, hashes[places], self._hash)
+            own = _lookup(self._own, hashes[places], self._hash)
             own = np.where(own < places + begin, own, -1)
             for index in np.flatnonzero((in_base >= 0) | (own >= 0)):
                 sources = [(int(in_base[index]), False)] if in_base[index] >= 0 else []
@@ -134,8 +135,8 @@ class _Known:
                 yield int(places[index]) + begin, sources
 
 
-def _rolling(data: memoryview) -> Unsigned64:
-    """The hash of each window of `data`, by the byte that it begins at: its upper bits, as an index has them."""
+def _rolling(data: memoryview, mask: np.uint64) -> Unsigned64:
+    """The hash of each window of `data`, by the byte that it begins at: those bits of it that an index has."""
     hashes = np.frombuffer(data, np.uint8).astype(np.uint64)
     width = 1
     while width < _WINDOW:
@@ -144,7 +145,7 @@ def _rolling(data: memoryview) -> Unsigned64:
         width *= 2
     # Once more, or windows that differ in their last byte would have the same upper bits.
     hashes *= np.uint64(_FACTOR)
-    hashes &= _HASH
+    hashes &= mask
     return hashes
 
 
@@ -152,7 +153,7 @@ def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
     return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
 
 
-def _index(stream: memoryview) -> Unsigned64:
+def _index(stream: memoryview, mask: np.uint64) -> Unsigned64:
     """The windows at multiples of the stride, ascending: each entry is its hash above its number. In a scratch file."""
     entries = np.frombuffer(spool.room(8 * max(0, (len(stream) - _WINDOW) // _STRIDE + 1)), np.uint64)
     powers = np.array([pow(_FACTOR, _WINDOW - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
@@ -164,7 +165,7 @@ def _index(stream: memoryview) -> Unsigned64:
         unsure = np.flatnonzero(~telling)
         telling[unsure] = _telling(rows[unsure])
         hashes = (rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64)
-        found = hashes & _HASH | (np.flatnonzero(telling) + begin // _STRIDE).astype(np.uint64)
+        found = hashes & mask | (np.flatnonzero(telling) + begin // _STRIDE).astype(np.uint64)
         entries[used : used + len(found)] = found
         used += len(found)
     entries = entries[:used]
@@ -178,12 +179,12 @@ def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1)
 
 
-def _lookup(entries: Unsigned64, wanted: Unsigned64) -> NDArray[np.int64]:
+def _lookup(entries: Unsigned64, wanted: Unsigned64, mask: np.uint64) -> NDArray[np.int64]:
     """The first place of each wanted hash in an index; -1 where there is none."""
     if not len(entries):
         return np.full(len(wanted), -1, np.int64)
     found = entries[np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)]
-    return np.where(found & _HASH == wanted, (found & ~_HASH).astype(np.int64) * _STRIDE, -1)
+    return np.where(found & mask == wanted, (found & ~mask).astype(np.int64) * _STRIDE, -1)
 
 
 def _extended(base: memoryview, target: memoryview, place: int, source: tuple[int, bool], least: int) -> Repeat:
