@@ -190,7 +190,8 @@ def _brain(weights: _Floats, _: _Floats) -> NDArray[Any]:
 
 def _byte(weights: _Floats, old: _Floats) -> NDArray[Any]:
     scale = np.maximum(np.abs(old).max(1, keepdims=True), 1e-12) / np.float32(127)
-    return np.clip(np.rint(np.nan_to_num(weights / scale)), -127, 127).astype(np.int8)
+    quantised: NDArray[np.int8] = np.clip(np.rint(np.nan_to_num(weights / scale)), -127, 127).astype(np.int8)
+    return quantised
 
 
 def _safetensors(dtype: str, cast: _Cast, tensors: list[tuple[_Floats, _Floats, Tensor]]) -> memoryview:
