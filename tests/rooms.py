@@ -63,7 +63,7 @@ ROOMS: Mapping[str, Mapping[str, str]] = {
         "hub": "iothub query store",
         "store": "encode scratch",
         "encode": "low_rank scratch tensors",
-        "low_rank": "tensors",
+        "low_rank": "scratch tensors",
         "tensors": "",
         "scratch": "",
         "broker": "iothub query",

@@ -15,6 +15,8 @@ import pytest
 
 from modelsync_protocol.plan import NOTHING
 from modelsync_server.encode.encoder import Source, encode_update
+from modelsync_server.encode.repeat_finder import repeats
+from modelsync_server.publish.artifact import snapshot
 from modelsync_server.publish.packer import pack
 from modelsync_server.publish.tasks import UpdateObject
 from tests.server.tensors.worlds import source
@@ -50,6 +52,34 @@ def test_packs_and_updates_are_no_bytes_in_memory(noise: Source, pool: ThreadPoo
     finally:
         tracemalloc.stop()
     assert sum(map(len, packs.values())) > 6 * MIB and len(made) > 6 * MIB
+
+
+def test_the_index_of_repeats_does_not_grow_in_memory() -> None:
+    random = np.random.default_rng(2)
+    base, target = (memoryview(random.bytes(16 * MIB)) for _ in range(2))
+
+    def peak(size: int) -> int:
+        tracemalloc.start()
+        try:
+            assert repeats(base[:size], target[:size]) == []
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(16 * MIB) - peak(3 * MIB) < MIB // 2
+
+
+def test_holes_of_an_artifact_take_no_disk(tmp_path: Path) -> None:
+    """At its beginning, inside and at its end, of a file alone and of several, and a file that is nothing else."""
+    for name, places, size in (("a", [3 * MIB], 8 * MIB), ("b", [], 4 * MIB), ("c", [0, MIB], 2 * MIB), ("d", [0], 3)):
+        with (tmp_path / name).open("wb") as file:
+            for place in places:
+                file.seek(place)
+                file.write(b"abc")
+            file.truncate(size)
+    with snapshot(tmp_path) as artifact:
+        assert artifact.stream == b"".join((tmp_path / name).read_bytes() for name in "abcd")
+        assert artifact.path.stat().st_blocks * 512 < MIB
 
 
 async def published_within(tmp_path: Path, size: int, disk: int) -> None:

@@ -54,6 +54,17 @@ def test_what_has_no_repeats_gives_none() -> None:
     assert repeats(memoryview(b""), memoryview(b"short")) == []
 
 
+def test_windows_that_differ_in_their_last_byte_are_told_apart() -> None:
+    chance = random.Random(2)
+    stretch = chance.randbytes(1024)
+    twin = bytearray(stretch)
+    for end in range(63, len(twin), 256):
+        twin[end] ^= 1
+    base = bytes(twin) + stretch
+    found = repeats(memoryview(base), memoryview(chance.randbytes(100) + stretch + chance.randbytes(100)))
+    assert [(repeat.target, repeat.length, repeat.source) for repeat in found] == [(100, 1024, 1024)]
+
+
 @pytest.mark.parametrize("case", ["by_turns", "twice_f16", "blob_twice", "twice_unaligned"])
 def test_a_pair_with_repeats_comes_out_exact_and_no_larger(case: str, pool: ThreadPoolExecutor) -> None:
     suffix, old, new = _PAIRS[case]

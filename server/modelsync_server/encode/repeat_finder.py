@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
+from modelsync_server.scratch import spool
 
 _WINDOW = 64
 """Bytes of a hashed window; a power of two."""
@@ -24,14 +25,19 @@ _STRIDE = 256
 LEAST_BYTES = 512
 """Shorter repeats are not looked for: an operation and what it cuts in two cost more."""
 
-_TILE = caps.MIB
+_TILE = caps.MIB // 4
+"""What is hashed at once: some thirty times as much memory."""
+
 _FACTOR = 0x9E3779B97F4A7C15
 """Multiplier of the polynomial hash, modulo 2^64."""
 
+_LEAST_PLACE_BITS = 24
+"""The lower bits of an index's entry: which window it is, as many as 4 GiB have. The others are its hash's: of the
+largest streams one place in 250,000 is taken for another's repeat, which comparing finds out."""
+
 _FILTER_BITS = 22
 _MOST_BYTES = 2048 * caps.MIB
-"""Of both streams: where more is wanted of larger ones nothing is looked for, as it would take minutes, and 70 MiB of
-memory a GiB."""
+"""Of both streams: where more is wanted of larger ones nothing is looked for, as it would take minutes."""
 
 _WORD_BYTES, _HALF_WORD_BYTES, _LOOKS = 16, 8, (0, 48, 24)
 """Words of a window, and their places in it, that tell most of those that are not wanted."""
@@ -154,11 +160,13 @@ class _Known:
     def __init__(self, base: memoryview, target: memoryview, wanted: Spans, words: _Words | None) -> None:
         self._target = target
         self._wanted = wanted
-        self._hashes, self._places = _sorted(base, words)
-        self._own_hashes, self._own_places = _sorted(target, words)
+        bits = max(_LEAST_PLACE_BITS, (max(len(base), len(target)) // _STRIDE).bit_length())
+        self._hash = np.uint64((1 << 64) - (1 << bits))
+        self._base, self._own = _index(base, self._hash, words), _index(target, self._hash, words)
         self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
-        for hashes in (self._hashes, self._own_hashes):
-            self._filter[_slots(hashes)] = True
+        for entries in (self._base, self._own):
+            for begin in range(0, len(entries), _TILE):
+                self._filter[_slots(entries[begin : begin + _TILE])] = True
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
         """Whether something is repeated in a regular sample of what is wanted that holds a part of each long repeat."""
@@ -177,10 +185,10 @@ class _Known:
 
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
-            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)])
+            hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)], self._hash)
             places = np.flatnonzero(self._filter[_slots(hashes)])
-            in_base = _lookup(self._hashes, self._places, hashes[places])
-            own = _lookup(self._own_hashes, self._own_places, hashes[places])
+            in_base = _lookup(self._base, hashes[places], self._hash)
+            own = _lookup(self._own, hashes[places], self._hash)
             own = np.where(own < places + begin, own, -1)
             for index in np.flatnonzero((in_base >= 0) | (own >= 0)):
                 sources = [(int(in_base[index]), False)] if in_base[index] >= 0 else []
@@ -189,43 +197,46 @@ class _Known:
                 yield int(places[index]) + begin, sources
 
 
-def _rolling(data: memoryview) -> Unsigned64:
-    """The hash of each window of `data`, by the byte that it begins at."""
+def _rolling(data: memoryview, mask: np.uint64) -> Unsigned64:
+    """The hash of each window of `data`, by the byte that it begins at: those bits of it that an index has."""
     hashes = np.frombuffer(data, np.uint8).astype(np.uint64)
     width = 1
     while width < _WINDOW:
         factor = np.uint64(pow(_FACTOR, width, 1 << 64))
         hashes = hashes[:-width] * factor + hashes[width:]
         width *= 2
+    # Once more, or windows that differ in their last byte would have the same upper bits.
+    hashes *= np.uint64(_FACTOR)
+    hashes &= mask
     return hashes
 
 
 def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
-    return ((hashes * np.uint64(_FACTOR)) >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
+    return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
 
 
-def _sorted(stream: memoryview, words: _Words | None) -> tuple[Unsigned64, NDArray[np.int64]]:
-    """Hashes of the windows at multiples of the stride that hold the words, ascending and each once, and the first
-    place of each."""
-    hashes: list[Unsigned64] = []
-    places: list[NDArray[np.int64]] = []
+def _index(stream: memoryview, mask: np.uint64, words: _Words | None) -> Unsigned64:
+    """The windows at multiples of the stride that hold the words, ascending: each entry is its hash above its number.
+    They lie in a scratch file."""
+    entries = np.frombuffer(spool.room(8 * max(0, (len(stream) - _WINDOW) // _STRIDE + 1)), np.uint64)
+    powers = np.array([pow(_FACTOR, _WINDOW - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
+    used = 0
     for begin in range(0, len(stream) - _WINDOW + 1, _TILE):
-        tile = stream[begin : begin + _TILE + _WINDOW - 1]
-        rows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(tile, np.uint8), _WINDOW)[::_STRIDE]
-        at = np.arange(len(rows), dtype=np.int64) * _STRIDE + begin
+        tile = np.frombuffer(stream[begin : begin + _TILE + _WINDOW - 1], np.uint8)
+        rows = np.lib.stride_tricks.sliding_window_view(tile, _WINDOW)[::_STRIDE]
+        at = np.arange(len(rows), dtype=np.uint64) + np.uint64(begin // _STRIDE)
         if words is not None:
             kept = words.holding(rows)
             rows, at = rows[kept], at[kept]
         telling = _telling(rows[:, :: _WINDOW // _FIRST_LOOK])
         unsure = np.flatnonzero(~telling)
         telling[unsure] = _telling(rows[unsure])
-        powers = np.array([pow(_FACTOR, _WINDOW - 1 - n, 1 << 64) for n in range(_WINDOW)], np.uint64)
-        hashes.append((rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64))
-        places.append(at[telling])
-    if not hashes:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    distinct, first = np.unique(np.concatenate(hashes), return_index=True)
-    return distinct, np.concatenate(places)[first]
+        hashes = (rows[telling].astype(np.uint64) * powers).sum(axis=1, dtype=np.uint64)
+        entries[used : used + len(hashes)] = hashes & mask | at[telling]
+        used += len(hashes)
+    entries = entries[:used]
+    entries.sort()
+    return entries
 
 
 def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -234,12 +245,12 @@ def _telling(rows: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= _FEW_VALUES - 1)
 
 
-def _lookup(hashes: Unsigned64, places: NDArray[np.int64], wanted: Unsigned64) -> NDArray[np.int64]:
-    """The place of each wanted hash; -1 where there is none."""
-    if not len(hashes):
+def _lookup(entries: Unsigned64, wanted: Unsigned64, mask: np.uint64) -> NDArray[np.int64]:
+    """The first place of each wanted hash in an index; -1 where there is none."""
+    if not len(entries):
         return np.full(len(wanted), -1, np.int64)
-    at = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-    return np.where(hashes[at] == wanted, places[at], -1)
+    found = entries[np.minimum(np.searchsorted(entries, wanted), len(entries) - 1)]
+    return np.where(found & mask == wanted, (found & ~mask).astype(np.int64) * _STRIDE, -1)
 
 
 def _extended(base: memoryview, target: memoryview, place: int, source: tuple[int, bool], least: int) -> Repeat:

@@ -89,9 +89,9 @@ class TensorStatistics:
         return None if self.effort is Effort.MAX else Sample.of(piece)
 
     def refit(self, item: Fitted, coding: Coding, groups: dict[GroupKey, int]) -> Fitted:
-        """Choose again, by what the options cost with these tables."""
+        """Choose again, by what the options cost with these tables; those that were not chosen are forgotten."""
         if len(item.options) < 2:
-            return item
+            return replace(item, options=())
         sample = self.sample(item.piece)
         costs = []
         for option in item.options:
@@ -102,7 +102,7 @@ class TensorStatistics:
             found = self._symbols(item, option.segment, sample)
             total = float(coding.costs(group, found, _UNSEEN_BITS).sum(dtype=np.float64))
             costs.append(total * (sample.scale if sample else 1) + option.side_bits)
-        return replace(item, segment=item.options[int(np.argmin(costs))].segment)
+        return replace(item, segment=item.options[int(np.argmin(costs))].segment, options=())
 
     def symbols(self, item: Fitted, segment: Coded) -> symbol_writer.Symbols:
         """Symbols of a whole piece, carried as `segment` says."""

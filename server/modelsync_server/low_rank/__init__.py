@@ -1,4 +1,4 @@
 """Changes of low rank, as merged adapters leave them: found in a pair of matrices or taken from the adapter; written.
 
-Imports `tensors/` and the protocol. Reads a file only when it is an adapter, and never encodes a frame.
+Imports `scratch/`, `tensors/` and the protocol. Reads a file only when it is an adapter, and never encodes a frame.
 """

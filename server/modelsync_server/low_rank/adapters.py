@@ -18,6 +18,7 @@ from modelsync_protocol.codecs import numerals
 from modelsync_protocol.containers import safetensors
 from modelsync_protocol.containers.ranges import TensorRange
 from modelsync_protocol.errors import FormatError, UsageError
+from modelsync_server.low_rank import large
 
 _DOWN = re.compile(
     r"(?:\.lora_A|\.lora_down|\.lora\.down|_lora\.down|\.lora_embedding_A)(?:\.[A-Za-z0-9_-]+)?(?:\.weight)?$"
@@ -137,15 +138,20 @@ def _fitted(pair: Factors, difference: Matrix) -> tuple[float, Factors, float] |
     if (pair.up.shape[0], pair.down.shape[1]) != difference.shape:
         return None
     with np.errstate(all="ignore"):
-        product = pair.up @ pair.down
-        power = float((product * product).sum())
-        whole = float((difference * difference).sum())
+        power = whole = both = 0.0
+        for part in large.blocks(difference.shape):
+            product = pair.up[part] @ pair.down
+            power += float((product * product).sum())
+            whole += float((difference[part] * difference[part]).sum())
+            both += float((product * difference[part]).sum())
     if not (0 < power < np.inf and 0 < whole < np.inf):
         return None
-    scale = float((product * difference).sum()) / power
-    rounded = _simple(scale)
-    rest = difference - rounded * product
-    return float((rest * rest).sum()) / whole, pair, rounded
+    rounded = _simple(both / power)
+    left = 0.0
+    for part in large.blocks(difference.shape):
+        rest = difference[part] - rounded * (pair.up[part] @ pair.down)
+        left += float((rest * rest).sum())
+    return left / whole, pair, rounded
 
 
 def _simple(scale: float) -> float:

@@ -18,12 +18,13 @@ from modelsync_protocol.codecs import adapted, models, numerals
 from modelsync_protocol.codecs.adapted import MAX_FACTORS, Adapted, Merged, Product
 from modelsync_protocol.codecs.numerals import Numeral
 from modelsync_protocol.codecs.segments import Coded, Factors, Mode, Predictor
-from modelsync_server.tensors import fitter, prediction, symbol_writer, table_builder
+from modelsync_server.low_rank import large
+from modelsync_server.tensors import fitter, pieces, prediction, symbol_writer, table_builder
 from modelsync_server.tensors.pieces import Piece
 from modelsync_server.tensors.prediction import Layout
 
 _MIN_SIDE, _MAX_ELEMENTS = 32, 1 << 25
-"""Sides of matrices that are looked at, and their size: 256 MiB as float64, of which five are held at a time."""
+"""Sides of matrices that are looked at, and their size: 256 MiB as float64, of which three lie in scratch files."""
 
 _MAX_SEEN_RANK, _SAMPLE_SIDE, _EXACT_SIDE, _OVERSAMPLING = 64, 256, 512, 8
 _SEEN_GAP, _GAP, _ABOVE_NOISE = 1.2, 2.0, 1.15
@@ -79,17 +80,22 @@ def pair_of(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned, rows:
     if kind not in adapted.ADAPTABLE or np.array_equal(old, new):
         return None
     shape = rows, columns
+    old, new = old.reshape(shape), new.reshape(shape)
+    difference, units = large.empty(shape), large.empty(shape)
     if not kind.mantissa:
-        factors = _row_factors(kind, old, new, columns)
-        difference = _integers(kind, new) - _scaled(kind, old, columns, factors)
-        return Pair(kind, old.reshape(shape), new.reshape(shape), difference.reshape(shape), np.ones(shape), factors)
-    with np.errstate(all="ignore"):
-        difference = numerals.widened(kind, new) - numerals.widened(kind, old)
-    if not np.isfinite(difference).all():
-        return None
-    exponents = np.maximum(numerals.exponents(kind, old), numerals.exponents(kind, new)).astype(np.int32)
-    units = np.ldexp(1.0, exponents - (kind.exponent_mask // 2 + kind.mantissa))
-    return Pair(kind, old.reshape(shape), new.reshape(shape), difference.reshape(shape), units.reshape(shape))
+        factors = _row_factors(kind, old, new)
+        for part in large.blocks(shape):
+            difference[part] = _integers(kind, new[part]) - _scaled(kind, old, part, factors)
+        units[:] = 1.0
+        return Pair(kind, old, new, difference, units, factors)
+    for part in large.blocks(shape):
+        with np.errstate(all="ignore"):
+            difference[part] = numerals.widened(kind, new[part]) - numerals.widened(kind, old[part])
+        if not np.isfinite(difference[part]).all():
+            return None
+        exponents = np.maximum(numerals.exponents(kind, old[part]), numerals.exponents(kind, new[part]))
+        units[part] = np.ldexp(1.0, exponents.astype(np.int32) - (kind.exponent_mask // 2 + kind.mantissa))
+    return Pair(kind, old, new, difference, units)
 
 
 def promising(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned, rows: int) -> bool:
@@ -108,20 +114,34 @@ def _integers(kind: Numeral, bits: numerals.Unsigned) -> Matrix:
     return values
 
 
-def _row_factors(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned, columns: int) -> Factors | None:
+def _row_factors(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned) -> Factors | None:
     """What a new scale of each row makes of the old integers; None if the scales stayed what they were."""
-    layout = Layout(columns, 0, len(new))
-    for fitted, factors in prediction.candidates(kind, new, old, [layout]):
+    fits = [_fitted_rows(kind, old[part], new[part]) for part in large.blocks(new.shape)]
+    known = next((fit for fit in fits if isinstance(fit, Factors)), None)
+    if known is None:
+        return None
+    values = np.concatenate([np.zeros(fit, np.int32) if isinstance(fit, int) else fit.values for fit in fits])
+    slopes = values / 2.0**known.precision
+    if float(np.median(np.abs(slopes - 1.0))) <= _RESCALED:
+        return None
+    shifts = [fit.shifts if isinstance(fit, Factors) else np.zeros(fit, np.int32) for fit in fits]
+    return replace(known, values=values, shifts=np.concatenate([each for each in shifts if each is not None]))
+
+
+def _fitted_rows(kind: Numeral, old: numerals.Unsigned, new: numerals.Unsigned) -> Factors | int:
+    """The factors of these rows, or how many rows they are if all is zero."""
+    layout = Layout(new.shape[1], 0, new.size)
+    for fitted, factors in prediction.candidates(kind, new.reshape(-1), old.reshape(-1), [layout]):
         if fitted is layout and factors.predictor is Predictor.ROW:
-            slopes = factors.values / 2.0**factors.precision
-            moved = float(np.median(np.abs(slopes - 1.0))) > _RESCALED
-            return factors if moved else None
-    return None
+            return factors
+    return len(new)
 
 
-def _scaled(kind: Numeral, old: numerals.Unsigned, columns: int, factors: Factors | None) -> Matrix:
-    segment = Coded(Mode.DELTA, kind, 0, len(old), 0, columns, 0, 0, factors=factors)
-    return models.scaled_bytes(segment, old, 0) / 65536.0
+def _scaled(kind: Numeral, old: numerals.Unsigned, part: slice, factors: Factors | None) -> Matrix:
+    columns = old.shape[1]
+    segment = Coded(Mode.DELTA, kind, 0, old.size, 0, columns, 0, 0, factors=factors)
+    scaled: Matrix = models.scaled_bytes(segment, old[part].reshape(-1), part.start * columns) / 65536.0
+    return scaled.reshape(-1, columns)
 
 
 def found(pair: Pair) -> Change | None:
@@ -130,10 +150,10 @@ def found(pair: Pair) -> Change | None:
     if not rank or rank * sum(pair.new.shape) > min(MAX_FACTORS, pair.new.size // _SHARE):
         return None
     left, right = _leading(pair.difference, rank)
-    weights = (float(pair.units.min()) / pair.units) ** 2
+    weights = large.weights(pair.units)
     for _ in range(_ROUNDS if pair.new.size * rank * rank < _LARGE else _ROUNDS_LARGE):
-        left = _solved(pair.difference, weights, right)
-        right = _solved(pair.difference.T, weights.T, left.T).T
+        left = large.solved(pair.difference, weights, right)
+        right = large.solved(pair.difference.T, weights.T, left.T).T
     return _rounded(pair, weights, *_balanced(left, right))
 
 
@@ -141,7 +161,7 @@ def known(pair: Pair, left: Matrix, right: Matrix, scale: float) -> Change | Non
     """The change scale · left · right when its factors are at hand; None if it spares too little."""
     if left.shape[1] > adapted.MAX_RANK or left.size + right.size > min(MAX_FACTORS, pair.new.size // _SHARE):
         return None
-    weights = (float(pair.units.min()) / pair.units) ** 2
+    weights = large.weights(pair.units)
     ways = (
         _rounded(pair, weights, left * scale, right),
         _rounded(pair, None, left * scale, right),
@@ -204,8 +224,7 @@ def _seen_in_sample(difference: Matrix, units: Matrix) -> bool:
 
 def _outstanding(values: NDArray[np.floating[Any]], units: Matrix, gap: float) -> int:
     most = min(_MAX_SEEN_RANK, min(units.shape) // 2)
-    variances = units * units / 6  # both matrices were rounded, evenly within a unit
-    noise = np.sqrt(variances.sum(0).max()) + np.sqrt(variances.sum(1).max())
+    noise = large.noise(units)
     count = int((values > _ABOVE_NOISE * noise).sum())
     if 0 < count <= most:
         return count
@@ -230,21 +249,6 @@ def _leading(matrix: Matrix, rank: int) -> tuple[Matrix, Matrix]:
     left, values, right = np.linalg.svd(basis.T @ matrix, full_matrices=False)
     roots: NDArray[np.float64] = np.sqrt(values[:rank])
     return (basis @ left[:, :rank]) * roots, right[:rank] * roots[:, None]
-
-
-def _solved(difference: Matrix, weights: Matrix, right: Matrix) -> Matrix:
-    """The left factor with which left · right comes nearest to `difference`, by weight."""
-    rank = len(right)
-    above = np.triu_indices(rank)
-    halves = weights @ (right[above[0]] * right[above[1]]).T
-    normal = np.empty((len(weights), rank, rank))
-    normal[:, above[0], above[1]] = halves
-    normal[:, above[1], above[0]] = halves
-    ridge = 1e-12 * np.trace(normal, axis1=1, axis2=2) / rank + 1e-300
-    normal += ridge[:, None, None] * np.eye(rank)
-    sides = (weights * difference) @ right.T
-    solved: Matrix = np.asarray(np.linalg.solve(normal, sides[..., None])[..., 0], np.float64)
-    return solved
 
 
 def _balanced(left: Matrix, right: Matrix) -> tuple[Matrix, Matrix]:
@@ -301,7 +305,7 @@ def _rounded(pair: Pair, weights: Matrix | None, left: Matrix, right: Matrix) ->
 def _bits_tried(pair: Pair, left: Matrix, right: Matrix) -> Iterator[int]:
     """From where rounding moves most elements up."""
     moved = float(np.abs(left).max()) * float(np.sqrt((right * right).sum(0).mean()))
-    first = int(np.log2(max(moved / float(np.median(pair.units)), 1.0)))
+    first = int(np.log2(max(moved / large.middle(pair.units), 1.0)))
     return iter(range(min(max(4, first - 3), _MOST_BITS), _MOST_BITS + 1))
 
 
@@ -312,7 +316,7 @@ def _product(
     shifts = [bits - 1 - int(np.ceil(np.log2(size))) for size in sizes]
     whole = np.rint(np.ldexp(left, shifts[0])).astype(np.int64)
     if weights is not None:
-        right = _solved(pair.difference.T, weights.T, np.ldexp(whole.astype(np.float64), -shifts[0]).T).T
+        right = large.solved(pair.difference.T, weights.T, np.ldexp(whole.astype(np.float64), -shifts[0]).T).T
     scaled = np.rint(np.ldexp(right, shifts[1]))
     if not np.isfinite(scaled).all() or np.abs(scaled).max(initial=0.0) >= 2.0**31 or not 0 <= sum(shifts) <= 160:
         return None
@@ -326,17 +330,23 @@ def _factor_bits(factor: NDArray[np.int64] | NDArray[np.int32]) -> float:
 
 def _levels(pair: Pair) -> list[int]:
     units = pair.kind.exponent_mask // 2 + pair.kind.mantissa
-    middle = int(np.median(np.log2(pair.units))) + units - 7
+    middle = int(np.log2(large.middle(pair.units))) + units - 7
     return [middle + step for step in _LEVELS_TRIED]
 
 
 def _residual_bits(pair: Pair, product: Product | Merged, level: int) -> float:
-    count = pair.new.size
+    columns, count = product.columns, pair.new.size
     place = Adapted(0, 0, product)
-    segment = Coded(Mode.DELTA, pair.kind, 0, count, 0, product.columns, 0, level, factors=pair.factors, adapted=place)
-    found = symbol_writer.symbols_of(segment, pair.new.reshape(-1), pair.old.reshape(-1))
-    cells = symbol_writer.cells_of(found)
-    return table_builder.entropy_bits(cells) + symbol_writer.raw_bits(cells, found.raw)
+    whole = Coded(Mode.DELTA, pair.kind, 0, count, 0, columns, 0, level, factors=pair.factors, adapted=place)
+    cells, raw = np.zeros((120, 256), np.int64), 0
+    for part in large.blocks(pair.new.shape):
+        new, old = (np.ascontiguousarray(bits[part]).reshape(-1) for bits in (pair.new, pair.old))
+        segment = whole if new.size == count else pieces.part(whole, part.start * columns, new.size)
+        found = symbol_writer.symbols_of(segment, new, old)
+        counted = symbol_writer.cells_of(found)
+        cells += counted
+        raw += symbol_writer.raw_bits(counted, found.raw)
+    return table_builder.entropy_bits(cells) + raw
 
 
 def _ordinary_bits(pair: Pair) -> float:

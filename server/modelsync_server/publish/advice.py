@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from modelsync_server.encode.encoder import Source
 from modelsync_server.encode.tensor_encoder import encode_tensors
 from modelsync_server.encode.tree_candidate import promising, tree_counts
 from modelsync_server.low_rank.adapters import Adapter
+from modelsync_server.scratch import spool
 from modelsync_server.tensors import pairs as pairing
 from modelsync_server.tensors.pairs import Tensor
 
@@ -43,6 +45,11 @@ _MOSTLY_KEPT = 0.5
 
 _UNRELATED = 0.7
 """Relative RMS difference from which weights count as independent (√2 if they are)."""
+
+_BLOCK_ELEMENTS = 1 << 20
+"""Of weights that are looked at or rounded at once."""
+
+_WIDTHS = {"F16": 2, "BF16": 2, "I8": 1}
 
 _SMALLER = 0.67
 """Another element type is named if it would have cost less than this share."""
@@ -139,19 +146,24 @@ def _weights(source: Source, tensor: Tensor) -> _Floats:
 
 def _unrelated(floats: list[tuple[_Floats, _Floats, Tensor]]) -> bool:
     moved = power = 0.0
-    for old, new, _ in floats:
-        if np.isfinite(old).all() and np.isfinite(new).all():
-            difference = new.astype(np.float64) - old
-            moved += float(difference @ difference)
-            power += float(old.astype(np.float64) @ old)
+    for whole_old, whole_new, _ in floats:
+        if np.isfinite(whole_old).all() and np.isfinite(whole_new).all():
+            for begin in range(0, len(whole_old), _BLOCK_ELEMENTS):
+                old, new = (each[begin : begin + _BLOCK_ELEMENTS] for each in (whole_old, whole_new))
+                difference = new.astype(np.float64) - old
+                moved += float(difference @ difference)
+                power += float(old.astype(np.float64) @ old)
     return power > 0 and (moved / power) ** 0.5 > _UNRELATED
 
 
 def _other_types(floats: list[tuple[_Floats, _Floats, Tensor]], cost: int, pool: Executor) -> Iterator[Advice]:
-    for name, cast in (("fp16", _half), ("bf16", _brain), ("int8 with frozen scales", _byte)):
+    for name, dtype, cast in (
+        ("fp16", "F16", _half),
+        ("bf16", "BF16", _brain),
+        ("int8 with frozen scales", "I8", _byte),
+    ):
         old, new = (
-            _safetensors([(tensor.name, *cast(pair[which], pair[0], tensor)) for *pair, tensor in floats])
-            for which in (0, 1)
+            _safetensors(dtype, cast, [(pair[which], pair[0], tensor) for *pair, tensor in floats]) for which in (0, 1)
         )
         encoded = encode_tensors(_source(old), _source(new), pool)
         if encoded is not None and encoded.cost < _SMALLER * cost:
@@ -161,45 +173,59 @@ def _other_types(floats: list[tuple[_Floats, _Floats, Tensor]], cost: int, pool:
             )
 
 
-_Cast = Callable[[_Floats, _Floats, Tensor], tuple[str, list[int], bytes]]
-"""(weights, the old version's weights, tensor) → safetensors dtype, shape, bytes."""
+_Cast = Callable[[_Floats, _Floats], NDArray[Any]]
+"""(rows of weights, the same of the old version) → the same in another element type."""
 
 
-def _half(weights: _Floats, _: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
+def _half(weights: _Floats, _: _Floats) -> NDArray[Any]:
     with np.errstate(over="ignore"):
-        return "F16", list(tensor.shape), weights.astype("<f2").tobytes()
+        return weights.astype("<f2")
 
 
-def _brain(weights: _Floats, _: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
+def _brain(weights: _Floats, _: _Floats) -> NDArray[Any]:
     bits = weights.view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
-    return "BF16", list(tensor.shape), rounded.astype("<u2").tobytes()
+    return rounded.astype("<u2")
 
 
-def _byte(weights: _Floats, old: _Floats, tensor: Tensor) -> tuple[str, list[int], bytes]:
-    if len(tensor.shape) < 2:
-        return "F32", list(tensor.shape), weights.astype("<f4").tobytes()
-    rows = tensor.shape[0]
-    scale = np.maximum(np.abs(old.reshape(rows, -1)).max(1, keepdims=True), 1e-12) / np.float32(127)
-    quantised = np.clip(np.rint(np.nan_to_num(weights.reshape(rows, -1) / scale)), -127, 127)
-    return "I8", list(tensor.shape), quantised.astype(np.int8).tobytes()
+def _byte(weights: _Floats, old: _Floats) -> NDArray[Any]:
+    scale = np.maximum(np.abs(old).max(1, keepdims=True), 1e-12) / np.float32(127)
+    quantised: NDArray[np.int8] = np.clip(np.rint(np.nan_to_num(weights / scale)), -127, 127).astype(np.int8)
+    return quantised
 
 
-def _safetensors(tensors: list[tuple[str, str, list[int], bytes]]) -> bytes:
+def _safetensors(dtype: str, cast: _Cast, tensors: list[tuple[_Floats, _Floats, Tensor]]) -> memoryview:
+    """A file of the weights in another element type, in a scratch file; made some rows at a time."""
     header: dict[str, object] = {}
+    places: list[int] = []
     offset = 0
-    for number, (name, dtype, shape, data) in enumerate(tensors):
-        header[f"{number}.{name}"] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + len(data)]}
-        offset += len(data)
+    for number, (weights, _, tensor) in enumerate(tensors):
+        kept = dtype == "I8" and len(tensor.shape) < 2  # a bias, whose scale would be as large as itself
+        places.append(offset)
+        offset += len(weights) * (4 if kept else _WIDTHS[dtype])
+        of = {"dtype": "F32" if kept else dtype, "shape": list(tensor.shape), "data_offsets": [places[-1], offset]}
+        header[f"{number}.{tensor.name}"] = of
     text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + b"".join(data for *_, data in tensors)
+    file = spool.room(8 + len(text) + offset)
+    file[: 8 + len(text)] = len(text).to_bytes(8, "little") + text
+    for place, (weights, old, tensor) in zip(places, tensors, strict=True):
+        kept = dtype == "I8" and len(tensor.shape) < 2
+        at = 8 + len(text) + place
+        columns = max(1, len(weights) // max(1, tensor.shape[0])) if len(tensor.shape) > 1 else 1
+        step = max(1, _BLOCK_ELEMENTS // columns) * columns
+        for begin in range(0, len(weights), step):
+            rows, before = (each[begin : begin + step].reshape(-1, columns) for each in (weights, old))
+            made = (rows if kept else cast(rows, before)).tobytes()
+            file[at : at + len(made)] = made
+            at += len(made)
+    return file.toreadonly()
 
 
-def _source(data: bytes) -> Source:
-    sizes = chunk_sizes("model.safetensors", memoryview(data))
+def _source(data: memoryview) -> Source:
+    sizes = chunk_sizes("model.safetensors", data)
     digests = []
     position = 0
     for size in sizes:
         digests.append(hashlib.sha256(data[position : position + size]).hexdigest())
         position += size
-    return Source(Manifest((RegularFile("model.safetensors", 0o644, sizes, tuple(digests)),)), memoryview(data))
+    return Source(Manifest((RegularFile("model.safetensors", 0o644, sizes, tuple(digests)),)), data)

@@ -169,21 +169,39 @@ def _walk(directory: Path, prefix: str) -> Iterator[_Source]:
 
 
 def _copy(origin: Path, out: BinaryIO) -> tuple[int, int]:
-    """Append a file to `out`; return where it begins and ends there. A file that changes meanwhile is refused."""
+    """Append a file to `out`, holes as holes; return where it begins and ends there. A file that changes is refused."""
     begin = out.tell()
     with origin.open("rb") as file:
         before = os.fstat(file.fileno())
-        while block := file.read(_COPY_BLOCK):
-            out.write(block)
+        whole = not os.pread(file.fileno(), 1, before.st_size)
+        for place, end in _stretches(file.fileno(), before.st_size):
+            if out.tell() != begin + place:
+                out.seek(begin + place)
+            while place < end and (block := os.pread(file.fileno(), min(_COPY_BLOCK, end - place), place)):
+                place += out.write(block)
+            whole &= place == end
+        if out.tell() < begin + before.st_size:
+            out.seek(out.truncate(begin + before.st_size))
         after = os.fstat(file.fileno())
-    now = origin.stat()
-    if (
-        _identity(before) != _identity(after)
-        or _identity(before) != _identity(now)
-        or (out.tell() - begin != before.st_size)
-    ):
+    if not (whole and _identity(before) == _identity(after) == _identity(origin.stat())):
         raise UsageError(f"{origin} changed while it was read; publish it when its writer has finished.")
     return begin, out.tell()
+
+
+def _stretches(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where a file holds data, (begin, end): between them are holes, which read as zeros and take no disk."""
+    end = 0
+    while end < size:
+        try:
+            begin = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # a hole up to the end
+            if error.errno != errno.EINVAL:
+                raise
+            begin, end = end, size  # a file system that does not say
+        yield begin, min(end, size)
 
 
 def _identity(info: os.stat_result) -> tuple[int, int, int, int]:

@@ -35,7 +35,7 @@ class _Spool:
             return payload
         with self._lock:
             if self._view is None or self._used + len(payload) > _FILE_BYTES:
-                self._view, self._used = _new_file(), 0
+                self._view, self._used = room(_FILE_BYTES), 0
             place = self._view[self._used : self._used + len(payload)]
             self._used += len(payload)
         place[:] = payload
@@ -50,12 +50,15 @@ def keep(payload: Payload) -> Payload:
     return _spool.keep(payload)
 
 
-def _new_file() -> memoryview:
+def room(size: int) -> memoryview:
+    """`size` bytes of zeros to be written, in a scratch file that goes with the last view of it; LocalError."""
+    if not size:
+        return memoryview(bytearray())
     folder = scratch_folder()
     try:
         with TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
-            area = mmap.mmap(file.fileno(), _FILE_BYTES)
+            os.posix_fallocate(file.fileno(), 0, size)
+            area = mmap.mmap(file.fileno(), size)
     except OSError as error:
         raise LocalError(
             f"there is no room for scratch files ({error.strerror}); free some in {folder} or set TMPDIR."
