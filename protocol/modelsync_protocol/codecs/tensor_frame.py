@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelsync_protocol import caps
-from modelsync_protocol.codecs import models, numerals, rans, scratch, segments, tables, zstd
+from modelsync_protocol.codecs import models, numerals, rans, segments, tables, zstd
 from modelsync_protocol.codecs.numerals import Unsigned
 from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Predictor, Same
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
@@ -51,15 +51,14 @@ def decode(
     coded = list(_coded(head))
     if coded:
         groups = tables.read(shared)
-        room = scratch.room()
-        selectors = room.symbols(sum(segment.count for _, segment in coded))
+        selectors = rans.ROOM.symbols(sum(segment.count for _, segment in coded))
         as_core = _predict(coded, base, out, selectors, groups)
         lanes = 1 << head.lane_bits
         states = np.frombuffer(reader.take(4 * lanes), "<u4")
         words = np.frombuffer(reader.take(2 * head.words), "<u2")
         left = rans.decode_symbols(groups, selectors, states, words)
         rest = reader.take(len(payload) - reader.offset)
-        raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=room)
+        raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=rans.ROOM)
         _correct(coded, out, selectors, raw, groups, as_core)
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
