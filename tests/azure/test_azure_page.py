@@ -55,7 +55,7 @@ async def test_the_page_runs_from_an_empty_account_to_a_served_model(
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(100):
+            async with asyncio.timeout(240):
                 code = await process.wait()
             assert code == 0, (tmp_path / "out").read_text()
             served = tmp_path / "data" / "models" / "anomaly" / "current" / "model.onnx"

@@ -31,7 +31,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
         [sys.executable, "-c", DAEMON, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env={**os.environ, **environment},
     )

@@ -67,7 +67,7 @@ class World:
         options = ["import", str(path), "--data", str(self.data), "--json", "--trust", str(trust or self.shop.trust)]
         if front:
             command = [*front, str(Path(sys.executable).with_name("modelsyncd")), *options]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
             code, out, err = done.returncode, done.stdout, done.stderr
         else:
             code, out, err = forked(options, self.root / "said")

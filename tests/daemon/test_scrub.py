@@ -31,7 +31,7 @@ BYTES = noise(7, 1024 * KIB)
 async def modelsyncd(*arguments: str) -> tuple[int, str, str]:
     """Run the command; exit code, stdout, stderr."""
     command = [str(Path(sys.executable).with_name("modelsyncd")), *arguments]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -44,7 +44,7 @@ def test_the_page_is_true(tmp_path: Path) -> None:
             ["bash", "page.sh"], cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            code = running.wait(timeout=150)
+            code = running.wait(timeout=240)
         finally:
             os.killpg(running.pid, signal.SIGTERM)
     said = (tmp_path / "log").read_text()

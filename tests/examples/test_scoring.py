@@ -36,7 +36,7 @@ def test_what_is_committed_is_what_the_build_writes(tmp_path: Path, monkeypatch:
 def command(name: str, *arguments: object) -> Any:
     """Run one of our commands to its end; its JSON, if it prints any."""
     program = Path(sys.executable).with_name(name)
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=240)
     return json.loads(done.stdout) if done.stdout.startswith("{") else None
 
 

@@ -43,7 +43,7 @@ def _ask(server: InferProcess) -> bool:
 
 
 def run(command: list[str], text: str) -> str:
-    ended = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, input=text, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

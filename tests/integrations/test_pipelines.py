@@ -47,7 +47,7 @@ def run(shop: Path, command: Sequence[str | Path], **inputs: str) -> tuple[int, 
         **{f"INPUT_{name.upper()}": value for name, value in inputs.items()},
     }
     (shop / "temp").mkdir(exist_ok=True)
-    done = subprocess.run(command, env=environment, cwd=shop, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(command, env=environment, cwd=shop, capture_output=True, text=True, check=False, timeout=240)
     assert [path for path in (shop / "temp").iterdir() if path.name.startswith(("tmp.", "modelsync-"))] == []
     return done.returncode, done.stdout
 

@@ -59,7 +59,7 @@ def pull_with(world: World, data: DataDir, options: Sequence[str]) -> tuple[int,
     """Exit code and stderr of the process under strace with `options`."""
     log = data.root.with_name("strace.log")
     done = subprocess.run(
-        ["strace", "-f", "-o", log, *options, *command(world, data.root)], capture_output=True, text=True, timeout=120
+        ["strace", "-f", "-o", log, *options, *command(world, data.root)], capture_output=True, text=True, timeout=240
     )
     return done.returncode, re.sub(r"strace: .*\n", "", done.stderr)
 

@@ -107,7 +107,7 @@ def record(root: Path, command: Sequence[str | Path], **environment: str) -> Rec
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     for name, arguments, result in _calls(log):

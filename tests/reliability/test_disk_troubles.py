@@ -99,7 +99,7 @@ def test_a_disk_that_turns_read_only_is_said_and_recovers(small_world: World, di
     data = small_world.device(disk / "data")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     try:
-        done = subprocess.run(command(small_world, data.root), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command(small_world, data.root), capture_output=True, text=True, timeout=240)
         check_sentence(done.returncode, done.stderr)
         assert done.returncode == 5
         check_serves(data, NAME, load=True)
@@ -124,7 +124,7 @@ def test_a_damaged_database_is_kept_aside_and_rebuilt_from_disk_and_twin(small_w
 
 def test_nothing_is_left_in_the_write_ahead_log(small_world: World, tmp_path: Path) -> None:
     data = small_world.device(tmp_path / "data")
-    subprocess.run(command(small_world, data.root), capture_output=True, check=True, timeout=60)
+    subprocess.run(command(small_world, data.root), capture_output=True, check=True, timeout=240)
     check_no_garbage(data)
     with contextlib.closing(Database.open(data)) as database:
         database.transition(NAME, State.WAITING)

@@ -239,7 +239,7 @@ def test_two_publishers_at_once_lose_nothing(run: Run, store: Path, tmp_path: Pa
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     told = []
     for process in processes:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         told.append([int(line) for line in out.split()])
     shared = [number for numbers in told for number in numbers[::2]]
@@ -261,6 +261,6 @@ def test_the_command_itself_ends_without_a_traceback(store: Path, tmp_path: Path
         "m",
         str(tmp_path / "no"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("modelsync: ")

@@ -16,7 +16,7 @@ _COMMAND = Path(sys.executable).with_name("modelsync-infer")
 def run_infer(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     return subprocess.run(
-        [_COMMAND, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+        [_COMMAND, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, check=False
     )
 
 

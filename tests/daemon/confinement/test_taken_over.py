@@ -200,7 +200,7 @@ def test_the_command_pull_gives_up_the_same(world: World) -> None:
     attempts += [["connect", world.other.getsockname()[1]]] if layers.available().landlock >= 4 else []
     own = [["make", str(world.data.root / "new")], ["connect", world.origin.getsockname()[1]]]
     done = subprocess.run(
-        command, input=json.dumps([*attempts, *own]), capture_output=True, text=True, check=False, timeout=60
+        command, input=json.dumps([*attempts, *own]), capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 3, done.stderr
     answers = json.loads(done.stderr.removeprefix("modelsyncd: "))

@@ -34,7 +34,7 @@ def modelsync(*arguments: str, service: str) -> subprocess.CompletedProcess[str]
         [str(Path(sys.executable).with_name("modelsync")), *arguments, "--service", service],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 

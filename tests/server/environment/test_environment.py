@@ -68,7 +68,7 @@ def out(original: Path, tmp_path: Path) -> Path:
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=False, env={**kept, **environment}, timeout=60
+        [*map(str, command)], capture_output=True, text=True, check=False, env={**kept, **environment}, timeout=240
     )
 
 

@@ -41,7 +41,7 @@ def run(*arguments: str, service: str | None = None) -> subprocess.CompletedProc
     if service is not None:
         environment["MODELSYNC_SERVICE"] = service
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env=environment, check=False
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=240, env=environment, check=False
     )
 
 

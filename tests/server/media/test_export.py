@@ -247,7 +247,7 @@ def test_a_stick_that_is_pulled_out_while_it_is_written_to(shop: Shop, tmp_path:
     for fault in (f"signal=KILL:when={when}", f"error=EIO:when={when}+"):
         strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", f"inject=fsync:{fault}"]
         done = subprocess.run(
-            [*strace, COMMAND, "export", str(shop.path), str(place)], capture_output=True, text=True, timeout=60
+            [*strace, COMMAND, "export", str(shop.path), str(place)], capture_output=True, text=True, timeout=240
         )
         assert done.returncode == -signal.SIGKILL or (done.returncode == 5 and "cannot use" in done.stderr)
         origin = MediaOrigin(place)  # whole: the old one, or the new one
@@ -333,7 +333,7 @@ def test_a_file_system_that_says_too_late_that_a_file_is_too_large(shop: Shop, t
         capture_output=True,
         text=True,
         preexec_fn=limited,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 2 and "FAT takes 4 GiB" in done.stderr and list(tmp_path.iterdir()) == []
 

@@ -128,7 +128,7 @@ def test_a_wrong_call_is_one_sentence(
     store: Path, tmp_path: Path, options: list[str], code: int, sentence: str
 ) -> None:
     command = [MODELSYNC, *(option.format(store=store, tmp=tmp_path) for option in options)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert (result.returncode, result.stdout) == (code, "")
     assert sentence in result.stderr and "Traceback" not in result.stderr
     assert result.stderr.count("\n") == 1

@@ -40,7 +40,7 @@ def _command(environment: dict[str, str], *arguments: str, code: int = 0) -> str
         [str(BIN / arguments[0]), *arguments[1:]],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env={**os.environ, **environment},
     )

@@ -54,7 +54,7 @@ def test_the_two_minutes_run_as_they_stand(tmp_path: Path) -> None:
             },
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=240,
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
