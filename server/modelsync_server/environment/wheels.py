@@ -158,7 +158,8 @@ def _explained(said: str, lock: Path) -> UsageError | RefusedError | Unreachable
         bad = next((line for line in lines if line.startswith("Expected")), "")
         package = next((line.split(" from ")[0] for line in lines if "==" in line and "from" in line), "a package")
         return RefusedError(f"{package} has another hash than {lock} says ({bad.lower()}): find out who changed it.")
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")] or lines[-1:]
+    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
+    errors = [error for error in errors if error != "Exception:"] or lines[-1:]  # a traceback's last line says what
     if any(_UNREACHABLE.search(line) for line in lines):
         return UnreachableError(f"pip can't reach its index: {errors[-1] if errors else 'no answer'}")
     if any("No matching distribution" in line for line in errors):
