@@ -19,6 +19,7 @@ from modelsync_protocol.codecs.segments import Coded, Gap, Head, Mode, Predictor
 from modelsync_protocol.codecs.symbols import DELTA, VALUE_ESCAPE, VALUE_TOP_BITS, VALUE_ZERO
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.native.core import Letters, Segments, core, letters
+from modelsync_protocol.native.room import ROOM
 from modelsync_protocol.wire import Reader
 
 _BLOCK = 1 << 14
@@ -51,14 +52,14 @@ def decode(
     coded = list(_coded(head))
     if coded:
         groups = tables.read(shared)
-        selectors = rans.ROOM.symbols(sum(segment.count for _, segment in coded))
+        selectors = ROOM.symbols(sum(segment.count for _, segment in coded))
         as_core = _predict(coded, base, out, selectors, groups)
         lanes = 1 << head.lane_bits
         states = np.frombuffer(reader.take(4 * lanes), "<u4")
         words = np.frombuffer(reader.take(2 * head.words), "<u2")
         left = rans.decode_symbols(groups, selectors, states, words)
         rest = reader.take(len(payload) - reader.offset)
-        raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=rans.ROOM)
+        raw = rans.RawBits(left.astype("<u2").tobytes(), rest, room=ROOM)
         _correct(coded, out, selectors, raw, groups, as_core)
         raw.end(7 if rest else 16 * lanes + 7)
     reader.end()
