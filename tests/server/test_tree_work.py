@@ -76,7 +76,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(zstd, "_LEVEL", 3)  # what is looked at is the same, and sooner done
     counted(zstd, "_compress", lambda data, dictionary, tuning: len(data) + len(dictionary))
-    counted(repeat_finder, "_rolling", len)
+    counted(repeat_finder, "_rolling", lambda data, mask: len(data))
     counted(repeat_finder, "_telling", lambda rows: rows.size)
     counted(tree_candidate, "promising", len)
     counted(containers, "tensors", lambda path, data: len(data))
