@@ -80,7 +80,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(LocalError, match="set TMPDIR"):
-        spool._new_file()
+        spool.room(1 << 20)
 
 
 def test_parts_make_an_object_without_joining_it_in_memory() -> None:
