@@ -17,7 +17,7 @@ FEW = [
     Fault("fdatasync", "EIO", "1", BUILD),
     Fault("pwrite64", "ENOSPC", "1", BUILD),
     Fault("pwrite64", "short", "1", BUILD),
-    Fault("write", "short", "2"),
+    Fault("write", "short", "3"),
     Fault("rename", "EIO", "1"),
     Fault("mmap", "ENOMEM", "1+", "state.db-shm"),
 ]
@@ -38,7 +38,9 @@ MANY = [
         for error in errors
         for when in range(1, times + 1)
     ),
-    *(Fault("write", error, str(when)) for error in ("ENOSPC", "short") for when in range(1, 6)),
+    *(Fault("write", "ENOSPC", str(when)) for when in range(1, 6)),
+    # A thread's first two may be messages to another process, and no kernel loses a byte of these.
+    *(Fault("write", "short", str(when)) for when in range(3, 6)),
     *(Fault("pwrite64", "short", str(when), BUILD) for when in (1, 2)),
     *(
         Fault(call, "EIO", "1+", file)
