@@ -38,9 +38,8 @@ MANY = [
         for error in errors
         for when in range(1, times + 1)
     ),
-    *(Fault("write", "ENOSPC", str(when)) for when in range(1, 6)),
-    # A thread's first two may be messages to another process, and no kernel loses a byte of these.
-    *(Fault("write", "short", str(when)) for when in range(3, 6)),
+    # Others of a thread's first five are messages to another process, which no kernel loses a byte of.
+    *(Fault("write", error, str(when)) for error in ("ENOSPC", "short") for when in (3, 5)),
     *(Fault("pwrite64", "short", str(when), BUILD) for when in (1, 2)),
     *(
         Fault(call, "EIO", "1+", file)
