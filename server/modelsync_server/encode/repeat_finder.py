@@ -35,7 +35,9 @@ _LEAST_PLACE_BITS = 24
 """The lower bits of an index's entry: which window it is, as many as 4 GiB have. The others are its hash's: of the
 largest streams one place in 250,000 is taken for another's repeat, which comparing finds out."""
 
-_FILTER_BITS = 22
+_LEAST_FILTER_BITS, _MOST_FILTER_BITS = 22, 26
+"""Slots of the filter before the index: eight for each entry, so that a tenth of the places are looked up."""
+
 _MOST_BYTES = 2048 * caps.MIB
 """Of both streams: where more is wanted of larger ones nothing is looked for, as it would take minutes."""
 
@@ -158,15 +160,18 @@ class _Known:
     """Windows of both streams by hash, and which windows of the wanted ranges have one."""
 
     def __init__(self, base: memoryview, target: memoryview, wanted: Spans, words: _Words | None) -> None:
+        self._streams = {True: target, False: base}
         self._target = target
         self._wanted = wanted
         bits = max(_LEAST_PLACE_BITS, (max(len(base), len(target)) // _STRIDE).bit_length())
         self._hash = np.uint64((1 << 64) - (1 << bits))
         self._base, self._own = _index(base, self._hash, words), _index(target, self._hash, words)
-        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
-        for entries in (self._base, self._own):
-            for begin in range(0, len(entries), _TILE):
-                self._filter[_slots(entries[begin : begin + _TILE])] = True
+        entries = len(self._base) + len(self._own)
+        self._bits = min(_MOST_FILTER_BITS, max(_LEAST_FILTER_BITS, (8 * entries).bit_length()))
+        self._filter = np.frombuffer(spool.room(1 << self._bits), np.bool_)
+        for index in (self._base, self._own):
+            for begin in range(0, len(index), _TILE):
+                self._filter[_slots(index[begin : begin + _TILE], self._bits)] = True
 
     def seen(self, nearby: Callable[[int, int], bool]) -> bool:
         """Whether something is repeated in a regular sample of what is wanted that holds a part of each long repeat."""
@@ -186,15 +191,21 @@ class _Known:
     def _candidates(self, first: int, last: int) -> Iterator[tuple[int, list[tuple[int, bool]]]]:
         for begin in range(first, last - _WINDOW + 1, _TILE):
             hashes = _rolling(self._target[begin : min(begin + _TILE + _WINDOW - 1, last)], self._hash)
-            places = np.flatnonzero(self._filter[_slots(hashes)])
+            places = np.flatnonzero(self._filter[_slots(hashes, self._bits)])
             in_base = _lookup(self._base, hashes[places], self._hash)
             own = _lookup(self._own, hashes[places], self._hash)
             own = np.where(own < places + begin, own, -1)
             for index in np.flatnonzero((in_base >= 0) | (own >= 0)):
-                sources = [(int(in_base[index]), False)] if in_base[index] >= 0 else []
-                if own[index] >= 0:
-                    sources.append((int(own[index]), True))
-                yield int(places[index]) + begin, sources
+                place = int(places[index]) + begin
+                sources = [(int(found[index]), mine) for found, mine in ((in_base, False), (own, True))]
+                sources = [source for source in sources if source[0] >= 0 and self._equal(place, *source)]
+                if sources:
+                    yield place, sources
+
+    def _equal(self, place: int, source: int, own: bool) -> bool:
+        """Whether a window is the same: an index knows 40 bits of its hash, and of a GiB some hundred windows have
+        another's."""
+        return self._target[place : place + _WINDOW] == self._streams[own][source : source + _WINDOW]
 
 
 def _rolling(data: memoryview, mask: np.uint64) -> Unsigned64:
@@ -211,8 +222,8 @@ def _rolling(data: memoryview, mask: np.uint64) -> Unsigned64:
     return hashes
 
 
-def _slots(hashes: Unsigned64) -> NDArray[np.intp]:
-    return (hashes >> np.uint64(64 - _FILTER_BITS)).astype(np.intp)
+def _slots(hashes: Unsigned64, bits: int) -> NDArray[np.intp]:
+    return (hashes >> np.uint64(64 - bits)).astype(np.intp)
 
 
 def _index(stream: memoryview, mask: np.uint64, words: _Words | None) -> Unsigned64:
