@@ -12,6 +12,7 @@ from bench.repeats import pairs
 from modelsync_protocol import update
 from modelsync_protocol.errors import FormatError
 from modelsync_protocol.ops import Copy
+from modelsync_server.encode import repeat_finder
 from modelsync_server.encode.choice import smallest_update
 from modelsync_server.encode.repeat_candidate import encode_repeats
 from modelsync_server.encode.repeat_finder import LEAST_BYTES, repeats
@@ -63,6 +64,18 @@ def test_windows_that_differ_in_their_last_byte_are_told_apart() -> None:
     base = bytes(twin) + stretch
     found = repeats(memoryview(base), memoryview(chance.randbytes(100) + stretch + chance.randbytes(100)))
     assert [(repeat.target, repeat.length, repeat.source) for repeat in found] == [(100, 1024, 1024)]
+
+
+def test_places_that_an_index_takes_for_equal_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In gigabytes a hash's 40 bits are too few to tell all windows apart; here it has 12 bits, in a megabyte."""
+    chance = random.Random(4)
+    base, target = memoryview(chance.randbytes(1 << 20)), memoryview(chance.randbytes(200_000))
+    monkeypatch.setattr(repeat_finder, "_LEAST_PLACE_BITS", 52)
+    known = repeat_finder._Known(base, target, [(0, len(target))], None)
+    assert not known.seen(lambda place, source: False)
+    assert not list(known.candidates())
+    monkeypatch.setattr(repeat_finder._Known, "_equal", lambda *_: True)
+    assert known.seen(lambda place, source: False), "nothing was taken for equal"
 
 
 @pytest.mark.parametrize("case", ["by_turns", "twice_f16", "blob_twice", "twice_unaligned"])
