@@ -1,8 +1,7 @@
 """The core's functions with NumPy arrays for arguments. Arrays are borrowed for the call; results are the reference's.
 
 What C would trust (lengths, element sizes, contiguity) is checked here, once a call; numbers that come from a
-payload are checked
-in C. FormatError where the reference raises it.
+payload are checked in C. FormatError where the reference raises it.
 """
 
 from __future__ import annotations
