@@ -27,10 +27,12 @@ def moved(kind: Numeral) -> tuple[np.ndarray, np.ndarray]:
     left, right = (random.standard_normal(shape, np.float32) for shape in ((SIDE, RANK), (RANK, SIDE)))
     if kind is numerals.I8:
         old, new = np.clip(old * 32, -127, 127), np.clip(old * 32 + left @ right * 2, -127, 127)
-        return (np.rint(values).astype(np.int8).view(np.uint8).reshape(-1) for values in (old, new))  # type: ignore[return-value]
+        rounded = [np.rint(values).astype(np.int8).view(np.uint8).reshape(-1) for values in (old, new)]
+        return rounded[0], rounded[1]
     old = old * np.float32(0.02)
     new = old + left @ right * np.float32(0.002)
-    return (values.astype(np.float16).view(np.uint16).reshape(-1) for values in (old, new))  # type: ignore[return-value]
+    halves = [values.astype(np.float16).view(np.uint16).reshape(-1) for values in (old, new)]
+    return halves[0], halves[1]
 
 
 @contextmanager
